@@ -1,0 +1,178 @@
+"""Where things lie in a data directory (``ZDB_DATA``), and the file that says who serves it.
+
+::
+
+    zbrain.duckdb          the queue's database (the host alone opens it)
+    artifacts/             content-addressed blobs (unless ZBRAIN_ARTIFACTS names another place)
+    owner.json             who serves: url, token, pid, boot id, instance (mode 0600)
+    token                  the secret of this data directory, made once (mode 0600)
+    host.lock              held by the host while it lives
+    host.log               what host and local worker log
+    worker/                the local worker's folder: its lock, spools, sockets
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from zbrain_nb.model.errors import ZBrainError
+
+
+class Owner(msgspec.Struct):
+    """Content of ``owner.json``.
+
+    Attributes
+    ----------
+    url : str
+        Root of the host, ending in ``/``; clients append ``zbrain/api/``.
+    token : str
+        Opens the host's routes.
+    pid : int
+        The host's process.
+    boot_id : str
+        The kernel's boot id: on another boot or machine the file speaks of nobody.
+    instance : str
+        Random, new for each host process.
+    """
+
+    url: str
+    token: str
+    pid: int
+    boot_id: str
+    instance: str
+
+
+class DataDir:
+    """The paths in one data directory.
+
+    Parameters
+    ----------
+    root : path
+        Made, with mode 0700, if it does not exist.
+    artifacts : path, optional
+        Where blobs lie, if not in `root`.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], artifacts: str | os.PathLike[str] | None = None) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.artifacts = Path(artifacts).expanduser().absolute() if artifacts else self.root / "artifacts"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ZBrainError(
+                f"The data directory {self.root} cannot be made: {error.strerror}.",
+                "Set ZDB_DATA to a folder that you may write.",
+            ) from error
+        self.database = self.root / "zbrain.duckdb"
+        self.owner_file = self.root / "owner.json"
+        self.token_file = self.root / "token"
+        self.host_lock = self.root / "host.lock"
+        self.log = self.root / "host.log"
+        self.worker = self.root / "worker"
+
+    def token(self) -> str:
+        """Return the secret of this data directory; the first caller makes it."""
+        try:
+            return self.token_file.read_text().strip()
+        except FileNotFoundError:
+            pass
+        fresh = self.root / f".token.{os.getpid()}.{secrets.token_hex(4)}"
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_hex(32))
+        try:
+            os.link(fresh, self.token_file)
+        except FileExistsError:
+            pass  # another process was first: its secret holds
+        finally:
+            fresh.unlink()
+        return self.token_file.read_text().strip()
+
+    def read_owner(self) -> Owner | None:
+        """Return who serves this directory, or None if nobody does (no file, or from another boot)."""
+        try:
+            owner = msgspec.json.decode(self.owner_file.read_bytes(), type=Owner)
+        except (FileNotFoundError, PermissionError, msgspec.DecodeError, msgspec.ValidationError):
+            return None
+        return owner if owner.boot_id == boot_id() else None
+
+    def write_owner(self, owner: Owner) -> None:
+        """Publish who serves, in one step, readable by this account only."""
+        fresh = self.owner_file.with_suffix(f".{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(owner))
+        fresh.replace(self.owner_file)
+
+
+class FileLock:
+    """An exclusive flock on a file that is never removed; the kernel frees it when its holder dies.
+
+    Parameters
+    ----------
+    path : path
+        Made if it does not exist; its folder must.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; return whether it is held now."""
+        if self._descriptor is not None:
+            return True
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; harmless if it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def is_locked(path: str | os.PathLike[str]) -> bool:
+    """Whether somebody holds the flock on `path`; a missing file is not locked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def spool_path(folder: str | os.PathLike[str], job_id: str, attempt: int) -> Path:
+    """Where a worker spools one attempt; the file's flock is held while the attempt's processes live."""
+    return Path(folder) / "runs" / f"{job_id}.{attempt}.spool"
+
+
+def boot_id() -> str:
+    """Return the kernel's boot id, or the empty string where there is none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def proof(token: str, nonce: str) -> str:
+    """Return what a host answers to `nonce`, to show that it knows the token without being told it."""
+    return hmac.new(token.encode(), f"zbrain-host:{nonce}".encode(), hashlib.sha256).hexdigest()

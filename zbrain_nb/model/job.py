@@ -1,0 +1,365 @@
+"""What a job is: the spec that a caller writes, the job that the queue keeps, and the words for both.
+
+`JobSpec` checks itself when it is made, from Python and from JSON alike, so a spec that exists is valid.
+`Job` is a snapshot: the queue hands out new ones, nobody changes one in place.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from zbrain_nb.model.checks import check_mapping, check_number, check_text, check_texts
+from zbrain_nb.model.errors import InvalidSpec
+from zbrain_nb.model.ids import new_id
+
+MAX_NAME = 200
+MAX_CODE_BYTES = 8 * 1024 * 1024
+MAX_SPEC_BYTES = 10 * 1024 * 1024
+MAX_SECS = 10 * 366 * 86400
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ENV_NAME = re.compile(r"[^=\x00]+\Z")
+
+
+class JobState(StrEnum):
+    """The six states of a job; `transitions.py` holds the moves between them."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    RETRYING = "retrying"
+    CANCELED = "canceled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the state is terminal: it never changes again."""
+        return self in _ENDED
+
+
+_ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELED})
+
+
+class CancelResult(StrEnum):
+    """What a cancel did: the job ended at once, will end soon, had ended before, or is unknown."""
+
+    CANCELED = "canceled"
+    CANCELING = "canceling"
+    ALREADY_FINISHED = "already_finished"
+    NOT_FOUND = "not_found"
+
+
+class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a job asks for.
+
+    Parameters
+    ----------
+    cpus : float
+        CPU cores, more than 0 (0.5 is half of one).
+    memory_mb : int or None
+        Memory in MiB, or None for no stated need.
+    gpus : int
+        Whole GPUs, 0 or more.
+    """
+
+    cpus: float = 1
+    memory_mb: int | None = None
+    gpus: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("resources.cpus", self.cpus, low=0.001, high=1e6)
+        check_number("resources.gpus", self.gpus, low=0, high=1e6, whole=True)
+        if self.memory_mb is not None:
+            check_number("resources.memory_mb", self.memory_mb, low=1, high=1e12, whole=True)
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to run and how; exactly one of `cmd`, `code` and `function`.
+
+    Parameters
+    ----------
+    org_id : str or None
+        The org that the job belongs to; None is the caller's own.
+    cmd : list of str or None
+        A command and its arguments, run without a shell.
+    code : str or None
+        Source of a notebook cell, run in IPython.
+    function : str or None
+        SHA-256 of the blob holding a pickled call.
+    input : object
+        JSON value, read by the job from the file named in ``ZBRAIN_INPUT``.
+    inputs : dict of str to str
+        Names and SHA-256 of blobs that the job reads.
+    env : dict of str to str
+        Environment variables, over those of the worker.
+    timeout_secs : float or None
+        Seconds that one attempt may run, more than 0; None is no limit.
+    max_retries : int
+        How many times a failed attempt is tried again, 0 or more.
+    name : str or None
+        Any text up to 200 characters without control characters.
+    priority : int
+        Higher runs first.
+    after : list of str
+        Ids of jobs that have to end first.
+    after_any : bool
+        Run even if a job of `after` did not succeed.
+    idempotency_key : str or None
+        Two submits of one owner with the same key are one job.
+    artifacts : list of str
+        Globs, relative to `cwd`, of files to keep.
+    keep : list of str, "auto" or None
+        Variables of a cell to keep with the job.
+    cwd : str or None
+        Absolute folder to run in; None is a fresh folder for each attempt.
+    secrets : list of str
+        Names of secrets that the lease hands over.
+    worker : str
+        Which kind of worker runs it, with its argument after a colon.
+    kernel : str or None
+        Interpreter of a cell: a kernelspec's name or an absolute path of a Python; None is the worker's own.
+    resources : Resources or dict
+        What the job asks for.
+    rerun_if_lost : bool or None
+        Run again when a worker vanished; None is yes for commands with retries, else no.
+    concurrency_group : str or None
+        Jobs of one group run one at a time.
+    tags : dict of str to str
+        Free labels.
+
+    Raises
+    ------
+    InvalidSpec
+        If a value does not hold; ``details["field"]`` names it.
+    """
+
+    org_id: str | None = None
+    cmd: list[str] | None = None
+    code: str | None = None
+    function: str | None = None
+    input: Any = msgspec.field(default_factory=dict)
+    inputs: dict[str, str] = {}
+    env: dict[str, str] = {}
+    timeout_secs: float | None = None
+    max_retries: int = 0
+    name: str | None = None
+    priority: int = 0
+    after: list[str] = []
+    after_any: bool = False
+    idempotency_key: str | None = None
+    artifacts: list[str] = []
+    keep: list[str] | str | None = None
+    cwd: str | None = None
+    secrets: list[str] = []
+    worker: str = "local"
+    kernel: str | None = None
+    resources: Resources = Resources()
+    rerun_if_lost: bool | None = None
+    concurrency_group: str | None = None
+    tags: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if (self.cmd is None) + (self.code is None) + (self.function is None) != 2:
+            given = [n for n in ("cmd", "code", "function") if getattr(self, n) is not None]
+            raise InvalidSpec(
+                f"A job needs exactly one of cmd, code and function; this one has {' and '.join(given) or 'none'}.",
+                "Leave one.",
+                field=given[-1] if given else "cmd",
+            )
+        if isinstance(self.resources, dict):
+            msgspec.structs.force_setattr(self, "resources", _resources(self.resources))
+        _check(self)
+
+    @property
+    def kind(self) -> str:
+        """The kind of worker, without its argument: ``docker`` of ``docker:python``."""
+        return self.worker.partition(":")[0]
+
+    @property
+    def title(self) -> str:
+        """A short text to show: the name, else the head of what runs."""
+        if self.name:
+            return self.name
+        if self.cmd is not None:
+            return " ".join(self.cmd)[:60]
+        if self.code is not None:
+            return next((line.strip() for line in self.code.splitlines() if line.strip()), "cell")[:60]
+        return "function"
+
+    @property
+    def reruns_if_lost(self) -> bool:
+        """Whether a vanished worker means another attempt (see `rerun_if_lost`)."""
+        if self.rerun_if_lost is None:
+            return self.cmd is not None and self.max_retries > 0
+        return self.rerun_if_lost
+
+
+class JobArtifact(msgspec.Struct, frozen=True):
+    """A file kept with a job: its name, the SHA-256 of its bytes and its size in bytes."""
+
+    name: str
+    sha256: str
+    size: int
+
+
+class Variable(msgspec.Struct, frozen=True):
+    """A variable kept with a cell's job: a pickle in the blob `sha256`, described in words for people."""
+
+    name: str
+    type: str
+    summary: str
+    sha256: str
+    size: int
+
+
+class Job(msgspec.Struct, kw_only=False):
+    """A job as the queue knows it at one moment.
+
+    ``Job(spec)`` makes a new pending job with an id of its own. Times are aware datetimes in UTC (ISO 8601 in
+    JSON).
+
+    Attributes
+    ----------
+    id : str
+        UUIDv7.
+    spec : JobSpec
+        What to run.
+    owner : str
+        Who submitted it.
+    org_id : str
+        The org it belongs to.
+    state : JobState
+        Where it stands.
+    attempt : int
+        0 until first leased, then 1, 2, ...; only grows.
+    created_at, started_at, finished_at : datetime or None
+        When it was submitted, when the current attempt started, when the job ended.
+    worker_id : str or None
+        Who runs or ran the current attempt.
+    exit_code : int or None
+        Of the last attempt's process; negative is a signal.
+    error : dict or None
+        ``ename``, ``evalue`` and ``traceback`` (list of str) of the failure.
+    output : object
+        JSON result of a command, or the text form of a cell's value.
+    progress : dict or None
+        ``fraction`` (0 to 1 or None) and ``note``.
+    reason : str or None
+        One sentence for a person: why it waits, why it failed.
+    retry_of : str or None
+        The job that this one repeats.
+    failures, losses : int
+        How many attempts failed, and how many vanished with their worker.
+    event_seq : int
+        Number of the last event that changed the job: a follower ignores patches up to it.
+    """
+
+    spec: JobSpec
+    id: str = msgspec.field(default_factory=new_id)
+    owner: str = ""
+    org_id: str = ""
+    state: JobState = JobState.PENDING
+    attempt: int = 0
+    created_at: dt.datetime = msgspec.field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    started_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    worker_id: str | None = None
+    exit_code: int | None = None
+    error: dict[str, Any] | None = None
+    output: Any = None
+    result: JobArtifact | None = None
+    variables: list[Variable] = []
+    artifacts: list[JobArtifact] = []
+    progress: dict[str, Any] | None = None
+    reason: str | None = None
+    retry_of: str | None = None
+    failures: int = 0
+    losses: int = 0
+    not_before: dt.datetime | None = None
+    cancel_requested_at: dt.datetime | None = None
+    canceled_by: str | None = None
+    event_seq: int = 0
+
+    @property
+    def name(self) -> str:
+        """A short text to show (see `JobSpec.title`)."""
+        return self.spec.title
+
+
+def _resources(value: dict[str, Any]) -> Resources:
+    try:
+        return msgspec.convert(value, Resources)
+    except msgspec.ValidationError as error:
+        cause = error.__cause__
+        if isinstance(cause, InvalidSpec):
+            raise cause from None
+        raise InvalidSpec(f"resources: {error}.", field="resources") from None
+
+
+def _check(spec: JobSpec) -> None:
+    """Check all but the exactly-one rule; each branch is taken only for a field that was given."""
+    if spec.org_id is not None:
+        check_text("org_id", spec.org_id, MAX_NAME)
+    if spec.cmd is not None:
+        check_texts("cmd", spec.cmd, 131_071)
+        if not spec.cmd or not spec.cmd[0]:
+            raise InvalidSpec("cmd must name a program.", field="cmd")
+    elif spec.code is not None:
+        check_text("code", spec.code, MAX_CODE_BYTES, empty=True)
+    elif type(spec.function) is not str or not _SHA256.match(spec.function):
+        raise InvalidSpec("function must be the SHA-256 of an uploaded blob.", field="function")
+    if spec.inputs:
+        check_mapping("inputs", spec.inputs, 64)
+        for name, digest in spec.inputs.items():
+            if not _SHA256.match(digest):
+                raise InvalidSpec(f"inputs.{name} must be a SHA-256.", field=f"inputs.{name}")
+    if spec.env:
+        check_mapping("env", spec.env, 131_071)
+        for name in spec.env:
+            if not _ENV_NAME.match(name):
+                raise InvalidSpec(f"env has the impossible name {name!r}.", field="env")
+    if spec.timeout_secs is not None:
+        check_number("timeout_secs", spec.timeout_secs, low=0.001, high=MAX_SECS)
+    if spec.max_retries:
+        check_number("max_retries", spec.max_retries, low=0, high=1000, whole=True)
+    if spec.name is not None:
+        check_text("name", spec.name, MAX_NAME)
+        if _CONTROL.search(spec.name):
+            raise InvalidSpec("name holds a control character.", field="name")
+    if spec.priority:
+        check_number("priority", spec.priority, low=-1e6, high=1e6, whole=True)
+    if spec.after:
+        check_texts("after", spec.after, 36)
+        for parent in spec.after:
+            if not _UUID.match(parent):
+                raise InvalidSpec(f"after holds {parent!r}, which is no job id.", field="after")
+    if spec.idempotency_key is not None:
+        check_text("idempotency_key", spec.idempotency_key, MAX_NAME)
+    if spec.artifacts:
+        check_texts("artifacts", spec.artifacts, 4096)
+    if spec.keep is not None and spec.keep != "auto":
+        check_texts("keep", spec.keep, 1000)
+    if spec.cwd is not None:
+        check_text("cwd", spec.cwd, 4096)
+        if not spec.cwd.startswith("/"):
+            raise InvalidSpec(f"cwd must be an absolute path, not {spec.cwd!r}.", field="cwd")
+    if spec.secrets:
+        check_texts("secrets", spec.secrets, MAX_NAME)
+    check_text("worker", spec.worker, MAX_NAME)
+    if spec.kernel is not None:
+        check_text("kernel", spec.kernel, 4096)
+    if spec.concurrency_group is not None:
+        check_text("concurrency_group", spec.concurrency_group, MAX_NAME)
+    if spec.tags:
+        check_mapping("tags", spec.tags, 4096)
+    for flag in ("after_any", "rerun_if_lost"):
+        if getattr(spec, flag) not in (True, False, None):
+            raise InvalidSpec(f"{flag} must be true or false.", field=flag)
+    if not isinstance(spec.resources, Resources):
+        raise InvalidSpec("resources must map cpus, memory_mb and gpus to numbers.", field="resources")

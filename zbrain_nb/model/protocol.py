@@ -1,0 +1,162 @@
+"""What workers and the queue say to each other, over HTTP or in process.
+
+A worker registers, holds one lease request open at a time (a long poll, which also brings cancels), sends
+heartbeats from a timer of their own, and delivers events in batches. Each request may be sent twice: a lease
+request with the same `request_id` gets the same leases, an event already taken is acknowledged again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from zbrain_nb.model.events import AnyWorkerEvent
+from zbrain_nb.model.job import Job, Resources
+
+
+class WorkerInfo(msgspec.Struct, kw_only=True):
+    """A worker as it registers (``POST workers``) and as ``GET workers`` lists it.
+
+    Attributes
+    ----------
+    id : str
+        Stable over restarts of one worker on one folder, so that a new process goes on with its leases.
+    kind : str
+        Which jobs it takes (`JobSpec.kind`).
+    host, boot_id : str
+        Machine name and the kernel's boot id, to tell whether queue and worker share a machine.
+    pid : int
+        Process id of the worker.
+    slots, free : int
+        How many jobs it runs at once, and how many more it would take now.
+    resources : Resources
+        What it offers in all.
+    folder : str or None
+        Where its spools and their locks lie, for a queue on the same machine.
+    org_id : str or None
+        Takes jobs of this org only.
+    python : str
+        Its interpreter.
+    seen_at : float
+        When it was last heard, seconds since the epoch; set by the queue.
+    """
+
+    id: str
+    kind: str = "local"
+    host: str = ""
+    boot_id: str = ""
+    pid: int = 0
+    slots: int = 1
+    free: int = 0
+    resources: Resources = Resources()
+    folder: str | None = None
+    org_id: str | None = None
+    python: str = ""
+    seen_at: float = 0.0
+
+
+class AttemptRef(msgspec.Struct, frozen=True):
+    """One attempt of one job, with the highest ``worker_seq`` that the queue has committed (`high`)."""
+
+    job_id: str
+    attempt: int
+    high: int = 0
+
+
+class Registered(msgspec.Struct):
+    """Answer to a registration: how to behave, and the attempts that the queue thinks this worker runs."""
+
+    lease_ttl_secs: float
+    attempts: list[AttemptRef] = []
+
+
+class LeaseRequest(msgspec.Struct, kw_only=True):
+    """Body of ``POST workers/{id}/leases``.
+
+    Attributes
+    ----------
+    request_id : str
+        Random; a repeat of the same request carries the same.
+    limit : int
+        How many jobs it would take now; 0 waits for cancels only.
+    wait_secs : float
+        How long the answer may be held back when there is nothing to say.
+    kinds : list of str or None
+        Kinds of jobs it takes; None is its registered kind.
+    resources : Resources or None
+        What is free; None is no limit.
+    """
+
+    request_id: str
+    limit: int = 1
+    wait_secs: float = 20.0
+    kinds: list[str] | None = None
+    resources: Resources | None = None
+
+
+class Lease(msgspec.Struct):
+    """A job handed to a worker; ``job.attempt`` is the fencing token."""
+
+    job: Job
+
+
+class LeaseAnswer(msgspec.Struct):
+    """New leases, and attempts of this worker that shall be canceled (repeated until they ended)."""
+
+    leases: list[Lease] = []
+    cancels: list[AttemptRef] = []
+
+
+class HeartbeatRequest(msgspec.Struct):
+    """Body of ``POST workers/{id}/heartbeat``: the attempts that run, and how many more would be taken."""
+
+    attempts: list[AttemptRef] = []
+    free: int = 0
+
+
+class Verdict(msgspec.Struct):
+    """What the queue says of one attempt: go on (``ok``), end it (``cancel``), or it is not yours (``stale``)."""
+
+    job_id: str
+    attempt: int
+    verdict: Literal["ok", "cancel", "stale"]
+    high: int = 0
+
+
+class HeartbeatAnswer(msgspec.Struct):
+    """One verdict for each attempt asked about."""
+
+    verdicts: list[Verdict] = []
+
+
+class EventBatch(msgspec.Struct):
+    """Body of ``POST workers/{id}/events``; events of one attempt stand in the order of their numbers."""
+
+    events: list[AnyWorkerEvent] = []
+
+
+class EventResult(msgspec.Struct):
+    """What became of the events of one attempt in a batch.
+
+    Attributes
+    ----------
+    status : str
+        ``ok``: all are committed (now or before). ``gap``: those up to `high` are committed, send again from
+        there. ``stale``: none was taken, the attempt is over; end its processes. ``invalid``: the event cannot
+        be taken as it is, `message` says why.
+    high : int
+        The highest ``worker_seq`` that is committed.
+    """
+
+    job_id: str
+    attempt: int
+    status: Literal["ok", "gap", "stale", "invalid"]
+    high: int = 0
+    message: str = ""
+
+
+class EventBatchAnswer(msgspec.Struct):
+    """One result for each attempt in the batch. Over HTTP the status is 409 when all are stale."""
+
+    results: list[EventResult] = []

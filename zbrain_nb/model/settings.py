@@ -1,0 +1,124 @@
+"""All settings that come from the environment, read in this one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+from zbrain_nb.model.errors import ZBrainError
+
+
+class Settings(msgspec.Struct, kw_only=True):
+    """Settings of host, worker and client.
+
+    Attributes
+    ----------
+    data : str
+        ``ZDB_DATA``: the data directory.
+    artifacts : str or None
+        ``ZBRAIN_ARTIFACTS``: where blobs lie; None is within the data directory.
+    lease_ttl_secs : float
+        ``ZBRAIN_LEASE_TTL``: how long a silent worker keeps its jobs.
+    poll_interval_secs : float
+        ``ZBRAIN_POLL_INTERVAL``: the pause of `FifoScheduler` when nothing waits.
+    max_retries : int
+        ``ZBRAIN_MAX_RETRIES``: fills the field when a raw HTTP request that runs a command omits it.
+    default_timeout_secs : float
+        ``ZBRAIN_DEFAULT_TIMEOUT``: fills ``timeout_secs`` likewise.
+    worker_mode : str
+        ``ZWORKER_MODE``: which kind of worker the host supervises.
+    worker_concurrency : int
+        ``ZWORKER_CONCURRENCY``: how many jobs it runs at once.
+    worker_temp_dir : str or None
+        ``ZWORKER_TEMP_DIR``: where jobs without a ``cwd`` run.
+    default_org_id : str
+        ``ZDEFAULT_ORG_ID``: the org of a single user.
+    url, token : str or None
+        ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
+    wait : bool or None
+        ``ZBRAIN_WAIT``: whether the magic waits; None is when nobody watches.
+    """
+
+    data: str
+    artifacts: str | None = None
+    lease_ttl_secs: float = 300.0
+    poll_interval_secs: float = 5.0
+    max_retries: int = 3
+    default_timeout_secs: float = 300.0
+    worker_mode: str = "local"
+    worker_concurrency: int = 4
+    worker_temp_dir: str | None = None
+    default_org_id: str = "default"
+    url: str | None = None
+    token: str | None = None
+    wait: bool | None = None
+
+
+def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings from environment variables.
+
+    Parameters
+    ----------
+    environ : mapping of str to str
+        The environment; empty values count as absent.
+
+    Raises
+    ------
+    ZBrainError
+        If a value does not hold; the message names the variable and what it takes.
+    """
+    number = _Reader(environ)
+    return Settings(
+        data=environ.get("ZDB_DATA") or platformdirs.user_data_dir("zbrain"),
+        artifacts=environ.get("ZBRAIN_ARTIFACTS") or None,
+        lease_ttl_secs=number("ZBRAIN_LEASE_TTL", 300.0, low=0.5),
+        poll_interval_secs=number("ZBRAIN_POLL_INTERVAL", 5.0, low=0.001),
+        max_retries=int(number("ZBRAIN_MAX_RETRIES", 3, low=0, whole=True)),
+        default_timeout_secs=number("ZBRAIN_DEFAULT_TIMEOUT", 300.0, low=0.001),
+        worker_mode=environ.get("ZWORKER_MODE") or "local",
+        worker_concurrency=int(number("ZWORKER_CONCURRENCY", 4, low=1, whole=True)),
+        worker_temp_dir=_absolute(environ.get("ZWORKER_TEMP_DIR")),
+        default_org_id=environ.get("ZDEFAULT_ORG_ID") or "default",
+        url=environ.get("ZBRAIN_URL") or None,
+        token=environ.get("ZBRAIN_TOKEN") or None,
+        wait=number.flag("ZBRAIN_WAIT"),
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).expanduser().absolute()) if path else None
+
+
+class _Reader:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def __call__(self, name: str, default: float, *, low: float, whole: bool = False) -> float:
+        text = self._environ.get(name)
+        if not text:
+            return default
+        convert: Any = int if whole else float
+        try:
+            value: float = convert(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value < float("inf"):
+            raise ZBrainError(
+                f"{name}={text!r} does not hold: it takes a {'whole ' if whole else ''}number of at least {low:g}."
+            )
+        return value
+
+    def flag(self, name: str) -> bool | None:
+        text = self._environ.get(name, "").lower()
+        if not text:
+            return None
+        if text in ("1", "true", "yes", "on"):
+            return True
+        if text in ("0", "false", "no", "off"):
+            return False
+        raise ZBrainError(f"{name}={text!r} does not hold: it takes 1 or 0.")
