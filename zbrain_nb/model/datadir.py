@@ -115,6 +115,8 @@ class DataDir:
 class FileLock:
     """An exclusive flock on a file that is never removed; the kernel frees it when its holder dies.
 
+    The file holds its holder's pid (see `lock_holder`).
+
     Parameters
     ----------
     path : path
@@ -135,6 +137,8 @@ class FileLock:
         except BlockingIOError:
             os.close(descriptor)
             return False
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
         return True
 
@@ -158,6 +162,16 @@ def is_locked(path: str | os.PathLike[str]) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def lock_holder(path: str | os.PathLike[str]) -> int | None:
+    """Return the pid of the process that holds the `FileLock` on `path`, or None if nobody does."""
+    if not is_locked(path):
+        return None
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def spool_path(folder: str | os.PathLike[str], job_id: str, attempt: int) -> Path:

@@ -1,0 +1,6 @@
+"""``python -m tests.benchmarks``: all benchmarks, one after the other."""
+
+from tests.benchmarks import bench_cell, bench_submit
+
+bench_submit.main()
+bench_cell.main()

@@ -1,0 +1,106 @@
+"""Time from submit to first output of ``print(1)`` as a cell, beside papermill on a one-cell notebook.
+
+Run as ``python -m tests.benchmarks.bench_cell``; ``python -m tests.benchmarks`` runs all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import nbformat
+
+import zbrain_nb
+from tests.benchmarks.table import print_table
+from tests.conftest import end_everything
+
+CELLS = 40
+NOTEBOOKS = 5
+
+
+def first_output_secs(client: zbrain_nb.Client) -> float:
+    """Return the time from before the submit until the first log line is in this process."""
+    begun = time.perf_counter()
+    job = client.submit(code="print(1)")
+    for entry in job.logs(follow=True):
+        assert entry.line == "1"
+        break
+    return time.perf_counter() - begun
+
+
+def whole_secs(client: zbrain_nb.Client) -> float:
+    """Return the time from before the submit until the job is known to have succeeded."""
+    begun = time.perf_counter()
+    client.submit(code="print(1)").result(timeout=60)
+    return time.perf_counter() - begun
+
+
+def papermill_secs(folder: Path, *, command: bool) -> float:
+    """Return the time that papermill takes for a notebook of one cell."""
+    source, target = folder / "one.ipynb", folder / "out.ipynb"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)")])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, source)
+    begun = time.perf_counter()
+    if command:
+        words = [sys.executable, "-m", "papermill", "--no-progress-bar", str(source), str(target)]
+        subprocess.run(words, check=True, capture_output=True)
+    else:
+        import papermill
+
+        papermill.execute_notebook(source, target, progress_bar=False)
+    return time.perf_counter() - begun
+
+
+def main() -> None:
+    """Measure, and print one table."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["ZDB_DATA"] = str(folder / "data")
+        try:
+            client = zbrain_nb.connect()
+            begun = time.perf_counter()
+            client.submit(code="print(1)").result(timeout=120)
+            cold = time.perf_counter() - begun
+            for _ in range(3):
+                first_output_secs(client)
+            first = [first_output_secs(client) for _ in range(CELLS)]
+            whole = [whole_secs(client) for _ in range(CELLS)]
+        finally:
+            end_everything(folder / "data")
+        in_process = [papermill_secs(folder, command=False) for _ in range(NOTEBOOKS)]
+        by_command = [papermill_secs(folder, command=True) for _ in range(NOTEBOOKS)]
+    peer = statistics.median(in_process)
+    rows = [
+        ("zbrain cell, submit to first output, warm", first),
+        ("zbrain cell, submit to succeeded, warm", whole),
+        ("zbrain cell, first of a new host", [cold]),
+        ("papermill one-cell notebook, in process", in_process),
+        ("papermill one-cell notebook, by command", by_command),
+    ]
+    print_table(
+        "A cell's way",
+        ("what", "median ms", "worst ms", "papermill in process / this"),
+        [
+            (
+                what,
+                f"{statistics.median(secs) * 1e3:.1f}",
+                f"{max(secs) * 1e3:.1f}",
+                f"{peer / statistics.median(secs):.1f}",
+            )
+            for what, secs in rows
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""A server that speaks the part of the API a view reads, with jobs that a test scripts. Real HTTP and WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
+from tornado.websocket import WebSocketHandler
+
+from zbrain_nb.notebook.widget import JobWidget
+
+VIEW = Path(__file__).parents[2] / "zbrain_nb" / "notebook" / "view"
+
+THEMES = {
+    "light": """color-scheme: light; --jp-layout-color0: #fff; --jp-ui-font-color0: #000;
+  --jp-brand-color1: #1976d2; --jp-success-color1: #388e3c; --jp-error-color1: #d32f2f; --jp-warn-color1: #f57c00;
+  --jp-mirror-editor-keyword-color: #008000; --jp-mirror-editor-string-color: #ba2121;""",
+    "dark": """color-scheme: dark; --jp-layout-color0: #111; --jp-ui-font-color0: #fff;
+  --jp-brand-color1: #2196f3; --jp-success-color1: #4caf50; --jp-error-color1: #f44336; --jp-warn-color1: #ff9800;
+  --jp-mirror-editor-keyword-color: #4caf50; --jp-mirror-editor-string-color: #ff7070;""",
+}
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>views</title>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="/view/zbrain.css">
+<style>:root {{ {theme} --jp-ui-font-family: "Liberation Sans", Arial, sans-serif;
+  --jp-code-font-family: "DejaVu Sans Mono", monospace }}
+body {{ margin: 16px; background: var(--jp-layout-color0); }}</style>
+<script id="jupyter-config-data" type="application/json">{{"baseUrl": "/"}}</script></head><body><main style="display:grid;gap:12px"></main>
+<script type="module">
+import {{ ServerFeed, apiOfPage, render }} from '/view/index.js';
+window.views = [];
+for (const saved of {saved}) {{
+  const card = document.createElement('div');
+  document.querySelector('main').append(card);
+  const feed = new ServerFeed(apiOfPage(), saved).start();
+  views.push({{ feed, dispose: render(card, feed, {{ open: {open} }}) }});
+}}
+</script></body></html>"""
+WIDGET_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>widget</title>
+<link rel="icon" href="data:,"></head><body><main style="display:grid;gap:12px"></main><script type="module">
+const handlers = {{}};
+const state = {state};
+window.sent = [];
+window.model = {{
+  get: (name) => state[name],
+  on: (name, handler) => (handlers[name] ??= []).push(handler),
+  off: () => {{}},
+  send: (message) => sent.push(message),
+  fire: (name, ...args) => (handlers[name] ?? []).forEach((handler) => handler(...args)),
+  set: (name, value) => {{ state[name] = value; model.fire(`change:${{name}}`); }},
+}};
+const url = URL.createObjectURL(new Blob([await (await fetch('/widget.js')).text()], {{ type: 'text/javascript' }}));
+const widget = (await import(url)).default;
+window.dispose = await widget.render({{ model, el: document.querySelector('main') }});
+</script></body></html>"""
+
+
+def utc(offset: float = 0) -> str:
+    return (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=offset)).isoformat()
+
+
+class StubServer:
+    """Jobs by id, their logs and outputs, the events so far; every change may come from the test's thread."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.logs: dict[str, list[dict[str, Any]]] = {}
+        self.outputs: dict[str, list[dict[str, Any]]] = {}
+        self.outputs_seq: dict[str, int] = {}
+        self.files: dict[str, bytes] = {}
+        self.events: list[dict[str, Any]] = []
+        self.posts: list[str] = []
+        self.gets: list[str] = []
+        self.saved: list[dict[str, Any]] = []
+        self.sockets: set[_Events] = set()
+        self.opened: list[str] = []
+        self.down = False
+        self.answer_posts = True
+        self.before_load: Callable[[], None] | None = None
+        self._seq = 100
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self._started.wait(10)
+
+    def _run(self) -> None:
+        async def main() -> None:
+            self._loop = asyncio.get_running_loop()
+            self._stop = asyncio.Event()
+            routes: list[Any] = [
+                (r"/view/(.*)", StaticFileHandler, {"path": str(VIEW)}),
+                (r"/widget.js", _Widget),
+                (r"/(page|widget)", _Page, {"stub": self}),
+                (r"/zbrain/api/events", _Events, {"stub": self}),
+                (r"/zbrain/api/jobs/([^/]+)(?:/(.+))?", _Jobs, {"stub": self}),
+            ]
+            http = HTTPServer(Application(routes))
+            sockets = bind_sockets(0, "127.0.0.1")
+            self.port = sockets[0].getsockname()[1]
+            http.add_sockets(sockets)
+            self._started.set()
+            await self._stop.wait()
+            http.stop()
+            await http.close_all_connections()
+
+        asyncio.run(main())
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def _do(self, function: Callable[[], Any]) -> Any:
+        """Run `function` on the server's loop, so that a change and its event are one step for every reader."""
+
+        async def run() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+
+    # ---- what a test scripts
+
+    def url(self, *, theme: str = "light", opened: bool = True) -> str:
+        return f"http://127.0.0.1:{self.port}/page?theme={theme}&open={int(opened)}"
+
+    def add(self, state: str = "running", **fields: Any) -> str:
+        """Make a job that a page shows; `spec` fields are merged."""
+        spec = {
+            "name": "train-resnet",
+            "max_retries": 0,
+            "timeout_secs": None,
+            "worker": "local",
+            "resources": {"cpus": 2, "memory_mb": 4096, "gpus": 0},
+            **fields.pop("spec", {}),
+        }
+        started = state not in ("pending",)
+        ended = state in ("succeeded", "failed", "canceled")
+        job = {
+            "id": str(uuid.uuid4()),
+            "spec": spec,
+            "owner": "ada",
+            "state": state,
+            "attempt": 1 if started else 0,
+            "created_at": utc(-140),
+            "started_at": utc(-134) if started else None,
+            "finished_at": utc(-2) if ended else None,
+            "worker_id": "gpu-a" if started else None,
+            "exit_code": 0 if state == "succeeded" else 1 if state == "failed" else None,
+            "error": None,
+            "output": None,
+            "result": None,
+            "variables": [],
+            "artifacts": [],
+            "progress": None,
+            "reason": None,
+            "retry_of": None,
+            "failures": 0,
+            "losses": 0,
+            "not_before": None,
+            "cancel_requested_at": None,
+            "canceled_by": None,
+            "event_seq": 1,
+            **fields,
+        }
+        self.jobs[job["id"]] = job
+        self.logs[job["id"]] = []
+        self.outputs[job["id"]] = []
+        self.saved.append({"id": job["id"], "name": spec["name"], "version": 1, "state": state})
+        return str(job["id"])
+
+    def emit(self, kind: str, job_id: str, data: dict[str, Any]) -> int:
+        return int(self._do(lambda: self._emit(kind, job_id, data)))
+
+    def _emit(self, kind: str, job_id: str, data: dict[str, Any]) -> int:
+        self._seq += 1
+        event = {
+            "seq": self._seq,
+            "topic": f"jobs/{job_id}",
+            "kind": kind,
+            "job_id": job_id,
+            "attempt": 1,
+            "ts": time.time(),
+            "data": data,
+            "org_id": "default",
+        }
+        if kind == "job_logged":
+            self.logs[job_id] += data["entries"]
+        elif kind == "job_displayed":
+            plain = [o for o in data["outputs"] if o["output_type"] in ("display_data", "execute_result")]
+            self.outputs[job_id] += plain
+            self.outputs_seq[job_id] = self._seq
+        else:
+            self.jobs[job_id].update(data, event_seq=self._seq)
+        self.events.append(event)
+        self._send([event])
+        return self._seq
+
+    def _send(self, events: list[dict[str, Any]]) -> None:
+        for socket in list(self.sockets):
+            mine = [event for event in events if socket.wants(event)]
+            if mine:
+                socket.write_message(json.dumps(mine))
+
+    def resend(self, count: int) -> None:
+        """Send the last events again, as a careless relay would."""
+        self._do(lambda: self._send(self.events[-count:]))
+
+    def raw(self, event: dict[str, Any]) -> None:
+        self._do(lambda: [socket.write_message(json.dumps([event])) for socket in self.sockets])
+
+    def lines(self, job_id: str, texts: list[str], stream: str = "stdout", attempt: int = 1) -> list[dict[str, Any]]:
+        start = len(self.logs[job_id])
+        return [
+            {"seq": start + i, "attempt": attempt, "stream": stream, "ts": time.time(), "line": text}
+            for i, text in enumerate(texts)
+        ]
+
+    def log(self, job_id: str, *texts: str, stream: str = "stdout", attempt: int = 1) -> None:
+        self.emit("job_logged", job_id, {"entries": self.lines(job_id, list(texts), stream, attempt)})
+
+    def stored(self, job_id: str, *texts: str, stream: str = "stdout", attempt: int = 1) -> None:
+        """Add lines as if they had been written before anyone looked."""
+        self.logs[job_id] += self.lines(job_id, list(texts), stream, attempt)
+
+    def cut(self) -> None:
+        """Drop every connection and refuse new ones."""
+        self.down = True
+        self._do(lambda: [socket.close() for socket in list(self.sockets)])
+
+
+class _Page(RequestHandler):
+    def initialize(self, stub: StubServer) -> None:
+        self.stub = stub
+
+    def get(self, kind: str) -> None:
+        self.set_cookie("_xsrf", "a-token")
+        if kind == "widget":
+            saved = self.stub.saved[0]
+            state = {"job_id": saved["id"], "name": saved["name"], "snapshot": saved}
+            self.finish(WIDGET_PAGE.format(state=json.dumps(state).replace("<", "\\u003c")))
+            return
+        saved_json = json.dumps(self.stub.saved).replace("<", "\\u003c")
+        opened = "true" if self.get_argument("open", "1") == "1" else "false"
+        self.finish(PAGE.format(theme=THEMES[self.get_argument("theme", "light")], saved=saved_json, open=opened))
+
+
+class _Widget(RequestHandler):
+    def get(self) -> None:
+        self.set_header("Content-Type", "text/javascript")
+        self.finish(str(JobWidget._esm))
+
+
+class _Jobs(RequestHandler):
+    def initialize(self, stub: StubServer) -> None:
+        self.stub = stub
+
+    def prepare(self) -> None:
+        if self.stub.down:
+            raise HTTPError(503)
+
+    def write_error(self, status_code: int, **_: Any) -> None:
+        self.finish({"error": {"code": "stub", "message": f"The stub says {status_code}.", "hint": None}})
+
+    def get(self, job_id: str, part: str | None) -> None:
+        stub = self.stub
+        stub.gets.append(self.request.uri or "")
+        job = stub.jobs.get(job_id)
+        if job is None:
+            raise HTTPError(404)
+        log = stub.logs[job_id]
+        if part is None:
+            self.finish({**job, "log_lines": len(log)})
+            if stub.before_load:
+                stub.before_load()
+        elif part == "logs":
+            start = int(self.get_argument("from_seq", "0"))
+            entries = log[start : start + int(self.get_argument("limit", "1000"))]
+            self.finish({"entries": entries, "next_seq": entries[-1]["seq"] + 1 if entries else start})
+        elif part == "outputs":
+            self.finish({"outputs": stub.outputs[job_id], "event_seq": stub.outputs_seq.get(job_id, 0)})
+        else:
+            self.set_header("Content-Type", "application/octet-stream")
+            self.finish(stub.files[part.removeprefix("artifacts/")])
+
+    def post(self, job_id: str, part: str | None) -> None:
+        stub = self.stub
+        stub.posts.append(f"{part} {self.request.headers.get('X-XSRFToken')}")
+        if not stub.answer_posts:
+            raise HTTPError(409)
+        if part == "cancel":
+            stub._emit("job_cancel_requested", job_id, {"cancel_requested_at": utc()})
+            self.finish({"result": "canceling", "job": stub.jobs[job_id]})
+        else:
+            new = stub.add("pending", retry_of=job_id, reason="Waiting for a free slot on local")
+            self.set_status(201)
+            self.finish(stub.jobs[new])
+
+
+class _Events(WebSocketHandler):
+    def initialize(self, stub: StubServer) -> None:
+        self.stub = stub
+
+    def wants(self, event: dict[str, Any]) -> bool:
+        return event["topic"] in self.topics
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        if self.stub.down:
+            raise HTTPError(503)
+        await super().get(*args, **kwargs)
+
+    def open(self) -> None:
+        self.topics = self.get_argument("topics").split(",")
+        self.stub.sockets.add(self)
+        self.stub.opened.append(self.request.uri or "")
+        after = self.get_argument("after", None)
+        missed = [e for e in self.stub.events if after is not None and e["seq"] > int(after) and self.wants(e)]
+        if missed:
+            self.write_message(json.dumps(missed))
+
+    def on_close(self) -> None:
+        self.stub.sockets.discard(self)

@@ -1,0 +1,628 @@
+"""The view of a job in a real browser, against a real HTTP and WebSocket server with scripted jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.stub import StubServer, utc
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror='window.pwned=1'><script>window.pwned=1</script>"
+TRACE = [
+    "\x1b[31m---------------------------------------------------------------------------\x1b[39m",
+    "\x1b[31mValueError\x1b[39m                                Traceback (most recent call last)",
+    "\x1b[36mCell\x1b[39m\x1b[36m \x1b[39m\x1b[32mIn[3]\x1b[39m\x1b[32m, line 7\x1b[39m\n"
+    "\x1b[32m      5\x1b[39m for xb, yb in loader:\n\x1b[32m      6\x1b[39m     logits = model(xb)\n"
+    "\x1b[32m----> \x1b[39m\x1b[32m7\x1b[39m     loss = F.cross_entropy(logits, yb)\n\x1b[32m      8\x1b[39m     step()",
+    "\x1b[36mFile \x1b[39m\x1b[32m/env/lib/python3.11/site-packages/torch/nn/functional.py:3479\x1b[39m, in "
+    "\x1b[36mcross_entropy\x1b[39m\x1b[34m(x)\x1b[39m\n\x1b[32m   3478\x1b[39m a\n"
+    "\x1b[32m-> \x1b[39m\x1b[32m3479\x1b[39m return _C._nn.cross_entropy_loss(",
+    "\x1b[31mValueError\x1b[39m: Expected 128, got 96.",
+]
+
+
+def show(page: Page, stub: StubServer, **options: Any) -> Locator:
+    """Open the page and return its first view, loaded."""
+    page.goto(stub.url(**options))
+    page.wait_for_function("window.views?.[0].feed.connection !== 'opening'")
+    return page.locator(".zb").first
+
+
+def rows(view: Locator) -> Locator:
+    return view.locator(".zb-row")
+
+
+def last_row(view: Locator) -> Locator:
+    return rows(view).last.locator(".zb-ln")
+
+
+# ---- states
+
+
+def test_pending_says_why_and_offers_cancel(page: Page, stub: StubServer) -> None:
+    stub.add("pending", reason="Second in line on local: all 4 slots are busy")
+    view = show(page, stub)
+    expect(view.locator(".zb-word")).to_have_text("Pending")
+    expect(view.get_by_role("note")).to_have_text("Second in line on local: all 4 slots are busy.")
+    expect(view.locator(".zb-note")).to_be_empty()
+    expect(view.get_by_role("button", name="Cancel")).to_be_enabled()
+    expect(view.get_by_role("log")).to_have_count(0)
+    expect(view.locator(".zb-foot")).to_contain_text("Asks for2 CPUs, 4 GBDeadlinenone")
+
+
+def test_running_shows_bar_outputs_log_and_foot(page: Page, stub: StubServer) -> None:
+    job = stub.add(progress={"fraction": 0.62, "note": "epoch 31 of 50"}, spec={"timeout_secs": 3600})
+    stub.stored(job, "one", "two")
+    stub.outputs[job].append({"output_type": "display_data", "data": {"text/plain": "a plot"}, "metadata": {}})
+    view = show(page, stub)
+    bar = view.get_by_role("progressbar")
+    expect(bar).to_have_attribute("aria-valuenow", "62")
+    expect(bar).to_have_attribute("aria-valuetext", "62%, epoch 31 of 50")
+    expect(view.locator(".zb-time")).to_contain_text("left")
+    expect(view.get_by_role("group", name="Outputs of")).to_contain_text("a plot")
+    expect(last_row(view)).to_have_text("two")
+    expect(view.locator(".zb-foot")).to_contain_text("Deadline1:00:00, at")
+
+
+def test_retrying_shows_attempts_and_when_the_next_starts(page: Page, stub: StubServer) -> None:
+    stub.add("retrying", failures=1, spec={"max_retries": 2}, reason="Killed by signal 9", not_before=utc(90))
+    view = show(page, stub)
+    expect(view.locator(".zb-word")).to_have_text("Retrying 2 of 3")
+    items = view.get_by_role("list", name="Attempts").get_by_role("listitem")
+    expect(items).to_have_count(3)
+    expect(items.nth(0)).to_have_text("Attempt 1Killed by signal 9.")
+    expect(items.nth(1)).to_contain_text("Starts in 1:")
+    expect(view.get_by_role("button", name="Cancel")).to_be_visible()
+
+
+def test_retrying_a_thousand_times_stays_short(page: Page, stub: StubServer) -> None:
+    stub.add("retrying", attempt=400, spec={"max_retries": 1000}, reason="No", not_before=utc(90))
+    items = show(page, stub).get_by_role("list", name="Attempts").get_by_role("listitem")
+    expect(items).to_have_count(4)
+    expect(items.nth(3)).to_have_text("Attempts 402 to 1001If needed")
+
+
+def test_succeeded_shows_what_was_kept_and_folds_the_log(page: Page, stub: StubServer) -> None:
+    job = stub.add(
+        "succeeded",
+        output={"acc": 0.9},
+        variables=[{"name": "model", "type": "ResNet", "summary": "", "sha256": "0" * 64, "size": 44_700_000}],
+        artifacts=[{"name": "metrics.csv", "sha256": "0" * 64, "size": 2100}],
+    )
+    stub.files["metrics.csv"] = b"epoch,loss\n0,2.214\n"
+    stub.stored(job, "a line")
+    view = show(page, stub)
+    expect(view.locator(".zb-note")).to_have_text("value, 1 variable, 1 artifact")
+    expect(view.get_by_role("group", name="Value")).to_contain_text('"acc": 0.9')
+    expect(view.get_by_role("table", name="Variables")).to_contain_text("44.7 MB")
+    expect(view.get_by_role("table", name="First rows of metrics.csv")).to_contain_text("2.214")
+    expect(view.get_by_role("button", name="Log")).to_have_attribute("aria-expanded", "false")
+    expect(view.get_by_role("log")).to_be_hidden()
+    with page.expect_download() as download:
+        view.get_by_role("link", name="Download metrics.csv").click()
+    assert download.value.path().read_bytes() == b"epoch,loss\n0,2.214\n"
+    view.get_by_role("button", name=f'Copy job = client.job("{job}")').click()
+    assert page.evaluate("navigator.clipboard.readText()") == f'job = client.job("{job}")'
+    assert stub.opened == []  # an ended job holds no socket
+
+
+def test_failed_marks_the_cells_own_line_and_folds_libraries(page: Page, stub: StubServer) -> None:
+    stub.add("failed", error={"ename": "ValueError", "evalue": "Expected 128, got 96.", "traceback": TRACE})
+    view = show(page, stub)
+    expect(view.locator(".zb-exc")).to_have_text("ValueError: Expected 128, got 96.")
+    marked = view.locator(".zb-frame [aria-current=true]").first
+    expect(marked).to_contain_text("7    loss = F.cross_entropy(logits, yb)")
+    expect(view.get_by_text("This cell, line 7")).to_be_visible()
+    expect(view.get_by_text("1 frame in torch")).to_be_visible()
+    expect(view.get_by_text("return _C._nn.cross_entropy_loss(")).to_be_hidden()
+    expect(view.get_by_role("button", name="Retry")).to_have_class("zb-btn zb-btn-main")
+    assert view.inner_text().count("Expected 128, got 96.") == 1
+
+
+def test_failed_reads_a_plain_python_traceback(page: Page, stub: StubServer) -> None:
+    text = (
+        'Traceback (most recent call last):\n  File "<cell>", line 2, in <module>\n    open("nope")\n'
+        "    ~~~~^^^^^^^^\nFileNotFoundError: nope"
+    )
+    stub.add("failed", error={"ename": "FileNotFoundError", "evalue": "nope", "traceback": text.splitlines()})
+    view = show(page, stub)
+    expect(view.get_by_text("This cell, line 2")).to_be_visible()
+    expect(view.locator(".zb-frame [aria-current=true]")).to_contain_text('open("nope")')
+
+
+def test_failed_command_says_its_reason(page: Page, stub: StubServer) -> None:
+    stub.add("failed", reason="Exit code 2", exit_code=2, spec={"name": "make data"})
+    view = show(page, stub)
+    expect(view.locator(".zb-exc")).to_have_text("Exit code 2")
+    expect(view.locator(".zb-foot")).to_contain_text("Exit code2")
+
+
+def test_canceled_says_by_whom_when_and_what_is_kept(page: Page, stub: StubServer) -> None:
+    job = stub.add("canceled", canceled_by="ada")
+    stub.stored(job, "a line")
+    view = show(page, stub)
+    expect(view.get_by_role("note")).to_contain_text("Canceled by ada. It ended at")
+    expect(view.get_by_role("note")).to_contain_text("its processes are gone. The log is kept.")
+    expect(view.get_by_role("button", name="Run again")).to_be_visible()
+
+
+def test_collapsed_is_one_line_that_says_the_error(page: Page, stub: StubServer) -> None:
+    stub.add("failed", error={"ename": "ValueError", "evalue": "no", "traceback": TRACE})
+    view = show(page, stub, opened=False)
+    expect(view.locator(".zb-note")).to_have_text("ValueError: no")
+    assert view.bounding_box()["height"] == 38  # type: ignore[index]
+    expect(view.locator(".zb-exc")).to_have_count(0)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [380, 600, 1180])
+def test_no_width_makes_the_page_scroll_sideways(page: Page, stub: StubServer, theme: str, width: int) -> None:
+    job = stub.add(
+        "succeeded",
+        variables=[{"name": "m" * 80, "type": "t" * 200, "summary": "", "sha256": "0" * 64, "size": 1}],
+        artifacts=[{"name": "a" * 120, "sha256": "0" * 64, "size": 5}],
+        spec={"name": "n" * 200},
+    )
+    stub.stored(job, "x" * 3000)
+    stub.add(progress={"fraction": 0.5, "note": "w" * 200}, spec={"name": "n" * 200})
+    page.set_viewport_size({"width": width, "height": 800})
+    show(page, stub, theme=theme)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+# ---- live
+
+
+def test_events_move_the_job_through_its_states_and_are_spoken(page: Page, stub: StubServer) -> None:
+    job = stub.add("pending")
+    view = show(page, stub)
+    stub.emit("job_started", job, {"state": "running", "attempt": 1, "started_at": utc(), "worker_id": "gpu-a"})
+    expect(view).to_have_attribute("data-face", "running")
+    expect(view.get_by_role("status")).to_have_text("train-resnet: Running")
+    stub.emit("job_progressed", job, {"progress": {"fraction": 0.25, "note": "step 1"}})
+    expect(view.locator(".zb-pct")).to_have_text("25%")
+    stub.log(job, "hello")
+    expect(last_row(view)).to_have_text("hello")
+    stub.emit("job_completed", job, {"state": "succeeded", "finished_at": utc(), "output": 42, "exit_code": 0})
+    expect(view.get_by_role("group", name="Value")).to_have_text("42")
+    expect(view.get_by_role("status")).to_have_text("train-resnet: Succeeded")
+    page.wait_for_function("views[0].feed.connection === 'live'")
+    assert stub._do(lambda: len(stub.sockets)) == 0
+
+
+def test_cancel_asks_nothing_and_reads_canceling_until_it_is_gone(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    view = show(page, stub)
+    view.get_by_role("button", name="Cancel").click()
+    expect(view.get_by_role("button", name="Canceling…")).to_be_disabled()
+    expect(view.locator(".zb-note")).to_contain_text("cancel asked")
+    assert stub.posts == ["cancel a-token"]
+    stub.emit("job_canceled", job, {"state": "canceled", "finished_at": utc(), "canceled_by": "you"})
+    expect(view.get_by_role("button", name="Run again")).to_be_visible()
+
+
+def test_cancel_that_is_refused_says_so_and_gives_the_button_back(page: Page, stub: StubServer) -> None:
+    stub.add()
+    stub.answer_posts = False
+    view = show(page, stub)
+    view.get_by_role("button", name="Cancel").click()
+    expect(view.get_by_role("note")).to_have_text("The job was not canceled: The stub says 409.")
+    expect(view.get_by_role("button", name="Cancel")).to_be_enabled()
+
+
+def test_retry_follows_the_new_job(page: Page, stub: StubServer) -> None:
+    old = stub.add("failed", reason="No luck")
+    stub.stored(old, "old line")
+    view = show(page, stub)
+    view.get_by_role("button", name="Retry").click()
+    expect(view.locator(".zb-word")).to_have_text("Pending")
+    expect(view.get_by_role("note")).to_contain_text("the old one stays in the history.")
+    expect(view.get_by_text("old line")).to_have_count(0)
+    new = next(job for job in stub.jobs.values() if job["retry_of"] == old)["id"]
+    page.wait_for_function("id => views[0].feed.job.id === id && views[0].feed.loaded", arg=new)
+    stub.emit("job_started", new, {"state": "running", "attempt": 1, "started_at": utc(), "worker_id": "w"})
+    expect(view).to_have_attribute("data-face", "running")
+
+
+def test_lines_and_patches_that_come_twice_count_once(page: Page, stub: StubServer) -> None:
+    job = stub.add(progress={"fraction": 0.1, "note": "old"})
+    view = show(page, stub)
+    stub.emit("job_progressed", job, {"progress": {"fraction": 0.2, "note": "first"}})
+    stub.emit("job_progressed", job, {"progress": {"fraction": 0.3, "note": "second"}})
+    stub.log(job, "a", "b")
+    expect(last_row(view)).to_have_text("b")
+    stub.resend(3)
+    stub.log(job, "c")
+    expect(last_row(view)).to_have_text("c")
+    expect(rows(view)).to_have_count(3)
+    expect(view.locator(".zb-note")).to_have_text("second")
+
+
+def test_what_happens_between_socket_and_load_is_neither_lost_nor_doubled(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, "before")
+    stub.outputs[job].append({"output_type": "display_data", "data": {"text/plain": "plot 0"}, "metadata": {}})
+
+    def meanwhile() -> None:
+        stub.before_load = None
+        stub._emit("job_logged", job, {"entries": stub.lines(job, ["during"])})
+        output = {"output_type": "display_data", "data": {"text/plain": "plot 1"}, "metadata": {}}
+        stub._emit("job_displayed", job, {"outputs": [output]})
+        stub._emit("job_progressed", job, {"progress": {"fraction": 0.5, "note": "half"}})
+
+    stub.before_load = meanwhile
+    view = show(page, stub)
+    expect(view.locator(".zb-note")).to_have_text("half")
+    expect(rows(view)).to_have_count(2)
+    expect(last_row(view)).to_have_text("during")
+    expect(view.locator(".zb-output")).to_have_text(["plot 0", "plot 1"])
+
+
+def test_a_lost_connection_keeps_everything_and_resumes_without_gap(page: Page, stub: StubServer) -> None:
+    job = stub.add(progress={"fraction": 0.5, "note": "half"})
+    view = show(page, stub)
+    stub.log(job, "seen")
+    expect(last_row(view)).to_have_text("seen")
+    stub.cut()
+    expect(view).to_have_attribute("data-face", "reconnecting")
+    expect(view.locator(".zb-bar-quiet")).to_be_visible()
+    expect(view.get_by_role("note")).to_contain_text("The job goes on")
+    expect(last_row(view)).to_have_text("seen")
+    stub.log(job, "missed")
+    stub.down = False
+    view.get_by_role("button", name="Try now").click()
+    expect(view).to_have_attribute("data-face", "running")
+    expect(rows(view).locator(".zb-ln")).to_have_text(["seen", "missed"])
+    assert "after=" in stub.opened[-1]
+    expect(view.get_by_role("note")).to_have_count(0)
+
+
+def test_a_lost_connection_comes_back_by_itself(page: Page, stub: StubServer) -> None:
+    stub.add()
+    view = show(page, stub)
+    stub.cut()
+    expect(view).to_have_attribute("data-face", "reconnecting")
+    stub.down = False
+    expect(view).to_have_attribute("data-face", "running")
+
+
+def test_reset_loads_everything_again(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    view = show(page, stub)
+    stub.jobs[job].update(progress={"fraction": 0.9, "note": "told to nobody"})
+    stub.raw({"seq": 9000, "kind": "reset", "topic": f"jobs/{job}", "data": {}})
+    expect(view.locator(".zb-note")).to_have_text("told to nobody")
+    stub.log(job, "still live")
+    expect(last_row(view)).to_have_text("still live")
+
+
+def test_an_unknown_job_shows_what_the_notebook_saved(page: Page, stub: StubServer) -> None:
+    job = stub.add("succeeded")
+    saved = {"output": 7, "finished_at": utc(-60), "started_at": utc(-80), "attempt": 1}
+    log = [{"seq": 40, "attempt": 1, "stream": "stdout", "ts": 0, "line": "from the notebook"}]
+    stub.saved[0].update(job=saved, log=log)
+    del stub.jobs[job]
+    view = show(page, stub)
+    expect(view.get_by_role("note")).to_contain_text("The server does not know this job.")
+    expect(view.locator(".zb-word")).to_have_text("Succeeded")
+    expect(view.get_by_role("group", name="Value")).to_have_text("7")
+    expect(view.get_by_role("button", name="Run again")).to_have_count(0)
+    view.get_by_role("button", name="Log").click()
+    expect(last_row(view)).to_have_text("from the notebook")
+    expect(rows(view).locator(".zb-no")).to_have_text("41")
+
+
+def test_a_server_that_never_answers_leaves_what_the_notebook_saved(page: Page, stub: StubServer) -> None:
+    stub.add("running")
+    page.route("**/zbrain/api/**", lambda route: route.abort())
+    view = show(page, stub)
+    expect(view.get_by_role("note")).to_contain_text("What the notebook saved is shown.")
+    expect(view).to_have_attribute("data-face", "reconnecting")
+    expect(view.locator(".zb-name")).to_have_text("train-resnet")
+
+
+# ---- hostile and rich data
+
+
+def test_hostile_strings_are_text_everywhere(page: Page, stub: StubServer) -> None:
+    evil: dict[str, Any] = {"name": HOSTILE, "type": HOSTILE, "summary": HOSTILE, "sha256": "0" * 64, "size": 1}
+    error = {"ename": HOSTILE, "evalue": HOSTILE, "traceback": [f"Cell In[1], line 1\n----> 1 {HOSTILE}", HOSTILE]}
+    failed = stub.add(
+        "failed",
+        spec={"name": HOSTILE, "worker": HOSTILE},
+        error=error,
+        reason=HOSTILE,
+        worker_id=HOSTILE,
+        variables=[evil],
+        artifacts=[{"name": HOSTILE, "sha256": "0" * 64, "size": 1}],
+    )
+    stub.stored(failed, HOSTILE, f"\x1b[31m{HOSTILE}\x1b[0m \x1b]0;title\x07\x1b[2J", stream="stderr")
+    stub.outputs[failed].append({"output_type": "display_data", "data": {"text/plain": HOSTILE}, "metadata": {}})
+    stub.add("pending", reason=HOSTILE)
+    stub.add("canceled", canceled_by=HOSTILE)
+    stub.add(progress={"fraction": 0.5, "note": HOSTILE})
+    stub.add("succeeded", output=HOSTILE)
+    show(page, stub)
+    page.wait_for_function("views.every(({ feed }) => feed.connection === 'live')")
+    expect(page.locator(".zb-ln").first).to_have_text(HOSTILE)
+    expect(page.locator(".zb-ln").nth(1)).to_have_text(f"{HOSTILE} ")
+    assert page.locator(".zb script, .zb img").count() == 0
+    assert page.evaluate("window.pwned") is None
+
+
+def test_a_name_cannot_hide_its_direction_marks(page: Page, stub: StubServer) -> None:
+    stub.add(spec={"name": "safe\u202egnp.exe"})
+    expect(show(page, stub).locator(".zb-name")).to_have_text("safe⟨U+202E⟩gnp.exe")
+
+
+def test_html_without_jupyters_renderers_is_caged(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    source = "<p id=shown>a table</p><script>try { parent.pwned = 1 } catch { }</script>"
+    stub.outputs[job].append({"output_type": "display_data", "data": {"text/html": [source]}, "metadata": {}})
+    view = show(page, stub)
+    expect(view.frame_locator("iframe").locator("#shown")).to_have_text("a table")
+    expect(view.locator("iframe")).to_have_attribute("sandbox", "allow-scripts")
+    assert page.evaluate("window.pwned") is None
+
+
+def test_displays_are_updated_and_cleared_in_place(page: Page, stub: StubServer) -> None:
+    def shown(kind: str, text: str, **more: Any) -> dict[str, Any]:
+        return {"output_type": kind, "data": {"text/plain": text}, "metadata": {}, **more}
+
+    job = stub.add()
+    view = show(page, stub)
+    outputs = view.locator(".zb-output")
+    named = {"transient": {"display_id": "d1"}}
+    stub.emit("job_displayed", job, {"outputs": [shown("display_data", "one", **named), shown("display_data", "two")]})
+    expect(outputs).to_have_text(["one", "two"])
+    page.evaluate("document.querySelectorAll('.zb-output')[1].dataset.kept = 'yes'")
+    stub.emit("job_displayed", job, {"outputs": [shown("update_display_data", "one, better", **named)]})
+    expect(outputs).to_have_text(["one, better", "two"])
+    expect(outputs.nth(1)).to_have_attribute("data-kept", "yes")
+    stub.emit("job_displayed", job, {"outputs": [{"output_type": "clear_output", "wait": True}]})
+    stub.log(job, "after the clear")
+    expect(last_row(view)).to_have_text("after the clear")
+    expect(outputs).to_have_count(2)
+    stub.emit("job_displayed", job, {"outputs": [shown("display_data", "three")]})
+    expect(outputs).to_have_text(["three"])
+
+
+# ---- log
+
+
+def test_colours_become_classes_and_other_escapes_vanish(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, "\x1b[1;31mred\x1b[22m thin\x1b[39m plain \x1b[38;5;208morange\x1b[38;2;1;2;3mtrue\x1b[0m\x1b[Kx")
+    row = rows(show(page, stub)).first.locator(".zb-ln")
+    expect(row).to_have_text("red thin plain orangetruex")
+    expect(row.locator("span").nth(0)).to_have_class("zb-a1 zb-a31")
+    expect(row.locator("span").nth(1)).to_have_class("zb-a31")
+    expect(row.locator(".zb-ax")).to_have_text(["orange", "true"])
+
+
+def test_follow_stays_at_the_tail_until_one_scrolls_up(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, *[f"line {i}" for i in range(200)])
+    view = show(page, stub)
+    follow = view.get_by_role("button", name="Follow")
+    log = view.get_by_role("log")
+    expect(follow).to_have_attribute("aria-pressed", "true")
+    expect(last_row(view)).to_have_text("line 199")
+    log.evaluate("el => el.scrollBy(0, -1000)")
+    expect(follow).to_have_attribute("aria-pressed", "false")
+    top = log.evaluate("el => el.scrollTop")
+    stub.log(job, "a new one")
+    expect(view.locator(".zb-logbar")).to_contain_text("201 lines")
+    assert log.evaluate("el => el.scrollTop") == top
+    follow.click()
+    expect(last_row(view)).to_have_text("a new one")
+    stub.log(job, "another")
+    expect(last_row(view)).to_be_in_viewport()
+    expect(last_row(view)).to_have_text("another")
+
+
+def test_rules_stand_between_attempts(page: Page, stub: StubServer) -> None:
+    job = stub.add(attempt=2, spec={"max_retries": 1})
+    stub.stored(job, "first try")
+    stub.stored(job, "second try", attempt=2)
+    expect(rows(show(page, stub))).to_have_text(["Attempt 1", "1first try", "Attempt 2", "2second try"])
+
+
+def test_a_hundred_thousand_lines_load_only_what_is_looked_at(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, *[f"line number {i}" for i in range(100_000)])
+    stub.logs[job][41_234]["line"] = "the needle"
+    stub.logs[job][70_000]["stream"] = "stderr"
+    view = show(page, stub)
+    log = view.get_by_role("log")
+    expect(last_row(view)).to_have_text("line number 99999")
+    assert sum("/logs" in uri for uri in stub.gets) <= 2
+    log.focus()
+    page.keyboard.press("Home")
+    expect(rows(view).first.locator(".zb-ln")).to_have_text("line number 0")
+    log.evaluate("el => { el.scrollTop = 50_000 * 18 }")
+    expect(view.get_by_text("line number 50000", exact=True)).to_be_visible()
+    assert sum("/logs" in uri for uri in stub.gets) <= 6
+    view.get_by_role("searchbox").fill("NEEDLE")
+    expect(view.locator("[data-hit] mark")).to_have_text("needle")
+    expect(view.locator("[data-hit]")).to_be_in_viewport()
+    expect(view.locator(".zb-logbar")).to_contain_text("1 of 1")
+    view.get_by_role("searchbox").fill("")
+    view.get_by_role("button", name="stderr only").click()
+    expect(rows(view)).to_have_text(["70,001errline number 70000"])
+
+
+def test_a_flood_of_lines_keeps_frames_short_and_the_page_small(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    view = show(page, stub)
+    page.evaluate(
+        """() => { window.frames_ = []; let last = performance.now();
+        const step = (now) => { frames_.push(now - last); last = now; window.beat = requestAnimationFrame(step); };
+        requestAnimationFrame(step); }"""
+    )
+    for start in range(0, 120_000, 2000):
+        stub.log(job, *[f"\x1b[32mstep\x1b[0m {i}" for i in range(start, start + 2000)])
+    expect(view.locator(".zb-logbar")).to_contain_text("120,000 lines")
+    expect(last_row(view)).to_have_text("step 119999")
+    frames = sorted(page.evaluate("frames_"))
+    assert frames[len(frames) // 2] < 40, "half of the frames take longer than 40 ms"
+    assert frames[-1] < 500, f"a frame took {frames[-1]:.0f} ms"
+    assert page.locator(".zb-row").count() < 80
+    assert page.evaluate("document.querySelectorAll('.zb *').length") < 1000
+
+
+def test_search_steps_through_hits_with_enter(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, *[f"{'hit' if i % 50 == 0 else 'no'} {i}" for i in range(200)])
+    view = show(page, stub)
+    box = view.get_by_role("searchbox")
+    box.fill("hit")
+    expect(view.locator("[data-hit] .zb-ln")).to_have_text("hit 0")
+    box.press("Enter")
+    expect(view.locator("[data-hit] .zb-ln")).to_have_text("hit 50")
+    box.press("Shift+Enter")
+    box.press("Shift+Enter")
+    expect(view.locator("[data-hit] .zb-ln")).to_have_text("hit 150")
+    box.press("Escape")
+    expect(box).to_have_value("")
+    expect(view.locator(".zb-logbar")).to_contain_text("200 lines")
+
+
+def test_the_whole_log_can_be_copied_and_saved(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, *[f"\x1b[32mline\x1b[0m {i}" for i in range(3000)])
+    view = show(page, stub)
+    with page.expect_download() as download:
+        view.get_by_role("button", name="Download the whole log").click()
+    text = download.value.path().read_text()
+    assert text.splitlines() == [f"line {i}" for i in range(3000)]
+    view.get_by_role("button", name="Copy the whole log").click()
+    page.wait_for_function("async () => (await navigator.clipboard.readText()).endsWith('line 2999\\n')")
+
+
+# ---- access
+
+
+def test_everything_is_reached_by_keyboard(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, *[f"line {i}" for i in range(100)])
+    stub.stored(job, "oops", stream="stderr")
+    view = show(page, stub)
+    expect(last_row(view)).to_have_text("oops")
+    names = []
+    for _ in range(10):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.textContent"))
+    assert names == [
+        "train-resnet, Running: details",
+        "Cancel",
+        "More for train-resnet",
+        "Log",
+        "Find in log",
+        "stderr only",
+        "Follow",
+        "Show more lines at once",
+        "Copy the whole log",
+        "Download the whole log",
+    ]
+
+
+def test_twist_and_menu_answer_the_keyboard(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    view = show(page, stub)
+    twist = view.locator(".zb-twist").first
+    twist.focus()
+    page.keyboard.press("Enter")
+    expect(twist).to_have_attribute("aria-expanded", "false")
+    expect(twist).to_be_focused()
+    expect(view.locator(".zb-foot")).to_be_hidden()
+    page.keyboard.press("Space")
+    expect(view.locator(".zb-foot")).to_be_visible()
+    view.get_by_role("button", name="More for").focus()
+    page.keyboard.press("Enter")
+    item = view.get_by_role("button", name='Copy client.job("…")')
+    expect(item).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(item).to_be_focused()
+    page.keyboard.press("Enter")
+    page.wait_for_function("async id => (await navigator.clipboard.readText()) === `client.job(\"${id}\")`", arg=job)
+    page.keyboard.press("Escape")
+    expect(item).to_be_hidden()
+    expect(view.get_by_role("button", name="More for")).to_be_focused()
+
+
+def test_a_rebuild_keeps_the_keyboards_place(page: Page, stub: StubServer) -> None:
+    job = stub.add("pending")
+    view = show(page, stub)
+    view.get_by_role("button", name="More for").focus()
+    stub.emit("job_started", job, {"state": "running", "attempt": 1, "started_at": utc(), "worker_id": "w"})
+    expect(view).to_have_attribute("data-face", "running")
+    expect(view.get_by_role("button", name="More for")).to_be_focused()
+
+
+def test_the_log_is_no_live_region_and_motion_can_be_off(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, "x")
+    view = show(page, stub)
+    expect(view.get_by_role("log")).to_have_attribute("aria-live", "off")
+    expect(view.get_by_role("status")).to_be_empty()
+    assert view.locator(".zb-spin").evaluate("el => getComputedStyle(el).animationName") == "none"
+
+
+def test_a_reader_in_the_log_keeps_it_open_when_the_job_ends(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, *[f"line {i}" for i in range(100)])
+    view = show(page, stub)
+    expect(last_row(view)).to_have_text("line 99")
+    view.get_by_role("log").focus()
+    stub.emit("job_completed", job, {"state": "succeeded", "finished_at": utc()})
+    expect(view).to_have_attribute("data-face", "succeeded")
+    expect(view.get_by_role("log")).to_be_visible()
+    expect(view.get_by_role("log")).to_be_focused()
+
+
+def test_dispose_leaves_nothing_running(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    view = show(page, stub)
+    page.evaluate("views[0].dispose(); views[0].feed.stop()")
+    expect(view).to_be_empty()
+    page.wait_for_function("views[0].feed.connection")
+    stub.log(job, "to nobody")
+    expect(view).to_be_empty()
+
+
+# ---- the widget
+
+
+def open_widget(page: Page, stub: StubServer) -> Locator:
+    page.goto(f"http://127.0.0.1:{stub.port}/widget")
+    page.wait_for_function("typeof window.dispose === 'function'")
+    return page.locator(".zb")
+
+
+def test_widget_without_server_is_fed_by_the_kernel(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    entry = {"seq": 7, "attempt": 1, "stream": "stdout", "ts": 0, "line": "saved line"}
+    stub.saved[0].update(job=stub.jobs[job], log=[entry])
+    view = open_widget(page, stub)
+    assert page.evaluate("sent") == [{"act": "refresh"}]
+    expect(last_row(view)).to_have_text("saved line")
+    event = {"seq": 9, "kind": "job_logged", "data": {"entries": [{**entry, "seq": 8, "line": "pushed line"}]}}
+    page.evaluate("event => model.fire('msg:custom', { events: [event, event] })", event)
+    expect(rows(view).locator(".zb-ln")).to_have_text(["saved line", "pushed line"])
+    view.get_by_role("button", name="Cancel").click()
+    assert page.evaluate("sent.at(-1)") == {"act": "cancel"}
+    expect(view.get_by_role("button", name="Canceling…")).to_be_visible()
+    page.evaluate("model.fire('msg:custom', { problem: 'The job was not canceled: no server.' })")
+    expect(view.get_by_role("note")).to_have_text("The job was not canceled: no server.")
+    expect(view.get_by_role("button", name="Cancel")).to_be_enabled()
+    new = {**stub.jobs[job], "id": "other", "state": "pending", "reason": "Waits", "started_at": None}
+    page.evaluate("job => model.set('snapshot', { job })", new)
+    expect(view.locator(".zb-word")).to_have_text("Pending")
+    expect(view.get_by_text("saved line")).to_have_count(0)
+    page.evaluate("dispose()")
+    expect(view).to_be_empty()

@@ -1,0 +1,185 @@
+"""The worker as a process, killed again and again, against a real host over HTTP: exactly once all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from zbrain_nb.model.datadir import DataDir, is_locked, lock_holder
+from zbrain_nb.model.job import Job, JobSpec, JobState
+from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.jobqueue import JobQueue
+from zbrain_nb.server.host import Host
+
+pytestmark = pytest.mark.anyio
+COUNT = "import time\nfor i in range(60): print('line', i, flush=True); time.sleep(0.02)"
+COUNTED = [f"line {i}" for i in range(60)]
+
+
+class Place:
+    """A data directory with a host in this process and a worker in its own."""
+
+    def __init__(self, data: DataDir) -> None:
+        self.data = data
+        self.host: Host | None = None
+        self.worker: subprocess.Popen[bytes] | None = None
+        self.log = (data.root / "worker.log").open("ab")
+
+    @property
+    def queue(self) -> JobQueue:
+        assert self.host is not None
+        assert self.host.context is not None
+        return self.host.context.queue
+
+    async def start_host(self) -> None:
+        self.host = Host(self.data, Settings(data=str(self.data.root), worker_mode="none", lease_ttl_secs=30.0))
+        await self.host.start()
+
+    async def stop_host(self) -> None:
+        if self.host is not None:
+            await self.host.stop()
+            self.host = None
+
+    def start_worker(self) -> None:
+        command = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(self.data.root), "--concurrency", "3"]
+        self.worker = subprocess.Popen(command, stderr=self.log, start_new_session=True)
+
+    def kill_worker(self) -> None:
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker.wait()
+
+    async def end(self) -> None:
+        if self.worker is not None:
+            self.worker.terminate()
+            assert await asyncio.to_thread(self.worker.wait, 20) in (0, -9)
+        await self.stop_host()
+        self.log.close()
+        if (spawner := lock_holder(self.data.worker / "spawner.lock")) is not None:
+            os.kill(spawner, signal.SIGTERM)
+
+    async def ended(self, job_id: str, secs: float = 60.0) -> Job:
+        deadline = time.monotonic() + secs
+        while True:
+            job = await self.queue.get(job_id)
+            if job is not None and job.state.ended:
+                return job
+            assert time.monotonic() < deadline, (job, (self.data.root / "worker.log").read_text()[-3000:])
+            await asyncio.sleep(0.02)
+
+    async def lines(self, job_id: str) -> list[str]:
+        return [entry.line for entry in await self.queue.get_logs(job_id) if entry.stream == "stdout"]
+
+
+@pytest.fixture
+async def place(data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    monkeypatch.setenv("ZBRAIN_PRELOAD", "")
+    place = Place(data_dir)
+    await place.start_host()
+    place.start_worker()
+    yield place
+    await place.end()
+
+
+def spec(**fields: Any) -> JobSpec:
+    return JobSpec(cmd=[sys.executable, "-c", COUNT], **fields)
+
+
+async def test_worker_killed_again_and_again_every_line_once(place: Place) -> None:
+    dice = random.Random(7)
+    ids = await place.queue.submit_many([spec() for _ in range(6)])
+    waiting = asyncio.gather(*(place.ended(job_id) for job_id in ids))
+    kills = 0
+    while not waiting.done():
+        await asyncio.wait({waiting}, timeout=dice.uniform(0.2, 0.9))
+        if not waiting.done() and kills < 8:
+            place.kill_worker()
+            place.start_worker()
+            kills += 1
+    for job in waiting.result():
+        assert (job.state, job.attempt, job.losses) == (JobState.SUCCEEDED, 1, 0)
+        assert await place.lines(job.id) == COUNTED
+    assert kills >= 3
+
+
+async def test_host_away_and_back_on_another_port_nothing_is_lost(place: Place) -> None:
+    job_id = await place.queue.submit(spec())
+    while not await place.lines(job_id):
+        await asyncio.sleep(0.02)
+    await place.stop_host()
+    spool = next((place.data.worker / "runs").glob("*.spool"))
+    while is_locked(spool):
+        await asyncio.sleep(0.05)
+    await place.start_host()
+    job = await place.ended(job_id)
+    assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+    assert await place.lines(job_id) == COUNTED
+
+
+async def test_host_and_worker_gone_job_ends_meanwhile_and_is_told(place: Place) -> None:
+    job_id = await place.queue.submit(spec())
+    cell_id = await place.queue.submit(JobSpec(code="import time; time.sleep(0.5); print('done'); 'value'"))
+    while not (await place.lines(job_id) and (await place.queue.get(cell_id)).started_at):  # type: ignore[union-attr]
+        await asyncio.sleep(0.02)
+    place.kill_worker()
+    await place.stop_host()
+    while any(map(is_locked, (place.data.worker / "runs").glob("*.spool"))):
+        await asyncio.sleep(0.05)
+    await place.start_host()
+    place.start_worker()
+    assert (await place.ended(job_id)).state is JobState.SUCCEEDED
+    cell = await place.ended(cell_id)
+    assert (cell.state, cell.output) == (JobState.SUCCEEDED, "'value'")
+    assert await place.lines(job_id) == COUNTED
+
+
+async def test_cancel_reaches_the_job_over_http(place: Place) -> None:
+    job_id = await place.queue.submit(JobSpec(cmd=["sh", "-c", "echo up; setsid sleep 1000 & wait"]))
+    while not await place.lines(job_id):
+        await asyncio.sleep(0.02)
+    await place.queue.cancel_job(job_id)
+    assert (await place.ended(job_id)).state is JobState.CANCELED
+
+
+async def test_artifacts_travel_over_http_both_ways(place: Place) -> None:
+    sha256, _ = place.queue.artifacts.put_bytes(b"x" * 3_000_000)
+    code = f"import os\nopen('copy', 'wb').write(open({str(place.data.worker / 'blobs' / sha256)!r}, 'rb').read())"
+    job_id = await place.queue.submit(
+        JobSpec(cmd=[sys.executable, "-c", code], inputs={"data": sha256}, artifacts=["copy"])
+    )
+    job = await place.ended(job_id)
+    assert job.state is JobState.SUCCEEDED, await place.queue.get_logs(job_id)
+    (artifact,) = job.artifacts
+    assert (artifact.sha256, artifact.size) == (sha256, 3_000_000)
+
+
+async def test_second_worker_on_the_folder_says_so_and_ends(place: Place) -> None:
+    await place.ended(await place.queue.submit(JobSpec(cmd=["true"])))
+    command = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(place.data.root)]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert "Another worker works in" in done.stderr
+
+
+async def test_sigterm_leaves_running_jobs_to_the_next_worker(place: Place) -> None:
+    job_id = await place.queue.submit(spec())
+    while not await place.lines(job_id):
+        await asyncio.sleep(0.02)
+    assert place.worker is not None
+    place.worker.terminate()
+    assert await asyncio.to_thread(place.worker.wait, 10) == 0
+    with contextlib.suppress(StopIteration):
+        assert is_locked(next((place.data.worker / "runs").glob("*.spool")))
+    place.start_worker()
+    assert (await place.ended(job_id)).state is JobState.SUCCEEDED
+    assert await place.lines(job_id) == COUNTED

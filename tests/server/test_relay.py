@@ -1,0 +1,119 @@
+"""The relay: the host under Jupyter's URL, behind its login."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from tests.conftest import end_everything
+from tests.jupyter import Lab
+from zbrain_nb.model.datadir import DataDir
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A Jupyter server whose host has no worker."""
+    folder = tmp_path_factory.mktemp("relay")
+    lab = Lab(folder / "root", folder / "relayed data", app="server", ZWORKER_MODE="none")
+    lab.start()
+    yield lab
+    lab.stop()
+    end_everything(lab.data)
+
+
+@pytest.fixture
+def base(jupyter: Lab) -> str:
+    return f"{jupyter.url}zbrain/api/"
+
+
+@pytest.fixture
+def login(jupyter: Lab) -> dict[str, str]:
+    return {"Authorization": f"token {jupyter.token}"}
+
+
+@pytest.fixture
+def kernel(jupyter: Lab) -> dict[str, str]:
+    return {"Authorization": f"token {DataDir(jupyter.data).token()}"}
+
+
+async def test_relay_admits_login_and_kernel_token_and_nobody_else(
+    base: str, login: dict[str, str], kernel: dict[str, str]
+) -> None:
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30) as http:
+        for headers in (login, kernel):
+            made = await http.post("jobs", json={"cmd": ["true"]}, headers=headers)
+            assert made.status_code == 201, made.text
+            assert (await http.get(f"jobs/{made.json()['id']}", headers=headers)).status_code == 200
+        assert len((await http.get("jobs", headers=login)).json()["jobs"]) == 2
+    for headers in ({}, {"Authorization": "token wrong"}):
+        async with httpx.AsyncClient(base_url=base, trust_env=False, headers=headers) as stranger:
+            for method, path in (("GET", "jobs"), ("POST", "jobs"), ("PUT", f"blobs/{'0' * 64}")):
+                refused = await stranger.request(method, path, content=b"x" if method != "GET" else None)
+                assert refused.status_code in (401, 403), (method, path, refused.text)
+
+
+async def test_relay_kernel_token_opens_nothing_of_jupyter(jupyter: Lab, kernel: dict[str, str]) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        assert (await http.get(f"{jupyter.url}api/contents", headers=kernel)).status_code == 403
+
+
+async def test_relay_passes_bodies_statuses_and_ranges_both_ways(base: str, kernel: dict[str, str]) -> None:
+    data = os.urandom(3_000_000)
+    digest = hashlib.sha256(data).hexdigest()
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30, headers=kernel) as http:
+        assert (await http.head(f"blobs/{digest}")).status_code == 404
+        assert (await http.put(f"blobs/{digest}", content=data)).status_code == 201
+        assert (await http.head(f"blobs/{digest}")).headers["Content-Length"] == "3000000"
+        assert (await http.put(f"blobs/{'0' * 64}", content=data)).status_code == 422
+        assert (await http.post("jobs", json={"cmd": []})).json()["error"]["field"] == "cmd"
+        await http.post("workers", json={"id": "w"})
+        made = (await http.post("jobs", json={"cmd": ["a"], "inputs": {"x": digest}})).json()
+        await http.post("workers/w/leases", json={"request_id": "r", "wait_secs": 5, "limit": 100})
+        part = await http.get(f"jobs/{made['id']}/inputs/x", headers={"Range": "bytes=5-9"})
+        assert (part.status_code, part.content) == (206, data[5:10])
+        assert (await http.get(f"jobs/{made['id']}/inputs/x")).content == data
+
+
+async def test_relay_answers_404_off_its_list(base: str, kernel: dict[str, str]) -> None:
+    async with httpx.AsyncClient(base_url=base, trust_env=False, headers=kernel) as http:
+        for path in ("nothing", "jobs/x", "jobs/%2e%2e/health", "https://evil.example/"):
+            answer = await http.get(f"{base}{path}")
+            assert answer.status_code == 404, path
+            assert answer.json()["error"]["code"] == "not_found"
+
+
+async def test_relay_events_reach_the_kernel_and_refuse_strangers(base: str, kernel: dict[str, str]) -> None:
+    url = f"ws{base.removeprefix('http')}events"
+    async with httpx.AsyncClient(base_url=base, trust_env=False, headers=kernel) as http:
+        made = (await http.post("jobs", json={"cmd": ["true"]})).json()
+        async with connect(f"{url}?topics=jobs/{made['id']}", additional_headers=kernel, proxy=None) as socket:
+            await http.post(f"jobs/{made['id']}/cancel")
+            assert "job_canceled" in str(await socket.recv())
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url, proxy=None)
+        assert refused.value.response.status_code in (401, 403)
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(url, additional_headers={"Origin": "http://evil.example"}, proxy=None)
+        assert refused.value.response.status_code in (401, 403)
+
+
+async def test_relay_starts_another_host_when_the_first_is_killed(
+    base: str, kernel: dict[str, str], jupyter: Lab
+) -> None:
+    async with httpx.AsyncClient(base_url=base, trust_env=False, headers=kernel, timeout=60) as http:
+        made = (await http.post("jobs", json={"cmd": ["true"]})).json()
+        first = DataDir(jupyter.data).read_owner()
+        assert first is not None
+        os.kill(first.pid, 9)
+        assert (await http.get(f"jobs/{made['id']}")).json()["state"] == "pending"
+        second = DataDir(jupyter.data).read_owner()
+        assert second is not None
+        assert second.instance != first.instance

@@ -1,0 +1,254 @@
+"""The host's routes, asked as any HTTP client would."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from zbrain_nb.model.datadir import Owner
+
+pytestmark = pytest.mark.anyio
+NOBODY = "01936b1e-0000-7000-8000-000000000000"
+
+
+async def submit(api: httpx.AsyncClient, **spec: Any) -> dict[str, Any]:
+    answer = await api.post("jobs", json={"cmd": ["true"], **spec})
+    assert answer.status_code == 201, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def leased(api: httpx.AsyncClient, **spec: Any) -> dict[str, Any]:
+    """Submit a job and lease it for worker w1."""
+    await submit(api, **spec)
+    await api.post("workers", json={"id": "w1", "slots": 2})
+    answer = await api.post("workers/w1/leases", json={"request_id": spec.get("name", "r"), "wait_secs": 5})
+    job: dict[str, Any] = answer.json()["leases"][0]["job"]
+    return job
+
+
+def event(job: dict[str, Any], kind: str, number: int, **fields: Any) -> dict[str, Any]:
+    return {"type": kind, "job_id": job["id"], "attempt": job["attempt"], "after": number - 1, "seq": number, **fields}
+
+
+def assert_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    assert error["code"] == code
+    assert error["message"].endswith(".")
+    return error
+
+
+async def test_submit_answers_201_with_the_job(api: httpx.AsyncClient) -> None:
+    body = await submit(api, name="train", env={"SECRET_NAME": "value"})
+    assert (body["state"], body["attempt"], body["name"]) == ("pending", 0, "train")
+    assert body["spec"]["env"] == {"SECRET_NAME": "***"}
+    assert (await api.get(f"jobs/{body['id']}")).json()["id"] == body["id"]
+
+
+async def test_submit_raw_command_fills_omitted_defaults_only(api: httpx.AsyncClient) -> None:
+    assert (await submit(api))["spec"]["timeout_secs"] == 300
+    given = (await submit(api, timeout_secs=None, max_retries=0))["spec"]
+    assert (given["timeout_secs"], given["max_retries"]) == (None, 0)
+    cell = (await api.post("jobs", json={"code": "1"})).json()["spec"]
+    assert (cell["timeout_secs"], cell["max_retries"]) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"cmd": ["a"], "code": "b"}, "code"),
+        ({}, "cmd"),
+        ({"cmd": "ls"}, "cmd"),
+        ({"cmd": ["a"], "timeout_secs": -1}, "timeout_secs"),
+        ({"cmd": ["a"], "name": "a\u0000b"}, "name"),
+        ({"cmd": ["a"], "resources": {"cpus": -1}}, "resources.cpus"),
+    ],
+)
+async def test_submit_bad_spec_is_422_naming_the_field(api: httpx.AsyncClient, spec: Any, field: str) -> None:
+    error = assert_error(await api.post("jobs", json=spec), 422, "invalid_spec")
+    assert error["field"] == field
+    assert (await api.get("jobs")).json()["jobs"] == []
+
+
+async def test_submit_unknown_field_is_422_naming_it(api: httpx.AsyncClient) -> None:
+    error = assert_error(await api.post("jobs", json={"cmd": ["a"], "retrys": 3}), 422, "invalid_spec")
+    assert "retrys" in error["message"]
+
+
+async def test_submit_batch_with_one_bad_spec_takes_none_and_names_it(api: httpx.AsyncClient) -> None:
+    error = assert_error(await api.post("jobs", json=[{"cmd": ["a"]}, {"cmd": []}]), 422, "invalid_spec")
+    assert "Spec 1" in error["message"]
+    assert (await api.get("jobs")).json()["jobs"] == []
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 100_000, b""])
+async def test_submit_rubbish_is_400_or_422_never_500(api: httpx.AsyncClient, body: bytes) -> None:
+    assert (await api.post("jobs", content=body)).status_code in (400, 422)
+
+
+async def test_submit_same_key_twice_is_one_job(api: httpx.AsyncClient) -> None:
+    first = await api.post("jobs", json={"cmd": ["a"]}, headers={"Idempotency-Key": "k"})
+    second = await api.post("jobs", json={"cmd": ["a"]}, headers={"Idempotency-Key": "k"})
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert second.json()["deduplicated"] is True
+    assert second.json()["id"] == first.json()["id"]
+    other = await api.post("jobs", json={"cmd": ["b"]}, headers={"Idempotency-Key": "k"})
+    assert_error(other, 409, "key_conflict")
+
+
+async def test_submit_absent_blob_is_409_listing_it(api: httpx.AsyncClient) -> None:
+    digest = hashlib.sha256(b"data").hexdigest()
+    answer = await api.post("jobs", json={"cmd": ["a"], "inputs": {"x": digest}})
+    assert assert_error(answer, 409, "missing_blobs")["blobs"] == [digest]
+
+
+async def test_list_pages_newest_first(api: httpx.AsyncClient) -> None:
+    made = [(await submit(api, name=f"n{i}"))["id"] for i in range(5)]
+    first = (await api.get("jobs", params={"limit": 3})).json()
+    rest = (await api.get("jobs", params={"limit": 3, "cursor": first["next_cursor"]})).json()
+    assert [job["id"] for job in first["jobs"] + rest["jobs"]] == made[::-1]
+    assert rest["next_cursor"] is None
+    assert [j["name"] for j in (await api.get("jobs", params={"name": "n2"})).json()["jobs"]] == ["n2"]
+
+
+async def test_unknown_job_is_404_everywhere(api: httpx.AsyncClient) -> None:
+    for path in ("", "/logs", "/outputs", "/result", "/artifacts", "/artifacts/x", "/variables/x"):
+        assert_error(await api.get(f"jobs/{NOBODY}{path}"), 404, "job_not_found")
+    for act in ("cancel", "retry"):
+        assert_error(await api.post(f"jobs/{NOBODY}/{act}"), 404, "job_not_found")
+
+
+async def test_wrong_token_is_401(owner: Owner) -> None:
+    async with httpx.AsyncClient(base_url=f"{owner.url}zbrain/api/", trust_env=False) as stranger:
+        assert_error(await stranger.get("jobs"), 401, "unauthorized")
+        assert_error(await stranger.get("jobs", headers={"Authorization": "token x"}), 401, "unauthorized")
+        assert_error(await stranger.get("nothing"), 401, "unauthorized")
+
+
+async def test_foreign_host_name_is_403(api: httpx.AsyncClient) -> None:
+    assert_error(await api.get("jobs", headers={"Host": "evil.example"}), 403, "forbidden")
+
+
+async def test_unknown_route_is_404(api: httpx.AsyncClient) -> None:
+    assert_error(await api.get("nothing"), 404, "not_found")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=x", "state=odd"])
+async def test_bad_query_is_400(api: httpx.AsyncClient, query: str) -> None:
+    assert_error(await api.get(f"jobs?{query}"), 400, "malformed")
+
+
+async def test_cancel_twice_gets_the_same_answer(api: httpx.AsyncClient) -> None:
+    job = await submit(api)
+    first = (await api.post(f"jobs/{job['id']}/cancel")).json()
+    assert (first["result"], first["job"]["state"]) == ("canceled", "canceled")
+    assert (await api.post(f"jobs/{job['id']}/cancel")).json()["result"] == "canceled"
+
+
+async def test_cancel_ended_job_is_200_and_says_so(api: httpx.AsyncClient) -> None:
+    job = await leased(api)
+    await api.post("workers/w1/events", json={"events": [event(job, "completed", 1)]})
+    answer = await api.post(f"jobs/{job['id']}/cancel")
+    assert (answer.status_code, answer.json()["result"]) == (200, "already_finished")
+
+
+async def test_retry_makes_a_new_job_and_refuses_an_active_one(api: httpx.AsyncClient) -> None:
+    job = await submit(api)
+    assert_error(await api.post(f"jobs/{job['id']}/retry"), 409, "wrong_state")
+    await api.post(f"jobs/{job['id']}/cancel")
+    again = await api.post(f"jobs/{job['id']}/retry")
+    assert again.status_code == 201
+    assert again.json()["retry_of"] == job["id"]
+
+
+async def test_blob_is_kept_only_under_its_own_hash(api: httpx.AsyncClient) -> None:
+    data = b"x" * 300_000
+    digest = hashlib.sha256(data).hexdigest()
+    assert (await api.head(f"blobs/{digest}")).status_code == 404
+    assert_error(await api.put(f"blobs/{digest}", content=data + b"y"), 422, "blob_mismatch")
+    assert (await api.head(f"blobs/{digest}")).status_code == 404
+    assert (await api.put(f"blobs/{digest}", content=data)).status_code == 201
+    head = await api.head(f"blobs/{digest}")
+    assert (head.status_code, head.headers["Content-Length"]) == (200, "300000")
+
+
+async def test_life_of_a_job_over_the_worker_routes(api: httpx.AsyncClient) -> None:
+    job = await leased(api)
+    assert (job["state"], job["attempt"]) == ("running", 1)
+    content = b"0123456789"
+    digest = hashlib.sha256(content).hexdigest()
+    await api.put(f"blobs/{digest}", content=content)
+    events = [
+        event(job, "started", 1, worker_id="w1"),
+        event(job, "logged", 2, lines=[["stdout", 1.5, "hi"], ["stderr", 1.6, "oh"]]),
+        event(
+            job, "displayed", 3, outputs=[{"output_type": "display_data", "data": {"text/plain": "x"}, "metadata": {}}]
+        ),
+        event(job, "completed", 4, output={"a": 1}, artifacts=[{"name": "d/o.bin", "sha256": digest, "size": 10}]),
+    ]
+    answer = await api.post("workers/w1/events", json={"events": events})
+    assert answer.json()["results"] == [
+        {"job_id": job["id"], "attempt": 1, "status": "ok", "high": 4, "message": ""},
+    ]
+    ended = (await api.get(f"jobs/{job['id']}")).json()
+    assert (ended["state"], ended["output"], ended["exit_code"], ended["log_lines"]) == ("succeeded", {"a": 1}, 0, 2)
+    page = (await api.get(f"jobs/{job['id']}/logs")).json()
+    assert [(e["seq"], e["stream"], e["line"]) for e in page["entries"]] == [(0, "stdout", "hi"), (1, "stderr", "oh")]
+    assert page["next_seq"] == 2
+    assert (await api.get(f"jobs/{job['id']}/logs?from_seq=2")).json() == {"entries": [], "next_seq": 2}
+    assert (await api.get(f"jobs/{job['id']}/outputs")).json()["outputs"][0]["data"] == {"text/plain": "x"}
+    part = await api.get(f"jobs/{job['id']}/artifacts/d/o.bin", headers={"Range": "bytes=2-4"})
+    assert (part.status_code, part.content, part.headers["Etag"]) == (206, b"234", f'"{digest}"')
+    assert part.headers["Content-Disposition"] == 'attachment; filename="o.bin"'
+    assert_error(await api.get(f"jobs/{job['id']}/artifacts/none"), 404, "not_found")
+
+
+async def test_events_of_a_stale_attempt_are_409(api: httpx.AsyncClient) -> None:
+    job = await leased(api, name="a")
+    await api.post("workers/w1/events", json={"events": [event(job, "completed", 1)]})
+    answer = await api.post("workers/w1/events", json={"events": [event(job, "logged", 2, lines=[["stdout", 1, "x"]])]})
+    assert assert_error(answer, 409, "stale_attempt")["results"][0]["status"] == "stale"
+    assert (await api.get(f"jobs/{job['id']}/logs")).json()["entries"] == []
+
+
+async def test_unknown_worker_is_404_so_that_it_registers_again(api: httpx.AsyncClient) -> None:
+    answer = await api.post("workers/nobody/leases", json={"request_id": "r"})
+    assert_error(answer, 404, "worker_not_found")
+
+
+async def test_events_socket_resumes_after_a_seq_without_gap_or_repeat(api: httpx.AsyncClient, owner: Owner) -> None:
+    job = await leased(api)
+    url = f"ws{owner.url.removeprefix('http')}zbrain/api/events?topics=jobs/{job['id']}"
+    headers = {"Authorization": f"token {owner.token}"}
+    await api.post("workers/w1/events", json={"events": [event(job, "started", 1, worker_id="w1")]})
+    async with connect(f"{url}&after=0", additional_headers=headers, proxy=None) as socket:
+        seen: list[dict[str, Any]] = []
+        while not seen or seen[-1]["kind"] != "job_started":
+            seen += json.loads(await socket.recv())
+    assert [e["kind"] for e in seen] == ["job_submitted", "job_leased", "job_started"]
+    async with connect(f"{url}&after={seen[1]['seq']}", additional_headers=headers, proxy=None) as socket:
+        line = event(job, "logged", 2, lines=[["stdout", 1, "x"]])
+        await api.post("workers/w1/events", json={"events": [line]})
+        rest: list[dict[str, Any]] = []
+        while len(rest) < 2:
+            rest += json.loads(await socket.recv())
+    assert [e["kind"] for e in rest] == ["job_started", "job_logged"]
+    assert rest[0]["seq"] == seen[2]["seq"]
+    assert set(rest[1]) >= {"seq", "topic", "kind", "job_id", "attempt", "ts", "data"}
+
+
+async def test_events_socket_refuses_browsers_and_odd_topics(api: httpx.AsyncClient, owner: Owner) -> None:
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+    }
+    assert (await api.get("events", headers=upgrade | {"Origin": "http://evil.example"})).status_code == 403
+    assert_error(await api.get("events?topics=everything", headers=upgrade), 400, "malformed")

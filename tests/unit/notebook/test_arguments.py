@@ -1,0 +1,39 @@
+"""The line of %%zbrain."""
+
+from __future__ import annotations
+
+import pytest
+
+from zbrain_nb.model.errors import UsageError
+from zbrain_nb.notebook.arguments import parse_line
+
+
+def test_line_empty_gives_defaults() -> None:
+    options = parse_line("")
+    assert (options.ship, options.keep, options.wait, options.shell) == ("auto", "auto", None, False)
+
+
+def test_line_full_is_read() -> None:
+    options = parse_line('--name "two words" --in a,b --out c --job j --wait --timeout 5 --shell --env A=b=c')
+    assert (options.name, options.ship, options.keep, options.job) == ("two words", ["a", "b"], ["c"], "j")
+    assert (options.wait, options.timeout, options.shell, options.env) == (True, 5.0, True, ["A=b=c"])
+    assert parse_line("--no-wait").wait is False
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--timout 3", r"does not know '--timout'. Did you mean --timeout\?"),
+        ("--frobnicate", "does not know '--frobnicate'. It knows --name"),
+        ("--name two words", "does not know 'words'. A value with spaces needs quotes."),
+        ("--timeout soon", "invalid float value: 'soon'"),
+        ("--out 1a", "'1a' is no list of names"),
+        ("--job a.b", "'a.b' is no variable's name"),
+        ('--name "open', "cannot be read"),
+        ("--env A", "takes NAME=VALUE, not 'A'"),
+        ("--in", "expected one argument"),
+    ],
+)
+def test_line_wrong_is_one_sentence_that_helps(line: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        parse_line(line)

@@ -1,0 +1,238 @@
+"""The decider and its group commit: order, overlays that are discarded, durability over kill -9."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.unit.queue.stage import TRUE, Hand, turns
+from zbrain_nb import CancelResult, Job, JobQueue, JobSpec, JobState, Storage
+from zbrain_nb.model.errors import Conflict, Unavailable
+from zbrain_nb.model.events import JobCompleted, JobLogged
+from zbrain_nb.model.protocol import LeaseRequest
+from zbrain_nb.store.database import Database
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def broken_disk(monkeypatch):
+    """Make every transaction fail while the returned set is not empty."""
+    import duckdb
+
+    broken: set[str] = set()
+    transact = Database._transact
+
+    def fail(self, changes):
+        if broken:
+            raise duckdb.IOException("Could not write file: No space left on device")
+        transact(self, changes)
+
+    monkeypatch.setattr(Database, "_transact", fail)
+    return broken
+
+
+async def test_failed_commit_tells_its_callers_and_leaves_no_trace(queue, broken_disk):
+    parent = await queue.submit(TRUE)
+    live = queue.subscribe()
+    broken_disk.add("full")
+    results = await asyncio.gather(
+        queue.submit(TRUE),
+        queue.submit(JobSpec(cmd=["true"], idempotency_key="k")),
+        queue.submit_many([TRUE, TRUE]),
+        queue.submit(JobSpec(cmd=["true"], after=[parent])),
+        queue.cancel_job(parent),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [Unavailable] * 5
+    broken_disk.clear()
+    assert queue.active_jobs() == len(await queue.list()) == 1
+    assert (await queue.get(parent)).state is JobState.PENDING
+    (job_id,) = await queue.submit_many([JobSpec(cmd=["false"], idempotency_key="k")])
+    assert [event.job_id for event in await live.next_batch()] == [job_id]
+    assert not queue._index.children.get(parent) or queue.active_jobs() == 2
+    assert await queue.cancel_job(parent) is CancelResult.CANCELED
+
+
+async def test_failed_commit_of_a_lease_gives_the_job_to_the_next(queue, broken_disk):
+    hand = await Hand(queue).register()
+    job_id = await queue.submit(TRUE)
+    broken_disk.add("full")
+    with pytest.raises(Unavailable):
+        await hand.lease()
+    assert (await queue.get(job_id)).state is JobState.PENDING
+    broken_disk.clear()
+    (job,) = await hand.lease()
+    assert (job.id, job.attempt) == (job_id, 1)
+
+
+async def test_failed_commit_of_events_leaves_the_numbers_where_they_were(queue, broken_disk):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    event = JobLogged(job.id, attempt=1, after=0, seq=1, lines=[("stdout", 1.0, "a")])
+    broken_disk.add("full")
+    with pytest.raises(Unavailable):
+        await hand.send(event)
+    broken_disk.clear()
+    assert [(r.status, r.high) for r in await hand.send(event)] == [("ok", 1)]
+    assert [entry.seq for entry in await queue.get_logs(job.id)] == [0]
+
+
+async def test_one_guilty_submit_fails_alone(queue):
+    ghost = Job(TRUE)
+    await queue.storage.save_job(ghost)  # behind the queue's back: only the database knows
+    good = [asyncio.create_task(queue.submit(TRUE)) for _ in range(3)]
+    bad = asyncio.create_task(queue.submit(ghost))
+    good += [asyncio.create_task(queue.submit(TRUE)) for _ in range(3)]
+    results = await asyncio.gather(*good, bad, return_exceptions=True)
+    assert [type(result) for result in results] == [str] * 6 + [Conflict]
+    assert queue.active_jobs() == 6
+    await queue.close()
+    await queue.open()
+    assert queue.active_jobs() == 7
+
+
+async def test_commands_of_one_commit_build_on_each_other(queue):
+    hand = await Hand(queue).register()
+    job_id = await queue.submit(TRUE)
+    before = queue.event_seq
+    lease = queue.lease("w", LeaseRequest(request_id="1", wait_secs=0))
+    leased, first, second = await asyncio.gather(lease, queue.cancel_job(job_id), queue.cancel_job(job_id))
+    assert len(leased.leases) == 1
+    assert (first, second) == (CancelResult.CANCELING, CancelResult.CANCELING)
+    assert queue.event_seq == before + 2
+    results = await asyncio.gather(
+        *(hand.send(JobLogged(job_id, attempt=1, after=i, seq=i + 1, lines=[("stdout", 1.0, str(i))])) for i in range(9))
+    )
+    assert [result[0].high for result in results] == list(range(1, 10))
+    assert [entry.line for entry in await queue.get_logs(job_id)] == [str(i) for i in range(9)]
+
+
+async def test_answers_come_in_the_order_of_the_commands(queue):
+    order = []
+
+    async def submit(number):
+        await queue.submit(TRUE)
+        order.append(number)
+
+    await asyncio.gather(*(submit(number) for number in range(50)))
+    assert order == list(range(50))
+
+
+async def test_nothing_is_visible_before_its_commit(queue):
+    submitting = asyncio.create_task(queue.submit(TRUE))
+    while not queue._commits._under_way:
+        await asyncio.sleep(0)
+    assert queue.active_jobs() == 0
+    await submitting
+    assert queue.active_jobs() == 1
+
+
+async def test_a_caller_who_went_away_takes_nothing_with_him(queue):
+    job = Job(TRUE)
+    gone = asyncio.create_task(queue.submit(job))
+    stays = asyncio.create_task(queue.submit(TRUE))
+    while not queue._commits._under_way:
+        await asyncio.sleep(0)
+    gone.cancel()
+    await stays
+    assert (await queue.get(job.id)).state is JobState.PENDING
+    assert queue.active_jobs() == 2
+
+
+async def test_defect_in_a_command_hangs_nobody(queue, caplog):
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    with caplog.at_level(logging.CRITICAL):
+        results = await asyncio.gather(
+            queue.submit(TRUE), queue._commits.run(lambda turn: 1 // 0), queue.submit(TRUE), return_exceptions=True
+        )
+    assert [type(result) for result in results] == [Unavailable] * 3
+    await queue.submit(TRUE)
+    assert queue.active_jobs() == 1
+
+
+async def test_close_twice_and_use_again(queue):
+    job_id = await queue.submit(TRUE)
+    await queue.close()
+    await queue.close()
+    assert (await queue.get(job_id)).id == job_id
+    await queue.open()
+    await queue.open()
+
+
+async def test_close_finishes_what_is_under_way(tmp_path):
+    queue = JobQueue(Storage(tmp_path), tmp_path / "blobs")
+    await queue.open()
+    submits = [asyncio.create_task(queue.submit(TRUE)) for _ in range(10)]
+    await turns(2)
+    await queue.close()
+    ids = await asyncio.gather(*submits)
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs") as again:
+        assert {job.id for job in await again.list()} == set(ids)
+
+
+_WRITER = """
+import asyncio, sys
+from zbrain_nb import JobQueue, JobSpec, Storage
+from zbrain_nb.model.events import JobLogged
+from zbrain_nb.model.protocol import EventBatch, WorkerInfo
+from zbrain_nb.store import database
+
+database.CHECKPOINT_BYTES = 200_000
+
+async def main():
+    queue = JobQueue(Storage(sys.argv[1]), sys.argv[1] + "/blobs")
+    await queue.register_worker(WorkerInfo(id="w"))
+    job_id = await queue.submit(JobSpec(cmd=["true"], worker="mine"))
+    job = await queue.acquire_lease("w", kinds=["mine"])
+    print("log", job.id, flush=True)
+
+    async def submit():
+        while True:
+            print("job", await queue.submit(JobSpec(cmd=["true"])), flush=True)
+
+    async def write():
+        seq = 0
+        while True:
+            event = JobLogged(job.id, attempt=1, after=seq, seq=seq + 1, lines=[("stdout", 1.0, str(seq))])
+            (result,) = (await queue.take_events("w", EventBatch([event]))).results
+            assert result.status == "ok"
+            seq += 1
+            print("line", seq, flush=True)
+
+    await asyncio.gather(write(), *(submit() for _ in range(20)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("acknowledged", [50, 2000])
+async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path, acknowledged):
+    process = subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+    said = [process.stdout.readline() for _ in range(acknowledged)]
+    os.kill(process.pid, signal.SIGKILL)
+    said += process.stdout.read().splitlines(keepends=True)
+    process.stdout.close()
+    process.wait()
+    words = [line.decode().split() for line in said if line.endswith(b"\n")]
+    jobs = {word[1] for word in words if word[0] == "job"}
+    lines = max(int(word[1]) for word in words if word[0] == "line")
+    (logged,) = [word[1] for word in words if word[0] == "log"]
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs") as queue:
+        found = {job.id for job in await queue.list(limit=10_000)}
+        assert jobs <= found
+        entries = await queue.get_logs(logged, limit=10_000)
+        assert [entry.line for entry in entries[:lines]] == [str(i) for i in range(lines)]
+        assert [entry.seq for entry in entries] == list(range(len(entries)))
+        hand = await Hand(queue).register()
+        high = len(entries)
+        (result,) = await hand.send(
+            JobLogged(logged, attempt=1, after=high - 1, seq=high, lines=[("stdout", 1.0, "again")]),
+            JobCompleted(logged, attempt=1, after=high, seq=high + 1),
+        )
+        assert (result.status, result.high) == ("ok", high + 1)
+        assert len(await queue.get_logs(logged, limit=10_000)) == high

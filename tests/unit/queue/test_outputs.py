@@ -1,0 +1,48 @@
+from copy import deepcopy
+
+from zbrain_nb.queue.outputs import reduce_outputs
+
+
+def show(text, display_id=None, kind="display_data"):
+    output = {"output_type": kind, "data": {"text/plain": text}, "metadata": {}}
+    return {**output, "transient": {"display_id": display_id}} if display_id else output
+
+
+def texts(outputs):
+    return [output["data"]["text/plain"] for output in outputs]
+
+
+def clear(wait):
+    return {"output_type": "clear_output", "wait": wait}
+
+
+def test_outputs_stay_in_order_without_transient_and_the_input_is_not_changed():
+    messages = [show("a", "1"), show("b"), show("c", "1", "update_display_data")]
+    before = deepcopy(messages)
+    outputs = reduce_outputs(messages)
+    assert texts(outputs) == ["c", "b"]
+    assert all("transient" not in output for output in outputs)
+    assert messages == before
+
+
+def test_update_changes_every_display_of_its_id_and_none_that_was_cleared():
+    assert texts(reduce_outputs([show("a", "1"), show("b", "1"), show("c", "1", "update_display_data")])) == ["c", "c"]
+    assert reduce_outputs([show("a", "1"), clear(False), show("c", "1", "update_display_data")]) == []
+    assert reduce_outputs([show("c", "9", "update_display_data")]) == []
+
+
+def test_clear_at_once_or_with_the_next_output():
+    assert texts(reduce_outputs([show("a"), clear(False), show("b")])) == ["b"]
+    assert texts(reduce_outputs([show("a"), clear(True)])) == ["a"]
+    assert texts(reduce_outputs([show("a"), clear(True), show("b"), show("c")])) == ["b", "c"]
+    assert reduce_outputs([show("a"), clear(True), clear(False)]) == []
+
+
+def test_streams_of_one_name_are_joined():
+    def stream(name, text):
+        return {"output_type": "stream", "name": name, "text": text}
+
+    assert reduce_outputs([stream("stdout", "a"), stream("stdout", ["b", "c"]), stream("stderr", "d")]) == [
+        stream("stdout", "abc"),
+        stream("stderr", "d"),
+    ]

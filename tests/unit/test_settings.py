@@ -1,0 +1,37 @@
+"""Settings: read in one place, and refused with the variable's name."""
+
+from __future__ import annotations
+
+import pytest
+
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.settings import read_settings
+
+
+def test_settings_defaults_are_the_seeds() -> None:
+    settings = read_settings({"ZDB_DATA": "/d"})
+    assert (settings.lease_ttl_secs, settings.poll_interval_secs, settings.max_retries) == (300, 5, 3)
+    assert (settings.default_timeout_secs, settings.worker_mode, settings.worker_concurrency) == (300, "local", 4)
+    assert (settings.default_org_id, settings.wait) == ("default", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ZBRAIN_LEASE_TTL", "soon"),
+        ("ZBRAIN_LEASE_TTL", "0"),
+        ("ZBRAIN_LEASE_TTL", "nan"),
+        ("ZBRAIN_LEASE_TTL", "inf"),
+        ("ZWORKER_CONCURRENCY", "0"),
+        ("ZWORKER_CONCURRENCY", "2.5"),
+        ("ZBRAIN_MAX_RETRIES", "-1"),
+        ("ZBRAIN_WAIT", "maybe"),
+    ],
+)
+def test_settings_bad_value_names_the_variable(name: str, value: str) -> None:
+    with pytest.raises(ZBrainError, match=f"{name}='{value}' does not hold: it takes"):
+        read_settings({name: value})
+
+
+def test_settings_empty_value_counts_as_absent() -> None:
+    assert read_settings({"ZBRAIN_LEASE_TTL": "", "ZBRAIN_URL": ""}).lease_ttl_secs == 300

@@ -1,0 +1,143 @@
+"""A worker at work: its queue in memory, its folder in a deep path with spaces, its processes ended afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.worker.memory_link import MemoryLink, MemoryQueue, Tracked
+from zbrain_nb.model.datadir import is_locked, lock_holder
+from zbrain_nb.worker.agent import WorkerAgent
+from zbrain_nb.worker.folder import WorkerFolder
+from zbrain_nb.worker.spool import Begin, Kind, SpoolReader, read_json
+
+
+def pids_with(marker: str) -> set[int]:
+    """Processes (not zombies) that carry `marker` in their arguments or environment."""
+    found = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if marker.encode() in Path(f"/proc/{entry}/cmdline").read_bytes():
+                found.add(int(entry))
+            elif marker.encode() in Path(f"/proc/{entry}/environ").read_bytes():
+                found.add(int(entry))
+    return found
+
+
+def wait_for(condition: Any, secs: float = 15.0) -> Any:
+    """Poll for something that has no event to wait for."""
+    deadline = time.monotonic() + secs
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+    return value
+
+
+async def eventually(condition: Any, secs: float = 15.0) -> Any:
+    """Poll for something that has no event to wait for, letting the loop run."""
+    deadline = time.monotonic() + secs
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        await asyncio.sleep(0.01)
+    return value
+
+
+class Station:
+    """A queue and the workers on one folder."""
+
+    def __init__(self, root: Path) -> None:
+        blobs = root / "queue blobs"
+        blobs.mkdir()
+        deep = root / "a worker's folder" / ("deep " * 20).strip() / ("deeper " * 10).strip()
+        self.queue = MemoryQueue(blobs)
+        self.folder = WorkerFolder(deep)
+        self.agent: WorkerAgent | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, *, concurrency: int = 2, warm: bool = False) -> None:
+        self.agent = WorkerAgent(
+            MemoryLink(self.queue), WorkerFolder(self.folder.root), concurrency=concurrency, linger_secs=1, warm=warm
+        )
+        self._task = asyncio.create_task(self.agent.run())
+
+    async def stop(self) -> None:
+        if self.agent is not None and self._task is not None:
+            self.agent.stop()
+            await self._task
+        self.agent = self._task = None
+
+    async def wait_stopped(self) -> None:
+        assert self._task is not None
+        await asyncio.wait_for(asyncio.shield(self._task), 20)
+
+    def submit(self, *cmd: str, **spec: Any) -> Tracked:
+        return self.queue.submit(cmd=list(cmd), **spec) if cmd else self.queue.submit(**spec)
+
+    async def until(self, condition: Any, secs: float = 30.0) -> None:
+        await self.queue.until(condition, secs)
+
+    async def run(self, *cmd: str, **spec: Any) -> Tracked:
+        """Submit a job and wait for its end."""
+        tracked = self.submit(*cmd, **spec)
+        await self.until(lambda: tracked.ended)
+        return tracked
+
+    def begin(self, tracked: Tracked) -> Begin | None:
+        """Who runs a job, as its spool says."""
+        with contextlib.suppress(FileNotFoundError):
+            reader = SpoolReader(self.folder.spool_path(tracked.job.id, tracked.job.attempt))
+            frames = reader.read()
+            reader.close()
+            if frames and frames[0].kind == Kind.BEGIN:
+                return Begin(**read_json(frames[0].payload))  # type: ignore[arg-type]
+        return None
+
+    def files(self, tracked: Tracked) -> list[str]:
+        return [name for name in os.listdir(self.folder.runs) if tracked.job.id in name]
+
+    @property
+    def spawner(self) -> int | None:
+        return lock_holder(self.folder.root / "spawner.lock")
+
+    def end_processes(self) -> None:
+        """Kill what still runs here: supervisors, their jobs, the spawner."""
+        for tracked in self.queue.jobs.values():
+            begin = self.begin(tracked)
+            if begin is not None and is_locked(self.folder.spool_path(tracked.job.id, tracked.job.attempt)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(begin.supervisor_pid, signal.SIGKILL)
+        for tracked in self.queue.jobs.values():
+            for pid in pids_with(f"ZBRAIN_JOB_ID={tracked.job.id}"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        if (pid := self.spawner) is not None:
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not is_locked(self.folder.root / "spawner.lock"))
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def idle_station(tmp_path: Path) -> Iterator[Station]:
+    """A station whose worker is not started yet."""
+    station = Station(tmp_path)
+    yield station
+    station.end_processes()
+
+
+@pytest.fixture
+async def station(idle_station: Station) -> AsyncIterator[Station]:
+    """A station at work."""
+    await idle_station.start()
+    yield idle_station
+    await idle_station.stop()

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zbrain_nb.model.events import (
+    AnyWorkerEvent,
+    JobCompleted,
+    JobDisplayed,
+    JobFailed,
+    JobLogged,
+    JobProgress,
+    JobStarted,
+    LogStream,
+)
+from zbrain_nb.worker.delivery import Delivery
+from zbrain_nb.worker.spool import Frame, Kind
+
+BEGIN = Frame(Kind.BEGIN, 0.0, b'{"pid":1,"supervisor_pid":2}')
+END = Frame(Kind.END, 99.0, b'{"reason":"exited","exit_code":0}')
+DISPLAY = b'{"kind":"displayed","outputs":[{"output_type":"display_data"}]}'
+
+
+def event(**fields: Any) -> Frame:
+    return Frame(Kind.EVENT, 5.0, msgspec.json.encode(fields))
+
+
+def feed(frames: list[Frame], high: int = 0) -> Delivery:
+    delivery = Delivery("j", 1, "w", high)
+    for frame in frames:
+        delivery.feed(frame)
+    if delivery.end is not None:
+        delivery.close(JobCompleted(job_id="j"))
+    return delivery
+
+
+def flat(events: list[AnyWorkerEvent]) -> list[Any]:
+    """What a reader sees, however it was cut into events."""
+    seen: list[Any] = []
+    for one in events:
+        seen += one.lines if isinstance(one, JobLogged) else [msgspec.structs.replace(one, after=None, seq=None)]
+    return seen
+
+
+def in_order(events: list[AnyWorkerEvent], high: int = 0) -> int:
+    for one in events:
+        assert one.after == high
+        assert one.seq is not None
+        assert one.seq > high
+        high = one.seq
+    return high
+
+
+def test_events_of_a_short_run() -> None:
+    frames = [BEGIN, Frame(Kind.STDOUT, 1.0, b"a\nb"), Frame(Kind.STDERR, 2.0, b"e\n"), event(kind="progress", fraction=2)]
+    events, _ = feed([*frames, END]).take(10**6)
+    assert [type(one) for one in events] == [JobStarted, JobLogged, JobProgress, JobLogged, JobCompleted]
+    assert events[1].lines == [(LogStream.STDOUT, 1.0, "a"), (LogStream.STDERR, 2.0, "e")]  # type: ignore[union-attr]
+    assert events[2].progress == {"fraction": 1.0, "note": None}  # type: ignore[union-attr]
+    assert events[3].lines == [(LogStream.STDOUT, 99.0, "b")]  # type: ignore[union-attr]
+    in_order(events)
+
+
+def test_display_pushes_out_the_unfinished_line_before_it() -> None:
+    frames = [BEGIN, Frame(Kind.STDOUT, 1.0, b"loading "), Frame(Kind.EVENT, 2.0, DISPLAY)]
+    events, _ = feed(frames).take(10**6)
+    assert [type(one) for one in events] == [JobStarted, JobLogged, JobDisplayed]
+    in_order(events)
+
+
+def test_broken_events_count_but_say_nothing() -> None:
+    frames = [BEGIN, Frame(Kind.EVENT, 1.0, b"{not json"), Frame(Kind.EVENT, 1.0, b"[1]"), event(kind="what"), END]
+    events, _ = feed(frames).take(10**6)
+    assert [type(one) for one in events] == [JobStarted, JobCompleted]
+    assert events[-1].seq == 20
+
+
+PIECES = st.one_of(
+    st.binary(max_size=12).map(lambda data: Frame(Kind.STDOUT, 1.0, data.replace(b"\x00", b"\n"))),
+    st.sampled_from([b"x", b"y\n", b"z\r", b"1\n2\n3"]).map(lambda data: Frame(Kind.STDERR, 2.0, data)),
+    st.just(Frame(Kind.EVENT, 3.0, DISPLAY)),
+    st.just(event(kind="progress", fraction=0.5)),
+    st.just(Frame(Kind.MARK, 4.0, b"dropped")),
+)
+
+
+@given(st.lists(PIECES, max_size=15), st.data())
+def test_what_follows_is_the_same_after_any_interruption(pieces: list[Frame], data: st.DataObject) -> None:
+    """A worker dies after any acknowledged event, however events were cut, and another goes on."""
+    frames = [BEGIN, *pieces, END]
+    whole, _ = feed(frames).take(10**9)
+    delivered: list[AnyWorkerEvent] = []
+    first = Delivery("j", 1, "w")
+    for frame in frames[: data.draw(st.integers(0, len(frames)))]:
+        first.feed(frame)
+        if data.draw(st.booleans()):
+            events, _ = first.take(data.draw(st.integers(0, 200)))
+            delivered += events
+            if events:
+                assert first.acknowledge(events[-1].seq or 0)
+    high = in_order(delivered)
+    rest, _ = feed(frames, high).take(10**9)
+    in_order(rest, high)
+    assert flat(delivered + rest) == flat(whole)
+
+
+def test_acknowledge_drops_what_is_taken_and_tells_when_the_queue_lacks_more() -> None:
+    delivery = feed([BEGIN, Frame(Kind.STDOUT, 1.0, b"a\n"), Frame(Kind.EVENT, 2.0, DISPLAY)])
+    assert delivery.urgent
+    assert len(delivery.take(10**6)[0]) == 3
+    assert not delivery.urgent
+    assert delivery.acknowledge(8)
+    assert [type(one) for one in delivery.take(10**6)[0]] == [JobDisplayed]
+    assert not delivery.acknowledge(4)
+    assert delivery.acknowledge(12)
+    assert not delivery.waiting
+    assert delivery.waiting_bytes == 0
+
+
+def test_take_keeps_to_its_limit_but_gives_at_least_one() -> None:
+    delivery = feed([Frame(Kind.EVENT, 1.0, b'{"kind":"displayed","outputs":[]}' + b" " * 1000)] * 3)
+    assert len(delivery.take(1)[0]) == 1
+    assert len(delivery.take(2100)[0]) == 2
+
+
+@pytest.mark.parametrize("high", [0, 4, 5, 12, 4000])
+def test_lost_run_ends_after_all_that_the_queue_has(high: int) -> None:
+    delivery = Delivery("j", 1, "w", high)
+    delivery.feed(BEGIN)
+    delivery.feed(Frame(Kind.STDOUT, 1.0, b"tail"))
+    delivery.lose(7.0)
+    delivery.say(7.0, ["It vanished."])
+    delivery.close(JobFailed(job_id="j", lost=True))
+    events, _ = delivery.take(10**6)
+    in_order(events, high)
+    assert isinstance(events[-1], JobFailed)
+
+
+def test_substitute_puts_something_acceptable_in_place() -> None:
+    delivery = feed([BEGIN, Frame(Kind.EVENT, 2.0, DISPLAY), END])
+    delivery.acknowledge(4)
+    assert delivery.substitute("too large")
+    events, _ = delivery.take(10**6)
+    in_order(events, 4)
+    assert "too large" in events[0].lines[0][2]  # type: ignore[union-attr]
+    assert not delivery.substitute("still")
+    delivery = feed([END])
+    assert delivery.substitute("bad output")
+    (ending,) = delivery.take(10**6)[0]
+    assert isinstance(ending, JobFailed)
+    assert "bad output" in (ending.reason or "")
+    assert not delivery.substitute("still")

@@ -1,0 +1,100 @@
+"""What a job leaves: artifacts, output, and paths that try to escape."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.worker.conftest import Station
+from zbrain_nb.model.events import JobCompleted, JobFailed, LogStream
+from zbrain_nb.worker.collect import find_artifacts, open_beneath
+
+
+def names(artifacts: list[dict[str, object]]) -> set[object]:
+    return {artifact["name"] for artifact in artifacts}
+
+
+@pytest.mark.anyio
+async def test_artifacts_by_glob_folder_and_save_are_kept(station: Station) -> None:
+    script = (
+        "import os, zbrain_nb as z\n"
+        "os.makedirs('out/deep'); open('out/deep/a.txt', 'w').write('A'); open('b.csv', 'w').write('B')\n"
+        "z.save_artifact(b'bytes', 'sub/c.bin'); z.save_artifact({'k': 1}); open('mine.txt', 'w').write('m')\n"
+        "import pathlib; z.save_artifact(pathlib.Path('mine.txt')); z.save_artifact('text', 't.txt')\n"
+        "open(os.environ['ZBRAIN_OUTPUT'], 'w').write('[1, 2]')"
+    )
+    job = await station.run(sys.executable, "-c", script, artifacts=["out", "*.csv", "none*.x"])
+    assert isinstance(job.ending, JobCompleted), job.lines(None)
+    assert names(job.ending.artifacts) == {"out/deep/a.txt", "b.csv", "sub/c.bin", "dict.pkl", "mine.txt", "t.txt"}
+    assert job.ending.output == [1, 2]
+    by_name = {artifact["name"]: artifact for artifact in job.ending.artifacts}
+    digest = hashlib.sha256(b"bytes").hexdigest()
+    assert by_name["sub/c.bin"] == {"name": "sub/c.bin", "sha256": digest, "size": 5}
+    assert (station.queue.folder / digest).read_bytes() == b"bytes"
+    assert job.lines(LogStream.SYSTEM) == ["Artifacts 'none*.x' matched no file."]
+
+
+@pytest.mark.anyio
+async def test_artifacts_are_kept_on_failure_too(station: Station) -> None:
+    job = await station.run("sh", "-c", "echo x > a.log; exit 1", artifacts=["*.log"])
+    assert isinstance(job.ending, JobFailed)
+    assert names(job.ending.artifacts) == {"a.log"}
+
+
+@pytest.mark.anyio
+async def test_artifacts_that_escape_are_refused_and_said(station: Station, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s")
+    script = f"ln -s '{tmp_path}/secret' link.txt; ln -s '{tmp_path}' folder; mkfifo pipe.txt; echo ok > ok.txt"
+    globs = ["*.txt", "folder/secret", "../*", f"{tmp_path}/*"]
+    job = await station.run("sh", "-c", script, artifacts=globs)
+    assert isinstance(job.ending, JobCompleted)
+    assert names(job.ending.artifacts) == {"ok.txt"}
+    said = job.lines(LogStream.SYSTEM)
+    assert sum("leaves the job's folder" in line for line in said) == 2
+    assert any("'link.txt' was not kept" in line for line in said)
+    assert any("'folder/secret' was not kept" in line for line in said)
+    assert any("'pipe.txt' was not kept" in line for line in said)
+
+
+@pytest.mark.anyio
+async def test_output_that_is_no_json_is_said_and_left(station: Station) -> None:
+    job = await station.run("sh", "-c", "echo '{oops' > $ZBRAIN_OUTPUT")
+    assert job.ending.output is None
+    assert "it is no JSON" in job.lines(LogStream.SYSTEM)[0]
+
+
+@pytest.mark.anyio
+async def test_inputs_are_fetched_and_read_only(station: Station) -> None:
+    content = b"shipped"
+    digest = hashlib.sha256(content).hexdigest()
+    (station.queue.folder / digest).write_bytes(content)
+    job = await station.run("true", inputs={"data": digest})
+    assert isinstance(job.ending, JobCompleted)
+    assert (station.folder.blobs / digest).read_bytes() == content
+
+
+@pytest.mark.parametrize("path", ["link", "folder/secret", "../secret", "/etc/passwd", "pipe", "sub", "", "none"])
+def test_open_beneath_refuses(tmp_path: Path, path: str) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "secret").write_text("s")
+    (root / "link").symlink_to("../secret")
+    (root / "folder").symlink_to("..")
+    os.mkfifo(root / "pipe")
+    with pytest.raises(OSError):
+        open_beneath(str(root), path)
+
+
+def test_find_artifacts_names_that_are_no_text_are_made_text(tmp_path: Path) -> None:
+    folder, cwd = tmp_path / "a", tmp_path / "b"
+    folder.mkdir()
+    cwd.mkdir()
+    (folder / os.fsdecode(b"bad\xff.txt")).write_text("x")
+    found, _ = find_artifacts(str(folder), str(cwd), [])
+    assert [one.name for one in found] == ["bad\ufffd.txt"]
+    with open_beneath(found[0].root, found[0].path) as file:
+        assert file.read() == b"x"

@@ -1,0 +1,244 @@
+"""The commands of ``zbrain``: each parses its words, asks the client, and prints.
+
+A job's own output goes to stdout and stderr as it came; what ``zbrain`` itself has to say goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from zbrain_nb.cli.doctor import diagnose
+from zbrain_nb.cli.printing import age, printable, state_style
+from zbrain_nb.client.client import Client
+from zbrain_nb.client.connecting import connect
+from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.model.datadir import DataDir, lock_holder
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.events import LogEntry, LogStream
+from zbrain_nb.model.job import CancelResult, JobState
+from zbrain_nb.model.settings import read_settings
+
+app = typer.Typer(
+    name="zbrain",
+    help="Run commands and notebook cells as durable jobs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+TIMED_OUT = 124
+INTERRUPTED = 130
+
+Command = Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of four or more characters, or name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
+Timeout = Annotated[float | None, typer.Option(metavar="SECS", help="End it after so long.")]
+Retries = Annotated[int, typer.Option(min=0, help="Try again so often when it fails.")]
+Artifacts = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Files to keep; may be repeated.")]
+VERBATIM = {"allow_interspersed_args": False}
+
+
+def _submit(
+    client: Client, cmd: list[str], name: str | None, timeout: float | None, retries: int, artifacts: list[str] | None
+) -> JobHandle:
+    return client.submit(cmd, name=name, timeout_secs=timeout, max_retries=retries, artifacts=list(artifacts or []))
+
+
+@app.command(context_settings=VERBATIM)
+def run(
+    cmd: Command, name: Name = None, timeout: Timeout = None, retries: Retries = 0, artifacts: Artifacts = None
+) -> None:
+    """Run a command as a job, show its output as it comes, and exit with its code."""
+    job = _submit(connect(), cmd, name, timeout, retries, artifacts)
+    try:
+        _follow(job)
+    except KeyboardInterrupt:
+        job.cancel()
+        _say(f"canceled {job.id}")
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(_exit_code(job))
+
+
+@app.command(context_settings=VERBATIM)
+def submit(
+    cmd: Command, name: Name = None, timeout: Timeout = None, retries: Retries = 0, artifacts: Artifacts = None
+) -> None:
+    """Submit a command as a job and print its id."""
+    typer.echo(_submit(connect(), cmd, name, timeout, retries, artifacts).id)
+
+
+@app.command()
+def ls(
+    state: Annotated[str | None, typer.Option(help=f"Only jobs in this state: {', '.join(JobState)}.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first, ended ones too."""
+    jobs = [handle.job for handle in connect().jobs(state, limit)]
+    if as_json:
+        _json([msgspec.to_builtins(job) | {"name": job.name} for job in jobs])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("Id", "State", "Name", "Age", "Worker", "Reason"):
+        table.add_column(column, no_wrap=column != "Reason")
+    for job in jobs:
+        style = state_style(job.state)
+        cells = (job.id, job.state, printable(job.name), age(job.created_at), job.worker_id or "", job.reason or "")
+        table.add_row(*cells[:1], f"[{style}]{job.state}[/]", *map(_plain, cells[2:]))
+    Console().print(table)
+
+
+@app.command()
+def logs(
+    job: JobName,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the job ends.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a job's log."""
+    handle = connect().job(job)
+    if as_json:
+        _json([msgspec.to_builtins(entry) for entry in handle.logs(follow=follow)])
+        return
+    for entry in handle.logs(follow=follow):
+        _print(entry)
+
+
+@app.command()
+def cancel(job: JobName) -> None:
+    """Cancel a job and all its processes."""
+    handle = connect().job(job)
+    result = handle.cancel()
+    _say(f"{handle.id}: {result.replace('_', ' ')}")
+    if result is CancelResult.NOT_FOUND:
+        raise typer.Exit(1)
+
+
+@app.command()
+def retry(job: JobName) -> None:
+    """Submit an ended job again and print the new id."""
+    typer.echo(connect().job(job).retry().id)
+
+
+@app.command()
+def serve(
+    bind: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
+) -> None:
+    """Serve the queue of the data directory until interrupted."""
+    from zbrain_nb.server.serving import main as serve_main
+
+    raise typer.Exit(serve_main(["--bind", bind, "--port", str(port)]))
+
+
+@app.command()
+def worker(
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once (default: ZWORKER_CONCURRENCY).")] = None,
+    org: Annotated[str | None, typer.Option(help="Take jobs of this org only.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The server's root (default: the host of the data directory).")
+    ] = None,
+) -> None:
+    """Run a worker until interrupted."""
+    from zbrain_nb.worker.service import run_worker
+
+    token = read_settings().token if url else None
+    raise typer.Exit(run_worker(url=url or None, token=token, concurrency=concurrency, org_id=org))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show where a server is looked for, what is found, and what is wrong."""
+    findings = diagnose()
+    if as_json:
+        _json([msgspec.to_builtins(finding) for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{'ok ' if finding.good else 'BAD'}  {finding.subject}: {finding.text}")
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def stop() -> None:
+    """End the host of the data directory and its worker; running jobs go on and are taken up by the next."""
+    import os
+    import signal
+    import time
+
+    data = DataDir(read_settings().data)
+    pid = lock_holder(data.host_lock)
+    if pid is None:
+        _say(f"no host serves {data.root}")
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 20
+    while lock_holder(data.host_lock) == pid:
+        if time.monotonic() > deadline:
+            raise ZBrainError(f"The host {pid} does not end.", f"Its log is {data.log}.")
+        time.sleep(0.05)
+    _say(f"host {pid} ended")
+
+
+def _follow(job: JobHandle) -> None:
+    reason = ""
+    for update in job.updates():
+        for entry in update.entries:
+            _print(entry)
+        if update.job is not None and update.job.state is JobState.PENDING and update.job.reason:
+            if update.job.reason != reason:
+                _say(update.job.reason)
+            reason = update.job.reason
+
+
+def _exit_code(job: JobHandle) -> int:
+    ended = job.job
+    if ended.state is JobState.SUCCEEDED:
+        return 0
+    if ended.state is JobState.CANCELED:
+        _say(f"canceled {ended.id}")
+        return INTERRUPTED
+    if ended.reason and not (ended.exit_code or 0) > 0:
+        _say(ended.reason)
+    if ended.exit_code is None or ended.exit_code == 0:
+        return TIMED_OUT if "limit" in (ended.reason or "") else 1
+    return ended.exit_code if ended.exit_code > 0 else 128 - ended.exit_code
+
+
+def _print(entry: LogEntry) -> None:
+    target = sys.stdout if entry.stream is LogStream.STDOUT else sys.stderr
+    target.write(f"{printable(entry.line, colours=target.isatty())}\n" if target.isatty() else f"{entry.line}\n")
+    target.flush()
+
+
+def _say(text: str) -> None:
+    typer.echo(f"zbrain: {printable(text)}", err=True)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
+def _json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def main() -> None:
+    """Run ``zbrain``; an error of ours is one line, and the exit code is 1."""
+    try:
+        app()
+    except ZBrainError as error:
+        _say(str(error))
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

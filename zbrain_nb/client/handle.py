@@ -1,0 +1,313 @@
+"""`JobHandle`: a user's hold on one job; `connect().submit(...)` and the magic return it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import anyio
+import anyio.to_thread
+
+from zbrain_nb.model.errors import JobCanceledError, JobFailedError, NotFound, ZBrainError
+from zbrain_nb.model.events import LogEntry
+from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobState
+from zbrain_nb.model.payload import load_value
+
+if TYPE_CHECKING:
+    from zbrain_nb.client.client import Client
+
+
+class Presenter(Protocol):
+    """How a notebook shows a job; set by `zbrain_nb.notebook`, for this room knows no notebook."""
+
+    def bundle(self, handle: JobHandle) -> dict[str, Any]:
+        """Return the display bundle."""
+
+    def display(self, handle: JobHandle) -> None:
+        """Show the live view."""
+
+    def widget(self, handle: JobHandle) -> Any:
+        """Return the view as a widget."""
+
+
+class JobHandle:
+    """A job as its submitter holds it.
+
+    Parameters
+    ----------
+    client : Client
+        Who asks the server.
+    job : Job
+        The job as last seen.
+    """
+
+    presenter: ClassVar[Presenter | None] = None
+
+    def __init__(self, client: Client, job: Job) -> None:
+        self._client = client
+        self._job = job
+        #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
+        self.before_return: list[Callable[[], None]] = []
+
+    @property
+    def client(self) -> Client:
+        """Who asks the server."""
+        return self._client
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return self._job.id
+
+    @property
+    def name(self) -> str:
+        """The job's name, or the head of what it runs."""
+        return self._job.name
+
+    @property
+    def job(self) -> Job:
+        """The job as last seen; `refresh` looks again."""
+        return self._job
+
+    @property
+    def state(self) -> JobState:
+        """The state now."""
+        return self.refresh()._job.state
+
+    def __repr__(self) -> str:
+        return f"<zbrain job {self.name!r} {self._job.id}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        if self.presenter is None:
+            return {"text/plain": repr(self)}
+        return self.presenter.bundle(self)
+
+    def refresh(self) -> JobHandle:
+        """Look at the server again; returns itself."""
+        if not self._job.state.ended:
+            self._job = self._client.call(self._client.asynchronous.get, self.id)
+        return self
+
+    def done(self) -> bool:
+        """Whether the job has ended."""
+        return self.refresh()._job.state.ended
+
+    def wait(self, timeout: float | None = None) -> JobHandle:
+        """Block until the job ends, however it ends; returns itself.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended after `timeout` seconds; the job goes on.
+        """
+        if not self._job.state.ended:
+            self._job = self._client.call(self._wait, timeout)
+        for call in self.before_return:
+            call()
+        return self
+
+    async def _wait(self, timeout: float | None) -> Job:
+        try:
+            with anyio.fail_after(timeout):
+                return await self._client.asynchronous.wait(self.id)
+        except TimeoutError:
+            raise TimeoutError(f"Job {self.name!r} has not ended after {timeout:g} s; it goes on.") from None
+
+    def exception(self, timeout: float | None = None) -> ZBrainError | None:
+        """Wait, and return what `result` would raise, or None if the job succeeded."""
+        job = self.wait(timeout)._job
+        if job.state is JobState.SUCCEEDED:
+            return None
+        if job.state is JobState.CANCELED:
+            return JobCanceledError(f"Job {self.name!r} was canceled.", job.reason or "", job_id=job.id)
+        error = job.error or {}
+        trace = "\n".join(error.get("traceback") or [])
+        why = job.reason or error.get("evalue") or "no reason was given."
+        return JobFailedError(f"Job {self.name!r} failed: {why}" + (f"\n{trace}" if trace else ""), job_id=job.id)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait, and return what the job gave.
+
+        Returns
+        -------
+        object
+            Of a command its JSON output, of a cell the value of its last expression (None if it could not be
+            kept), of a function what it returned.
+
+        Raises
+        ------
+        JobFailedError
+            If the job failed; the message ends with the remote traceback.
+        JobCanceledError
+            If it was canceled.
+        TimeoutError
+            If it has not ended after `timeout` seconds; the job goes on.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            raise error
+        if self._job.spec.cmd is not None:
+            return self._job.output
+        if self._job.result is None:
+            return None
+        return load_value(self._client.call(self._client.asynchronous.read, f"jobs/{self.id}/result"))
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.to_thread(self.result).__await__()
+
+    def cancel(self) -> CancelResult:
+        """Cancel the job; harmless if it has ended."""
+        return self._client.call(self._client.asynchronous.cancel, self.id)
+
+    def retry(self) -> JobHandle:
+        """Submit the ended job's spec again; returns the new job's handle.
+
+        Raises
+        ------
+        WrongState
+            If the job is still active.
+        """
+        return JobHandle(self._client, self._client.call(self._client.asynchronous.retry, self.id))
+
+    def logs(self, *, follow: bool = False, from_seq: int = 0) -> Iterator[LogEntry]:
+        """Yield the log's lines in order; with `follow`, until the job ends."""
+
+        async def pages() -> list[LogEntry]:
+            return [e async for page in self._client.asynchronous.logs(self.id, from_seq) for e in page]
+
+        if not follow:
+            yield from self._client.call(pages)
+            return
+        for update in self.updates(from_seq=from_seq):
+            yield from update.entries
+
+    def updates(self, *, from_seq: int = 0) -> Iterator[Any]:
+        """Yield `Update` after `Update` until the job ended (see `AsyncClient.follow`)."""
+        stream = self._client.asynchronous.follow(self.id, from_seq=from_seq)
+        try:
+            while True:
+                try:
+                    update = self._client.call(stream.__anext__)
+                except StopAsyncIteration:
+                    return
+                if update.job is not None:
+                    self._job = update.job
+                yield update
+        finally:
+            self._client.call(stream.aclose)
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """The rich outputs so far, as nbformat output dicts."""
+        return self._client.call(self._client.asynchronous.outputs, self.id)
+
+    @property
+    def artifacts(self) -> Mapping[str, Artifact]:
+        """The files kept with the job, by name."""
+        found = self._client.call(self._client.asynchronous.artifacts, self.id)
+        return {artifact.name: Artifact(self._client, self.id, artifact) for artifact in found}
+
+    @property
+    def vars(self) -> Mapping[str, Any]:
+        """The variables kept with the job, by name; each is fetched when looked up."""
+        self.refresh()
+        return _Variables(self._client, self._job)
+
+    def add_done_callback(self, call: Callable[[JobHandle], object]) -> concurrent.futures.Future[None]:
+        """Call `call` with this handle, in a thread of its own, once the job has ended.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Done when the call has returned; holds what it raised.
+        """
+
+        async def notify() -> None:
+            self._job = await self._client.asynchronous.wait(self.id)
+            await anyio.to_thread.run_sync(call, self)
+
+        return self._client.start(notify)
+
+    def display(self) -> None:
+        """Show the live view here.
+
+        Raises
+        ------
+        ZBrainError
+            If this is no notebook.
+        """
+        self._presenter().display(self)
+
+    def widget(self) -> Any:
+        """Return the live view as an ipywidget.
+
+        Raises
+        ------
+        ZBrainError
+            If this is no notebook.
+        """
+        return self._presenter().widget(self)
+
+    def _presenter(self) -> Presenter:
+        if self.presenter is None:
+            raise ZBrainError("Views need a notebook.", "Run `%load_ext zbrain_nb` in one.")
+        return self.presenter
+
+
+class Artifact:
+    """A file kept with a job."""
+
+    def __init__(self, client: Client, job_id: str, artifact: JobArtifact) -> None:
+        self._client = client
+        self._job_id = job_id
+        self.name = artifact.name
+        self.sha256 = artifact.sha256
+        self.size = artifact.size
+
+    def __repr__(self) -> str:
+        return f"<zbrain artifact {self.name!r}, {self.size:,} bytes>"
+
+    @property
+    def _path(self) -> str:
+        return f"jobs/{self._job_id}/artifacts/{self.name}"
+
+    def read(self) -> bytes:
+        """Return the whole content."""
+        return self._client.call(self._client.asynchronous.read, self._path)
+
+    def download(self, path: str | Path) -> Path:
+        """Write the content to a file (into `path` if that is a folder); returns where."""
+        target = Path(path)
+        if target.is_dir():
+            target = target / Path(self.name).name
+        self._client.call(self._client.asynchronous.download, self._path, target)
+        return target
+
+
+class _Variables(Mapping[str, Any]):
+    def __init__(self, client: Client, job: Job) -> None:
+        self._client = client
+        self._job_id = job.id
+        self._known = {variable.name: variable for variable in job.variables}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._known:
+            raise NotFound(
+                f"Job {self._job_id} keeps no variable {name!r}.", f"It keeps: {', '.join(self._known) or 'none'}."
+            )
+        return load_value(self._client.call(self._client.asynchronous.read, f"jobs/{self._job_id}/variables/{name}"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{v.name}: {v.summary}" for v in self._known.values()) + "}"

@@ -1,0 +1,124 @@
+"""Where the server is: the lookup order of `connect`, told step by step for `zbrain doctor`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+from jupyter_core.paths import jupyter_runtime_dir
+
+from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.errors import ServerUnreachable, ZBrainError
+from zbrain_nb.model.hosting import find_host, find_or_start_host
+from zbrain_nb.model.settings import Settings, read_settings
+
+EMBEDDED_IDLE_SECS = 300.0
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A server's root (ending in ``/``), the token that opens it, and how it was found."""
+
+    url: str
+    token: str
+    found: str = ""
+
+    @property
+    def api(self) -> str:
+        """Root of the routes."""
+        return f"{self.url}zbrain/api/"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One step of the search: where was looked, what was there, and the endpoint if it will do."""
+
+    where: str
+    what: str
+    endpoint: Endpoint | None = None
+
+
+Locator = Callable[[], Endpoint]
+
+
+def search(settings: Settings, url: str | None = None, token: str | None = None) -> Iterator[Finding]:
+    """Look for a server, place by place, and yield what is found at each; starts nothing.
+
+    Parameters
+    ----------
+    settings : Settings
+        Names the data directory and the addresses set in the environment.
+    url, token : str, optional
+        What the caller gave; nothing else is looked at then.
+    """
+    if url is not None:
+        yield Finding("argument", url, Endpoint(_root(url), token or settings.token or "", "argument"))
+        return
+    data = DataDir(settings.data, settings.artifacts)
+    owner = find_host(data)
+    if settings.url:
+        if owner is not None and settings.token == owner.token:
+            yield Finding("ZBRAIN_URL", f"{settings.url}, whose host answers directly", _direct(owner.url, owner.token))
+        else:
+            yield Finding("ZBRAIN_URL", settings.url, Endpoint(_root(settings.url), settings.token or "", "ZBRAIN_URL"))
+        return
+    if owner is not None:
+        yield Finding("owner file", f"{data.owner_file}: {owner.url}", _direct(owner.url, owner.token))
+        return
+    yield Finding("owner file", f"{data.owner_file}: no host answers")
+    yield _jupyter()
+
+
+def locator(url: str | None = None, token: str | None = None, *, start: bool = True) -> Locator:
+    """Return a function that finds the server; it is called again whenever the server was lost.
+
+    Parameters
+    ----------
+    url, token : str, optional
+        Look nowhere else.
+    start : bool
+        Start an embedded host when nothing is found.
+    """
+
+    def locate() -> Endpoint:
+        settings = read_settings()
+        for finding in search(settings, url, token):
+            if finding.endpoint is not None:
+                return finding.endpoint
+        if not start:
+            raise ServerUnreachable(
+                f"No zbrain server runs for {settings.data}.", "`zbrain serve` starts one, and so does Jupyter."
+            )
+        owner = find_or_start_host(DataDir(settings.data, settings.artifacts), idle_secs=EMBEDDED_IDLE_SECS)
+        return Endpoint(owner.url, owner.token, "embedded host")
+
+    return locate
+
+
+def _direct(url: str, token: str) -> Endpoint:
+    return Endpoint(url, token, "owner file")
+
+
+def _root(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ZBrainError(f"{url!r} is no server's address.", "It starts with http:// or https://.")
+    return url if url.endswith("/") else f"{url}/"
+
+
+def _jupyter() -> Finding:
+    """Look at the Jupyter server that started this kernel, if one did."""
+    pid = os.environ.get("JPY_PARENT_PID")
+    if not pid:
+        return Finding("Jupyter", "this process was not started by a Jupyter server")
+    try:
+        info = msgspec.json.decode((Path(jupyter_runtime_dir()) / f"jpserver-{pid}.json").read_bytes())
+        endpoint = Endpoint(_root(info["url"]), info.get("token", ""), "Jupyter")
+        answer = httpx.get(
+            f"{endpoint.api}health", headers={"Authorization": f"token {endpoint.token}"}, timeout=5, trust_env=False
+        )
+    except (OSError, msgspec.DecodeError, KeyError, httpx.HTTPError) as error:
+        return Finding("Jupyter", f"its server {pid} cannot be asked ({type(error).__name__})")
+    if answer.status_code != 200:
+        return Finding("Jupyter", f"{endpoint.url} runs without zbrain_nb (installed after it started? restart it)")
+    return Finding("Jupyter", endpoint.url, endpoint)

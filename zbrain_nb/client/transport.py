@@ -1,0 +1,228 @@
+"""Requests to the server, over HTTP and WebSocket: finds it again when it moved, turns its errors into ours."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+import websockets
+from websockets.asyncio.client import connect as ws_connect
+
+from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.model.errors import ServerUnreachable, Unauthorized, Unavailable, error_from_json
+from zbrain_nb.model.events import Event
+
+T = TypeVar("T")
+PATIENCE_SECS = 30.0
+FIRST_PAUSE_SECS = 0.05
+LONGEST_PAUSE_SECS = 2.0
+CONNECT_SECS = 5.0
+CHUNK_BYTES = 1 << 20
+
+
+class Transport:
+    """One server, however often it restarts.
+
+    Parameters
+    ----------
+    locate : callable
+        Finds the server; called at the first request and whenever the server was lost.
+    patience_secs : float
+        How long a request waits for a server that is being restarted.
+    """
+
+    def __init__(self, locate: Locator, *, patience_secs: float = PATIENCE_SECS) -> None:
+        self._locate = locate
+        self._patience = patience_secs
+        self._endpoint: Endpoint | None = None
+        self._http: httpx.AsyncClient | None = None
+        self._finding = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the connections; harmless if there are none."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def endpoint(self) -> Endpoint:
+        """Return where the server is, looking for it if need be.
+
+        Raises
+        ------
+        ServerUnreachable
+            If none is found.
+        """
+        async with self._finding:
+            if self._endpoint is None:
+                self._endpoint = await asyncio.to_thread(self._locate)
+            return self._endpoint
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Look for the server anew, unless that was done meanwhile."""
+        if self._endpoint is endpoint:
+            self._endpoint = None
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        repeatable: bool = True,
+        expect: tuple[int, ...] = (200, 201),
+        timeout: float | None = 60.0,
+        content: bytes | AsyncIterable[bytes] | None = None,
+        **options: Any,
+    ) -> httpx.Response:
+        """Send one request and return the answer, its body read.
+
+        Parameters
+        ----------
+        method, path : str
+            `path` is relative to the routes' root.
+        repeatable : bool
+            Whether it may be sent again when the connection broke after it was sent.
+        expect : tuple of int
+            Statuses that are no error.
+        timeout : float or None
+            Seconds to wait for the answer.
+
+        Raises
+        ------
+        ZBrainError
+            What the server answered.
+        ServerUnreachable
+            If no server answered in time.
+        """
+        deadline = time.monotonic() + self._patience
+        pause = FIRST_PAUSE_SECS
+        while True:
+            endpoint = await self.endpoint()
+            try:
+                answer = await self._client().request(
+                    method,
+                    f"{endpoint.api}{path}",
+                    headers={"Authorization": f"token {endpoint.token}", **options.pop("headers", {})},
+                    content=content,
+                    timeout=httpx.Timeout(timeout, connect=CONNECT_SECS),
+                    **options,
+                )
+                if answer.status_code in expect:
+                    return answer
+                error = error_from_json(_body(answer), answer.status_code)
+                if not isinstance(error, (Unauthorized, Unavailable, ServerUnreachable)):
+                    raise error
+                again = True
+            except httpx.ConnectError as failure:
+                error, again = _unreachable(endpoint, failure), True
+            except httpx.TransportError as failure:
+                error, again = _unreachable(endpoint, failure), repeatable and not isinstance(content, AsyncIterable)
+            self.forget(endpoint)
+            if not again or endpoint.found == "argument" or time.monotonic() + pause > deadline:
+                raise error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECS)
+
+    async def get(self, path: str, kind: type[T], **options: Any) -> T:
+        """Return what ``GET path`` answers, decoded as `kind`."""
+        answer = await self.request("GET", path, **options)
+        return msgspec.json.decode(answer.content, type=kind)
+
+    async def post(self, path: str, body: Any, kind: type[T], **options: Any) -> T:
+        """Return what ``POST path`` answers, decoded as `kind`."""
+        answer = await self.request("POST", path, content=msgspec.json.encode(body), **options)
+        return msgspec.json.decode(answer.content, type=kind)
+
+    async def download(self, path: str) -> AsyncIterator[bytes]:
+        """Yield the bytes that ``GET path`` answers, in pieces."""
+        endpoint = await self.endpoint()
+        headers = {"Authorization": f"token {endpoint.token}"}
+        async with self._client().stream("GET", f"{endpoint.api}{path}", headers=headers, timeout=60) as answer:
+            if answer.status_code != 200:
+                await answer.aread()
+                raise error_from_json(_body(answer), answer.status_code)
+            async for chunk in answer.aiter_bytes(CHUNK_BYTES):
+                yield chunk
+
+    async def events(self, topics: list[str], after: int | None = None) -> AsyncGenerator[list[Event], None]:
+        """Yield batches of events of `topics`, for ever.
+
+        After a broken connection it goes on behind the last event seen, without gap or repeat.
+
+        Parameters
+        ----------
+        topics : list of str
+            ``jobs/{id}`` and ``orgs/{org}``.
+        after : int, optional
+            Begin behind this ``event_seq``; None begins now.
+
+        Raises
+        ------
+        ServerUnreachable
+            If the server stays away.
+        """
+        lost_at: float | None = None
+        pause = FIRST_PAUSE_SECS
+        while True:
+            endpoint = await self.endpoint()
+            query = f"topics={','.join(topics)}" + ("" if after is None else f"&after={after}")
+            try:
+                async with ws_connect(
+                    f"ws{endpoint.api.removeprefix('http')}events?{query}",
+                    additional_headers={"Authorization": f"token {endpoint.token}"},
+                    max_size=None,
+                    open_timeout=CONNECT_SECS,
+                    compression=None,
+                    proxy=None,
+                ) as socket:
+                    lost_at, pause = None, FIRST_PAUSE_SECS
+                    async for frame in socket:
+                        batch = msgspec.json.decode(frame, type=list[Event])
+                        if batch:
+                            after = batch[-1].seq
+                            yield batch
+            except websockets.InvalidStatus as failure:
+                status = failure.response.status_code
+                error = error_from_json(_decoded(failure.response.body or b""), status)
+                if not isinstance(error, (Unauthorized, Unavailable, ServerUnreachable)):
+                    raise error from failure
+            except (OSError, TimeoutError, websockets.WebSocketException) as failure:
+                error = _unreachable(endpoint, failure)
+            else:
+                error = _unreachable(endpoint, ConnectionError("it closed the connection"))
+            self.forget(endpoint)
+            now = time.monotonic()
+            lost_at = lost_at or now
+            if now - lost_at > self._patience or endpoint.found == "argument":
+                raise error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECS)
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._http is None:
+            # Proxies of the environment are for the outside world; zbrain's server is on this machine or named.
+            self._http = httpx.AsyncClient(
+                trust_env=False, limits=httpx.Limits(max_connections=100, keepalive_expiry=30)
+            )
+        return self._http
+
+
+def _unreachable(endpoint: Endpoint, failure: Exception) -> ServerUnreachable:
+    why = str(failure) or type(failure).__name__
+    return ServerUnreachable(
+        f"No zbrain server answers at {endpoint.url} ({why}).", "`zbrain doctor` shows where was looked."
+    )
+
+
+def _body(answer: httpx.Response) -> Any:
+    return _decoded(answer.content)
+
+
+def _decoded(content: bytes | bytearray) -> Any:
+    try:
+        return msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,189 @@
+"""Pickles names for a payload: finds what functions read, measures each name, names all that cannot travel."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zbrain_nb.model.errors import NotPicklable, TooLarge
+from zbrain_nb.model.pickler import NamespacePickler
+
+MAGIC = b"\x89ZBRAIN\n"
+VERSION = 1
+FIXED = struct.Struct("<8sHI")
+ALIGN = 64
+HINT = "Name what the cell needs with --in, or make it inside the cell."
+#: What IPython puts into every namespace: the job has its own.
+_NEVER = frozenset({"In", "Out", "_ih", "_oh", "_dh", "get_ipython", "exit", "quit"})
+
+
+class Packing:
+    """Pickled names, not yet joined to bytes.
+
+    Parameters
+    ----------
+    values : mapping of str to object
+        What to pickle.
+    namespace : dict, optional
+        The globals of the notebook's functions; by default those of ``__main__``. Names in it that pickled
+        functions read are packed too, after `values`.
+    limit_bytes : int, optional
+        The most that may be pickled.
+
+    Attributes
+    ----------
+    sizes : dict of str to int
+        Bytes of each name, in the order of packing; what two names share counts for the first.
+    sources : dict of str to str
+        Texts of the cells that the pickled functions come from.
+
+    Raises
+    ------
+    NotPicklable
+        Naming every culprit, with its type and why.
+    TooLarge
+        When `limit_bytes` is reached; ``details["sizes"]`` maps the names packed so far to bytes.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        namespace: dict[str, Any] | None = None,
+        limit_bytes: int | None = None,
+    ) -> None:
+        self._namespace = main_namespace() if namespace is None else namespace
+        self._sink = _Sink(limit_bytes)
+        self.sizes: dict[str, int] = {}
+        pickler = NamespacePickler(self._sink, self._namespace, self._sink.take_buffer)
+        waiting = dict(values)
+        while waiting:
+            for name, value in waiting.items():
+                before = self._sink.size
+                if attempt(pickler.dump, value) is not None:
+                    raise self._culprits(values)
+                self.sizes[name] = self._sink.size - before
+                if self._sink.full:
+                    raise TooLarge(f"More than {limit_bytes:,} bytes would travel.", sizes=self.sizes)
+            waiting = _implied(pickler.reads, self._namespace, self.sizes)
+        self.sources = pickler.sources
+        self._has_code = pickler.has_code
+
+    @property
+    def size(self) -> int:
+        """Bytes of all names together."""
+        return self._sink.size
+
+    def parts(self, kind: str, header: Mapping[str, Any] | None = None) -> list[bytes | memoryview]:
+        """Return the payload in pieces; `header` holds JSON values to add."""
+        core, buffers = self._sink.core(), self._sink.buffers
+        head = {
+            **(header or {}),
+            "kind": kind,
+            "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
+            "code": self._has_code,
+            "names": list(self.sizes),
+            "sources": self.sources,
+            "core": len(core),
+            "buffers": [buffer.nbytes for buffer in buffers],
+        }
+        text = json.dumps(head).encode()
+        parts: list[bytes | memoryview] = [FIXED.pack(MAGIC, VERSION, len(text)), text, core]
+        position = FIXED.size + len(text) + len(core)
+        for buffer in buffers:
+            padding = -position % ALIGN
+            parts += [bytes(padding), buffer]
+            position += padding + buffer.nbytes
+        return parts
+
+    def tobytes(self, kind: str, header: Mapping[str, Any] | None = None) -> bytes:
+        """Return the payload in one piece."""
+        return b"".join(self.parts(kind, header))
+
+    def _culprits(self, values: Mapping[str, Any]) -> NotPicklable:
+        """Pickle each name alone: that finds all that cannot travel, and why."""
+        reasons: dict[str, tuple[str, BaseException]] = {}
+        seen: dict[str, None] = {}
+        waiting = dict(values)
+        while waiting:
+            following: dict[str, None] = {}
+            for name, value in waiting.items():
+                seen[name] = None
+                pickler = NamespacePickler(_Sink(None), self._namespace, lambda _: None)
+                error = attempt(pickler.dump, value)
+                if error is not None:
+                    reasons[name] = (_type_name(value), error)
+                following.update(pickler.reads)
+            waiting = _implied(following, self._namespace, seen)
+        named = [f"{name} ({kind})" if name else kind for name, (kind, _) in reasons.items()]
+        causes = dict.fromkeys(_reason(error) for _, error in reasons.values())
+        return NotPicklable(f"{_listed(named)} cannot travel: {'; '.join(causes)}.", HINT, names=list(reasons))
+
+
+class _Sink:
+    """Takes what the pickler writes and counts it."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self.buffers: list[memoryview] = []
+        self.size = 0
+
+    @property
+    def full(self) -> bool:
+        return self._limit is not None and self.size > self._limit
+
+    def write(self, data: Any) -> int:
+        # past the limit the pickler goes on to the end of this name, but nothing more is held in memory
+        self.size += len(data)
+        if not self.full:
+            self._pieces.append(bytes(data))
+        return len(data)
+
+    def take_buffer(self, buffer: pickle.PickleBuffer) -> None:
+        view = buffer.raw()
+        self.size += view.nbytes
+        self.buffers.append(view)
+
+    def core(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+def main_namespace() -> dict[str, Any]:
+    """Return the namespace that notebook code runs in: the one of ``__main__``."""
+    return sys.modules["__main__"].__dict__
+
+
+def _implied(reads: Mapping[str, None], namespace: dict[str, Any], have: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: namespace[name]
+        for name in reads
+        if name in namespace and name not in have and name not in _NEVER and not name.startswith("__")
+    }
+
+
+def attempt(action: Callable[..., Any], *args: Any) -> Exception | None:
+    """Run `action`; return what it raised. Pickling runs the objects' own code, which may raise anything."""
+    try:
+        action(*args)
+    except Exception as error:
+        return error
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

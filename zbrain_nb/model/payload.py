@@ -1,0 +1,227 @@
+"""Payloads: variables, calls and values as bytes that say what they are.
+
+::
+
+    8 bytes  magic            refused with a clear error when it is not ours
+    u16 u32  version, length of the header
+    header   JSON: kind, python, names, core, buffers, ..., and what the caller adds
+    core     one pickle after the other, one for each name, with one memo
+    buffers  out-of-band data of arrays and frames, each aligned to 64 bytes
+
+A payload in a file is mapped, not read: its arrays are private, writable and cost nothing until touched.
+Called by the magic and the client (to pack calls, to load results) and inside the job.
+"""
+
+from __future__ import annotations
+
+import json
+import linecache
+import mmap
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.packing import ALIGN, FIXED, HINT, MAGIC, VERSION, Packing, attempt
+from zbrain_nb.model.pickler import NamespaceUnpickler
+
+Source = bytes | bytearray | memoryview | str | os.PathLike[str]
+
+
+def pack(values: Mapping[str, Any], namespace: dict[str, Any] | None = None) -> bytes:
+    """Pack variables, with all that their functions and classes read (see `Packing`)."""
+    return Packing(values, namespace).tobytes("names")
+
+
+def unpack(source: Source, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Load the variables of a payload.
+
+    Parameters
+    ----------
+    source : bytes or path
+        A payload, or the file that holds one.
+    namespace : dict, optional
+        Becomes the globals of the functions loaded; by default a private dict that holds what they read.
+
+    Returns
+    -------
+    dict of str to object
+        All names, in the order packed. Nothing is bound in a given `namespace`.
+
+    Raises
+    ------
+    ZBrainError
+        If it is no payload, is cut off, comes from another Python, or a variable cannot be rebuilt here.
+    """
+    reader = Reader(source)
+    private = _private() if namespace is None else namespace
+    values = reader.load(private)
+    if namespace is None:
+        private.update(values)
+    return values
+
+
+def pack_call(
+    function: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+) -> bytes:
+    """Pack a call ``function(*args, **kwargs)``, with what the function reads and the caller's ``sys.path``.
+
+    Raises
+    ------
+    NotPicklable
+        If the function, an argument or something that it reads cannot travel.
+    """
+    path = [entry or str(Path.cwd()) for entry in sys.path]
+    call = (function, tuple(args), dict(kwargs or {}))
+    return Packing({"": call}).tobytes("call", {"sys_path": path, "prefix": sys.prefix})
+
+
+def load_call(
+    source: Source, namespace: dict[str, Any] | None = None
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Load a packed call; what its function reads is bound in `namespace` (by default a private dict)."""
+    function, args, kwargs = _load_one(Reader(source, "call"), namespace)
+    return function, args, kwargs
+
+
+def dump_value(value: Any, namespace: dict[str, Any] | None = None, limit_bytes: int | None = None) -> bytes:
+    """Pack one value.
+
+    Raises
+    ------
+    NotPicklable, TooLarge
+        As `Packing` does.
+    """
+    return Packing({"": value}, namespace, limit_bytes).tobytes("value")
+
+
+def load_value(source: Source) -> Any:
+    """Load one value; what its functions read goes into a private dict, never into a notebook's namespace.
+
+    A class that came from this process is found again: ``isinstance`` holds.
+
+    Raises
+    ------
+    ZBrainError
+        As `unpack` does.
+    """
+    return _load_one(Reader(source, "value"), None)
+
+
+def _load_one(reader: Reader, namespace: dict[str, Any] | None) -> Any:
+    target = _private() if namespace is None else namespace
+    values = reader.load(target)
+    value = values.pop("")
+    target.update(values)
+    return value
+
+
+class Reader:
+    """A payload opened for reading.
+
+    Attributes
+    ----------
+    header : dict
+        What the writer said, its own additions among it.
+
+    Raises
+    ------
+    ZBrainError
+        If it is no payload of this version and of `kind`, or is cut off.
+    """
+
+    def __init__(self, source: Source, kind: str | None = None) -> None:
+        view, mapped = _open(source)
+        if len(view) < FIXED.size or bytes(view[: len(MAGIC)]) != MAGIC:
+            raise ZBrainError("These bytes are no payload of zbrain.", "Read them with the program that wrote them.")
+        _, version, length = FIXED.unpack_from(view)
+        if version != VERSION:
+            raise ZBrainError(
+                f"This payload has format {version}, this zbrain_nb reads {VERSION}.",
+                "Use the same version of zbrain_nb in the notebook and the worker.",
+            )
+        position = FIXED.size + length
+        try:
+            self.header: dict[str, Any] = json.loads(bytes(view[FIXED.size : position]))
+        except ValueError as error:
+            raise ZBrainError("The payload is damaged: its header cannot be read.") from error
+        self._core = view[position : position + self.header["core"]]
+        position += self.header["core"]
+        self._buffers: list[memoryview] = []
+        for size in self.header["buffers"]:
+            position += -position % ALIGN
+            part = view[position : position + size]
+            self._buffers.append(part if mapped else memoryview(bytearray(part)))
+            position += size
+        if position != len(view):
+            raise ZBrainError(f"The payload is cut off: {len(view):,} of {position:,} bytes are here.")
+        if kind is not None and self.header["kind"] != kind:
+            raise ZBrainError(f"The payload holds {self.header['kind']}, not a {kind}.")
+
+    def load(self, namespace: dict[str, Any]) -> dict[str, Any]:
+        """Load all names, in order; functions get `namespace` as globals, nothing is bound in it."""
+        here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        if self.header["code"] and self.header["python"] != here:
+            raise ZBrainError(
+                f"The payload holds functions of Python {self.header['python']}, this is Python {here}.",
+                "Run the job with the notebook's own kernel, or define the functions inside the cell.",
+            )
+        for name, text in self.header["sources"].items():
+            linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        unpickler = NamespaceUnpickler(_File(self._core), namespace, self._buffers)
+        values: dict[str, Any] = {}
+        for name in self.header["names"]:
+
+            def load_next(name: str = name) -> None:
+                values[name] = unpickler.load()
+
+            error = attempt(load_next)
+            if error is not None:
+                what = name or f"the {self.header['kind']}"
+                raise ZBrainError(f"{what} cannot be rebuilt here: {type(error).__name__}: {error}.", HINT) from error
+        return values
+
+
+class _File:
+    """A memoryview as the file that an unpickler wants, without a copy of the whole."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._position = 0
+
+    def read(self, size: int = -1) -> bytes:
+        end = len(self._view) if size < 0 else self._position + size
+        data = bytes(self._view[self._position : end])
+        self._position += len(data)
+        return data
+
+    def readinto(self, target: Any) -> int:
+        data = self._view[self._position : self._position + len(target)]
+        target[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def readline(self) -> bytes:
+        end = self._position
+        while end < len(self._view) and self._view[end] != 0x0A:
+            end += 1
+        return self.read(end + 1 - self._position)
+
+
+def _open(source: Source) -> tuple[memoryview, bool]:
+    """Return the bytes of `source`, and whether they are a private mapping (which may be written to)."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return memoryview(source), False
+    try:
+        with Path(source).open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return memoryview(b""), False
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)), True
+    except OSError as error:
+        raise ZBrainError(f"The payload {source} cannot be read: {error.strerror}.") from error
+
+
+def _private() -> dict[str, Any]:
+    return {"__name__": "__main__", "__builtins__": __builtins__}

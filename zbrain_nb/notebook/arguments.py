@@ -1,0 +1,127 @@
+"""The line of ``%%zbrain``: its flags, their help, and errors that say what to do."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+from typing import NoReturn
+
+import msgspec
+
+from zbrain_nb.model.errors import UsageError
+
+
+class CellOptions(msgspec.Struct):
+    """What the line of a ``%%zbrain`` cell says.
+
+    Attributes
+    ----------
+    ship : list of str, "auto" or "none"
+        Variables to take along (``--in``).
+    keep : list of str, "auto" or "none"
+        Variables to keep (``--out``); names are also bound in the notebook.
+    job : str or None
+        Variable to bind the handle to.
+    wait : bool or None
+        Block until the end; None is when nobody watches.
+    """
+
+    ship: list[str] | str = "auto"
+    keep: list[str] | str = "auto"
+    job: str | None = None
+    wait: bool | None = None
+    timeout: float | None = None
+    name: str | None = None
+    shell: bool = False
+    retries: int = 0
+    priority: int = 0
+    cwd: str | None = None
+    env: list[str] = []
+    artifacts: list[str] = []
+    after: list[str] = []
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        if message.startswith("unrecognized arguments: "):
+            word = message.removeprefix("unrecognized arguments: ").split()[0]
+            close = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"It knows {', '.join(flags)}."
+            if not word.startswith("-"):
+                hint = "A value with spaces needs quotes." + (f" {hint}" if close else "")
+            raise UsageError(f"%%zbrain does not know {word!r}.", hint)
+        raise UsageError(f"%%zbrain: {message}.", "`%%zbrain?` explains the flags.")
+
+
+def _names(text: str) -> list[str] | str:
+    if text in ("auto", "none"):
+        return text
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    wrong = next((name for name in names if not name.isidentifier()), None)
+    if wrong is not None or not names:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of names such as a,b (nor auto or none)")
+    return names
+
+
+def _variable(text: str) -> str:
+    if not text.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is no variable's name")
+    return text
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="%%zbrain", add_help=False, allow_abbrev=False, usage="%%%%zbrain [flags]")
+    add = parser.add_argument
+    add("--name", help="a name to find the job by")
+    add(
+        "--in",
+        dest="ship",
+        type=_names,
+        default="auto",
+        metavar="A,B",
+        help="variables to take along (auto: what it reads)",
+    )
+    add(
+        "--out",
+        dest="keep",
+        type=_names,
+        default="auto",
+        metavar="C,D",
+        help="variables to bind here when it succeeds (auto: keep what it assigns with the job)",
+    )
+    add("--job", type=_variable, metavar="VAR", help="variable to bind the job's handle to (always: _zb)")
+    add("--wait", dest="wait", action="store_true", default=None, help="block, print as it runs, raise what it raised")
+    add("--no-wait", dest="wait", action="store_false", help="return at once even when nobody watches")
+    add("--timeout", type=float, metavar="SECS", help="end it after so long (default: never)")
+    add("--shell", action="store_true", help="run the cell as a shell script")
+    add("--retries", type=int, default=0, metavar="N", help="try again so often when it fails")
+    add("--priority", type=int, default=0, metavar="N", help="higher runs first")
+    add("--cwd", metavar="DIR", help="folder to run in (default: the notebook's)")
+    add("--env", action="append", default=[], metavar="K=V", help="set an environment variable; may be repeated")
+    add("--artifacts", action="append", default=[], metavar="GLOB", help="files to keep; may be repeated")
+    add("--after", action="append", default=[], metavar="JOB", help="run after this job: an id or a handle's variable")
+    return parser
+
+
+PARSER = _parser()
+
+
+def parse_line(line: str) -> CellOptions:
+    """Parse the line behind ``%%zbrain``.
+
+    Raises
+    ------
+    UsageError
+        In one sentence, with what to do.
+    """
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"%%zbrain: the line cannot be read ({error}).", "Close the quotes.") from None
+    parsed = PARSER.parse_args(words)
+    for pair in parsed.env:
+        if "=" not in pair:
+            raise UsageError(f"%%zbrain: --env takes NAME=VALUE, not {pair!r}.")
+    return CellOptions(**vars(parsed))

@@ -1,0 +1,174 @@
+"""What a job looks like in a saved notebook: the bundle of mime types that an output cell carries.
+
+The magic and ``JobHandle.display`` put it under a cell. The first type is drawn live by the lab extension
+(``view/``), which asks the server for everything and falls back on what is saved here. The other two are for
+readers without it: exports and GitHub show the HTML, terminals the text. Nothing here talks to a server.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import html
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from zbrain_nb.model.events import LogEntry
+from zbrain_nb.model.job import Job
+
+MIME_TYPE = "application/vnd.zbrain.job+json"
+VERSION = 1
+#: Constant, because nbval compares it and an id or a state would differ on every run.
+PLAIN = "<zbrain job>"
+MAX_LOG_LINES = 200
+MAX_LINE_CHARS = 2_000
+MAX_VALUE_BYTES = 64 * 1024
+MAX_OUTPUTS_BYTES = 4 * 1024 * 1024
+
+_SPEC_FIELDS = ("max_retries", "timeout_secs", "worker", "resources")
+_JOB_FIELDS = (
+    "id",
+    "owner",
+    "org_id",
+    "state",
+    "attempt",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "worker_id",
+    "exit_code",
+    "error",
+    "output",
+    "variables",
+    "artifacts",
+    "progress",
+    "reason",
+    "retry_of",
+    "failures",
+    "losses",
+    "not_before",
+    "cancel_requested_at",
+    "canceled_by",
+    "event_seq",
+)
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f]")
+_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+\Z")
+_COLORS = {"succeeded": "#2e7d32", "failed": "#c62828", "running": "#1565c0", "retrying": "#b25600"}
+
+
+def snapshot(job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Return what a view can show of `job` before, or without, an answer of the server.
+
+    Parameters
+    ----------
+    job : Job
+        As it stands now.
+    log_tail : sequence of LogEntry
+        Its newest lines, oldest first; at most `MAX_LOG_LINES` are kept.
+    outputs : sequence of dict
+        Its rich outputs as nbformat output dicts, oldest first; left out beyond `MAX_OUTPUTS_BYTES`.
+
+    Returns
+    -------
+    dict
+        JSON with ``id name version state job log outputs``. The job comes without its code, inputs and
+        environment, which are the server's to show.
+    """
+    fields = msgspec.to_builtins(job)
+    kept = {name: fields[name] for name in _JOB_FIELDS}
+    kept["spec"] = {name: fields["spec"][name] for name in _SPEC_FIELDS}
+    for name in ("output", "error"):
+        if len(json.dumps(kept[name])) > MAX_VALUE_BYTES:
+            kept[name] = {**kept[name], "traceback": []} if name == "error" and isinstance(kept[name], dict) else None
+    shown = list(outputs)
+    while shown and sum(len(json.dumps(each)) for each in shown) > MAX_OUTPUTS_BYTES:
+        shown.pop(0)
+    lines = [msgspec.to_builtins(entry) for entry in log_tail[-MAX_LOG_LINES:]]
+    for line in lines:
+        line["line"] = line["line"][:MAX_LINE_CHARS]
+    return {
+        "id": job.id,
+        "name": job.name,
+        "version": VERSION,
+        "state": str(job.state),
+        "job": kept,
+        "log": lines,
+        "outputs": shown,
+    }
+
+
+def mime_bundle(
+    job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """Return the display data of a job, for ``display(bundle, raw=True)``.
+
+    Parameters
+    ----------
+    job, log_tail, outputs
+        See `snapshot`.
+
+    Returns
+    -------
+    dict
+        By mime type: the live view (`MIME_TYPE`), a static summary in HTML, and a constant plain text.
+    """
+    saved = snapshot(job, log_tail=log_tail, outputs=outputs)
+    return {MIME_TYPE: saved, "text/html": _html(job, saved), "text/plain": PLAIN}
+
+
+def _html(job: Job, saved: dict[str, Any]) -> str:
+    color = _COLORS.get(saved["state"], "inherit")
+    head = f'<b style="color:{color}">{_escape(saved["state"].capitalize())}</b> <b>{_escape(saved["name"])}</b>'
+    facts = [_escape(fact) for fact in _facts(job)]
+    parts = [f"<p>{head}{' &middot; '.join(['', *facts])}</p>"]
+    if job.reason:
+        parts.append(f"<p>{_escape(job.reason)}</p>")
+    if job.error:
+        trace = "\n".join(str(line) for line in job.error.get("traceback") or ())
+        parts.append(_pre(trace or f"{job.error.get('ename', '')}: {job.error.get('evalue', '')}"))
+    parts += [_output(output.get("data") or {}) for output in saved["outputs"]]
+    if job.output is not None:
+        parts.append(_pre(job.output if isinstance(job.output, str) else json.dumps(job.output, indent=2)))
+    if saved["log"]:
+        parts.append(f"<details><summary>Log</summary>{_pre(chr(10).join(e['line'] for e in saved['log']))}</details>")
+    parts.append(f"<p><code>client.job(&quot;{_escape(job.id)}&quot;)</code></p>")
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _facts(job: Job) -> list[str]:
+    facts = []
+    if job.started_at and job.finished_at:
+        facts.append(f"ran {dt.timedelta(seconds=round((job.finished_at - job.started_at).total_seconds()))}")
+    if job.finished_at:
+        facts.append(f"ended {job.finished_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC")
+    if job.exit_code is not None:
+        facts.append(f"exit code {job.exit_code}")
+    facts += [f"kept {variable.name}" for variable in job.variables]
+    facts += [f"kept {artifact.name}" for artifact in job.artifacts]
+    return facts
+
+
+def _output(data: dict[str, Any]) -> str:
+    """Show an image or the text of an output; a job's own HTML is not trusted in a page that others open."""
+    text = _text(data.get("text/plain", ""))
+    for mime in _IMAGES:
+        image = _text(data.get(mime, ""))
+        if image and _BASE64.match(image):
+            return f'<p><img src="data:{mime};base64,{"".join(image.split())}" alt="{_escape(text)}"></p>'
+    return _pre(text) if text else ""
+
+
+def _text(value: Any) -> str:
+    return "".join(value) if isinstance(value, list) else str(value)
+
+
+def _escape(text: str) -> str:
+    return html.escape(_ESCAPES.sub("", text), quote=True)
+
+
+def _pre(text: str) -> str:
+    return f"<pre>{_escape(text)}</pre>"

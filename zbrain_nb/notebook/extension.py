@@ -1,0 +1,18 @@
+"""What ``%load_ext zbrain_nb`` does: registers the magics, and teaches handles to show themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.notebook.magic import ZBrainMagics
+from zbrain_nb.notebook.presenting import NotebookPresenter
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register with `shell`; loading twice is harmless."""
+    JobHandle.presenter = NotebookPresenter()
+    shell.register_magics(ZBrainMagics)

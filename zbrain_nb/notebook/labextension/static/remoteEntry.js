@@ -1,0 +1,106 @@
+// The container that JupyterLab's loader expects of a prebuilt extension, written by hand because there is
+// nothing to build: `init` gets the shared modules, `get` answers with the plugin that shows jobs in outputs.
+(() => {
+  const MIME_TYPE = 'application/vnd.zbrain.job+json';
+  const RANK = -20; // before the widget manager (-10), so that a dead widget never hides the job
+  const home = new URL('view/', document.currentScript.src);
+  let shared = {};
+
+  async function sharedModule(name) {
+    const versions = Object.values(shared[name]);
+    const factory = await (versions.find(({ loaded }) => loaded) ?? versions[0]).get();
+    return factory();
+  }
+
+  async function makePlugin() {
+    const [{ Widget }, { IRenderMimeRegistry }, view] = await Promise.all([
+      sharedModule('@lumino/widgets'),
+      sharedModule('@jupyterlab/rendermime'),
+      import(new URL('index.js', home)),
+    ]);
+
+    class JobWidget extends Widget {
+      constructor(rendermime) {
+        super();
+        this.addClass('zb-home');
+        this.rendermime = rendermime;
+        this.shut = null;
+        this.shown = null;
+      }
+
+      async renderModel({ data, trusted }) {
+        const saved = data[MIME_TYPE];
+        const key = `${saved.id} ${trusted}`;
+        if (this.shown === key) return;
+        this.shown = key;
+        this.model = { saved, trusted };
+        if (this.isAttached) this.open();
+      }
+
+      onAfterAttach() {
+        if (this.model && !this.shut) this.open();
+      }
+
+      open() {
+        this.shut?.();
+        const { saved, trusted } = this.model;
+        const card = document.createElement('div');
+        this.node.replaceChildren(card);
+        const feed = new view.ServerFeed(view.apiOfPage(), saved).start();
+        const attach = (widget, host) => (host.isConnected ? Widget.attach(widget, host) : host.append(widget.node));
+        const dispose = view.render(card, feed, { renderOutput: view.jupyterRenderer(this.rendermime, trusted, attach) });
+        this.shut = () => {
+          dispose();
+          feed.stop();
+        };
+      }
+
+      dispose() {
+        if (this.isDisposed) return;
+        this.shut?.();
+        super.dispose();
+      }
+    }
+
+    return {
+      id: 'zbrain_nb:view',
+      description: 'Shows zbrain jobs in outputs, live and without a kernel.',
+      autoStart: true,
+      requires: [IRenderMimeRegistry],
+      activate: (app, rendermime) => {
+        const style = document.createElement('link');
+        style.rel = 'stylesheet';
+        style.href = new URL('zbrain.css', home).href;
+        document.head.append(style);
+        // Jupyter's one-key commands must not take keys from the view's controls; its Ctrl chords may.
+        window.addEventListener(
+          'keydown',
+          (event) => {
+            const chord = event.ctrlKey || event.metaKey || event.altKey;
+            event.target.closest?.('.zb')?.toggleAttribute('data-lm-suppress-shortcuts', !chord);
+          },
+          true,
+        );
+        rendermime.addFactory(
+          {
+            safe: true,
+            mimeTypes: [MIME_TYPE],
+            createRenderer: ({ resolver }) => new JobWidget(rendermime.clone({ resolver })),
+          },
+          RANK,
+        );
+      },
+    };
+  }
+
+  window._JUPYTERLAB = window._JUPYTERLAB || {};
+  window._JUPYTERLAB['zbrain_nb'] = {
+    init: (scope) => {
+      shared = scope;
+    },
+    get: async () => {
+      const plugin = await makePlugin();
+      return () => ({ __esModule: true, default: plugin });
+    },
+  };
+})();

@@ -1,0 +1,113 @@
+// What a view reads: a job, its outputs and its log, kept up to date by events. Subclasses bring them from
+// somewhere (`server.js`, `kernel.js`); the rules by which an event changes the state are here, once.
+import { LogLines } from './lines.js';
+
+const CHANGES = new Set([
+  'job_submitted',
+  'job_leased',
+  'job_started',
+  'job_progressed',
+  'job_completed',
+  'job_failed',
+  'job_retrying',
+  'job_cancel_requested',
+  'job_canceled',
+]);
+export const ENDED = new Set(['succeeded', 'failed', 'canceled']);
+
+export class Feed {
+  #listeners = new Set();
+
+  /** @param {object} saved what the bundle in the notebook holds: id, name, state, and perhaps job, log, outputs */
+  constructor(saved) {
+    this.job = { spec: {}, id: saved.id, attempt: 0, ...saved.job, name: saved.name, state: saved.state ?? 'pending' };
+    this.outputs = saved.outputs ?? [];
+    this.log = new LogLines();
+    this.log.add(saved.log ?? []);
+    // "opening" (first try), "live", "reconnecting" (tries again) or "unknown" (the server does not know the job)
+    this.connection = 'opening';
+    this.loaded = false;
+    this.heardAt = null;
+    this.nextTryAt = null;
+    this.refusal = null; // what the server said, if it answered but not with the job
+    this.problem = null;
+    this.acting = null;
+    this.clockSkew = 0;
+    this.progressAt = null;
+    this.outputsSeq = 0;
+    this.clearNext = false;
+  }
+
+  get ended() {
+    return ENDED.has(this.job.state);
+  }
+  get canceling() {
+    return !this.ended && (this.acting === 'cancel' || Boolean(this.job.cancel_requested_at));
+  }
+  /** Milliseconds since the epoch by the server's clock, which is the one that wrote the job's times. */
+  get now() {
+    return Date.now() + this.clockSkew;
+  }
+  get canAct() {
+    return this.connection === 'live';
+  }
+
+  on(listener) {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+  tell() {
+    for (const listener of this.#listeners) listener();
+  }
+
+  /** Take one event, at most once, whatever was loaded or seen before. */
+  apply({ kind, seq, data, ts }) {
+    if (kind === 'job_logged') this.log.add(data.entries);
+    else if (kind === 'job_displayed') {
+      if (seq <= this.outputsSeq) return;
+      this.outputsSeq = seq;
+      for (const output of data.outputs) this.#display(output);
+    } else if (CHANGES.has(kind) && seq > (this.job.event_seq ?? 0)) {
+      this.#change({ ...this.job, ...data, event_seq: seq }, ts * 1000);
+    }
+  }
+
+  /** Take a whole job as it stands now. */
+  setJob(job) {
+    this.#change({ ...job, name: nameOf(job) ?? this.job.name }, this.now);
+  }
+
+  #change(job, at) {
+    if (job.progress?.fraction !== this.job.progress?.fraction) this.progressAt = at;
+    if (job.attempt > this.job.attempt) {
+      this.outputs = []; // those of the attempt before are the log's business
+      this.clearNext = false;
+    }
+    this.job = job;
+  }
+
+  #display(output) {
+    const id = output.transient?.display_id;
+    if (output.output_type === 'clear_output') {
+      if (output.wait) this.clearNext = true;
+      else this.outputs = [];
+      return;
+    }
+    if (output.output_type === 'update_display_data') {
+      this.outputs = this.outputs.map((old) =>
+        id != null && old.transient?.display_id === id ? { ...old, data: output.data, metadata: output.metadata } : old,
+      );
+      return;
+    }
+    this.outputs = this.clearNext ? [output] : [...this.outputs, output];
+    this.clearNext = false;
+  }
+}
+
+/** As `JobSpec.title` says it. */
+export function nameOf({ name, spec = {} }) {
+  if (spec.name) return spec.name;
+  if (spec.cmd) return spec.cmd.join(' ').slice(0, 60);
+  if (spec.code != null) return (spec.code.split('\n').find((line) => line.trim()) ?? 'cell').trim().slice(0, 60);
+  return spec.function ? 'function' : name;
+}

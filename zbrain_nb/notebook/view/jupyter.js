@@ -1,0 +1,27 @@
+// Outputs as Jupyter shows them: by its own renderers, so that a job's plot looks as if its cell had run here.
+import { renderPlainly, textOf } from './outputs.js';
+
+/**
+ * @param {object} rendermime Jupyter's registry of renderers
+ * @param {boolean} trusted whether scripts in outputs may run; else Jupyter's renderers sanitise
+ * @param {(widget: object, host: Element) => void} attach how a renderer's widget gets into the page
+ */
+export function jupyterRenderer(rendermime, trusted, attach) {
+  return (output, host) => {
+    const data = Object.fromEntries(
+      Object.entries(output.data ?? {}).map(([type, value]) => [type, Array.isArray(value) && !type.endsWith('json') ? textOf(value) : value]),
+    );
+    const type = rendermime.preferredMimeType(data, trusted ? 'any' : 'ensure');
+    if (!type) {
+      renderPlainly({ data: { 'text/plain': data['text/plain'] ?? '' } }, host);
+      return () => {};
+    }
+    const widget = rendermime.createRenderer(type);
+    widget.addClass('jp-OutputArea-output');
+    attach(widget, host);
+    widget.renderModel(rendermime.createModel({ data, metadata: output.metadata ?? {}, trusted })).catch((error) => {
+      host.textContent = `This output could not be shown as ${type}: ${error.message}`;
+    });
+    return () => widget.dispose();
+  };
+}

@@ -1,0 +1,109 @@
+// The lines of one job's log, as far as they are here: pages by `seq`, older ones fetched when they are looked at.
+
+const PAGE = 1000;
+const MAX_PAGES = 300;
+
+export class LogLines {
+  /** @param {?(from: number, limit: number) => Promise<object[]>} fetchLines null where no older lines can be had */
+  constructor(fetchLines = null) {
+    this.fetchLines = fetchLines;
+    this.begin = 0;
+    this.end = 0;
+    this.stderr = 0;
+    this.held = 0;
+    this.firstMark = null;
+    this.starts = []; // [seq, attempt] where a new attempt begins, in order
+    this.pages = new Map();
+    this.asked = new Map();
+  }
+
+  /** Take entries in any order; one that is here already changes nothing. */
+  add(entries) {
+    let added = false;
+    for (const entry of entries) {
+      const { seq } = entry;
+      const index = Math.floor(seq / PAGE);
+      let page = this.pages.get(index);
+      if (!page) this.pages.set(index, (page = new Array(PAGE)));
+      if (page[seq % PAGE]) continue;
+      page[seq % PAGE] = entry;
+      added = true;
+      this.held += 1;
+      if (entry.stream === 'stderr') this.stderr += 1;
+      if (isMark(entry)) this.firstMark = Math.min(seq, this.firstMark ?? seq);
+      if (!this.fetchLines && (this.held === 1 || seq < this.begin)) this.begin = seq;
+      if (seq >= this.end) this.end = seq + 1;
+      const before = this.get(seq - 1);
+      const after = this.get(seq + 1);
+      if (before ? before.attempt !== entry.attempt : seq === 0) this.#start(seq, entry.attempt);
+      if (after && after.attempt !== entry.attempt) this.#start(seq + 1, after.attempt);
+    }
+    if (added && this.fetchLines) this.#evict();
+    return added;
+  }
+
+  get(seq) {
+    return this.pages.get(Math.floor(seq / PAGE))?.[seq % PAGE];
+  }
+
+  /** Where rules between attempts stand; none while there was but one. */
+  get rules() {
+    return this.starts.length > 1 || this.starts[0]?.[0] > 0 ? this.starts : [];
+  }
+
+  get complete() {
+    return this.held === this.end - this.begin;
+  }
+
+  /** Lines `from` up to `to` (one page at most) that are here or can be fetched now; holes are undefined. */
+  async read(from, to) {
+    this.wanted = Math.floor(from / PAGE);
+    for (let seq = from; seq < to; seq += 1) {
+      if (this.get(seq)) continue;
+      await this.#ask(Math.floor(seq / PAGE));
+      break;
+    }
+    return Array.from({ length: to - from }, (_, i) => this.get(from + i));
+  }
+
+  pageEnd(seq) {
+    return Math.min(this.end, (Math.floor(seq / PAGE) + 1) * PAGE);
+  }
+
+  #ask(index) {
+    if (!this.fetchLines) return null;
+    let promise = this.asked.get(index);
+    if (!promise) {
+      promise = this.fetchLines(index * PAGE, PAGE).then(
+        (entries) => this.add(entries),
+        () => this.asked.delete(index),
+      );
+      this.asked.set(index, promise);
+    }
+    return promise;
+  }
+
+  #start(seq, attempt) {
+    if (this.starts.some(([at]) => at === seq)) return;
+    this.starts.push([seq, attempt]);
+    this.starts.sort((a, b) => a[0] - b[0]);
+  }
+
+  #evict() {
+    const newest = Math.floor((this.end - 1) / PAGE);
+    for (const index of this.pages.keys()) {
+      if (this.pages.size <= MAX_PAGES) return;
+      if (index >= newest - 1 || Math.abs(index - this.wanted) < 3) continue;
+      for (const entry of this.pages.get(index)) {
+        if (!entry) continue;
+        this.held -= 1;
+        if (entry.stream === 'stderr') this.stderr -= 1;
+      }
+      this.pages.delete(index);
+      this.asked.delete(index);
+    }
+  }
+}
+
+export const isMark = (entry) =>
+  entry.stream === 'stderr' && entry.line.length < 200 && entry.line.includes('Traceback (most recent call last)');

@@ -1,0 +1,307 @@
+// The log of a job: only the rows in sight are in the page, so that its length costs nothing. It paints at most
+// once a frame, follows its tail until one scrolls up, and searches lines that are not loaded too.
+import { button, h, icon, iconButton, newId, plural, timeOfDay, toClipboard, twist } from './elements.js';
+import { isMark } from './lines.js';
+import { ansi, plainText } from './text.js';
+
+const ROW = 18; // px, as in zbrain.css
+const SPARE = 16; // rows above and below those in sight
+const MAX_ROWS = 900_000; // browsers limit the height of an element
+const REST_MS = 60;
+const NEAR_END = 8; // px
+const pause = () => new Promise((resolve) => setTimeout(resolve));
+
+export function logPane(feed) {
+  const store = feed.log;
+  const listId = newId('log');
+  const shown = new Map();
+  const search = { query: '', hits: [], current: -1, stderr: [], at: 0, busy: false, turn: 0 };
+  let folded = null; // the reader's own choice, if any
+  let foldByState = false;
+  let only = false;
+  let stick = true;
+  let tall = false;
+  let lastTop = 0;
+  let frame = 0;
+  let resting = null;
+
+  const rows = h('div', { class: 'zb-rows' });
+  const canvas = h('div', { class: 'zb-canvas' }, rows);
+  const list = h(
+    'div',
+    { id: listId, class: 'zb-lines', role: 'log', 'aria-live': 'off', tabindex: 0, 'aria-label': `Log of ${feed.job.name}` },
+    canvas,
+  );
+  const count = h('span', { class: 'zb-mute' });
+  const find = h('input', {
+    class: 'zb-input',
+    type: 'search',
+    placeholder: 'Find in log',
+    'aria-label': 'Find in log',
+    oninput: () => restart(),
+    onkeydown: (event) => {
+      if (event.key === 'Enter') step(event.shiftKey ? -1 : 1);
+      else if (event.key === 'Escape' && find.value) {
+        find.value = '';
+        restart();
+      } else return;
+      event.preventDefault();
+      event.stopPropagation();
+    },
+  });
+  const onlyButton = button('stderr only', {
+    class: 'zb-wide',
+    'aria-pressed': false,
+    onclick: () => {
+      only = !only;
+      onlyButton.setAttribute('aria-pressed', only);
+      restart();
+    },
+  });
+  const markButton = button('First error', { onclick: () => goTo(store.firstMark) });
+  const followButton = button('Follow', {
+    'aria-pressed': true,
+    title: 'Stay at the newest line',
+    onclick: () => {
+      stick = !stick;
+      schedule();
+    },
+  });
+  const tallButton = iconButton('Show more lines at once', 'tall', {
+    'aria-pressed': false,
+    onclick: () => {
+      tall = !tall;
+      list.classList.toggle('zb-tall', tall);
+      tallButton.setAttribute('aria-pressed', tall);
+      schedule();
+    },
+  });
+  const copyAll = iconButton('Copy the whole log', 'copy', {
+    onclick: async () => {
+      await toClipboard(await wholeText());
+      copyAll.replaceChildren(icon('check'));
+      setTimeout(() => copyAll.replaceChildren(icon('copy')), 1500);
+    },
+  });
+  const download = iconButton('Download the whole log', 'down', {
+    onclick: async () => {
+      const url = URL.createObjectURL(new Blob([await wholeText()], { type: 'text/plain' }));
+      h('a', { href: url, download: `${feed.job.name.replace(/[^\w.-]+/g, '_')}.log` }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 10_000);
+    },
+  });
+  const tools = h(
+    'span',
+    { class: 'zb-tools' },
+    find,
+    onlyButton,
+    markButton,
+    followButton,
+    tallButton,
+    copyAll,
+    download,
+  );
+  const box = h('div', {}, list);
+  const fold = twist(true, 'Log', listId, () => {
+    folded = !isFolded();
+    schedule();
+  });
+  const el = h(
+    'div',
+    { class: 'zb-log' },
+    h('div', { class: 'zb-logbar' }, fold, h('div', { class: 'zb-h' }, 'Log', count), h('span', { class: 'zb-gap' }), tools),
+    box,
+  );
+
+  const isFolded = () => folded ?? foldByState;
+  const first = () => Math.max(store.begin, Math.ceil((store.end - MAX_ROWS) / 100_000) * 100_000);
+  const rulesFrom = (start) => (only ? [] : store.rules.filter(([seq]) => seq >= start));
+  const total = () => (only ? search.stderr.length : store.end - first() + rulesFrom(first()).length);
+
+  /** What stands in row `index`: a seq, or the attempt that a rule announces. */
+  function rowAt(index, start, rules) {
+    if (only) return { seq: search.stderr[index] };
+    let above = 0;
+    for (const [seq, attempt] of rules) {
+      const at = seq - start + above;
+      if (at === index) return { attempt };
+      if (at > index) break;
+      above += 1;
+    }
+    return { seq: start + index - above };
+  }
+  function rowOf(seq) {
+    if (only) return search.stderr.indexOf(seq);
+    return seq - first() + rulesFrom(first()).filter(([at]) => at <= seq).length;
+  }
+
+  function rowElement({ seq, attempt }) {
+    if (attempt != null) return h('div', { class: 'zb-row zb-rule' }, `Attempt ${attempt}`);
+    const entry = store.get(seq);
+    const number = h('span', { class: 'zb-no' }, (seq + 1).toLocaleString('en'));
+    if (!entry) return h('div', { class: 'zb-row' }, number, h('span', { class: 'zb-std' }), h('span', { class: 'zb-mute' }, '\u2026'));
+    number.title = timeOfDay(entry.ts * 1000);
+    return h(
+      'div',
+      {
+        class: 'zb-row',
+        'data-stream': entry.stream,
+        'data-mark': isMark(entry) ? 'true' : null,
+        'data-hit': search.hits[search.current] === seq ? 'true' : null,
+      },
+      number,
+      h('span', { class: 'zb-std' }, { stderr: 'err', system: 'sys' }[entry.stream] ?? ''),
+      h('span', { class: 'zb-ln' }, ansi(entry.line, search.query)),
+    );
+  }
+
+  function paint() {
+    frame = 0;
+    bar();
+    box.hidden = isFolded();
+    if (box.hidden || !list.isConnected) return;
+    const height = total() * ROW;
+    canvas.style.height = `${height}px`;
+    if (stick) list.scrollTop = height;
+    lastTop = list.scrollTop;
+    const start = first();
+    const rules = rulesFrom(start);
+    const from = Math.max(0, Math.floor(lastTop / ROW) - SPARE);
+    const to = Math.min(total(), Math.ceil((lastTop + list.clientHeight) / ROW) + SPARE);
+    const wanted = new Map();
+    let hole = null;
+    for (let index = from; index < to; index += 1) {
+      const row = rowAt(index, start, rules);
+      const here = row.attempt != null || store.get(row.seq);
+      if (!here) hole ??= row.seq;
+      wanted.set(row.attempt != null ? `rule ${row.attempt}` : here ? row.seq : `? ${row.seq}`, row);
+    }
+    for (const [key, node] of shown) {
+      if (wanted.has(key)) continue;
+      node.remove();
+      shown.delete(key);
+    }
+    // Rows that stay are not touched, so that a selection in them lives on.
+    let next = rows.firstChild;
+    for (const [key, row] of wanted) {
+      let node = shown.get(key);
+      if (!node) shown.set(key, (node = rowElement(row)));
+      if (node === next) next = next.nextSibling;
+      else rows.insertBefore(node, next);
+    }
+    rows.style.top = `${from * ROW}px`;
+    clearTimeout(resting);
+    // Not while scrolling goes on: a drag through a long log would ask for every page on its way.
+    if (hole != null && store.fetchLines) resting = setTimeout(() => void store.read(hole, hole + 1).then(schedule), REST_MS);
+  }
+  function repaint() {
+    shown.clear();
+    rows.replaceChildren();
+    schedule();
+  }
+  function schedule() {
+    frame ||= requestAnimationFrame(paint);
+  }
+
+  function bar() {
+    fold.setAttribute('aria-expanded', !isFolded());
+    tools.hidden = isFolded();
+    followButton.hidden = feed.ended;
+    followButton.setAttribute('aria-pressed', stick);
+    onlyButton.hidden = !only && store.complete && store.stderr === 0;
+    markButton.hidden = store.firstMark == null || only;
+    tallButton.hidden = !tall && total() * ROW <= 234;
+    const all = store.end;
+    const parts = [plural(all, 'line')];
+    if (store.begin) parts.push(`the last ${(all - store.begin).toLocaleString('en')} are here`);
+    else if (feed.connection === 'reconnecting' && !feed.ended && feed.heardAt) parts.push(`up to ${timeOfDay(feed.heardAt)}`);
+    else if (store.stderr && store.complete) parts.push(`${store.stderr.toLocaleString('en')} on stderr`);
+    if (search.query) {
+      const { hits, current, busy } = search;
+      const found = hits.length ? `${current + 1} of ${hits.length.toLocaleString('en')}${busy ? '+' : ''}` : busy ? 'searching' : 'no match';
+      parts.splice(0, parts.length, found);
+    }
+    count.textContent = parts.join(', ');
+  }
+
+  // ---- search and filter: one walk over all pages, which goes on when new lines arrive
+  function restart() {
+    search.turn += 1;
+    Object.assign(search, { query: find.value.toLowerCase(), hits: [], current: -1, stderr: [], at: first(), busy: false });
+    void walk();
+    repaint();
+  }
+  async function walk() {
+    if (search.busy || !(search.query || only)) return;
+    const { turn } = search;
+    search.busy = true;
+    for (let pages = 0; search.at < store.end; pages += 1) {
+      const to = store.pageEnd(search.at);
+      const entries = await store.read(search.at, to);
+      if (pages % 20 === 19) await pause();
+      if (turn !== search.turn) return;
+      for (const entry of entries) {
+        if (!entry) continue;
+        if (entry.stream === 'stderr') search.stderr.push(entry.seq);
+        else if (only) continue;
+        if (search.query && plainText(entry.line).toLowerCase().includes(search.query)) search.hits.push(entry.seq);
+      }
+      search.at = to;
+      if (search.current < 0 && search.hits.length) step(1);
+      schedule();
+    }
+    search.busy = false;
+    schedule();
+  }
+  function step(by) {
+    const { hits } = search;
+    if (!hits.length) return;
+    search.current = (search.current + by + hits.length) % hits.length;
+    goTo(hits[search.current]);
+  }
+  function goTo(seq) {
+    stick = false;
+    const row = rowOf(seq);
+    canvas.style.height = `${total() * ROW}px`;
+    list.scrollTop = row * ROW - Math.max(0, (list.clientHeight - ROW) / 2);
+    list.scrollLeft = 0;
+    repaint();
+  }
+  async function wholeText() {
+    const out = [];
+    for (let at = store.begin; at < store.end; at = store.pageEnd(at)) {
+      for (const entry of await store.read(at, store.pageEnd(at))) if (entry) out.push(plainText(entry.line));
+    }
+    return `${out.join('\n')}\n`;
+  }
+
+  list.addEventListener('scroll', () => {
+    const top = list.scrollTop;
+    const atEnd = list.scrollHeight - top - list.clientHeight < NEAR_END;
+    // Only a move upwards is the reader's: at the end, growth alone also leaves a distance to it.
+    if (top < lastTop && !atEnd) stick = false;
+    else if (atEnd && top > lastTop) stick = true;
+    lastTop = top;
+    schedule();
+  });
+  const sizes = new ResizeObserver(schedule);
+  sizes.observe(list);
+
+  return {
+    el,
+    sync() {
+      foldByState = feed.job.state === 'succeeded' || feed.job.state === 'canceled';
+      // Whoever reads in it keeps it open when the job ends.
+      if (foldByState && folded == null && shown.size && (!stick || el.contains(document.activeElement))) folded = false;
+      void walk();
+      schedule();
+    },
+    dispose() {
+      cancelAnimationFrame(frame);
+      clearTimeout(resting);
+      frame = -1;
+      search.turn += 1;
+      sizes.disconnect();
+    },
+  };
+}

@@ -1,0 +1,91 @@
+// Rich outputs of a job. Where Jupyter's renderers are at hand they are handed in; the ones here serve pages
+// without them (VS Code, Colab) and let nothing of a job run in the page's own origin.
+import { h } from './elements.js';
+import { ansi } from './text.js';
+
+const MAX_SHOWN = 100;
+const IMAGES = ['image/png', 'image/jpeg', 'image/gif', 'image/webp'];
+
+export const textOf = (value) =>
+  Array.isArray(value) ? value.join('') : typeof value === 'string' ? value : JSON.stringify(value, null, 2);
+
+export function renderPlainly(output, host) {
+  const { data = {} } = output;
+  const words = textOf(data['text/plain'] ?? '');
+  if (data['text/html']) host.append(frame(textOf(data['text/html']), getComputedStyle(host)));
+  else if (data['image/svg+xml']) {
+    host.append(h('img', { src: `data:image/svg+xml,${encodeURIComponent(textOf(data['image/svg+xml']))}`, alt: words }));
+  } else {
+    const image = IMAGES.find((type) => data[type]);
+    if (image) host.append(h('img', { src: `data:${image};base64,${textOf(data[image]).replace(/\s/g, '')}`, alt: words }));
+    else host.append(h('pre', {}, ansi(textOf(data['text/markdown'] ?? data['text/latex'] ?? data['text/plain'] ?? data))));
+  }
+}
+function frame(source, { color, fontFamily, fontSize }) {
+  // Opaque origin: scripts of a plot run, but reach neither the notebook nor the server.
+  const size = '<script>new ResizeObserver(() => parent.postMessage({zbrainHeight: document.documentElement.offsetHeight}, "*")).observe(document.documentElement)</script>';
+  const looks = `<style>body{margin:0;color:${color};font:${fontSize} ${fontFamily}}table{border-collapse:collapse;font-size:12px}th,td{padding:3px 12px;text-align:right}</style>`;
+  const el = h('iframe', { sandbox: 'allow-scripts', title: 'Output', srcdoc: `<!doctype html><meta charset="utf-8">${looks}${source}${size}` });
+  const listen = ({ source: from, data }) => {
+    if (!el.isConnected) window.removeEventListener('message', listen);
+    else if (from === el.contentWindow && data?.zbrainHeight > 0) el.style.height = `${Math.min(2000, data.zbrainHeight + 4)}px`;
+  };
+  window.addEventListener('message', listen);
+  return el;
+}
+
+export function outputsPane(feed, renderOutput) {
+  const nodes = new Map();
+  const drop = (output) => {
+    const { node, dispose } = nodes.get(output);
+    dispose?.();
+    node.remove();
+    nodes.delete(output);
+  };
+  const box = h('div', { class: 'zb-out', role: 'group', 'aria-label': `Outputs of ${feed.job.name}` });
+  const el = h('div', { class: 'zb-sec' }, box);
+
+  function make(output) {
+    const node = h('div', { class: 'zb-output' });
+    if (output.output_type === 'execute_result') node.append(h('div', { class: 'zb-h' }, 'Value'));
+    const host = h('div', { class: 'zb-shown' });
+    node.append(host);
+    box.append(node); // renderers measure themselves, so they are in the page first
+    if (output.output_type === 'stream') {
+      host.append(h('pre', {}, ansi(textOf(output.text))));
+      return { node };
+    }
+    return { node, dispose: renderOutput(output, host) };
+  }
+  // A keyboard user has to be able to scroll what a pointer can.
+  const sizes = new ResizeObserver(() => {
+    if (box.scrollHeight > box.clientHeight) box.tabIndex = 0;
+    else box.removeAttribute('tabindex');
+  });
+  sizes.observe(box);
+
+  return {
+    el,
+    sync() {
+      const wanted = feed.outputs.filter((output) => output.output_type !== 'error').slice(-MAX_SHOWN);
+      const top = box.scrollTop;
+      box.style.minHeight = `${box.offsetHeight}px`; // a plot drawn anew must not make the page jump
+      const gone = [...nodes.keys()].filter((output) => !wanted.includes(output));
+      let after = null;
+      for (const output of wanted) {
+        if (!nodes.has(output)) nodes.set(output, make(output));
+        const { node } = nodes.get(output);
+        if (node.previousElementSibling !== after) box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
+        after = node;
+      }
+      gone.forEach(drop);
+      box.scrollTop = top;
+      requestAnimationFrame(() => (box.style.minHeight = ''));
+      el.hidden = nodes.size === 0;
+    },
+    dispose() {
+      sizes.disconnect();
+      [...nodes.keys()].forEach(drop);
+    },
+  };
+}

@@ -1,0 +1,245 @@
+// The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
+import { Feed } from './feed.js';
+import { LogLines } from './lines.js';
+
+const TAIL = 1000; // lines
+const FIRST_WAIT_MS = 500;
+const MAX_WAIT_MS = 30_000;
+const PATIENCE_MS = 10_000;
+const SKEW_MS = 3000; // the Date header counts in whole seconds
+
+/** Where the API is, by the page's own configuration; null on a page that is not Jupyter's. */
+export function apiOfPage() {
+  const text = document.getElementById('jupyter-config-data')?.textContent;
+  const base = text ? JSON.parse(text).baseUrl : null;
+  return base ? `${new URL(base, location.href).href.replace(/\/?$/, '/')}zbrain/api/` : null;
+}
+
+class Refused extends Error {
+  constructor(status, body) {
+    super(body?.error?.message ?? `The server answered ${status}.`);
+    this.status = status;
+  }
+}
+
+export class ServerFeed extends Feed {
+  #api;
+  #socket = null;
+  #turn = 0; // callbacks of an older connection find another number here and do nothing
+  #tries = 0;
+  #timer = null;
+  #lastSeq = null;
+  #buffer = null;
+  #online = () => this.act('reconnect');
+
+  constructor(api, saved) {
+    super(saved);
+    this.#api = api;
+    addEventListener('online', this.#online);
+  }
+
+  start() {
+    void this.#connect();
+    return this;
+  }
+
+  stop() {
+    removeEventListener('online', this.#online);
+    this.#close();
+  }
+
+  artifactUrl(name) {
+    return this.connection === 'unknown' ? null : `${this.#jobUrl()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
+  }
+
+  async act(verb) {
+    if (verb === 'reconnect') {
+      if (this.connection === 'reconnecting') void this.#connect();
+      return;
+    }
+    if (this.acting) return;
+    this.acting = verb;
+    this.problem = null;
+    this.tell();
+    try {
+      if (verb === 'cancel') {
+        const { job } = await this.#fetch(`${this.#jobUrl()}/cancel`, { method: 'POST' });
+        if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
+        if (this.ended) this.#close();
+      } else {
+        this.#follow(await this.#fetch(`${this.#jobUrl()}/retry`, { method: 'POST' }));
+      }
+    } catch (error) {
+      const what = verb === 'cancel' ? 'The job was not canceled' : 'The job was not run again';
+      this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+    }
+    this.acting = null;
+    this.tell();
+  }
+
+  // ---- connection
+
+  async #connect() {
+    this.#close();
+    const turn = this.#turn;
+    this.nextTryAt = null;
+    this.#buffer = [];
+    this.tell();
+    // An ended job changes no more: fifty finished views on a page hold no socket.
+    const needsNone = this.ended;
+    const opened = !needsNone && (await this.#open(turn));
+    if (turn !== this.#turn) return;
+    try {
+      // After a break the socket itself sends what was missed.
+      if (this.#lastSeq == null || !opened) await this.#load(turn);
+    } catch (error) {
+      if (turn !== this.#turn) return;
+      this.refusal = error instanceof Refused ? error.message : null;
+      if (error.status !== 404) return this.#lose();
+      this.#close();
+      this.connection = 'unknown';
+      return this.tell();
+    }
+    if (turn !== this.#turn) return;
+    this.refusal = null;
+    const buffered = this.#buffer;
+    this.#buffer = null;
+    for (const event of buffered) this.#take(event);
+    if (turn !== this.#turn && !this.ended) return;
+    if (this.ended) this.#close();
+    else if (needsNone) return void this.#connect(); // the notebook said "ended", the server says otherwise
+    else if (!this.#socket) return this.#lose();
+    this.connection = 'live';
+    this.#tries = 0;
+    this.tell();
+  }
+
+  #open(turn) {
+    const after = this.#lastSeq == null ? '' : `&after=${this.#lastSeq}`;
+    const socket = new WebSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=jobs/${this.job.id}${after}`);
+    this.#socket = socket;
+    return new Promise((resolve) => {
+      setTimeout(() => resolve(false), PATIENCE_MS);
+      socket.onopen = () => resolve(true);
+      socket.onmessage = ({ data }) => {
+        if (turn !== this.#turn) return;
+        for (const event of JSON.parse(data)) this.#take(event);
+        this.tell();
+      };
+      socket.onclose = () => {
+        resolve(false);
+        if (turn === this.#turn && !this.#buffer) this.#lose();
+        else if (this.#socket === socket) this.#socket = null;
+      };
+    });
+  }
+
+  #take(event) {
+    if (this.#buffer) return void this.#buffer.push(event);
+    if (event.kind === 'reset') {
+      this.#lastSeq = null;
+      return void this.#connect();
+    }
+    this.#lastSeq = Math.max(this.#lastSeq ?? 0, event.seq);
+    this.apply(event);
+    if (!this.ended) return;
+    this.#close();
+    this.connection = 'live';
+  }
+
+  #lose() {
+    if (this.connection === 'live') this.heardAt = Date.now();
+    this.#close();
+    this.connection = 'reconnecting';
+    const wait = Math.min(MAX_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#tries) * (0.75 + Math.random() / 2);
+    this.#tries += 1;
+    this.nextTryAt = Date.now() + wait;
+    this.#timer = setTimeout(() => void this.#connect(), wait);
+    this.tell();
+  }
+
+  #close() {
+    this.#turn += 1;
+    clearTimeout(this.#timer);
+    if (this.#socket) {
+      this.#socket.onclose = null;
+      this.#socket.close();
+    }
+    this.#socket = null;
+    this.#buffer = null;
+  }
+
+  // ---- data
+
+  async #load(turn) {
+    const url = this.#jobUrl();
+    // The outputs first: what the socket is asked for after a break then begins before all that is loaded here.
+    const shown = await this.#fetch(`${url}/outputs`);
+    const job = await this.#fetch(url);
+    const lines = this.loaded
+      ? this.log
+      : new LogLines((from, limit) => this.#lines(`from_seq=${from}&limit=${limit}`).then(({ entries }) => entries));
+    await this.#fillLog(lines, job.log_lines);
+    if (turn !== this.#turn) return;
+    this.setJob(job);
+    this.outputs = shown.outputs;
+    this.outputsSeq = shown.event_seq ?? 0;
+    this.log = lines;
+    this.loaded = true;
+    this.heardAt = Date.now();
+    this.#lastSeq = Math.max(job.event_seq ?? 0, shown.event_seq ?? 0);
+  }
+
+  async #fillLog(lines, count) {
+    // Lines may have been added since `count` was taken, so reading goes on until nothing is new.
+    let from = Math.max(lines.end, (count ?? 0) - TAIL);
+    for (;;) {
+      const { entries, next_seq: next } = await this.#lines(`from_seq=${from}&limit=${TAIL}`);
+      lines.add(entries);
+      if (next === from || !entries.length) return;
+      from = next;
+    }
+  }
+
+  #lines(query) {
+    return this.#fetch(`${this.#jobUrl()}/logs?${query}`);
+  }
+
+  #jobUrl() {
+    return `${this.#api}jobs/${encodeURIComponent(this.job.id)}`;
+  }
+
+  async #fetch(url, { method = 'GET' } = {}) {
+    const headers = {};
+    if (method !== 'GET') {
+      headers['Content-Type'] = 'application/json';
+      const xsrf = /(?:^|; )_xsrf=([^;]+)/.exec(document.cookie)?.[1];
+      if (xsrf) headers['X-XSRFToken'] = decodeURIComponent(xsrf);
+    }
+    const answer = await fetch(url, {
+      method,
+      headers,
+      credentials: 'same-origin',
+      cache: 'no-store',
+      signal: AbortSignal.timeout(3 * PATIENCE_MS),
+    });
+    const date = Date.parse(answer.headers.get('Date') ?? '');
+    if (date) this.clockSkew = Math.abs(date - Date.now()) > SKEW_MS ? date - Date.now() : 0;
+    const body = await answer.json().catch(() => null);
+    if (!answer.ok) throw new Refused(answer.status, body);
+    return body;
+  }
+
+  /** Show another job in place of this one: the one that repeats it. */
+  #follow(job) {
+    this.#close();
+    this.setJob(job);
+    this.loaded = false;
+    this.outputs = [];
+    this.outputsSeq = 0;
+    this.log = new LogLines();
+    this.#lastSeq = null;
+    this.#tries = 0;
+    void this.#connect();
+  }
+}

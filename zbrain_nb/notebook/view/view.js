@@ -1,0 +1,230 @@
+// The view of one job: `render(el, feed, {open, renderOutput}) -> dispose`. It reads the feed and asks it to act;
+// where the feed gets its data is no concern of it. Parts are built anew only when what they show has changed.
+import {
+  STATE_WORDS,
+  button,
+  copyButton,
+  h,
+  icon,
+  newId,
+  progressBar,
+  stateMark,
+  twist,
+} from './elements.js';
+import { artifactsSection, keptSection, valueSection } from './kept.js';
+import { logPane } from './log.js';
+import { outputsPane, renderPlainly } from './outputs.js';
+import { visibleName } from './text.js';
+import { failureSection } from './trace.js';
+import { faceOf, failureOf, footOf, fractionOf, noteOf, noticeOf, placeOf, timesOf, triesOf, wordOf } from './words.js';
+
+export function render(el, feed, { open = true, renderOutput = renderPlainly } = {}) {
+  const bodyId = newId('body');
+  const head = h('div');
+  const body = h('div', { id: bodyId, role: 'group' });
+  const status = h('span', { class: 'zb-vh', role: 'status' }); // stays in place, or it would not be spoken
+  let live = {};
+  let headKey = null;
+  let face = null;
+  let frame = 0;
+  let panes = null; // of the current job: outputs and log, which keep their own state
+
+  el.classList.add('zb', 'zb-card');
+  el.replaceChildren(head, body, status);
+
+  const name = () => visibleName(feed.job.name);
+
+  // ---- head
+  function buildHead() {
+    const { job } = feed;
+    const now = faceOf(feed);
+    const done = fractionOf(feed);
+    live = {
+      note: h('span', { class: `zb-note zb-cut${job.state === 'failed' ? ' zb-note-bad' : ''}` }),
+      elapsed: h('span'),
+      beside: h('span', { class: 'zb-mute' }),
+      bar: done == null ? null : progressBar(`Progress of ${name()}`, now === 'reconnecting'),
+      percent: h('span', { class: 'zb-pct' }),
+    };
+    const active = head.contains(document.activeElement) ? document.activeElement : null;
+    const held = active?.closest('[data-part]')?.dataset.part;
+    head.replaceChildren(
+      h(
+        'div',
+        { class: 'zb-head' },
+        twist(open, `${name()}, ${wordOf(feed)}: details`, bodyId, toggle),
+        stateMark(now, wordOf(feed)),
+        h('span', { class: 'zb-title' }, h('span', { class: 'zb-name zb-cut', title: name() }, h('bdi', {}, name())), live.note),
+        live.bar && h('span', { class: 'zb-prog', 'data-state': now }, live.bar, live.percent),
+        h(
+          'span',
+          { class: 'zb-meta' },
+          h('span', { class: 'zb-time' }, live.elapsed, live.beside),
+          h('span', { class: 'zb-where zb-cut', title: placeOf(feed) }, placeOf(feed)),
+        ),
+        h('span', { class: 'zb-acts' }, h('span', { class: 'zb-slot', 'data-part': 'act' }, mainAct()), h('span', { class: 'zb-slot', 'data-part': 'more' }, menu())),
+      ),
+    );
+    // A rebuild never drops the keyboard: the same part gets it back, or the twist if that part cannot take it.
+    if (active) {
+      const target = held && head.querySelector(`[data-part="${held}"] button:not([disabled])`);
+      (target || head.querySelector('.zb-twist')).focus({ preventScroll: true });
+    }
+  }
+  function mainAct() {
+    const { state } = feed.job;
+    if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
+    if (!feed.canAct) return null;
+    if (feed.canceling) return button('Canceling\u2026', { disabled: true });
+    if (!feed.ended) return button('Cancel', { onclick: () => feed.act('cancel') });
+    const disabled = feed.acting != null;
+    if (state === 'failed') return button('Retry', { class: 'zb-btn-main', disabled, onclick: () => feed.act('retry') });
+    return button('Run again', { disabled, onclick: () => feed.act('run_again') });
+  }
+  function menu() {
+    const id = newId('menu');
+    // In the top layer, because Jupyter clips what leaves an output's box.
+    const list = h(
+      'div',
+      { id, class: 'zb-menu', popover: 'auto' },
+      copyButton(`client.job("${feed.job.id}")`, 'Copy client.job("\u2026")', 'copy'),
+      copyButton(feed.job.id, 'Copy the id', 'copy'),
+    );
+    const opener = h(
+      'button',
+      { type: 'button', class: 'zb-btn zb-btn-bare zb-btn-icon', title: 'More', 'aria-label': `More for ${name()}`, popovertarget: id },
+      icon('more'),
+    );
+    const close = () => list.hidePopover();
+    list.addEventListener('toggle', ({ newState }) => {
+      if (newState !== 'open') return removeEventListener('scroll', close, true);
+      addEventListener('scroll', close, true);
+      const at = opener.getBoundingClientRect();
+      const below = innerHeight - at.bottom > list.offsetHeight + 8;
+      list.style.top = `${below ? at.bottom + 4 : at.top - list.offsetHeight - 4}px`;
+      list.style.left = `${Math.max(4, at.right - list.offsetWidth)}px`;
+    });
+    return [opener, list];
+  }
+  function toggle() {
+    open = !open;
+    headKey = null;
+    refresh();
+  }
+
+  /** What moves with the clock; nothing is rebuilt for it. */
+  function patchHead() {
+    const note = noteOf(feed, open);
+    const [elapsed, beside] = timesOf(feed);
+    const done = fractionOf(feed);
+    setText(live.note, note);
+    live.note.title = note;
+    setText(live.elapsed, elapsed);
+    setText(live.beside, beside);
+    if (!live.bar) return;
+    const percent = `${Math.round(done * 100)}%`;
+    live.bar.firstChild.style.setProperty('--p', done);
+    live.bar.setAttribute('aria-valuenow', Math.round(done * 100));
+    live.bar.setAttribute('aria-valuetext', [percent, note].filter(Boolean).join(', '));
+    setText(live.percent, percent);
+  }
+  const setText = (node, text) => {
+    if (node.textContent !== text) node.textContent = text;
+  };
+
+  // ---- body: the same order in every state; a part that has nothing to say is not there
+  const PARTS = [
+    { data: noticeOf, make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)) },
+    { data: triesOf, make: triesSection },
+    { data: failureOf, make: failureSection },
+    { pane: 'outputs', when: () => feed.outputs.length },
+    { data: () => (feed.job.state === 'succeeded' && !feed.outputs.some((o) => o.output_type === 'execute_result') ? (feed.job.output ?? null) : null), make: valueSection },
+    { data: keptOf, make: keptSection },
+    { data: artifactsOf, make: artifactsSection },
+    { pane: 'log', when: () => feed.log.end },
+    { data: footOf, make: footSection },
+  ].map((part) => ({ ...part, slot: h('div'), key: null }));
+  body.append(...PARTS.map(({ slot }) => slot));
+
+  function keptOf({ job }) {
+    const variables = job.variables ?? [];
+    const reference = job.state === 'succeeded' ? `job = client.job("${job.id}")` : null;
+    const title = job.state === 'failed' ? 'Variables kept until the error' : 'Variables kept with the job';
+    return feed.ended && (variables.length || reference) ? { title, variables, reference } : null;
+  }
+  function artifactsOf({ job }) {
+    const artifacts = job.artifacts ?? [];
+    return artifacts.length ? { artifacts, urls: artifacts.map((each) => feed.artifactUrl?.(each.name) ?? null) } : null;
+  }
+  function refreshBody() {
+    if (panes?.lines !== feed.log) {
+      panes?.outputs.dispose();
+      panes?.log.dispose();
+      panes = { lines: feed.log, outputs: outputsPane(feed, renderOutput), log: logPane(feed) };
+    }
+    for (const part of PARTS) {
+      if (part.pane) {
+        const pane = panes[part.pane];
+        if (!part.when()) part.slot.replaceChildren();
+        else if (part.slot.firstChild !== pane.el) part.slot.replaceChildren(pane.el);
+        pane.sync();
+        continue;
+      }
+      const data = part.data(feed);
+      const key = data ? JSON.stringify([faceOf(feed), data]) : null;
+      if (key === part.key) continue;
+      part.key = key;
+      part.slot.replaceChildren(...(data ? [part.make(data)] : []));
+    }
+    body.setAttribute('aria-label', `Details of ${name()}`);
+  }
+
+  // ---- when
+  function refresh() {
+    frame = 0;
+    const { job } = feed;
+    const now = faceOf(feed);
+    const key = JSON.stringify([now, wordOf(feed), job.id, job.name, placeOf(feed), feed.connection, feed.canceling, feed.acting, fractionOf(feed) == null]);
+    if (key !== headKey) {
+      headKey = key;
+      buildHead();
+      if (face != null && face !== now) status.textContent = `${name()}: ${STATE_WORDS[now]}`;
+      face = now;
+      el.dataset.face = now;
+    }
+    patchHead();
+    body.hidden = !open;
+    if (open) refreshBody();
+  }
+  const schedule = () => {
+    frame ||= requestAnimationFrame(refresh);
+  };
+  const off = feed.on(schedule);
+  const clockwork = setInterval(() => {
+    if (!feed.ended || feed.connection === 'reconnecting') schedule();
+  }, 1000);
+  refresh();
+
+  return () => {
+    off();
+    clearInterval(clockwork);
+    cancelAnimationFrame(frame);
+    frame = -1;
+    panes?.outputs.dispose();
+    panes?.log.dispose();
+    el.replaceChildren();
+  };
+}
+
+const triesSection = (list) =>
+  h(
+    'div',
+    { class: 'zb-sec' },
+    h(
+      'ol',
+      { class: 'zb-tries', 'aria-label': 'Attempts' },
+      list.map(({ state, name, note }) => h('li', { 'data-state': state }, h('b', { class: 'zb-small' }, name), h('span', { class: 'zb-small zb-mute' }, note))),
+    ),
+  );
+const footSection = (facts) =>
+  h('dl', { class: 'zb-foot' }, facts.map(([key, value]) => h('div', {}, h('dt', {}, key), h('dd', { class: 'zb-cut', title: value }, value))));

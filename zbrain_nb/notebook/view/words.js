@@ -1,0 +1,187 @@
+// What the view says of a job, in words: pure functions of a feed and the time.
+import { STATE_WORDS, clock, plural, span, timeLeft, timeOfDay } from './elements.js';
+import { ENDED } from './feed.js';
+
+const ms = (iso) => (iso ? Date.parse(iso) : null);
+const inside = (text) => (/^[A-Z][a-z ]/.test(text) ? text[0].toLowerCase() + text.slice(1) : text);
+const sentence = (text) => (/[.!?\u2026]$/.test(text) ? text : `${text}.`);
+const attemptsOf = (job) => Math.max(job.attempt, (job.spec.max_retries ?? 0) + 1 + (job.losses ?? 0));
+
+export function faceOf(feed) {
+  if (feed.ended || feed.connection === 'live' || feed.connection === 'opening') return feed.job.state;
+  return feed.connection;
+}
+export function wordOf(feed) {
+  const face = faceOf(feed);
+  return face === 'retrying' ? `Retrying ${feed.job.attempt + 1} of ${attemptsOf(feed.job)}` : STATE_WORDS[face];
+}
+
+export function errorText(job) {
+  const { error } = job;
+  if (typeof error === 'string') return error;
+  if (error?.ename) return error.evalue ? `${error.ename}: ${error.evalue}` : error.ename;
+  return error?.evalue || job.reason || (job.exit_code != null ? `Exit code ${job.exit_code}` : 'The job failed.');
+}
+export function failureOf({ job }) {
+  if (job.state !== 'failed') return null;
+  const text = errorText(job);
+  const reason = job.reason ?? '';
+  // The foot has the exit code; what the exception says is not said twice.
+  const said = /^exit code -?\d+\.?$/i.test(reason) || text.includes(reason) || reason.includes(text);
+  return { text, reason: said ? null : reason, error: job.error };
+}
+
+export const hasValue = (feed) =>
+  feed.job.output != null || Boolean(feed.job.result) || feed.outputs.some((o) => o.output_type === 'execute_result');
+function keptOf(feed) {
+  const { variables = [], artifacts = [] } = feed.job;
+  return [
+    hasValue(feed) && 'value',
+    variables.length && plural(variables.length, 'variable'),
+    artifacts.length && plural(artifacts.length, 'artifact'),
+  ].filter(Boolean);
+}
+
+/** The head's note. `open` views leave out what they say in full below. */
+export function noteOf(feed, open) {
+  const { job, now } = feed;
+  if (faceOf(feed) === 'reconnecting') {
+    return feed.heardAt ? `last heard ${ago(now - feed.clockSkew - feed.heardAt)} ago` : 'not connected yet';
+  }
+  if (faceOf(feed) === 'unknown') return `was ${job.state} when last heard of`;
+  if (job.state === 'pending') return open && job.reason ? '' : job.reason || 'waiting for a worker';
+  if (job.state === 'running') {
+    if (job.cancel_requested_at) {
+      return `cancel asked ${ago(now - ms(job.cancel_requested_at))} ago; the process tree gets INT, then TERM, then KILL`;
+    }
+    return job.progress?.note || (job.started_at ? '' : 'starting');
+  }
+  if (job.state === 'retrying') {
+    return `${startsIn(job, now)}${open || !job.reason ? '' : `; ${inside(job.reason)}`}`;
+  }
+  if (job.state === 'succeeded') return keptOf(feed).join(', ');
+  if (job.state === 'failed') return open ? '' : errorText(job).split('\n')[0];
+  return [job.canceled_by && `by ${job.canceled_by}`, job.started_at && `after ${clock(ranFor(job, now))}`]
+    .filter(Boolean)
+    .join(', ');
+}
+function ago(millis) {
+  const secs = Math.max(0, millis / 1000);
+  return secs < 100 ? `${Math.round(secs)} s` : clock(secs);
+}
+function startsIn(job, now) {
+  const left = (ms(job.not_before) ?? now) - now;
+  return left > 500 ? `starts in ${clock(left / 1000)}` : 'waiting for a worker';
+}
+const ranFor = (job, now) => ((ms(job.finished_at) ?? now) - ms(job.started_at)) / 1000;
+
+export function noticeOf(feed) {
+  return [feed.problem, offline(feed), stateNotice(feed)].filter(Boolean).join(' ');
+}
+function offline(feed) {
+  if (feed.connection === 'unknown') return 'The server does not know this job. What the notebook saved of it is shown.';
+  if (feed.connection !== 'reconnecting') return '';
+  const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
+  const next = left > 0 ? `Next try in ${left} s.` : 'Trying now.';
+  const saved = feed.loaded ? '' : ' What the notebook saved is shown.';
+  if (feed.refusal) return `The server answers: ${sentence(feed.refusal)}${saved} ${next}`;
+  if (saved) return `No connection to the server.${saved} ${next}`;
+  const since = `No connection to the server since ${timeOfDay(feed.heardAt)}.`;
+  if (feed.ended) return `${since} ${next}`;
+  const goesOn = feed.job.state === 'running' ? 'The job goes on; what it writes' : 'The job is kept; what becomes of it';
+  return `${since} ${goesOn} will be here when the connection is back. ${next}`;
+}
+function stateNotice(feed) {
+  const { job } = feed;
+  if (job.state === 'pending') {
+    const again = job.retry_of ? 'A new job with the same code and inputs; the old one stays in the history.' : '';
+    return [job.reason && sentence(job.reason), again].filter(Boolean).join(' ');
+  }
+  if (job.state !== 'canceled') return '';
+  const who = job.reason || `Canceled${job.canceled_by ? ` by ${job.canceled_by}` : ''}`;
+  const at = job.finished_at ? `at ${timeOfDay(ms(job.finished_at))}` : '';
+  if (!job.started_at) return `${sentence(who)} It ended ${at}${at && ' '}before it ran.`;
+  const kept = [
+    feed.log.end && 'the log',
+    feed.outputs.length && plural(feed.outputs.length, 'output'),
+    job.artifacts?.length && plural(job.artifacts.length, 'artifact'),
+  ].filter(Boolean);
+  const list = kept.length > 1 ? `${kept.slice(0, -1).join(', ')} and ${kept.at(-1)}` : kept[0];
+  const are = kept.length > 1 || (list && !/^(the|1) /.test(list)) ? 'are' : 'is';
+  const rest = list ? ` ${list[0].toUpperCase()}${list.slice(1)} ${are} kept.` : '';
+  return `${sentence(who)} It ended${at && ` ${at}`} and its processes are gone.${rest}`;
+}
+
+/** Elapsed time and what stands beside it. */
+export function timesOf(feed) {
+  const { job, now } = feed;
+  if (faceOf(feed) === 'unknown' || job.state === 'retrying') return ['', ''];
+  if (job.state === 'pending') return job.created_at ? [clock((now - ms(job.created_at)) / 1000), 'waiting'] : ['', ''];
+  const ran = job.started_at ? clock(ranFor(job, now)) : '';
+  if (!ENDED.has(job.state)) return [ran, etaOf(feed)];
+  return [ran, job.finished_at ? `at ${timeOfDay(ms(job.finished_at), false)}` : ''];
+}
+function etaOf(feed) {
+  const { job } = feed;
+  const done = job.progress?.fraction;
+  if (faceOf(feed) !== 'running' || feed.canceling || !(done > 0.01) || done >= 1 || !job.started_at) return '';
+  const at = feed.progressAt ?? feed.now;
+  const took = (at - ms(job.started_at)) / 1000;
+  if (took < 3) return '';
+  const left = (took / done) * (1 - done) - (feed.now - at) / 1000;
+  return left > 0 ? timeLeft(left) : '';
+}
+export const fractionOf = (feed) => {
+  const { job } = feed;
+  const done = job.progress?.fraction;
+  return job.state === 'running' && faceOf(feed) !== 'unknown' && Number.isFinite(done) ? Math.min(1, Math.max(0, done)) : null;
+};
+export const placeOf = ({ job }) =>
+  (job.state !== 'pending' && job.state !== 'retrying' && job.worker_id) || job.spec.worker || '';
+
+/** The attempts of a job between two of them: at most four blocks, however many there are. */
+export function triesOf(feed) {
+  const { job, now } = feed;
+  if (job.state !== 'retrying' || faceOf(feed) === 'unknown') return null;
+  const last = job.attempt;
+  const all = attemptsOf(job);
+  const range = (a, b) => (a === b ? `Attempt ${a}` : `Attempts ${a} to ${b}`);
+  const at = job.not_before ? `, at ${timeOfDay(ms(job.not_before))}` : '';
+  const next = startsIn(job, now);
+  return [
+    last > 1 && { state: 'failed', name: range(1, last - 1), note: 'Did not succeed either' },
+    last > 0 && { state: 'failed', name: range(last, last), note: job.reason ? sentence(job.reason) : 'Did not succeed' },
+    {
+      state: 'retrying',
+      name: range(last + 1, last + 1),
+      note: `${next[0].toUpperCase()}${next.slice(1)}${next.startsWith('starts') ? at : ''}`,
+    },
+    all > last + 1 && { state: 'pending', name: range(last + 2, all), note: 'If needed' },
+  ].filter(Boolean);
+}
+
+/** The facts of the foot, as pairs. */
+export function footOf({ job }) {
+  const { spec } = job;
+  const ended = ENDED.has(job.state);
+  const { cpus, memory_mb: memory, gpus } = spec.resources ?? {};
+  const asks = [
+    cpus && plural(cpus, 'CPU'),
+    memory && (memory >= 1024 ? `${Number((memory / 1024).toFixed(1))} GB` : `${memory} MB`),
+    gpus && plural(gpus, 'GPU'),
+  ].filter(Boolean);
+  const limit = spec.timeout_secs;
+  const until = job.state === 'running' && job.started_at && limit ? `, at ${timeOfDay(ms(job.started_at) + limit * 1000)}` : '';
+  const waited = job.started_at && job.attempt <= 1 ? span((ms(job.started_at) - ms(job.created_at)) / 1000) : null;
+  const facts = [
+    !job.started_at && job.created_at && ['Submitted', timeOfDay(ms(job.created_at))],
+    !job.started_at && asks.length && ['Asks for', asks.join(', ')],
+    waited && ['Waited', waited],
+    ended && job.started_at && job.finished_at && ['Ran', span(ranFor(job))],
+    ended && job.exit_code != null && ['Exit code', String(job.exit_code)],
+    job.attempt > 0 && ['Attempt', `${job.attempt} of ${attemptsOf(job)}`],
+    job.worker_id && ['Worker', job.worker_id],
+    'timeout_secs' in spec && ['Deadline', limit == null ? 'none' : `${clock(limit)}${until}`],
+  ].filter(Boolean);
+  return facts.length ? facts : null;
+}

@@ -1,0 +1,184 @@
+"""Group commit: commands are decided in order, written together, and answered in the order of their commits.
+
+One commit is under way at a time. Commands that arrive meanwhile wait undecided, so a commit that fails takes
+back its own overlay and nothing else. When a commit is through, its jobs are taken over, the next one is
+decided and handed to the writer, and only then the last one is published and answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from zbrain_nb.model.errors import Unavailable, ZBrainError
+from zbrain_nb.queue.clock import Clock
+from zbrain_nb.queue.index import Entry, Index
+from zbrain_nb.queue.turn import Fact, Turn
+from zbrain_nb.store.storage import Storage
+
+Command = Callable[[Turn], Any]
+
+
+class Commits:
+    """The decider.
+
+    Parameters
+    ----------
+    storage : Storage
+        Open while commands run.
+    index : Index
+        Read by commands; changed here, after a commit.
+    clock : Clock
+        Time of events.
+    publish : callable
+        Gets the facts of a commit, in order.
+    applied : callable
+        Called when the index has taken over a commit: waiting requests may be served now.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        index: Index,
+        clock: Clock,
+        publish: Callable[[list[Fact]], None],
+        applied: Callable[[], None],
+    ) -> None:
+        self._storage = storage
+        self._index = index
+        self._clock = clock
+        self._publish = publish
+        self._applied = applied
+        self._waiting: list[tuple[Command, asyncio.Future[Any] | None]] = []
+        self._under_way = False
+        self._is_scheduled = False
+        self._idle: asyncio.Future[None] | None = None
+
+    def post(self, command: Command, future: asyncio.Future[Any] | None = None) -> None:
+        """Queue a command; `future` gets its answer when all it decided is durable."""
+        self._waiting.append((command, future))
+        if not self._under_way and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    async def run(self, command: Command) -> Any:
+        """Run a command and return its answer.
+
+        Raises
+        ------
+        ZBrainError
+            What the command raised, or `Unavailable` when the commit failed.
+        """
+        future = asyncio.get_running_loop().create_future()
+        self.post(command, future)
+        return await future
+
+    async def drain(self) -> None:
+        """Wait until nothing is under way or waiting."""
+        while self._under_way or self._waiting:
+            self._idle = self._idle or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._idle)
+
+    def _begin(self) -> None:
+        self._is_scheduled = False
+        if self._under_way or not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        turns = self._decide(waiting)
+        writing = [turn for turn in turns if turn.jobs or turn.transitions or turn.logs]
+        loop = asyncio.get_running_loop()
+        self._under_way = True
+        if not writing:
+            loop.call_soon(self._committed, turns, writing, [], None)
+            return
+
+        def done(outcomes: list[ZBrainError | None] | None, error: BaseException | None) -> None:
+            # A loop that was closed over us raises: what is durable will be found at the next start.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._committed, turns, writing, outcomes, error)
+
+        self._storage.append(writing, done)
+
+    def _decide(self, waiting: list[tuple[Command, asyncio.Future[Any] | None]]) -> list[Turn]:
+        overlay: dict[str, Entry] = {}
+        now = self._clock.time()
+        index, next_seq = self._index, self._storage.next_seq
+        turns: list[Turn] = []
+        whole = False
+        try:
+            for command, future in waiting:
+                turn = Turn(index, overlay, next_seq, now, future)
+                turns.append(turn)
+                try:
+                    turn.answer = command(turn)
+                except ZBrainError as error:
+                    turn.error = error
+            whole = True
+        finally:
+            if not whole:  # a defect in a command: nobody may wait for ever for what was not decided
+                for turn in reversed(turns):
+                    turn.discard()
+                for _, future in waiting:
+                    if future is not None and not future.done():
+                        future.set_exception(Unavailable("The queue met a defect of its own.", "See its log."))
+        return turns
+
+    def _committed(
+        self,
+        turns: list[Turn],
+        writing: list[Turn],
+        outcomes: list[ZBrainError | None] | None,
+        error: BaseException | None,
+    ) -> None:
+        if outcomes is None:
+            failure = Unavailable("The store could not write.", "Try again.")
+            failure.__cause__ = error
+            outcomes = [failure] * len(writing)
+        if any(outcomes):
+            self._discard(turns, writing, outcomes)
+        apply = self._index.apply
+        for turn in writing:
+            if turn.error is None:
+                apply(turn.entries.values())
+        self._index.spare_collector()
+        self._under_way = False
+        self._applied()
+        try:
+            self._begin()
+        finally:
+            self._answer(turns, writing)
+
+    def _answer(self, turns: list[Turn], writing: list[Turn]) -> None:
+        self._publish([fact for turn in writing if turn.error is None for fact in turn.facts])
+        for turn in turns:
+            future = turn.future
+            if future is None or future.done():
+                continue
+            if turn.error is None:
+                future.set_result(turn.answer)
+            else:
+                future.set_exception(turn.error)
+        if self._idle is not None and not self._under_way and not self._waiting:
+            self._idle.set_result(None)
+            self._idle = None
+
+    def _discard(self, turns: list[Turn], writing: list[Turn], outcomes: list[ZBrainError | None]) -> None:
+        for turn, outcome in zip(writing, outcomes, strict=True):
+            if outcome is not None:
+                turn.error = outcome
+        lost: set[str] = set()
+        written = set(map(id, writing))
+        for turn in turns:
+            if id(turn) not in written and turn.error is None and not lost.isdisjoint(turn.keys):
+                turn.error = Unavailable("What this builds on could not be written.", "Try again.")
+            if turn.error is not None and id(turn) in written:
+                lost.update(turn.keys)
+        for turn in reversed(writing):
+            if turn.error is not None:
+                turn.discard()
+                for job_id in turn.entries:
+                    entry = self._index.live.get(job_id)
+                    if entry is not None:
+                        self._index.line_up(entry)

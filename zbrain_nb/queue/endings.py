@@ -1,0 +1,183 @@
+"""How attempts end: the patches of success, failure, loss and cancel, and what follows for who waits."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed
+from zbrain_nb.model.job import CancelResult, Job, JobState
+from zbrain_nb.queue.clock import as_datetime
+from zbrain_nb.queue.index import Entry, Index
+from zbrain_nb.queue.submits import parent_failed
+from zbrain_nb.queue.turn import Turn
+
+BACKOFF_BASE_SECS = 1.0
+BACKOFF_CAP_SECS = 300.0
+#: So many losses end a job: it may be what kills its workers.
+MAX_LOSSES = 3
+
+Ending = JobCompleted | JobFailed | JobCanceled
+
+
+class Endings:
+    """Decides how attempts end.
+
+    Parameters
+    ----------
+    index : Index
+        For who waits on an ended job.
+    jitter : callable
+        Returns a number from 0 to 1: how much of the random half of a back-off is waited.
+    """
+
+    def __init__(self, index: Index, jitter: Callable[[], float] = random.random) -> None:
+        self._index = index
+        self._jitter = jitter
+
+    def end(self, turn: Turn, entry: Entry, event: Ending, worker_seq: int | None) -> Entry:
+        """End the running attempt as its worker says, or as a cancel before it demands."""
+        job = entry.job
+        kept: dict[str, Any] = {"artifacts": event.artifacts, "variables": event.variables}
+        if isinstance(event, JobFailed) and event.lost:
+            return self._lose(turn, entry, event.reason or "Its worker vanished.", worker_seq)
+        kept["exit_code"] = event.exit_code
+        if job.cancel_requested_at is not None or isinstance(event, JobCanceled):
+            reason = event.reason if isinstance(event, JobCanceled) else None
+            return self._cancel(turn, entry, reason, kept, worker_seq)
+        if isinstance(event, JobCompleted):
+            kept |= {"output": event.output, "result": event.result, "reason": None, "error": None}
+            return self._finish(turn, entry, "job_completed", JobState.SUCCEEDED, kept, worker_seq)
+        return self._fail(turn, entry, event, kept, worker_seq)
+
+    def lose(self, turn: Turn, job_id: str, attempt: int, reason: str) -> bool:
+        """End an attempt whose lease ran out; return False if it is not the running one any more."""
+        entry = turn.entry(job_id)
+        if entry is None or entry.job.state is not JobState.RUNNING or entry.job.attempt != attempt:
+            return False
+        self._lose(turn, entry, reason, None)
+        return True
+
+    def cancel(self, turn: Turn, job_id: str, by: str | None) -> CancelResult:
+        """Cancel a job at once if no attempt runs, else note the request."""
+        entry = turn.entry(job_id)
+        if entry is None:
+            return CancelResult.NOT_FOUND
+        job = entry.job
+        if job.state.ended:
+            return CancelResult.CANCELED if job.state is JobState.CANCELED else CancelResult.ALREADY_FINISHED
+        request = {"cancel_requested_at": as_datetime(turn.now), "canceled_by": by}
+        if job.state is JobState.RUNNING:
+            if job.cancel_requested_at is None:
+                turn.move(entry, "job_cancel_requested", request)
+            return CancelResult.CANCELING
+        self._cancel(turn, entry, None, request, None, by=by)
+        return CancelResult.CANCELED
+
+    def _cancel(
+        self,
+        turn: Turn,
+        entry: Entry,
+        reason: str | None,
+        patch: dict[str, Any],
+        worker_seq: int | None,
+        by: str | None = None,
+    ) -> Entry:
+        who = by or entry.job.canceled_by
+        patch["reason"] = reason or (f"Canceled by {who}." if who else "Canceled.")
+        return self._finish(turn, entry, "job_canceled", JobState.CANCELED, patch, worker_seq)
+
+    def _fail(self, turn: Turn, entry: Entry, event: JobFailed, patch: dict[str, Any], worker_seq: int | None) -> Entry:
+        job = entry.job
+        failures = job.failures + 1
+        error = error_as_dict(event.error)
+        reason = event.reason or _why(event.exit_code, error)
+        patch |= {"failures": failures, "error": error, "reason": reason}
+        if event.final or failures > job.spec.max_retries:
+            return self._finish(turn, entry, "job_failed", JobState.FAILED, patch, worker_seq)
+        delay = min(BACKOFF_CAP_SECS, BACKOFF_BASE_SECS * 2.0 ** min(failures - 1, 60))
+        delay *= 0.5 + self._jitter() / 2
+        patch |= {
+            "state": JobState.RETRYING,
+            "not_before": as_datetime(turn.now + delay),
+            "reason": f"{reason} Attempt {job.attempt} of {job.spec.max_retries + 1} failed; "
+            f"the next starts in {delay:.1f} s.",
+        }
+        return turn.move(entry, "job_retrying", patch, worker_seq)
+
+    def _lose(self, turn: Turn, entry: Entry, reason: str, worker_seq: int | None) -> Entry:
+        job = entry.job
+        losses = job.losses + 1
+        patch: dict[str, Any] = {"losses": losses}
+        if job.cancel_requested_at is not None:
+            return self._cancel(turn, entry, f"{reason} A cancel had been requested.", patch, worker_seq)
+        if job.spec.reruns_if_lost and losses < MAX_LOSSES:
+            patch |= {
+                "state": JobState.RETRYING,
+                "not_before": as_datetime(turn.now),
+                "reason": f"{reason} It runs again at once; a lost attempt uses up no retry.",
+            }
+            return turn.move(entry, "job_retrying", patch, worker_seq)
+        if job.spec.reruns_if_lost:
+            reason = f"{reason} That was the third loss; the job may be what ends its workers."
+        else:
+            reason = f"{reason} It was not run again, for it may have had effects already."
+        patch["reason"] = reason
+        return self._finish(turn, entry, "job_failed", JobState.FAILED, patch, worker_seq)
+
+    def _finish(
+        self, turn: Turn, entry: Entry, kind: str, state: JobState, patch: dict[str, Any], worker_seq: int | None
+    ) -> Entry:
+        patch |= {"state": state, "finished_at": as_datetime(turn.now), "not_before": None}
+        ended = turn.move(entry, kind, patch, worker_seq)
+        if state is not JobState.SUCCEEDED:
+            self.fail_children(turn, ended.job)
+        return ended
+
+    def fail_children(self, turn: Turn, parent: Job) -> None:
+        """Fail who waits for a job that did not succeed, and who waits for those."""
+        unsuccessful = [parent]
+        while unsuccessful:
+            parent = unsuccessful.pop()
+            for child_id in self._index.children.get(parent.id, ()):
+                child = turn.entry(child_id)
+                if child is None or child.job.state.ended or child.job.spec.after_any:
+                    continue
+                failed = turn.move(child, "job_failed", parent_failed(parent, turn.now))
+                unsuccessful.append(failed.job)
+
+
+def error_as_dict(error: Any) -> dict[str, Any] | None:
+    """Return what a worker sent as an error in the form that jobs carry."""
+    if error is None or error == "":
+        return None
+    if isinstance(error, dict):
+        lines = error.get("traceback") or []
+        return {
+            "ename": str(error.get("ename", "Error")),
+            "evalue": str(error.get("evalue", "")),
+            "traceback": [str(line) for line in lines] if isinstance(lines, (list, tuple)) else [str(lines)],
+        }
+    if isinstance(error, ZBrainError):
+        error = error.message
+    name = type(error).__name__ if isinstance(error, BaseException) else "Error"
+    return {"ename": name, "evalue": str(error), "traceback": []}
+
+
+def _why(exit_code: int | None, error: dict[str, Any] | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        try:
+            return f"Ended by signal {-exit_code} ({signal.Signals(-exit_code).name})."
+        except ValueError:
+            return f"Ended by signal {-exit_code}."
+    if error is not None:
+        head = next(iter(error["evalue"].splitlines()), "")[:300]
+        named = error["ename"] if error["ename"] != "Error" else ""
+        text = ": ".join(part for part in (named, head) if part) or "The attempt failed"
+        return text if text.endswith((".", "!", "?")) else f"{text}."
+    if exit_code:
+        return f"The command ended with exit code {exit_code}."
+    return "The attempt failed."

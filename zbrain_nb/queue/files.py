@@ -1,0 +1,68 @@
+"""The files that worker events speak of: those on this disk are stored, those named by hash are looked up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from zbrain_nb.model.errors import InvalidSpec
+from zbrain_nb.model.events import ENDINGS, WorkerArtifact, WorkerEvent
+from zbrain_nb.model.job import JobArtifact
+from zbrain_nb.queue.intake import check_artifact_name
+from zbrain_nb.store.artifacts import ArtifactStore
+
+
+async def keep_files(store: ArtifactStore, events: Sequence[WorkerEvent]) -> tuple[list[WorkerEvent], set[str]]:
+    """Store the files of `events` and look for the blobs that they name.
+
+    Returns
+    -------
+    list of WorkerEvent
+        The events, each `WorkerArtifact` replaced by the `JobArtifact` that it became.
+    set of str
+        Blobs that are named and not here.
+
+    Raises
+    ------
+    InvalidSpec
+        If a file cannot be read.
+    """
+    kept: list[WorkerEvent] = []
+    named: list[str] = []
+    for event in events:
+        if isinstance(event, ENDINGS):
+            artifacts: list[Any] = []
+            for artifact in event.artifacts:
+                stored = artifact
+                if isinstance(artifact, WorkerArtifact):
+                    stored = await _keep(store, artifact)
+                artifacts.append(stored)
+            named += _blobs(artifacts, event)
+            kept.append(msgspec.structs.replace(event, artifacts=artifacts) if artifacts else event)
+        else:
+            kept.append(event)
+    absent = await asyncio.to_thread(store.missing, named) if named else []
+    return kept, set(absent)
+
+
+def _blobs(artifacts: list[Any], event: Any) -> list[str]:
+    hashes = [artifact.get("sha256") if isinstance(artifact, dict) else artifact.sha256 for artifact in artifacts]
+    hashes += [variable.sha256 for variable in event.variables]
+    result = getattr(event, "result", None)
+    if result is not None:
+        hashes.append(result.sha256)
+    return [text for text in hashes if isinstance(text, str)]
+
+
+async def _keep(store: ArtifactStore, artifact: WorkerArtifact) -> JobArtifact:
+    check_artifact_name(artifact.name)
+    try:
+        sha256, size = await asyncio.to_thread(store.put_file, artifact.path)
+    except OSError as error:
+        raise InvalidSpec(
+            f"The artifact {artifact.name!r} cannot be read: {error.strerror}.", field="artifacts"
+        ) from error
+    return JobArtifact(artifact.name, sha256, size)

@@ -1,0 +1,247 @@
+"""What workers report: each event of an attempt is taken exactly once, in order, and only from its holder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from zbrain_nb.model.errors import InvalidSpec
+from zbrain_nb.model.events import (
+    ENDINGS,
+    JobCompleted,
+    JobDisplayed,
+    JobFailed,
+    JobLogged,
+    JobProgress,
+    JobStarted,
+    LogStream,
+    WorkerEvent,
+)
+from zbrain_nb.model.job import JobArtifact, JobState
+from zbrain_nb.model.protocol import EventResult
+from zbrain_nb.queue.clock import as_datetime
+from zbrain_nb.queue.endings import Endings
+from zbrain_nb.queue.index import Entry
+from zbrain_nb.queue.turn import Turn
+
+MAX_ARTIFACT_NAME = 1000
+Status = Literal["ok", "gap", "stale", "invalid"]
+
+
+class Intake:
+    """Decides what becomes of worker events.
+
+    Parameters
+    ----------
+    endings : Endings
+        For events that end an attempt.
+    start : callable
+        ``start(turn, entry, worker_id)`` leases a waiting job for a worker that runs it unasked.
+    """
+
+    def __init__(self, endings: Endings, start: Callable[[Turn, Entry, str], Entry]) -> None:
+        self._endings = endings
+        self._start = start
+
+    def take(
+        self,
+        turn: Turn,
+        events: Sequence[WorkerEvent],
+        worker_id: str | None,
+        absent: set[str],
+        taken: list[WorkerEvent],
+    ) -> list[EventResult]:
+        """Take a batch.
+
+        Parameters
+        ----------
+        worker_id : str or None
+            Who reports; None is a caller in this process, who is trusted to know.
+        absent : set of str
+            Blobs that an event names and that are not in the artifact store.
+        taken : list
+            Gets the events that changed something, with their numbers.
+
+        Returns
+        -------
+        list of EventResult
+            One for each attempt, in the order of its first event.
+        """
+        results: dict[tuple[str, int | None], EventResult] = {}
+        for event in events:
+            key = event.job_id, event.attempt
+            result = results.get(key)
+            if result is not None and result.status != "ok":
+                continue
+            status, attempt, high, message = self._take_one(turn, event, worker_id, absent, taken)
+            results[key] = EventResult(event.job_id, attempt, status, high, message)
+        return list(results.values())
+
+    def _take_one(
+        self, turn: Turn, event: WorkerEvent, worker_id: str | None, absent: set[str], taken: list[WorkerEvent]
+    ) -> tuple[Status, int, int, str]:
+        entry = turn.entry(event.job_id)
+        if entry is None:
+            return "stale", event.attempt or 0, 0, "No such job."
+        turn.touch(event.job_id)
+        job = entry.job
+        attempt = job.attempt if event.attempt is None else event.attempt
+        if attempt != job.attempt:
+            high = entry.past.get(attempt, 0)
+            if event.seq is not None and 0 < event.seq <= high:
+                return "ok", attempt, high, ""
+            return "stale", attempt, high, f"Attempt {attempt} is over."
+        if event.seq is not None and event.seq <= entry.high:
+            return "ok", attempt, entry.high, ""
+        if event.seq is None and _says_nothing_new(event, entry):
+            return "ok", attempt, entry.high, ""
+        if worker_id is None and isinstance(event, JobStarted) and entry.is_ready(turn.now):
+            entry = self._start(turn, entry, event.worker_id)
+            job, attempt = entry.job, entry.job.attempt
+        if job.state is not JobState.RUNNING:
+            return "stale", attempt, entry.high, f"The job is {job.state}."
+        claims = worker_id or (event.worker_id if isinstance(event, JobStarted) else "")
+        if claims and claims != job.worker_id:
+            return "stale", attempt, entry.high, f"Another worker, {job.worker_id}, runs it."
+        after = entry.high if event.after is None else event.after
+        seq = after + 1 if event.seq is None else event.seq
+        if after != entry.high:
+            return "gap", attempt, entry.high, ""
+        if seq <= after:
+            return "invalid", attempt, entry.high, "seq must be greater than after."
+        try:
+            entry = self._change(turn, entry, event, seq, absent)
+        except InvalidSpec as error:
+            return "invalid", attempt, entry.high, error.message
+        taken.append(msgspec.structs.replace(event, attempt=attempt, after=after, seq=seq))
+        return "ok", attempt, seq, ""
+
+    def _change(self, turn: Turn, entry: Entry, event: WorkerEvent, seq: int, absent: set[str]) -> Entry:
+        if isinstance(event, JobStarted):
+            return turn.move(entry, "job_started", {"started_at": as_datetime(turn.now)}, seq)
+        if isinstance(event, JobLogged):
+            lines = [(str(stream), _timestamp(ts), _clean(line)) for stream, ts, line in event.lines]
+            return turn.append_log(entry, lines, seq) if lines else turn.note(entry, seq)
+        if isinstance(event, JobDisplayed):
+            _check_outputs(event.outputs)
+            return turn.display(entry, event.outputs, seq) if event.outputs else turn.note(entry, seq)
+        if isinstance(event, JobProgress):
+            return self._progress(turn, entry, event, seq)
+        if isinstance(event, ENDINGS):
+            return self._endings.end(turn, entry, _checked_ending(event, absent), seq)
+        raise InvalidSpec(f"{type(event).__name__} is no event of a worker.")
+
+    def _progress(self, turn: Turn, entry: Entry, event: JobProgress, seq: int) -> Entry:
+        lines = [(LogStream.STDOUT, line) for line in split_lines(event.stdout)]
+        lines += [(LogStream.STDERR, line) for line in split_lines(event.stderr)]
+        progress = _as_progress(event.progress)
+        if lines:
+            entry = turn.append_log(entry, [(str(stream), turn.now, line) for stream, line in lines], seq)
+        if progress is not None:
+            return turn.move(entry, "job_progressed", {"progress": progress}, seq)
+        return entry if lines else turn.note(entry, seq)
+
+
+def _says_nothing_new(event: WorkerEvent, entry: Entry) -> bool:
+    job = entry.job
+    if isinstance(event, JobStarted):
+        return job.state is JobState.RUNNING and entry.high > 0 and event.worker_id in ("", job.worker_id)
+    if not isinstance(event, ENDINGS):
+        return False
+    if isinstance(event, JobCompleted):
+        return job.state is JobState.SUCCEEDED
+    if isinstance(event, JobFailed):
+        return job.state in (JobState.FAILED, JobState.RETRYING)
+    return job.state is JobState.CANCELED
+
+
+def split_lines(text: str | None) -> list[str]:
+    """Split output into lines; the text after the last line break is a line of its own if it is not empty."""
+    if not text:
+        return []
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [_clean(line.removesuffix("\r")) for line in lines]
+
+
+def _clean(line: Any) -> str:
+    if type(line) is not str:
+        raise InvalidSpec("A log line must be text.", field="lines")
+    return line if line.isascii() else line.encode(errors="replace").decode()
+
+
+def _timestamp(ts: Any) -> float:
+    if isinstance(ts, bool) or not isinstance(ts, (int, float)) or not 0 <= ts < 1e11:
+        raise InvalidSpec("The time of a log line must be seconds since the epoch.", field="lines")
+    return round(float(ts), 6)
+
+
+def _as_progress(value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    given = value if isinstance(value, dict) else {"fraction": value}
+    fraction, note = given.get("fraction"), given.get("note")
+    if fraction is not None:
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not math.isfinite(fraction):
+            raise InvalidSpec("progress must be a number from 0 to 1.", field="progress")
+        fraction = min(1.0, max(0.0, float(fraction)))
+    return {"fraction": fraction, "note": None if note is None else _clean(str(note))[:1000]}
+
+
+def _check_outputs(outputs: Any) -> None:
+    for output in outputs:
+        if not isinstance(output, dict) or not isinstance(output.get("output_type"), str):
+            raise InvalidSpec("An output must be a dict with an output_type.", field="outputs")
+
+
+def _checked_ending(event: Any, absent: set[str]) -> Any:
+    artifacts = [as_artifact(artifact) for artifact in event.artifacts]
+    result = getattr(event, "result", None)
+    for kept in [*artifacts, *event.variables, *([result] if result else [])]:
+        if kept.sha256 in absent:
+            raise InvalidSpec(f"The blob of {kept.name!r} is not here.", "Upload it first.", field="artifacts")
+    changed: dict[str, Any] = {"artifacts": artifacts}
+    if isinstance(event, JobCompleted):
+        try:
+            changed["output"] = msgspec.json.decode(msgspec.json.encode(event.output, enc_hook=str))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidSpec(f"The output is not JSON: {error}", field="output") from error
+    return msgspec.structs.replace(event, **changed)
+
+
+def as_artifact(value: Any) -> JobArtifact:
+    """Return `value` (a `JobArtifact`, or its JSON form) with its name checked.
+
+    Raises
+    ------
+    InvalidSpec
+        If it is neither, or the name could lead out of a folder.
+    """
+    try:
+        artifact = msgspec.convert(value, JobArtifact, from_attributes=False)
+    except msgspec.ValidationError as error:
+        raise InvalidSpec(f"An artifact needs name, sha256 and size: {error}", field="artifacts") from error
+    check_artifact_name(artifact.name)
+    return artifact
+
+
+def check_artifact_name(name: str) -> None:
+    """Refuse names that could lead out of a folder.
+
+    Raises
+    ------
+    InvalidSpec
+        If the name is absolute, empty, too long, or has a part ``..``.
+    """
+    parts = name.split("/")
+    if not name or len(name) > MAX_ARTIFACT_NAME or "\x00" in name or any(part in ("", ".", "..") for part in parts):
+        raise InvalidSpec(f"{name[:80]!r} cannot name an artifact.", "Use a relative path.", field="artifacts")
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidSpec("The name of an artifact is no text.", field="artifacts") from error

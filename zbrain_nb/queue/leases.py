@@ -1,0 +1,119 @@
+"""Who runs what and until when, which workers there are, and the lease requests that wait for a job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from zbrain_nb.model.job import Job
+from zbrain_nb.model.protocol import LeaseRequest, WorkerInfo
+from zbrain_nb.queue.clock import Clock
+from zbrain_nb.queue.ready import Want
+
+#: Answers to lease requests kept for each worker, so that a repeat gets the same.
+ANSWERS = 16
+
+
+class Lease:
+    """A running attempt and until when, on the monotonic clock, its worker may stay silent."""
+
+    __slots__ = ("attempt", "ends_at", "worker_id")
+
+    def __init__(self, worker_id: str, attempt: int, ends_at: float) -> None:
+        self.worker_id = worker_id
+        self.attempt = attempt
+        self.ends_at = ends_at
+
+
+class Leases:
+    """Running attempts by job id. In memory only: after a restart each gets a full term of grace."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.ttl_secs = 300.0
+        self._by_job: dict[str, Lease] = {}
+        self._by_worker: dict[str, set[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_job)
+
+    def get(self, job_id: str) -> Lease | None:
+        """Return the lease of a running job."""
+        return self._by_job.get(job_id)
+
+    def grant(self, job_id: str, worker_id: str, attempt: int) -> None:
+        """Begin a lease."""
+        self.release(job_id)
+        self._by_job[job_id] = Lease(worker_id, attempt, self._clock.monotonic() + self.ttl_secs)
+        self._by_worker.setdefault(worker_id, set()).add(job_id)
+
+    def renew(self, job_id: str) -> None:
+        """Give the job's lease a full term from now."""
+        self._by_job[job_id].ends_at = self._clock.monotonic() + self.ttl_secs
+
+    def release(self, job_id: str) -> None:
+        """End a lease; harmless if there is none."""
+        lease = self._by_job.pop(job_id, None)
+        if lease is not None:
+            held = self._by_worker[lease.worker_id]
+            held.discard(job_id)
+            if not held:
+                del self._by_worker[lease.worker_id]
+
+    def held_by(self, worker_id: str) -> list[str]:
+        """Return the jobs that a worker runs, in order of their ids."""
+        return sorted(self._by_worker.get(worker_id, ()))
+
+    def run_out(self) -> list[tuple[str, Lease]]:
+        """Return the leases whose time is over."""
+        now = self._clock.monotonic()
+        return [(job_id, lease) for job_id, lease in self._by_job.items() if lease.ends_at <= now]
+
+
+class Waiter:
+    """A lease request in progress; the same for a repeat of the request.
+
+    Attributes
+    ----------
+    is_posted : bool
+        Whether a command of it stands before the decider.
+    is_over : bool
+        Whether nobody waits any more: what is not decided yet shall not be.
+    """
+
+    def __init__(self, worker: WorkerRecord, request: LeaseRequest, want: Want) -> None:
+        self.worker = worker
+        self.request = request
+        self.want = want
+        self.answered = asyncio.get_running_loop().create_future()
+        self.is_posted = False
+        self.is_over = False
+        self.listeners = 0
+
+    answered: asyncio.Future[list[Job]]
+
+
+class WorkerRecord:
+    """A registered worker.
+
+    Attributes
+    ----------
+    answers : dict of str to list of Job
+        What its last lease requests got, by request id.
+    waiting : dict of str to Waiter
+        Its requests that wait, by request id.
+    told : set of (job id, attempt)
+        Cancels that were said to it in a lease answer: they do not cut short a long poll again.
+    """
+
+    def __init__(self, info: WorkerInfo) -> None:
+        self.info = info
+        self.answers: OrderedDict[str, list[Job]] = OrderedDict()
+        self.waiting: dict[str, Waiter] = {}
+        self.told: set[tuple[str, int]] = set()
+
+    def keep_answer(self, request_id: str, jobs: list[Job]) -> None:
+        """Remember what a request got."""
+        self.answers[request_id] = jobs
+        if len(self.answers) > ANSWERS:
+            self.answers.popitem(last=False)

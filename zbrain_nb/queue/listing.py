@@ -1,0 +1,97 @@
+"""Lists of jobs: rows of the store, corrected by what only the memory knows yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from zbrain_nb.model.errors import Malformed
+from zbrain_nb.model.job import Job, JobState
+from zbrain_nb.queue.index import Index
+from zbrain_nb.store import queries
+from zbrain_nb.store.storage import Storage, is_id
+
+MAX_LIMIT = 10_000
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs are wanted; None lets every value pass."""
+
+    org_id: str | None = None
+    state: JobState | None = None
+    owner: str | None = None
+    name: str | None = None
+    search: str | None = None
+    before: str | None = None
+
+    def passes(self, job: Job) -> bool:
+        """Whether `job` is wanted."""
+        return (
+            self.org_id in (None, job.org_id)
+            and self.state in (None, job.state)
+            and self.owner in (None, job.owner)
+            and self.name in (None, job.name)
+            and (self.before is None or job.id < self.before)
+            and (self.search is None or self._finds(job, self.search.lower()))
+        )
+
+    @staticmethod
+    def _finds(job: Job, text: str) -> bool:
+        return text in job.name.lower() or job.id.startswith(text)
+
+
+def make_filter(
+    org_id: str | None, state: str | None, owner: str | None, name: str | None, search: str | None, cursor: str | None
+) -> Filter:
+    """Return a filter made of a caller's words.
+
+    Raises
+    ------
+    Malformed
+        If `state` is no state or `cursor` no job id.
+    """
+    try:
+        wanted = None if state is None else JobState(state)
+    except ValueError as error:
+        raise Malformed(f"{state!r} is no state.", f"States are {', '.join(JobState)}.") from error
+    if cursor is not None and not is_id(cursor):
+        raise Malformed("cursor must be the id of a job.")
+    return Filter(org_id=org_id, state=wanted, owner=owner, name=name, search=search, before=cursor)
+
+
+async def list_jobs(
+    storage: Storage, index: Index, wanted: Filter, limit: int, present: Callable[[Job], Job]
+) -> list[Job]:
+    """Return at most `limit` jobs, newest first; `present` gives the latest version of one."""
+    limit = max(0, min(limit, MAX_LIMIT))
+    # A row may be folded while the store is read: take the memory's word from before and after.
+    moved = {job.id: job for job in index.unfolded.values() if wanted.passes(job)}
+    found: dict[str, Job] = {}
+    before, floor = wanted.before, ""
+    while True:
+        rows = await storage.read(
+            queries.list_jobs,
+            org_id=wanted.org_id,
+            state=wanted.state,
+            owner=wanted.owner,
+            name=wanted.name,
+            search=wanted.search,
+            before=before,
+            limit=limit,
+        )
+        for row in rows:
+            job = present(row)
+            if wanted.passes(job):
+                found[job.id] = job
+        if len(rows) < limit or not rows:
+            floor = ""
+            break
+        before = floor = rows[-1].id
+        if len(found) >= limit:
+            break
+    moved |= {job.id: job for job in index.unfolded.values() if wanted.passes(job)}
+    for job in map(present, moved.values()):
+        if job.id >= floor and wanted.passes(job):
+            found[job.id] = job
+    return sorted(found.values(), key=lambda job: job.id, reverse=True)[:limit]

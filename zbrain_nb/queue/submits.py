@@ -1,0 +1,220 @@
+"""Submits: what a caller sends becomes a job of the queue's own, once for each idempotency key."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NamedTuple
+
+import msgspec
+
+from zbrain_nb.model.errors import Conflict, InvalidSpec, KeyConflict, ZBrainError
+from zbrain_nb.model.job import Job, JobSpec, JobState
+from zbrain_nb.queue.clock import as_datetime
+from zbrain_nb.queue.index import Index
+from zbrain_nb.queue.turn import Turn
+from zbrain_nb.store.rows import encode
+from zbrain_nb.store.storage import is_id
+
+_sorted = msgspec.json.Encoder(order="sorted", enc_hook=str)
+
+
+NO_BLOCKERS: frozenset[str] = frozenset()
+
+
+class Accepted(NamedTuple):
+    """A submitted job, and whether it had been submitted before under the same idempotency key."""
+
+    job: Job
+    deduplicated: bool
+
+
+def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_org: str) -> Job:
+    """Return the queue's own copy of what was submitted.
+
+    Raises
+    ------
+    InvalidSpec
+        If it is neither a new `Job` nor a `JobSpec`.
+    """
+    if type(given) is JobSpec:
+        return Job(given, owner=owner or default_owner, org_id=given.org_id or default_org)
+    if not isinstance(given, Job):
+        raise InvalidSpec(f"A Job or a JobSpec can be submitted, not {type(given).__name__}.")
+    if given.state is not JobState.PENDING or given.attempt:
+        raise InvalidSpec("Only a new job can be submitted.", "Use retry_job to run one again.", field="state")
+    if not is_id(given.id):
+        raise InvalidSpec(f"{str(given.id)[:80]!r} is no job id.", field="id")
+    return Job(
+        given.spec,
+        id=given.id,
+        owner=owner or given.owner or default_owner,
+        org_id=given.org_id or given.spec.org_id or default_org,
+        created_at=given.created_at,
+        retry_of=given.retry_of,
+    )
+
+
+def needs_checks(spec: JobSpec) -> bool:
+    """Whether a submit has to look at more than itself: keys, parents, blobs."""
+    return bool(spec.idempotency_key is not None or spec.after or spec.inputs or spec.function is not None)
+
+
+def payload_hash(job: Job) -> str | None:
+    """Return a hash of all that the caller asked for, if there is an idempotency key to guard."""
+    if job.spec.idempotency_key is None:
+        return None
+    digest = hashlib.sha256(_sorted.encode(job.spec))
+    digest.update(f"\0{job.org_id}\0{job.retry_of or ''}".encode())
+    return digest.hexdigest()
+
+
+def blobs_of(jobs: Sequence[Job]) -> list[str]:
+    """Return the blobs that the jobs read, each once."""
+    named: dict[str, None] = {}
+    for job in jobs:
+        named.update(dict.fromkeys(job.spec.inputs.values()))
+        if job.spec.function is not None:
+            named[job.spec.function] = None
+    return list(named)
+
+
+def decide_plain(job: Job, turn: Turn) -> None:
+    """Accept one job that needs no checks."""
+    if turn.entry(job.id) is not None:
+        raise _taken(job)
+    turn.create(job, NO_BLOCKERS)
+
+
+def decide_batch(
+    turn: Turn, index: Index, jobs: Sequence[Job], stored_keys: dict[tuple[str, str], tuple[str, str]]
+) -> list[Accepted]:
+    """Accept jobs, all or none.
+
+    Parameters
+    ----------
+    stored_keys : dict
+        Idempotency keys found in the store, which the index may not know.
+
+    Raises
+    ------
+    InvalidSpec, KeyConflict, Conflict
+        If one does not hold; ``details["index"]`` says which.
+    """
+    new = {job.id: job for job in jobs}
+    firsts: list[Job | None] = []
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    hashes: list[str | None] = []
+    specs: list[bytes] = []
+    for position, job in enumerate(jobs):
+        try:
+            digest = payload_hash(job)
+            specs.append(encode(job.spec))
+            first = _first_of_key(turn, index, job, digest, (seen, stored_keys), new)
+            if first is None:
+                if turn.entry(job.id) is not None or new[job.id] is not job:
+                    raise _taken(job)
+                _check_parents(turn, job, new)
+                if digest is not None:
+                    seen[job.owner, job.spec.idempotency_key or ""] = job.id, digest
+        except ZBrainError as error:
+            if len(jobs) > 1:
+                error.details.setdefault("index", position)
+            raise
+        firsts.append(first)
+        hashes.append(digest)
+    created = [job for job, first in zip(jobs, firsts, strict=True) if first is None]
+    extras = {job.id: (digest, spec) for job, digest, spec in zip(jobs, hashes, specs, strict=True)}
+    for job in _parents_first(created):
+        _create(turn, index, job, *extras[job.id])
+    answers = []
+    for job, first in zip(jobs, firsts, strict=True):
+        chosen = first or job
+        if first is not None:
+            turn.touch(first.id)
+        entry = turn.entry(chosen.id)
+        answers.append(Accepted(entry.job if entry else chosen, first is not None))
+    return answers
+
+
+def _first_of_key(
+    turn: Turn,
+    index: Index,
+    job: Job,
+    digest: str | None,
+    known_keys: tuple[Mapping[tuple[str, str], tuple[str, str]], ...],
+    new: dict[str, Job],
+) -> Job | None:
+    if digest is None:
+        return None
+    key = job.owner, job.spec.idempotency_key or ""
+    known = next((found for keys in (index.keys, *known_keys) if (found := keys.get(key))), None)
+    if known is None:
+        return None
+    job_id, payload = known
+    if payload != digest:
+        raise KeyConflict(
+            f"The idempotency key {key[1]!r} was used before, with another payload (job {job_id}).",
+            "Use another key.",
+            job_id=job_id,
+        )
+    entry = turn.entry(job_id)
+    return entry.job if entry is not None else new[job_id]
+
+
+def _check_parents(turn: Turn, job: Job, new: dict[str, Job]) -> None:
+    for parent_id in job.spec.after:
+        entry = turn.entry(parent_id)
+        parent = entry.job if entry is not None else new.get(parent_id)
+        if parent is None or parent.org_id != job.org_id:
+            raise InvalidSpec(f"after names the job {parent_id}, which does not exist.", field="after")
+
+
+def _parents_first(jobs: list[Job]) -> list[Job]:
+    if not any(job.spec.after for job in jobs):
+        return jobs
+    new = {job.id: job for job in jobs}
+    order = TopologicalSorter({job.id: [parent for parent in job.spec.after if parent in new] for job in jobs})
+    try:
+        return [new[job_id] for job_id in order.static_order()]
+    except CycleError as error:
+        raise InvalidSpec("The jobs wait for each other in a circle.", ids=error.args[1], field="after") from error
+
+
+def _create(turn: Turn, index: Index, job: Job, digest: str | None, encoded: bytes) -> None:
+    spec = job.spec
+    blockers: set[str] = set()
+    broken: Job | None = None
+    for parent_id in spec.after:
+        entry = turn.entry(parent_id)
+        assert entry is not None, "checked before anything was created"
+        turn.touch(parent_id)
+        parent = entry.job
+        if not parent.state.ended:
+            blockers.add(parent_id)
+        elif parent.state is not JobState.SUCCEEDED and not spec.after_any:
+            broken = broken or parent
+    if digest is not None:
+        owner, key = job.owner, spec.idempotency_key or ""
+        index.remember_key(owner, key, job.id, digest)
+        turn.on_discard(lambda: index.keys.pop((owner, key), None) and None)
+    entry = turn.create(job, NO_BLOCKERS if broken or not blockers else blockers, digest, encoded)
+    if broken is not None:
+        turn.move(entry, "job_failed", parent_failed(broken, turn.now))
+        return
+    for parent_id in blockers:
+        index.add_child(parent_id, job.id)
+
+
+def parent_failed(parent: Job, now: float) -> dict[str, Any]:
+    """Return the patch of a job whose parent did not succeed."""
+    return {
+        "state": JobState.FAILED,
+        "finished_at": as_datetime(now),
+        "reason": f"The job {parent.name!r} ({parent.id}), which this one waited for, is {parent.state}.",
+    }
+
+
+def _taken(job: Job) -> Conflict:
+    return Conflict(f"A job {job.id} was submitted before.", "Make a new Job, or use retry_job.", job_id=job.id)

@@ -1,0 +1,317 @@
+"""The desk at which workers register, ask for jobs and say that they live; it also notices who fell silent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from zbrain_nb.model import datadir
+from zbrain_nb.model.errors import WorkerNotFound
+from zbrain_nb.model.job import Job, JobState, Resources
+from zbrain_nb.model.protocol import (
+    AttemptRef,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    Lease,
+    LeaseAnswer,
+    LeaseRequest,
+    Registered,
+    Verdict,
+    WorkerInfo,
+)
+from zbrain_nb.queue.clock import Clock, as_datetime
+from zbrain_nb.queue.commits import Commits
+from zbrain_nb.queue.endings import Endings
+from zbrain_nb.queue.index import Entry, Index
+from zbrain_nb.queue.leases import Waiter, WorkerRecord
+from zbrain_nb.queue.ready import Want
+from zbrain_nb.queue.turn import Turn
+
+log = logging.getLogger(__name__)
+
+
+class WorkerDesk:
+    """Leases.
+
+    Parameters
+    ----------
+    index, commits, endings, clock
+        The queue's.
+    """
+
+    def __init__(self, index: Index, commits: Commits, endings: Endings, clock: Clock) -> None:
+        self._index = index
+        self._commits = commits
+        self._endings = endings
+        self._clock = clock
+        self._workers: dict[str, WorkerRecord] = {}
+        self._parked: list[Waiter] = []
+        #: Workers of before a restart, which may still hold the locks of their attempts.
+        self.known_before: dict[str, WorkerInfo] = {}
+
+    def close(self) -> None:
+        """Answer the requests that wait, with nothing."""
+        for waiter in list(self._parked):
+            self._give_up(waiter)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the registered workers, by id."""
+        return [self._workers[worker_id].info for worker_id in sorted(self._workers)]
+
+    def register(self, info: WorkerInfo) -> Registered:
+        """Add a worker, or take a new process of one for the old."""
+        old = self._workers.get(info.id)
+        record = WorkerRecord(msgspec.structs.replace(info, seen_at=self._clock.time()))
+        if old is not None:
+            record.answers = old.answers
+            for waiter in list(old.waiting.values()):
+                self._give_up(waiter)
+        else:
+            log.info("A worker registered.", extra={"worker_id": info.id, "kind": info.kind, "host": info.host})
+        self._workers[info.id] = record
+        attempts = []
+        for job_id in self._index.leases.held_by(info.id):
+            self._index.leases.renew(job_id)
+            entry = self._index.live[job_id]
+            attempts.append(AttemptRef(job_id, entry.job.attempt, entry.high))
+        return Registered(self._index.leases.ttl_secs, attempts)
+
+    def is_registered(self, worker_id: str) -> bool:
+        """Whether the worker registered since the queue was opened."""
+        return worker_id in self._workers
+
+    def record(self, worker_id: str) -> WorkerRecord:
+        """Return a worker that was just heard.
+
+        Raises
+        ------
+        WorkerNotFound
+            If it has to register first.
+        """
+        record = self._workers.get(worker_id)
+        if record is None:
+            raise WorkerNotFound(f"No worker {worker_id!r} is registered.", "Register it again.")
+        record.info.seen_at = self._clock.time()
+        return record
+
+    async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
+        """Answer a lease request (see `JobQueue.lease`)."""
+        record = self.record(worker_id)
+        record.info.free = max(0, request.limit)
+        jobs = self._repeated(record, request.request_id)
+        if jobs is None:
+            jobs = await self._wait_for_jobs(record, request)
+        cancels = self._cancels(worker_id)
+        record.told = {(ref.job_id, ref.attempt) for ref in cancels}
+        return LeaseAnswer([Lease(job) for job in jobs], cancels)
+
+    def _repeated(self, record: WorkerRecord, request_id: str) -> list[Job] | None:
+        answer = record.answers.get(request_id)
+        if answer is None:
+            return None
+        held = []
+        for job in answer:
+            lease = self._index.leases.get(job.id)
+            if lease is not None and lease.attempt == job.attempt and lease.worker_id == record.info.id:
+                held.append(job)
+        return held
+
+    async def _wait_for_jobs(self, record: WorkerRecord, request: LeaseRequest) -> list[Job]:
+        waiter = record.waiting.get(request.request_id)
+        if waiter is None:
+            kinds = request.kinds if request.kinds is not None else [record.info.kind]
+            waiter = Waiter(record, request, Want.of(kinds, record.info.org_id, request.resources))
+            record.waiting[request.request_id] = waiter
+            self._parked.append(waiter)
+            if self._has_news(record):
+                self._settle(waiter, [])
+            elif request.limit > 0:
+                self._post(waiter)
+        waiter.listeners += 1
+        timer = asyncio.get_running_loop().call_later(max(0.0, request.wait_secs), self._time_out, waiter)
+        try:
+            return await asyncio.shield(waiter.answered)
+        finally:
+            timer.cancel()
+            waiter.listeners -= 1
+            if not waiter.listeners and not waiter.answered.done():
+                self._give_up(waiter)
+
+    async def acquire(self, worker_id: str, want: Want) -> Job | None:
+        """Lease one job at once, or none (see `JobQueue.acquire_lease`)."""
+        record = self.record(worker_id)
+        waiter = Waiter(record, LeaseRequest(request_id="", limit=1, wait_secs=0), want)
+        jobs: list[Job] = await self._commits.run(lambda turn: self._decide(turn, waiter))
+        return jobs[0] if jobs else None
+
+    def serve(self) -> None:
+        """Let waiting requests look again, after the index changed."""
+        for waiter in list(self._parked):
+            if self._has_news(waiter.worker):
+                if not waiter.is_posted:
+                    self._settle(waiter, [])
+            elif waiter.request.limit > 0 and not waiter.is_posted and self._index.ready.may_fit(waiter.want):
+                self._post(waiter)
+
+    def _has_news(self, record: WorkerRecord) -> bool:
+        return any((ref.job_id, ref.attempt) not in record.told for ref in self._cancels(record.info.id))
+
+    def _cancels(self, worker_id: str) -> list[AttemptRef]:
+        refs = []
+        for job_id in self._index.leases.held_by(worker_id):
+            entry = self._index.live[job_id]
+            if entry.job.cancel_requested_at is not None:
+                refs.append(AttemptRef(job_id, entry.job.attempt, entry.high))
+        return refs
+
+    def _post(self, waiter: Waiter) -> None:
+        waiter.is_posted = True
+        decided = asyncio.get_running_loop().create_future()
+        decided.add_done_callback(lambda future: self._decided(waiter, future))
+        self._commits.post(lambda turn: self._decide(turn, waiter), decided)
+
+    def _decided(self, waiter: Waiter, future: asyncio.Future[list[Job]]) -> None:
+        waiter.is_posted = False
+        error = future.exception()
+        if error is not None and waiter.listeners and not waiter.answered.done():
+            waiter.answered.set_exception(error)
+        jobs = [] if error is not None else future.result()
+        if jobs or error is not None or waiter.is_over or self._has_news(waiter.worker):
+            self._settle(waiter, jobs)
+        elif self._index.ready.may_fit(waiter.want):  # a job came in with the very commit that found none
+            self._post(waiter)
+
+    def _time_out(self, waiter: Waiter) -> None:
+        waiter.is_over = True
+        if not waiter.is_posted:
+            self._settle(waiter, [])
+
+    def _give_up(self, waiter: Waiter) -> None:
+        waiter.is_over = True
+        if not waiter.is_posted:  # else its jobs may be leased already: a repeat shall find them
+            self._settle(waiter, [], keep=False)
+
+    def _settle(self, waiter: Waiter, jobs: list[Job], *, keep: bool = True) -> None:
+        if waiter in self._parked:
+            self._parked.remove(waiter)
+        record, request_id = waiter.worker, waiter.request.request_id
+        record.waiting.pop(request_id, None)
+        if keep and jobs:
+            record.keep_answer(request_id, jobs)
+        if not waiter.answered.done():
+            waiter.answered.set_result(jobs)
+
+    def _decide(self, turn: Turn, waiter: Waiter) -> list[Job]:
+        jobs: list[Job] = []
+        want = waiter.want
+
+        def is_ready(job_id: str) -> bool:
+            entry = turn.entry(job_id)
+            return entry is not None and entry.is_ready(turn.now)
+
+        while len(jobs) < waiter.request.limit and not waiter.is_over:
+            job_id = self._index.ready.take(want, is_ready)
+            if job_id is None:
+                break
+            entry = turn.entry(job_id)
+            assert entry is not None, "take() gives only what is ready"
+            job = self.start(turn, entry, waiter.worker.info.id).job
+            want = want.less(job.spec.resources)
+            jobs.append(job)
+        return jobs
+
+    def start(self, turn: Turn, entry: Entry, worker_id: str) -> Entry:
+        """Begin the next attempt of a job."""
+        job = entry.job
+        patch = {
+            "state": JobState.RUNNING,
+            "attempt": job.attempt + 1,
+            "worker_id": worker_id,
+            "started_at": as_datetime(turn.now),
+        }
+        for name in ("reason", "not_before", "error", "exit_code", "progress"):
+            if getattr(job, name) is not None:
+                patch[name] = None
+        return turn.move(entry, "job_leased", patch)
+
+    def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
+        """Renew a worker's leases and say how each of its attempts stands."""
+        record = self.record(worker_id)
+        record.info.free = request.free
+        verdicts = []
+        for ref in request.attempts:
+            verdict = Verdict(ref.job_id, ref.attempt, "stale")
+            if self.renew(ref.job_id, worker_id, ref.attempt):
+                entry = self._index.live[ref.job_id]
+                verdict.high = entry.high
+                verdict.verdict = "ok" if entry.job.cancel_requested_at is None else "cancel"
+            verdicts.append(verdict)
+        return HeartbeatAnswer(verdicts)
+
+    def renew(self, job_id: str, worker_id: str | None, attempt: int | None) -> bool:
+        """Give a lease a full term, if it is the one that is meant."""
+        lease = self._index.leases.get(job_id)
+        if lease is None or worker_id not in (None, lease.worker_id) or attempt not in (None, lease.attempt):
+            return False
+        self._index.leases.renew(job_id)
+        return True
+
+    async def expire(self) -> int:
+        """End the attempts whose worker fell silent; return how many.
+
+        A worker on this machine whose attempt still holds its lock is only cut off from us: its lease goes on.
+        """
+        ended = 0
+        for job_id, lease in self._index.leases.run_out():
+            if await asyncio.to_thread(self._still_runs, lease.worker_id, job_id, lease.attempt):
+                self.renew(job_id, lease.worker_id, lease.attempt)
+                continue
+            ended += await self._commits.run(self._loss(job_id, lease.worker_id, lease.attempt))
+        return ended
+
+    def _loss(self, job_id: str, worker_id: str, attempt: int) -> Callable[[Turn], bool]:
+        reason = f"Its worker {worker_id} was not heard of for {self._index.leases.ttl_secs:g} s."
+
+        def decide(turn: Turn) -> bool:
+            lease = self._index.leases.get(job_id)
+            if lease is None or lease.attempt != attempt or lease.ends_at > self._clock.monotonic():
+                return False  # it was heard of meanwhile
+            log.warning("A lease ran out.", extra={"job_id": job_id, "attempt": attempt, "worker_id": worker_id})
+            return self._endings.lose(turn, job_id, attempt, reason)
+
+        return decide
+
+    def _still_runs(self, worker_id: str, job_id: str, attempt: int) -> bool:
+        record = self._workers.get(worker_id)
+        info = record.info if record is not None else self.known_before.get(worker_id)
+        if info is None or not info.folder or not info.boot_id or info.boot_id != datadir.boot_id():
+            return False
+        return datadir.is_locked(datadir.spool_path(Path(info.folder), job_id, attempt))
+
+    def why_waiting(self, entry: Entry) -> str | None:
+        """Return one sentence on why a pending job waits."""
+        job = entry.job
+        if job.state is not JobState.PENDING:
+            return job.reason
+        if entry.blockers:
+            if len(entry.blockers) > 1:
+                return f"Waiting for {len(entry.blockers)} jobs to end."
+            parent = self._index.live.get(next(iter(entry.blockers)))
+            return f"Waiting for the job {parent.job.name!r} to end." if parent else "Waiting for another job."
+        kind = job.spec.kind
+        serving = [record.info for record in self._workers.values() if record.info.kind == kind]
+        if not serving:
+            return f"Waiting for a worker of kind {kind}; none is here."
+        if not any(_offers(info, job.spec.resources) for info in serving):
+            return f"Waiting for a worker of kind {kind} with more resources; none that is here has enough."
+        return f"Waiting for a free worker of kind {kind}."
+
+
+def _offers(info: WorkerInfo, need: Resources) -> bool:
+    has = info.resources
+    memory_fits = has.memory_mb is None or need.memory_mb is None or need.memory_mb <= has.memory_mb
+    return need.cpus <= has.cpus and need.gpus <= has.gpus and memory_fits

@@ -1,0 +1,82 @@
+"""The host's routes as one tornado application; the relay forwards to exactly these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tornado import web
+
+from zbrain_nb.model.datadir import proof
+from zbrain_nb.model.hosting import NONCE_HEADER
+from zbrain_nb.server.handlers.base import ApiHandler, HostContext, UnknownRoute
+from zbrain_nb.server.handlers.events import EventsHandler
+from zbrain_nb.server.handlers.files import (
+    ArtifactHandler,
+    ArtifactsHandler,
+    BlobHandler,
+    InputHandler,
+    ResultHandler,
+    VariableHandler,
+)
+from zbrain_nb.server.handlers.jobs import (
+    CancelHandler,
+    JobHandler,
+    JobsHandler,
+    LogsHandler,
+    OutputsHandler,
+    RetryHandler,
+)
+from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
+
+JOB = r"jobs/([0-9a-fA-F-]{36})"
+WORKER = r"workers/([\w.:@-]{1,200})"
+ROUTES: list[tuple[str, Any]] = [
+    (r"jobs", JobsHandler),
+    (JOB, JobHandler),
+    (rf"{JOB}/cancel", CancelHandler),
+    (rf"{JOB}/retry", RetryHandler),
+    (rf"{JOB}/logs", LogsHandler),
+    (rf"{JOB}/outputs", OutputsHandler),
+    (rf"{JOB}/result", ResultHandler),
+    (rf"{JOB}/artifacts", ArtifactsHandler),
+    (rf"{JOB}/artifacts/(.+)", ArtifactHandler),
+    (rf"{JOB}/variables/(.+)", VariableHandler),
+    (rf"{JOB}/inputs/(.+)", InputHandler),
+    (r"blobs/([0-9a-f]{64})", BlobHandler),
+    (r"workers", WorkersHandler),
+    (rf"{WORKER}/leases", LeasesHandler),
+    (rf"{WORKER}/heartbeat", HeartbeatHandler),
+    (rf"{WORKER}/events", WorkerEventsHandler),
+    (r"events", EventsHandler),
+]
+#: Routes that hold a request's or answer's body too large to gather in memory, or open a WebSocket.
+API = "/zbrain/api/"
+
+
+class HealthHandler(ApiHandler):
+    """``GET health``: open to all, for it is how a host proves itself before it is told the token."""
+
+    counts_as_client = False
+
+    def authenticate(self) -> None:
+        """Admit everybody: the answer tells nothing but that a host is here."""
+
+    def get(self) -> None:
+        """Say that the host lives; with a nonce, prove that it knows the token."""
+        body: dict[str, Any] = {"status": "ok", "instance": self.context.instance}
+        nonce = self.request.headers.get(NONCE_HEADER, "")
+        if nonce:
+            body["proof"] = proof(self.context.token, nonce[:200])
+        self.reply(body)
+
+
+def make_application(context: HostContext) -> web.Application:
+    """Return the host's application, serving ``/zbrain/api/``."""
+    routes = [(f"{API}{pattern}", handler) for pattern, handler in ROUTES]
+    return web.Application(
+        [*routes, (f"{API}health", HealthHandler)],
+        default_handler_class=UnknownRoute,
+        context=context,
+        websocket_ping_interval=20,
+        log_function=lambda handler: None,
+    )

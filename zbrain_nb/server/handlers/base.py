@@ -1,0 +1,237 @@
+"""What all handlers of the host share: the token, the allowed host names, JSON in and out, one error shape."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from tornado import httputil, web
+
+from zbrain_nb.model.errors import (
+    Forbidden,
+    InvalidSpec,
+    JobNotFound,
+    Malformed,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+    ZBrainError,
+)
+from zbrain_nb.model.job import Job
+from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.jobqueue import JobQueue
+
+log = logging.getLogger(__name__)
+MAX_BODY_BYTES = 256 * 1024 * 1024
+MAX_DRAINED_BYTES = 4 * 1024 * 1024
+T = TypeVar("T")
+
+
+@dataclass
+class HostContext:
+    """What handlers reach through their application's settings.
+
+    Attributes
+    ----------
+    queue : JobQueue
+        The queue served.
+    settings : Settings
+        Defaults for raw requests.
+    token : str
+        What a caller has to show.
+    owner : str
+        The account that owns what single-user callers submit.
+    instance : str
+        Random, new for each host process.
+    host_names : set of str
+        Names by which this host may be addressed (DNS rebinding).
+    requests : int
+        Requests of clients so far (not of workers): the host's idle watch looks at it.
+    followers : int
+        WebSockets open now.
+    """
+
+    queue: JobQueue
+    settings: Settings
+    token: str
+    owner: str
+    instance: str
+    host_names: set[str]
+    requests: int = 0
+    followers: int = 0
+
+
+class ApiHandler(web.RequestHandler):
+    """Base of the routes: authenticated, and every error in the one shape."""
+
+    counts_as_client = True
+
+    @property
+    def context(self) -> HostContext:
+        """The host's context."""
+        context: HostContext = self.application.settings["context"]
+        return context
+
+    @property
+    def queue(self) -> JobQueue:
+        """The queue served."""
+        return self.context.queue
+
+    def set_default_headers(self) -> None:
+        """Let no browser guess types or keep answers."""
+        self.set_header("Server", "zbrain")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Type", "application/json")
+
+    def prepare(self) -> None:
+        """Admit only callers that name this host and show its token."""
+        name = httputil.split_host_and_port(self.request.host.lower())[0]
+        if name not in self.context.host_names:
+            raise Forbidden(f"This host does not answer to the name {name!r}.")
+        self.authenticate()
+        if self.counts_as_client:
+            self.context.requests += 1
+
+    def authenticate(self) -> None:
+        """Refuse a request without the token.
+
+        Raises
+        ------
+        Unauthorized
+            If the ``Authorization`` header is absent or wrong.
+        """
+        scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() not in ("token", "bearer") or not hmac.compare_digest(
+            given.strip().encode(), self.context.token.encode()
+        ):
+            raise Unauthorized("This request carries no valid token.", "Send it as `Authorization: token ...`.")
+
+    def check_xsrf_cookie(self) -> None:
+        """Pass: the host knows no cookies, a token in a header cannot be forged across sites."""
+
+    def decode(self, kind: type[T]) -> T:
+        """Decode and validate the JSON body.
+
+        Raises
+        ------
+        Malformed
+            If the body is not JSON.
+        InvalidSpec
+            If it is JSON of another shape.
+        """
+        try:
+            return msgspec.json.decode(self.request.body, type=kind)
+        except msgspec.ValidationError as error:
+            raise InvalidSpec(f"The body does not hold: {error}.") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Malformed(f"The body is not JSON: {error}.") from error
+
+    def reply(self, value: Any, status: int = 200) -> None:
+        """Answer with `value` as JSON."""
+        self.set_status(status)
+        self.finish(msgspec.json.encode(value))
+
+    def int_argument(self, name: str, default: int, *, low: int = 0, high: int = 2**53) -> int:
+        """Return a whole number from the query, or `default`.
+
+        Raises
+        ------
+        Malformed
+            If it is no whole number from `low` to `high`.
+        """
+        text = self.get_query_argument(name, "")
+        if not text:
+            return default
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise Malformed(f"{name} must be a whole number from {low} to {high}, not {text[:40]!r}.")
+        return value
+
+    async def job(self, job_id: str) -> Job:
+        """Return the job.
+
+        Raises
+        ------
+        JobNotFound
+            If there is none with this id.
+        """
+        job = await self.queue.get(job_id.lower())
+        if job is None:
+            raise JobNotFound(f"There is no job {job_id}.", "`zbrain ls` shows the jobs that exist.")
+        return job
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log only what is ours to mend."""
+        if not isinstance(value, (ZBrainError, web.HTTPError)):
+            log.error("request failed", exc_info=(typ, value, tb), extra={"path": self.request.path})
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Write any failure in the one shape; the edge where foreign errors are translated."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        error = as_zbrain_error(error, status_code)
+        self.set_status(error.status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(error.as_json()))
+
+    def _handle_request_exception(self, e: BaseException) -> None:
+        if isinstance(e, ZBrainError) and not self._finished:
+            self.send_error(e.status, exc_info=(type(e), e, e.__traceback__))
+        else:
+            super()._handle_request_exception(e)
+
+
+def as_zbrain_error(error: BaseException | None, status: int) -> ZBrainError:
+    """Translate whatever went wrong in a handler."""
+    if isinstance(error, ZBrainError):
+        return error
+    if isinstance(error, web.HTTPError):
+        status = error.status_code
+        kinds: dict[int, type[ZBrainError]] = {400: Malformed, 403: Forbidden, 404: NotFound, 413: TooLarge}
+        kind = kinds.get(status)
+        message = error.log_message or error.reason or f"Refused with status {status}"
+        if kind is not None:
+            return kind(f"{message}.".replace("..", "."))
+        translated = ZBrainError(f"{message}.")
+        translated.status = status  # type: ignore[misc] # one-off status of tornado's own (405, 416)
+        return translated
+    return ZBrainError("The host failed at this request; its log has the details.", "`zbrain doctor` shows the log.")
+
+
+class StreamedBody:
+    """For handlers of streamed uploads: a refusal waits for a small body to end, else its sender never reads it.
+
+    tornado closes a connection whose body was not read, and the sender then sees a broken pipe instead of the
+    answer. A large body is not worth reading for that.
+    """
+
+    request: httputil.HTTPServerRequest
+    _refusal: BaseException | None = None
+
+    def refuse(self, error: BaseException) -> None:
+        """Keep `error` for `raise_refusal`, or raise it now if the body is large."""
+        headers = self.request.headers
+        length = headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in headers or not length.isdecimal() or int(length) > MAX_DRAINED_BYTES:
+            raise error
+        self._refusal = error
+
+    def raise_refusal(self) -> None:
+        """Raise what `refuse` kept."""
+        if self._refusal is not None:
+            raise self._refusal
+
+
+class UnknownRoute(ApiHandler):
+    """Anything else: 404 in the one shape."""
+
+    def prepare(self) -> None:
+        """Authenticate first, so that strangers learn nothing."""
+        super().prepare()
+        raise NotFound(f"There is nothing at {self.request.path}.")

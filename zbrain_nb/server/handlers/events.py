@@ -1,0 +1,62 @@
+"""``GET events``: the WebSocket that feeds every view."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+import msgspec
+from tornado import websocket
+
+from zbrain_nb.model.errors import Malformed
+from zbrain_nb.queue.bus import Subscription
+from zbrain_nb.server.handlers.base import ApiHandler
+
+log = logging.getLogger(__name__)
+MAX_TOPICS = 1000
+
+
+class EventsHandler(ApiHandler, websocket.WebSocketHandler):
+    """Sends JSON arrays of events; ``after=SEQ`` resumes without gap or repeat."""
+
+    _sending: asyncio.Task[None] | None = None
+    _subscription: Subscription | None = None
+
+    def check_origin(self, origin: str) -> bool:
+        """Refuse browsers: they come through Jupyter's relay, which checks their origin and sends none."""
+        return False
+
+    async def get(self, *args: str, **kwargs: str) -> None:
+        """Check the query before the upgrade, while an error can still be told."""
+        topics = [t for t in self.get_query_argument("topics", "").split(",") if t]
+        if len(topics) > MAX_TOPICS or any(not t.startswith(("jobs/", "orgs/")) for t in topics):
+            raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
+        after = self.int_argument("after", -1)
+        self._subscription = self.queue.subscribe(topics or None, None if after < 0 else after)
+        await super().get(*args, **kwargs)
+        if self._sending is None:  # no upgrade came of it
+            self._subscription.close()
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        """Begin to send."""
+        self.set_nodelay(True)
+        self.context.followers += 1
+        self._sending = asyncio.ensure_future(self._send())
+
+    async def _send(self) -> None:
+        assert self._subscription is not None
+        with contextlib.suppress(websocket.WebSocketClosedError):
+            while batch := await self._subscription.next_batch():
+                await self.write_message(msgspec.json.encode(batch))
+
+    def on_message(self, message: str | bytes) -> None:
+        """Ignore what clients say: this socket only speaks."""
+
+    def on_close(self) -> None:
+        """End the subscription with its socket."""
+        self.context.followers -= 1
+        if self._sending is not None:
+            self._sending.cancel()
+        if self._subscription is not None:
+            self._subscription.close()

@@ -1,0 +1,184 @@
+"""Routes for bytes: blobs up, and artifacts, results, variables and inputs down. Streamed both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from abc import abstractmethod
+from pathlib import Path
+
+from tornado import web
+
+from zbrain_nb.model.errors import JobNotFound, Malformed, NotFound, ZBrainError
+from zbrain_nb.model.job import JobArtifact
+from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
+from zbrain_nb.store.artifacts import Upload
+
+MAX_BLOB_BYTES = 1 << 40
+
+
+@web.stream_request_body
+class BlobHandler(StreamedBody, ApiHandler):
+    """``HEAD`` and ``PUT blobs/{sha256}``."""
+
+    _upload: Upload | None = None
+
+    def prepare(self) -> None:
+        """Open the upload once the caller is admitted; the body arrives in pieces."""
+        self.request.connection.set_max_body_size(MAX_BLOB_BYTES)  # type: ignore[union-attr]
+        try:
+            super().prepare()
+            if self.request.method == "PUT":
+                self._upload = self.queue.artifacts.open_upload(self.path_args[0])
+        except ZBrainError as error:
+            self.refuse(error)
+
+    async def data_received(self, chunk: bytes) -> None:
+        """Write one piece; the sender waits meanwhile."""
+        if self._upload is not None:
+            await asyncio.to_thread(self._upload.write, chunk)
+
+    async def put(self, sha256: str) -> None:
+        """Keep the bytes if they hash to their name; 201."""
+        self.raise_refusal()
+        if self._upload is None:
+            raise Malformed("An upload needs a body.")
+        upload, self._upload = self._upload, None
+        await asyncio.to_thread(upload.commit)
+        self.reply({"sha256": sha256}, 201)
+
+    def head(self, sha256: str) -> None:
+        """Say whether the blob is here; its size is the length."""
+        self.raise_refusal()
+        if not self.queue.artifacts.has(sha256):
+            raise NotFound("There is no such blob.")
+        self.set_header("Content-Length", str(self.queue.artifacts.size(sha256)))
+        self.finish()
+
+    def on_finish(self) -> None:
+        """Forget what was begun and not committed."""
+        self._abort()
+
+    def on_connection_close(self) -> None:
+        """Forget what a vanished sender began."""
+        self._abort()
+
+    def _abort(self) -> None:
+        if self._upload is not None:
+            self._upload.abort()
+            self._upload = None
+
+
+class _BlobFile(ApiHandler, web.StaticFileHandler):
+    """One blob as a download with ETag and Range, found by `blob_of`."""
+
+    _blob: JobArtifact
+
+    def initialize(self, **_: object) -> None:  # type: ignore[override]
+        """Take any path: `blob_of` alone says which file it is."""
+        self.root = "/"
+
+    async def head(self, job_id: str, name: str = "") -> None:
+        """Answer as `get` does, without the bytes."""
+        await self._send(job_id, name, include_body=False)
+
+    async def get(self, job_id: str, name: str = "") -> None:  # type: ignore[override]
+        """Send the blob."""
+        await self._send(job_id, name, include_body=True)
+
+    async def _send(self, job_id: str, name: str, *, include_body: bool) -> None:
+        self._blob = await self.blob_of(job_id, name)
+        await web.StaticFileHandler.get(self, self._blob.sha256, include_body)
+
+    @abstractmethod
+    async def blob_of(self, job_id: str, name: str) -> JobArtifact:
+        """Return which blob the address means."""
+
+    @classmethod
+    def get_absolute_path(cls, root: str, path: str) -> str:
+        """Return the name unchanged; `validate_absolute_path` knows the store."""
+        return path
+
+    def validate_absolute_path(self, root: str, absolute_path: str) -> str | None:
+        """Return where the blob lies."""
+        path: Path = self.queue.artifacts.path(absolute_path)
+        if not path.is_file():
+            raise NotFound("The bytes of this file are gone from the artifact store.")
+        return str(path)
+
+    def compute_etag(self) -> str | None:
+        """Name the content by its hash."""
+        return f'"{self._blob.sha256}"'
+
+    def get_content_type(self) -> str:
+        """Send bytes as bytes: what a job made is never shown as a page of this server."""
+        return "application/octet-stream"
+
+    def set_extra_headers(self, path: str) -> None:
+        """Make browsers store, not show."""
+        safe = re.sub(r"[^\w.\- ]", "_", self._blob.name.rsplit("/", 1)[-1], flags=re.ASCII) or "file"
+        self.set_header("Content-Disposition", f'attachment; filename="{safe}"')
+        self.set_header("Content-Security-Policy", "sandbox; default-src 'none'")
+        self.set_header("Cache-Control", "no-cache")
+
+
+class ArtifactHandler(_BlobFile):
+    """``GET jobs/{id}/artifacts/{name}``."""
+
+    async def blob_of(self, job_id: str, name: str) -> JobArtifact:
+        """Find the artifact by its name."""
+        job = await self.job(job_id)
+        return _named(name, await self.queue.list_artifacts(job.id), "artifact")
+
+
+class ResultHandler(_BlobFile):
+    """``GET jobs/{id}/result``."""
+
+    async def blob_of(self, job_id: str, name: str) -> JobArtifact:
+        """Find the pickled value."""
+        job = await self.job(job_id)
+        if job.result is None:
+            raise NotFound(f"Job {job.id} has no stored result.", "A command's output stands in the job itself.")
+        return job.result
+
+
+class VariableHandler(_BlobFile):
+    """``GET jobs/{id}/variables/{name}``."""
+
+    async def blob_of(self, job_id: str, name: str) -> JobArtifact:
+        """Find the pickled variable."""
+        job = await self.job(job_id)
+        return _named(name, [JobArtifact(v.name, v.sha256, v.size) for v in job.variables], "variable")
+
+
+class InputHandler(_BlobFile):
+    """``GET jobs/{id}/inputs/{name}``: for the worker that runs the job."""
+
+    counts_as_client = False
+
+    async def blob_of(self, job_id: str, name: str) -> JobArtifact:
+        """Find the input by its name; ``function`` is the pickled call."""
+        job = await self.job(job_id)
+        if job.state.ended or job.attempt == 0:
+            raise JobNotFound(f"Job {job.id} is not leased.")
+        digest = job.spec.function if name == "function" and job.spec.function else job.spec.inputs.get(name)
+        if digest is None:
+            raise NotFound(f"Job {job.id} has no input {name[:80]!r}.")
+        return JobArtifact(name, digest, self.queue.artifacts.size(digest))
+
+
+class ArtifactsHandler(ApiHandler):
+    """``GET jobs/{id}/artifacts``."""
+
+    async def get(self, job_id: str) -> None:
+        """List the files kept with a job."""
+        job = await self.job(job_id)
+        self.reply({"artifacts": await self.queue.list_artifacts(job.id)})
+
+
+def _named(name: str, found: list[JobArtifact], what: str) -> JobArtifact:
+    for artifact in found:
+        if artifact.name == name:
+            return artifact
+    names = ", ".join(a.name for a in found[:10]) or "none"
+    raise NotFound(f"The job has no {what} {name[:80]!r}.", f"It has: {names}.")

@@ -1,0 +1,147 @@
+"""Routes for jobs: submit, list, look, cancel, retry, logs, outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from zbrain_nb.model.errors import InvalidSpec, Malformed, TooLarge
+from zbrain_nb.model.events import LogStream
+from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState
+from zbrain_nb.model.settings import Settings
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, ApiHandler
+
+MAX_LIST = 1000
+MAX_LOG = 10_000
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """Return a job as every read shows it: with its title as ``name``, and without the values of ``env``."""
+    body: dict[str, Any] = msgspec.to_builtins(job)
+    body["name"] = job.name
+    body["spec"]["env"] = dict.fromkeys(job.spec.env, "***")
+    return body
+
+
+def read_spec(raw: Any, settings: Settings, *, where: str = "") -> JobSpec:
+    """Make a spec from decoded JSON, with the defaults for raw requests that run a command.
+
+    Raises
+    ------
+    InvalidSpec
+        If it does not hold; the message starts with `where`.
+    """
+    if not isinstance(raw, dict):
+        raise InvalidSpec(f"{where}A job spec is a JSON object, not {type(raw).__name__}.")
+    if raw.get("cmd") is not None:
+        raw.setdefault("timeout_secs", settings.default_timeout_secs)
+        raw.setdefault("max_retries", settings.max_retries)
+    try:
+        return msgspec.convert(raw, JobSpec)
+    except InvalidSpec as error:
+        raise InvalidSpec(f"{where}{error.message}", error.hint, **error.details) from error
+    except msgspec.ValidationError as error:
+        text = str(error)
+        field = text.rpartition("`$.")[2].rstrip("`") if "`$." in text else ""
+        raise InvalidSpec(f"{where}{text}.", field=field) from error
+
+
+class JobsHandler(ApiHandler):
+    """``POST jobs`` and ``GET jobs``."""
+
+    async def post(self) -> None:
+        """Submit one spec or a list of them, all or nothing; 201 means committed."""
+        if len(self.request.body) > MAX_BODY_BYTES:
+            raise TooLarge(f"The request is over {MAX_BODY_BYTES >> 20} MiB.", "Send inputs as blobs.")
+        raw = self.decode(object)
+        many = isinstance(raw, list)
+        items: list[Any] = raw if isinstance(raw, list) else [raw]
+        if not items:
+            raise InvalidSpec("The list of specs is empty.")
+        if len(self.request.body) > MAX_SPEC_BYTES * len(items):
+            raise TooLarge(f"A spec is over {MAX_SPEC_BYTES >> 20} MiB.", "Send inputs as blobs.")
+        settings = self.context.settings
+        key = self.request.headers.get("Idempotency-Key")
+        if key and not many and isinstance(raw, dict):
+            raw.setdefault("idempotency_key", key)
+        specs = [read_spec(item, settings, where=f"Spec {n}: " if many else "") for n, item in enumerate(items)]
+        accepted = await self.queue.accept(specs, owner=self.context.owner)
+        bodies = []
+        for one in accepted:
+            body = job_json(one.job)
+            if one.deduplicated:
+                body["deduplicated"] = True
+            bodies.append(body)
+        self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
+
+    async def get(self) -> None:
+        """List jobs, newest first."""
+        state = self.get_query_argument("state", "") or None
+        if state is not None and state not in set(JobState):
+            raise Malformed(f"There is no state {state[:40]!r}.", f"States are {', '.join(JobState)}.")
+        limit = self.int_argument("limit", 50, low=1, high=MAX_LIST)
+        jobs = await self.queue.list(
+            self.get_query_argument("org", "") or None,
+            JobState(state) if state else None,
+            limit,
+            self.get_query_argument("cursor", "") or None,
+            name=self.get_query_argument("name", "") or None,
+            q=self.get_query_argument("q", "") or None,
+        )
+        self.reply({"jobs": [job_json(j) for j in jobs], "next_cursor": jobs[-1].id if len(jobs) == limit else None})
+
+
+class JobHandler(ApiHandler):
+    """``GET jobs/{id}``."""
+
+    async def get(self, job_id: str) -> None:
+        """Show one job, with the number of its log lines."""
+        job = await self.job(job_id)
+        self.reply(job_json(job) | {"log_lines": await self.queue.count_log_lines(job.id)})
+
+
+class CancelHandler(ApiHandler):
+    """``POST jobs/{id}/cancel``."""
+
+    async def post(self, job_id: str) -> None:
+        """Cancel; 200 for an ended job too."""
+        await self.job(job_id)
+        result = await self.queue.cancel_job(job_id.lower(), by=self.context.owner)
+        if result is CancelResult.NOT_FOUND:
+            await self.job(job_id)
+        self.reply({"result": result, "job": job_json(await self.job(job_id))})
+
+
+class RetryHandler(ApiHandler):
+    """``POST jobs/{id}/retry``."""
+
+    async def post(self, job_id: str) -> None:
+        """Submit the same spec again as a new job; 409 while the old one is active."""
+        await self.job(job_id)
+        self.reply(job_json(await self.queue.retry_job(job_id.lower(), owner=self.context.owner)), 201)
+
+
+class LogsHandler(ApiHandler):
+    """``GET jobs/{id}/logs``."""
+
+    async def get(self, job_id: str) -> None:
+        """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new."""
+        job = await self.job(job_id)
+        from_seq = self.int_argument("from_seq", 0)
+        limit = self.int_argument("limit", 1000, low=1, high=MAX_LOG)
+        stream = self.get_query_argument("stream", "") or None
+        if stream is not None and stream not in set(LogStream):
+            raise Malformed(f"There is no stream {stream[:40]!r}.", f"Streams are {', '.join(LogStream)}.")
+        entries = await self.queue.get_logs(job.id, from_seq, limit, LogStream(stream) if stream else None)
+        self.reply({"entries": entries, "next_seq": entries[-1].seq + 1 if entries else from_seq})
+
+
+class OutputsHandler(ApiHandler):
+    """``GET jobs/{id}/outputs``."""
+
+    async def get(self, job_id: str) -> None:
+        """Show the rich outputs, as they stand, as nbformat output dicts."""
+        job = await self.job(job_id)
+        seq = self.queue.event_seq
+        self.reply({"outputs": await self.queue.list_outputs(job.id), "event_seq": seq})

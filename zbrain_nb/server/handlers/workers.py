@@ -1,0 +1,82 @@
+"""Routes for workers: register, lease (a long poll), heartbeat, events."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from zbrain_nb.model.errors import StaleAttempt
+from zbrain_nb.model.protocol import EventBatch, HeartbeatRequest, LeaseAnswer, LeaseRequest, WorkerInfo
+from zbrain_nb.server.handlers.base import ApiHandler
+
+MAX_WAIT_SECS = 60.0
+
+
+class WorkersHandler(ApiHandler):
+    """``POST workers`` and ``GET workers``."""
+
+    async def post(self) -> None:
+        """Register, or register again after a restart of either side; 201."""
+        self.reply(await self.queue.register_worker(self.decode(WorkerInfo)), 201)
+
+    def get(self) -> None:
+        """List the workers that the queue knows."""
+        self.reply({"workers": self.queue.workers()})
+
+    def prepare(self) -> None:
+        """Count only readers as clients: a worker alone shall not keep an idle host alive."""
+        self.counts_as_client = self.request.method == "GET"
+        super().prepare()
+
+
+class LeasesHandler(ApiHandler):
+    """``POST workers/{id}/leases``."""
+
+    counts_as_client = False
+    _waiting: asyncio.Task[LeaseAnswer] | None = None
+
+    async def post(self, worker_id: str) -> None:
+        """Hold the request open until a job fits, a cancel is due or the time is over."""
+        request = self.decode(LeaseRequest)
+        request = msgspec.structs.replace(request, wait_secs=min(max(request.wait_secs, 0.0), MAX_WAIT_SECS))
+        self._waiting = asyncio.ensure_future(self.queue.lease(worker_id, request))
+        try:
+            answer = await self._waiting
+        except asyncio.CancelledError:
+            if self._finished or self.request.connection.stream.closed():  # type: ignore[union-attr]
+                return  # the worker went away; its repeat with the same request_id gets the same leases
+            raise
+        self.reply(answer)
+
+    def on_connection_close(self) -> None:
+        """Stop waiting for a worker that is gone."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+
+class HeartbeatHandler(ApiHandler):
+    """``POST workers/{id}/heartbeat``."""
+
+    counts_as_client = False
+
+    async def post(self, worker_id: str) -> None:
+        """Renew the leases of the attempts named; answer what is to become of each."""
+        self.reply(await self.queue.heartbeat(worker_id, self.decode(HeartbeatRequest)))
+
+
+class WorkerEventsHandler(ApiHandler):
+    """``POST workers/{id}/events``."""
+
+    counts_as_client = False
+
+    async def post(self, worker_id: str) -> None:
+        """Take a batch of events; 200 means that what is ``ok`` is committed, 409 that all of it was stale."""
+        answer = await self.queue.take_events(worker_id, self.decode(EventBatch))
+        if answer.results and all(result.status == "stale" for result in answer.results):
+            raise StaleAttempt(
+                "None of these attempts is the job's running one.",
+                "End their processes.",
+                results=msgspec.to_builtins(answer.results),
+            )
+        self.reply(answer)

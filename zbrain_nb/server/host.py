@@ -1,0 +1,148 @@
+"""The host: one process (or Jupyter's own, inline) that owns a data directory and serves its queue.
+
+Started by the command line, by `zbrain_nb.model.hosting`, or by Jupyter's extension. It takes the directory's
+lock, opens the queue, listens on loopback, says so in the owner file, and looks after the local worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+import secrets
+import time
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from zbrain_nb.model.datadir import DataDir, FileLock, Owner, boot_id
+from zbrain_nb.model.errors import Conflict, ZBrainError
+from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.jobqueue import JobQueue
+from zbrain_nb.server.application import make_application
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
+from zbrain_nb.server.local_worker import LocalWorkerWatch
+from zbrain_nb.store.storage import Storage
+
+log = logging.getLogger(__name__)
+IDLE_CHECK_SECS = 1.0
+
+
+class Host:
+    """Serves the queue of one data directory.
+
+    Parameters
+    ----------
+    data : DataDir
+        What to serve.
+    settings : Settings
+        Lease time, defaults, the local worker.
+    bind : str
+        Address to listen on; loopback unless remote workers shall come.
+    port : int
+        Port to listen on; 0 takes a free one.
+    """
+
+    def __init__(self, data: DataDir, settings: Settings, *, bind: str = "127.0.0.1", port: int = 0) -> None:
+        self.data = data
+        self.settings = settings
+        self._bind = bind
+        self._port = port
+        self._lock = FileLock(data.host_lock)
+        self._http: HTTPServer | None = None
+        self._worker: LocalWorkerWatch | None = None
+        self.context: HostContext | None = None
+
+    async def start(self) -> Owner:
+        """Open the queue and serve it.
+
+        Raises
+        ------
+        Conflict
+            If another host serves the directory.
+        ZBrainError
+            If the address cannot be bound.
+        """
+        if not self._lock.acquire():
+            raise Conflict(f"Another host serves {self.data.root}.", "Use that one: its address is in owner.json.")
+        try:
+            return await self._start()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    async def _start(self) -> Owner:
+        token = self.data.token()
+        queue = JobQueue(
+            Storage(self.data.database),
+            self.data.artifacts,
+            lease_ttl_secs=self.settings.lease_ttl_secs,
+            default_org_id=self.settings.default_org_id,
+        )
+        await queue.open()
+        queue.start_lease_cleanup()
+        self.context = context = HostContext(
+            queue=queue,
+            settings=self.settings,
+            token=token,
+            owner=getpass.getuser(),
+            instance=secrets.token_hex(8),
+            host_names={"127.0.0.1", "localhost", "::1", self._bind},
+        )
+        try:
+            sockets = bind_sockets(self._port, self._bind)
+        except OSError as error:
+            await queue.close()
+            raise ZBrainError(
+                f"The host cannot listen on {self._bind}:{self._port}: {error.strerror}.", "Choose another --port."
+            ) from error
+        self._http = HTTPServer(make_application(context), max_buffer_size=MAX_BODY_BYTES)
+        self._http.add_sockets(sockets)
+        address = f"[{self._bind}]" if ":" in self._bind else self._bind
+        owner = Owner(
+            url=f"http://{address}:{sockets[0].getsockname()[1]}/",
+            token=token,
+            pid=os.getpid(),
+            boot_id=boot_id(),
+            instance=context.instance,
+        )
+        self.data.write_owner(owner)
+        if self.settings.worker_mode == "local":
+            self._worker = LocalWorkerWatch(self.data, self.settings)
+            self._worker.start()
+        log.info("host serves", extra={"url": owner.url, "data": str(self.data.root), "pid": owner.pid})
+        return owner
+
+    async def wait_until_idle(self, idle_secs: float) -> None:
+        """Return when for `idle_secs` there was no active job, no open socket and no request of a client.
+
+        It returns too when the data directory is gone: nobody can find this host any more.
+        """
+        assert self.context is not None
+        context, seen, since = self.context, -1, time.monotonic()
+        while time.monotonic() - since < idle_secs:
+            await asyncio.sleep(min(IDLE_CHECK_SECS, idle_secs / 4))
+            if not self.data.host_lock.exists():
+                log.warning("data directory is gone", extra={"data": str(self.data.root)})
+                return
+            if context.requests != seen or context.followers or context.queue.active_jobs():
+                seen, since = context.requests, time.monotonic()
+        log.info("host ends itself: idle", extra={"idle_secs": idle_secs})
+
+    async def stop(self, *, end_worker: bool = True) -> None:
+        """Stop serving; harmless if not started."""
+        if self.context is None:
+            return
+        context, self.context = self.context, None
+        if self._http is not None:
+            self._http.stop()
+        if self._worker is not None:
+            await self._worker.stop(end_worker=end_worker)
+        if self._http is not None:
+            await self._http.close_all_connections()
+        await context.queue.close()
+        owner = self.data.read_owner()
+        if owner is not None and owner.instance == context.instance:
+            self.data.owner_file.unlink(missing_ok=True)
+        self._lock.release()

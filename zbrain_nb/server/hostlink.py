@@ -1,0 +1,117 @@
+"""Jupyter's link to the host: finds it, starts it, starts it again when it died, keeps it from idling out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+
+from zbrain_nb.model.datadir import DataDir, Owner
+from zbrain_nb.model.errors import Conflict, ServerUnreachable, ZBrainError
+from zbrain_nb.model.hosting import find_or_start_host
+from zbrain_nb.model.settings import Settings
+from zbrain_nb.server.host import Host
+
+log = logging.getLogger(__name__)
+CHECK_SECS = 2.0
+IDLE_SECS = 600.0
+READY_SECS = 20.0
+
+
+class HostLink:
+    """Knows where the host of a data directory is, and sees to it that there is one.
+
+    Parameters
+    ----------
+    data : DataDir
+        Whose host.
+    settings : Settings
+        For a host run inline.
+    inline : bool
+        Run the host in this process instead of starting one.
+    """
+
+    def __init__(self, data: DataDir, settings: Settings, *, inline: bool = False) -> None:
+        self._data = data
+        self._settings = settings
+        self._inline = inline
+        self._host: Host | None = None
+        self._owner: Owner | None = None
+        self._finding: asyncio.Task[Owner] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look after the host."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._supervise())
+
+    async def stop(self) -> None:
+        """Cease to look after it; a host of its own process lives on until it is idle."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if self._host is not None:
+            await self._host.stop()
+            self._host = None
+
+    async def owner(self) -> Owner:
+        """Return where the host is now, waiting for one that is being started.
+
+        Raises
+        ------
+        ServerUnreachable
+            If none answers in time.
+        """
+        if self._owner is not None:
+            return self._owner
+        if self._finding is None or self._finding.done():
+            self._finding = asyncio.ensure_future(self._find())
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._finding), READY_SECS)
+        except TimeoutError as error:
+            raise ServerUnreachable("The zbrain host is still starting.", "Try again in a moment.") from error
+
+    def lost(self, owner: Owner) -> None:
+        """Say that `owner` did not answer: the next `owner()` looks anew."""
+        if self._owner == owner:
+            self._owner = None
+
+    async def _find(self) -> Owner:
+        if self._inline:
+            with contextlib.suppress(Conflict):  # somebody else serves this directory: then relay to them
+                if self._host is None:
+                    host = Host(self._data, self._settings)
+                    await host.start()
+                    self._host = host
+        self._owner = owner = await asyncio.to_thread(find_or_start_host, self._data, idle_secs=IDLE_SECS)
+        log.info("relaying to host", extra={"url": owner.url, "pid": owner.pid})
+        return owner
+
+    async def _supervise(self) -> None:
+        client = AsyncHTTPClient(force_instance=True)
+        try:
+            while True:
+                owner: Owner | None = None
+                try:
+                    owner = await self.owner()
+                    await client.fetch(
+                        HTTPRequest(f"{owner.url}zbrain/api/workers", headers=bearer(owner), request_timeout=10)
+                    )
+                except ZBrainError as error:
+                    log.error("no host", extra={"why": str(error)})
+                except (OSError, HTTPClientError) as error:
+                    log.warning("host does not answer", extra={"why": str(error)})
+                    if owner is not None:
+                        self.lost(owner)
+                await asyncio.sleep(CHECK_SECS)
+        finally:
+            client.close()
+
+
+def bearer(owner: Owner) -> dict[str, str]:
+    """Return the header that opens the host's routes."""
+    return {"Authorization": f"token {owner.token}"}

@@ -1,0 +1,90 @@
+"""The host's watch over its local worker: starts it, starts it again, adopts the one that already lives.
+
+The worker is a process of its own in its own session, so that it outlives the host; it is known by the lock in
+its folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from zbrain_nb.model.datadir import DataDir, is_locked, lock_holder
+from zbrain_nb.model.settings import Settings
+
+log = logging.getLogger(__name__)
+CHECK_SECS = 0.25
+LONGEST_PAUSE_SECS = 30.0
+STOP_SECS = 10.0
+
+
+class LocalWorkerWatch:
+    """Keeps one local worker running for a data directory.
+
+    Parameters
+    ----------
+    data : DataDir
+        Whose worker.
+    settings : Settings
+        `worker_concurrency` slots.
+    """
+
+    def __init__(self, data: DataDir, settings: Settings) -> None:
+        self._data = data
+        self._settings = settings
+        self._lock = data.worker / "worker.lock"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to watch; a worker is started if none lives."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._watch())
+
+    async def stop(self, *, end_worker: bool) -> None:
+        """Cease to watch; with `end_worker`, end the worker too (its running jobs go on)."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if end_worker:
+            await self._end()
+
+    async def _end(self) -> None:
+        pid = lock_holder(self._lock)
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECS
+        while is_locked(self._lock) and time.monotonic() < deadline:
+            if self._process is not None:
+                self._process.poll()
+            await asyncio.sleep(0.05)
+
+    async def _watch(self) -> None:
+        pause = CHECK_SECS
+        started = 0.0
+        while True:
+            if self._process is not None and self._process.poll() is not None:
+                log.warning("local worker ended", extra={"code": self._process.returncode, "pid": self._process.pid})
+                self._process = None
+                pause = min(pause * 2, LONGEST_PAUSE_SECS) if time.monotonic() - started < 5 else CHECK_SECS
+                await asyncio.sleep(pause if pause > CHECK_SECS else 0)
+            if self._process is None and not is_locked(self._lock):
+                started = time.monotonic()
+                self._process = self._spawn()
+                log.info("local worker started", extra={"pid": self._process.pid})
+            await asyncio.sleep(CHECK_SECS)  # the worker may not be our child: its lock has no event to wait for
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(self._data.root)]
+        command += ["--concurrency", str(self._settings.worker_concurrency)]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._data.root)

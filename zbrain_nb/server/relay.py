@@ -1,0 +1,259 @@
+"""The relay: shows the host under Jupyter's own URL, behind Jupyter's login.
+
+It has one fixed upstream and a list of routes, passes no cookie and no hop-by-hop header on, follows no
+redirect, and streams bodies both ways. A kernel may come with the data directory's token instead of a login: it
+opens these routes and nothing of Jupyter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import re
+from typing import Any
+
+import msgspec
+from jupyter_server.auth.decorator import allow_unauthenticated
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.base.websocket import WebSocketMixin
+from tornado import web, websocket
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
+from tornado.httputil import HTTPHeaders, parse_response_start_line
+
+from zbrain_nb.model.datadir import Owner
+from zbrain_nb.model.errors import NotFound, ServerUnreachable, Unauthorized, ZBrainError
+from zbrain_nb.server.application import ROUTES
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
+from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
+from zbrain_nb.server.hostlink import HostLink, bearer
+
+log = logging.getLogger(__name__)
+_ALLOWED = [re.compile(rf"{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"] + [re.compile(r"health\Z")]
+_REQUEST_HEADERS = ("Content-Type", "Idempotency-Key", "Range", "If-None-Match", "If-Range", "Accept", "X-ZBrain-Nonce")
+_ANSWER_HEADERS = (
+    "Content-Type",
+    "Content-Length",
+    "Content-Range",
+    "Content-Disposition",
+    "Content-Security-Policy",
+    "Accept-Ranges",
+    "Etag",
+    "X-Content-Type-Options",
+    "Cache-Control",
+)
+_NO_ANSWER = 599  # tornado's status for a request that got no answer
+TRIES = 3
+
+
+class _RelayHandler(JupyterHandler):
+    """Admits by Jupyter's login or the kernel's token, and writes errors in zbrain's shape."""
+
+    @property
+    def link(self) -> HostLink:
+        link: HostLink = self.settings["zbrain_link"]
+        return link
+
+    def _has_kernel_token(self) -> bool:
+        scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
+        token: str = self.settings["zbrain_token"]
+        return scheme.lower() in ("token", "bearer") and hmac.compare_digest(given.strip().encode(), token.encode())
+
+    def check_xsrf_cookie(self) -> None:
+        """Ask for the XSRF token where cookies could speak for the caller."""
+        if not self._has_kernel_token():
+            super().check_xsrf_cookie()
+
+    async def prepare(self, *, _redirect_to_login: bool = False) -> None:
+        """Admit the caller."""
+        await super().prepare(_redirect_to_login=False)
+        if not self._has_kernel_token() and self.current_user is None:
+            raise Unauthorized("This request carries no login and no valid token.", "Open it from Jupyter.")
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Write any failure in the one shape."""
+        error = as_zbrain_error(kwargs["exc_info"][1] if "exc_info" in kwargs else None, status_code)
+        self.set_status(error.status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(msgspec.json.encode(error.as_json()))
+
+    def _handle_request_exception(self, e: BaseException) -> None:
+        if isinstance(e, ZBrainError) and not self._finished:
+            self.send_error(e.status, exc_info=(type(e), e, e.__traceback__))
+        else:
+            super()._handle_request_exception(e)
+
+
+@web.stream_request_body
+class RelayHandler(StreamedBody, _RelayHandler):
+    """Forwards one request to the host."""
+
+    _body: asyncio.Queue[bytes | None] | None = None
+    _chunks: list[bytes]
+
+    async def prepare(self, *, _redirect_to_login: bool = False) -> None:
+        """Admit the caller before the first byte of the body is taken."""
+        self._chunks = []
+        self._large = self.request.method == "PUT"
+        limit = MAX_BLOB_BYTES if self._large else MAX_BODY_BYTES
+        self.request.connection.set_max_body_size(limit)  # type: ignore[union-attr]
+        try:
+            await super().prepare()
+            if not any(pattern.match(self.path_args[0]) for pattern in _ALLOWED):
+                raise NotFound(f"There is nothing at {self.request.path}.")
+        except (ZBrainError, web.HTTPError) as error:
+            self.refuse(error)
+            return
+        if self._large:
+            self._body = asyncio.Queue(maxsize=4)
+            self._relaying = asyncio.ensure_future(self._forward())
+
+    async def data_received(self, chunk: bytes) -> None:
+        """Take a piece of the body; a slow host slows the sender."""
+        if self._body is not None:
+            await self._body.put(chunk)
+        elif self._refusal is None:
+            self._chunks.append(chunk)
+
+    @allow_unauthenticated  # by Jupyter: `prepare` admits the caller, by login or by token
+    async def _relay(self, *args: str) -> None:
+        self.raise_refusal()
+        if self._body is not None:
+            await self._body.put(None)
+            await self._relaying
+        else:
+            await self._forward()
+
+    get = head = post = put = _relay
+
+    async def _forward(self) -> None:
+        for attempt in range(1, TRIES + 1):
+            owner = await self.link.owner()
+            try:
+                await self._fetch(owner)
+            except OSError as error:
+                self.link.lost(owner)
+                # The same request may go to the host that comes next if nothing was delivered, or does no harm twice.
+                again = isinstance(error, ConnectionRefusedError) or self.request.method in ("GET", "HEAD")
+                if attempt == TRIES or self._body is not None or self._started or not again:
+                    raise ServerUnreachable("The zbrain host broke off.", "Try again in a moment.") from error
+            else:
+                return
+
+    async def _fetch(self, owner: Owner) -> None:
+        headers = HTTPHeaders(bearer(owner))
+        for name in _REQUEST_HEADERS:
+            if name in self.request.headers:
+                headers[name] = self.request.headers[name]
+        url = f"{owner.url}zbrain/api/{self.path_args[0]}"
+        if self.request.query:
+            url += f"?{self.request.query}"
+        request = HTTPRequest(
+            url,
+            method=self.request.method or "GET",
+            headers=headers,
+            body=None if self._body is not None or self.request.method in ("GET", "HEAD") else b"".join(self._chunks),
+            body_producer=self._produce if self._body is not None else None,  # type: ignore[arg-type] # may be a coroutine
+            follow_redirects=False,
+            decompress_response=False,
+            request_timeout=0,
+            header_callback=self._take_header,
+            streaming_callback=self._take_chunk,
+        )
+        if self._body is not None and "Content-Length" in self.request.headers:
+            headers["Content-Length"] = self.request.headers["Content-Length"]
+        self._started = False
+        self._answer = HTTPHeaders()
+        client: AsyncHTTPClient = self.settings["zbrain_http"]
+        try:
+            answer: HTTPResponse = await client.fetch(request, raise_error=False)
+        except HTTPClientError as error:
+            raise ConnectionResetError(str(error)) from error
+        if answer.code == _NO_ANSWER:
+            raise answer.error if isinstance(answer.error, OSError) else ConnectionResetError(str(answer.error))
+        self._begin(answer.code)
+        if not self._finished:
+            await self.finish()
+
+    async def _produce(self, write: Any) -> None:
+        assert self._body is not None
+        while (chunk := await self._body.get()) is not None:
+            await write(chunk)
+
+    def _take_header(self, line: str) -> None:
+        line = line.rstrip("\r\n")
+        if line.startswith("HTTP/"):
+            self._answer = HTTPHeaders()
+            self._code = parse_response_start_line(line).code
+        elif line:
+            self._answer.parse_line(line)
+
+    def _begin(self, code: int) -> None:
+        if self._started:
+            return
+        self._started = True
+        self.set_status(code)
+        for name in _ANSWER_HEADERS:
+            if name in self._answer:
+                self.set_header(name, self._answer[name])
+
+    async def _take_chunk(self, chunk: bytes) -> None:
+        self._begin(self._code)
+        self.write(chunk)
+        with contextlib.suppress(websocket.WebSocketClosedError):
+            await self.flush()
+
+
+class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandler):
+    """Forwards the events of the host's WebSocket to a browser or a kernel."""
+
+    _upstream: websocket.WebSocketClientConnection | None = None
+    _pumping: asyncio.Task[None] | None = None
+
+    @allow_unauthenticated  # by Jupyter: `prepare` admits the caller, by login or by token
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        """Connect to the host first, so that its refusal can still be told."""
+        self._upstream = await self._connect()
+        await super().get(*args, **kwargs)
+
+    async def _connect(self) -> websocket.WebSocketClientConnection:
+        for _ in range(TRIES):
+            owner = await self.link.owner()
+            url = f"ws{owner.url.removeprefix('http')}zbrain/api/events?{self.request.query}"
+            try:
+                return await websocket.websocket_connect(
+                    HTTPRequest(url, headers=bearer(owner)), max_message_size=1 << 30, ping_interval=20
+                )
+            except HTTPClientError as error:
+                raise web.HTTPError(error.code, str(error)) from error
+            except OSError:
+                self.link.lost(owner)
+        raise ServerUnreachable("The zbrain host does not answer.", "Try again in a moment.")
+
+    def open(self, *args: Any, **kwargs: Any) -> None:
+        """Begin to pass on."""
+        self.set_nodelay(True)
+        self._pumping = asyncio.ensure_future(self._pump())
+
+    async def _pump(self) -> None:
+        assert self._upstream is not None
+        with contextlib.suppress(websocket.WebSocketClosedError):
+            while (message := await self._upstream.read_message()) is not None:
+                await self.write_message(message)
+        self.close(1012, "the host went away")
+
+    def on_message(self, message: str | bytes) -> None:
+        """Ignore what clients say: this socket only speaks."""
+
+    def on_close(self) -> None:
+        """Close the way to the host too."""
+        if self._pumping is not None:
+            self._pumping.cancel()
+        if self._upstream is not None:
+            self._upstream.close()
+
+
+def relay_routes() -> list[tuple[str, Any]]:
+    """Return the routes to add to Jupyter, relative to its base URL."""
+    return [(r"zbrain/api/events", RelayEventsHandler), (r"zbrain/api/(.*)", RelayHandler)]

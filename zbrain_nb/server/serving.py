@@ -1,0 +1,90 @@
+"""The host as a process: logging, signals, and when it ends."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.errors import Conflict, ZBrainError
+from zbrain_nb.model.settings import Settings, read_settings
+from zbrain_nb.server.host import Host
+
+log = logging.getLogger(__name__)
+_PLAIN = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName"}
+
+
+class _FieldFormatter(logging.Formatter):
+    """One line a record, its `extra` fields behind the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        fields = {k: v for k, v in record.__dict__.items() if k not in _PLAIN}
+        return text + "".join(f" {name}={value}" for name, value in fields.items())
+
+
+def configure_logging(program: str, level: int = logging.INFO) -> None:
+    """Log to stderr, which the starter has pointed at ``host.log``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_FieldFormatter(f"%(asctime)s {program} %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+async def serve(data: DataDir, settings: Settings, *, bind: str, port: int, idle_secs: float | None) -> None:
+    """Serve until a signal comes or, with `idle_secs`, until nobody has needed the host for so long.
+
+    Raises
+    ------
+    Conflict
+        If another host serves the directory.
+    """
+    host = Host(data, settings, bind=bind, port=port)
+    await host.start()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
+    if idle_secs is not None:
+        waits.append(asyncio.ensure_future(host.wait_until_idle(idle_secs)))
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await wait
+    await host.stop()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m zbrain_nb.server``; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="zbrain serve", description="Serve the queue of a data directory.")
+    parser.add_argument("--data", help="data directory (default: ZDB_DATA)")
+    parser.add_argument("--artifacts", help="where blobs lie (default: ZBRAIN_ARTIFACTS, else in the data directory)")
+    parser.add_argument("--bind", default="127.0.0.1", help="address to listen on (default: loopback)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    parser.add_argument("--idle-secs", type=float, help="end after so long without jobs and clients (default: never)")
+    options = parser.parse_args(arguments)
+    configure_logging("host")
+    try:
+        settings = read_settings()
+        if options.data:
+            settings = msgspec.structs.replace(settings, data=options.data)
+        data = DataDir(settings.data, options.artifacts or settings.artifacts)
+        asyncio.run(
+            serve(data, settings, bind=options.bind, port=options.port, idle_secs=options.idle_secs),
+        )
+    except Conflict as error:
+        log.info("not needed", extra={"why": error.message})
+    except ZBrainError as error:
+        sys.stderr.write(f"zbrain serve: {error}\n")
+        return 1
+    return 0

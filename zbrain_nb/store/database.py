@@ -1,0 +1,176 @@
+"""The one connection that writes: appends of batches, folding, checkpoints. Used by the writer thread alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from zbrain_nb.model.errors import Conflict, Unavailable, ZBrainError
+from zbrain_nb.store.rows import FOLDED, JOBS, LOGS, TRANSITIONS, Change, Layout
+from zbrain_nb.store.schema import open_connection
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_BYTES = 64 * 1024 * 1024
+#: Until a failed checkpoint is tried again: it failed for want of space or an open reader.
+CHECKPOINT_PAUSE_SECS = 5.0
+
+_FOLD = """
+UPDATE jobs SET folded_seq = incoming.folded_seq, state = incoming.state, attempt = incoming.attempt,
+    started_at = make_timestamp(incoming.started_at), finished_at = make_timestamp(incoming.finished_at),
+    worker_id = incoming.worker_id, exit_code = incoming.exit_code, reason = incoming.reason,
+    fields = incoming.fields
+FROM incoming WHERE jobs.id = incoming.id::UUID
+"""
+
+
+class Database:
+    """An open database.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file; None is a database in memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._connection = open_connection(path)
+        self._wal = path.with_name(path.name + ".wal") if path else None
+        self._no_checkpoint_before = 0.0
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a further cursor on the same database, for a reader."""
+        return self._connection.cursor()
+
+    def append(self, changes: Sequence[Change]) -> list[ZBrainError | None]:
+        """Write `changes` in one transaction; if a row is refused, find the guilty and write the others.
+
+        Returns
+        -------
+        list of ZBrainError or None
+            For each change, in order, None if it is durable now, else why it is not.
+        """
+        outcomes: list[ZBrainError | None] = [None] * len(changes)
+        self._append_some(changes, range(len(changes)), outcomes, set())
+        return outcomes
+
+    def _append_some(
+        self, changes: Sequence[Change], some: Sequence[int], outcomes: list[ZBrainError | None], tainted: set[str]
+    ) -> None:
+        some = [i for i in some if not self._is_tainted(changes[i], i, outcomes, tainted)] if tainted else some
+        if not some:
+            return
+        try:
+            self._transact([changes[i] for i in some])
+            return
+        except (duckdb.ConstraintException, duckdb.DataError) as error:
+            refused = error
+        except duckdb.Error as error:
+            log.error("A commit failed; its callers were told, the store goes on.", extra={"why": str(error)})
+            for i in some:
+                outcomes[i] = _unavailable(error)
+                tainted.update(changes[i].keys)
+            return
+        if len(some) == 1:
+            outcomes[some[0]] = _conflict(refused)
+            tainted.update(changes[some[0]].keys)
+            return
+        middle = len(some) // 2
+        self._append_some(changes, some[:middle], outcomes, tainted)
+        self._append_some(changes, some[middle:], outcomes, tainted)
+
+    @staticmethod
+    def _is_tainted(change: Change, index: int, outcomes: list[ZBrainError | None], tainted: set[str]) -> bool:
+        if tainted.isdisjoint(change.keys):
+            return False
+        outcomes[index] = Unavailable("What this builds on could not be written.", "Try again.")
+        tainted.update(change.keys)
+        return True
+
+    def _transact(self, changes: Sequence[Change]) -> None:
+        if len(changes) == 1:
+            jobs, transitions, logs = changes[0].jobs, changes[0].transitions, changes[0].logs
+        else:
+            jobs = [row for change in changes for row in change.jobs]
+            transitions = [row for change in changes for row in change.transitions]
+            logs = [row for change in changes for row in change.logs]
+        parts = [(a, b) for a, b in ((JOBS, jobs), (TRANSITIONS, transitions), (LOGS, logs)) if b]
+        if len(parts) == 1:
+            self._insert(*parts[0])
+        elif parts:
+            self._in_transaction(parts)
+
+    def _in_transaction(self, parts: Iterable[tuple[Layout, list[tuple[Any, ...]]]]) -> None:
+        self._connection.execute("BEGIN")
+        try:
+            for layout, rows in parts:
+                self._insert(layout, rows)
+            self._connection.execute("COMMIT")
+        except duckdb.Error:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        with contextlib.suppress(duckdb.TransactionException):  # a failed COMMIT has rolled back already
+            self._connection.execute("ROLLBACK")
+
+    def _insert(self, layout: Layout, rows: list[tuple[Any, ...]]) -> None:
+        if len(rows) == 1:
+            self._connection.execute(layout.insert_one, rows[0])
+            return
+        statement, incoming = layout.as_table(rows)  # DuckDB finds `incoming` by its name
+        self._connection.execute(statement)
+        del incoming
+
+    def fold(self, rows: list[tuple[Any, ...]]) -> None:
+        """Show in the jobs table what became of jobs (`rows.folded_row`)."""
+        if rows:
+            _, incoming = FOLDED.as_table(rows)
+            self._connection.execute(_FOLD)
+            del incoming
+
+    def save_worker(self, worker_id: str, info: str) -> None:
+        """Keep what is known of a worker, as JSON."""
+        self._connection.execute("INSERT OR REPLACE INTO workers VALUES (?, ?)", [worker_id, info])
+
+    def checkpoint_if_due(self) -> None:
+        """Checkpoint when the write-ahead log has grown past `CHECKPOINT_BYTES`."""
+        if self._wal is None:
+            return
+        try:
+            grown = self._wal.stat().st_size
+        except FileNotFoundError:
+            return
+        if grown > CHECKPOINT_BYTES and time.monotonic() >= self._no_checkpoint_before:
+            try:
+                self._connection.execute("CHECKPOINT")
+            except duckdb.Error as error:
+                self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS
+                log.warning("A checkpoint has to wait.", extra={"why": str(error), "wal_bytes": grown})
+
+    def close(self) -> None:
+        """Checkpoint and close; the write-ahead log is kept when the checkpoint fails."""
+        try:
+            if self._wal is not None:
+                self._connection.execute("CHECKPOINT")
+        except duckdb.Error as error:
+            log.warning("The last checkpoint failed; the next start replays the log.", extra={"why": str(error)})
+        self._connection.close()
+
+
+def _unavailable(error: duckdb.Error) -> ZBrainError:
+    made = Unavailable(f"The store could not write: {str(error).splitlines()[0]}", "Try again.")
+    made.__cause__ = error
+    return made
+
+
+def _conflict(error: duckdb.Error) -> ZBrainError:
+    made = Conflict(f"The store refused the row: {str(error).splitlines()[0]}")
+    made.__cause__ = error
+    return made

@@ -1,0 +1,288 @@
+"""Every question that is asked of the database; each function takes a reader's cursor and may block.
+
+Times are read as microseconds since the epoch, so that no time zone of the machine plays a part.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import duckdb
+import msgspec
+
+from zbrain_nb.model.events import LogEntry, LogStream
+from zbrain_nb.model.job import Job, JobSpec
+from zbrain_nb.model.transitions import read_patch
+
+Cursor = duckdb.DuckDBPyConnection
+
+#: Kinds of transitions that change no field of the job.
+WITHOUT_PATCH = ("job_displayed", "noted")
+_JOB = (
+    "id::VARCHAR, event_seq, org_id, owner, epoch_us(created_at), spec, retry_of::VARCHAR, fields, "
+    "coalesce(folded_seq, event_seq)"
+)
+_LIVE = "state IN ('pending', 'running', 'retrying')"
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_decode_spec = msgspec.json.Decoder(JobSpec).decode
+_decode = msgspec.json.Decoder().decode
+
+
+def _job(row: tuple[Any, ...]) -> Job:
+    job_id, event_seq, org_id, owner, created, spec, retry_of, fields, _ = row
+    job = Job(
+        _decode_spec(spec),
+        id=job_id,
+        owner=owner,
+        org_id=org_id,
+        created_at=_EPOCH + dt.timedelta(microseconds=created),
+        retry_of=retry_of,
+        event_seq=event_seq,
+    )
+    return msgspec.structs.replace(job, **read_patch(_decode(fields))) if fields else job
+
+
+def last_seq(cursor: Cursor) -> int:
+    """Return the highest ``event_seq`` that is committed, 0 in a new database."""
+    row = cursor.execute(
+        "SELECT greatest((SELECT max(event_seq) FROM jobs), (SELECT max(event_seq) FROM transitions), "
+        "(SELECT max(event_seq) FROM logs))"
+    ).fetchone()
+    return (row and row[0]) or 0
+
+
+def live_jobs(cursor: Cursor) -> list[Job]:
+    """Return the jobs that have not ended, as their events left them, in the order of their submits.
+
+    Jobs that ended after they were last folded are among them.
+    """
+    rows = cursor.execute(f"SELECT {_JOB} FROM jobs WHERE {_LIVE} ORDER BY event_seq").fetchall()
+    jobs = {row[0]: _job(row) for row in rows}
+    patches = cursor.execute(
+        "SELECT t.job_id::VARCHAR, t.event_seq, t.data FROM transitions t JOIN jobs j ON j.id = t.job_id "
+        f"WHERE j.{_LIVE} AND t.event_seq > coalesce(j.folded_seq, j.event_seq) "
+        "AND t.kind NOT IN (SELECT unnest(?)) ORDER BY t.event_seq",
+        [list(WITHOUT_PATCH)],
+    ).fetchall()
+    _apply(jobs, patches)
+    return list(jobs.values())
+
+
+def jobs_by_id(cursor: Cursor, ids: Iterable[str]) -> dict[str, Job]:
+    """Return those of the jobs that exist, as their events left them."""
+    wanted = list(ids)
+    rows = cursor.execute(f"SELECT {_JOB} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [wanted]).fetchall()
+    jobs = {row[0]: _job(row) for row in rows}
+    if jobs:
+        folded = min(row[8] for row in rows)
+        patches = cursor.execute(
+            "SELECT job_id::VARCHAR, event_seq, data FROM transitions WHERE job_id IN (SELECT unnest(?::UUID[])) "
+            "AND event_seq > ? AND kind NOT IN (SELECT unnest(?)) ORDER BY event_seq",
+            [wanted, folded, list(WITHOUT_PATCH)],
+        ).fetchall()
+        _apply(jobs, patches)
+    return jobs
+
+
+def _apply(jobs: dict[str, Job], patches: list[tuple[Any, ...]]) -> None:
+    for job_id, event_seq, data in patches:
+        job = jobs.get(job_id)
+        if job is not None and event_seq > job.event_seq:
+            jobs[job_id] = msgspec.structs.replace(job, **read_patch(_decode(data)))
+
+
+def positions(cursor: Cursor, ids: Iterable[str]) -> tuple[dict[str, dict[int, int]], dict[str, int]]:
+    """Return how far each job's workers and its log have come.
+
+    Returns
+    -------
+    dict
+        By job and attempt, the highest ``worker_seq`` that is committed.
+    dict
+        By job, the next ``log_seq``; jobs without a log are absent.
+    """
+    wanted = list(ids)
+    highs: dict[str, dict[int, int]] = defaultdict(dict)
+    logs: dict[str, int] = {}
+    if not wanted:
+        return highs, logs
+    for job_id, attempt, high in cursor.execute(
+        "SELECT job_id::VARCHAR, attempt, max(worker_seq) FROM ("
+        "SELECT job_id, attempt, worker_seq FROM transitions WHERE job_id IN (SELECT unnest($1::UUID[])) UNION ALL "
+        "SELECT job_id, attempt, worker_seq FROM logs WHERE job_id IN (SELECT unnest($1::UUID[]))) "
+        "WHERE worker_seq IS NOT NULL GROUP BY ALL",
+        [wanted],
+    ).fetchall():
+        highs[job_id][attempt] = high
+    for job_id, last in cursor.execute(
+        "SELECT job_id::VARCHAR, max(log_seq) FROM logs WHERE job_id IN (SELECT unnest(?::UUID[])) GROUP BY job_id",
+        [wanted],
+    ).fetchall():
+        logs[job_id] = last + 1
+    return highs, logs
+
+
+def list_jobs(
+    cursor: Cursor,
+    *,
+    org_id: str | None,
+    state: str | None,
+    owner: str | None,
+    name: str | None,
+    search: str | None,
+    before: str | None,
+    limit: int,
+) -> list[Job]:
+    """Return jobs as they were last folded, newest first; None lets every value pass.
+
+    Parameters
+    ----------
+    search : str or None
+        A part of the name, in either case, or the head of the id.
+    before : str or None
+        Only jobs with a smaller id.
+    """
+    where, values = ["true"], list[Any]()
+    for clause, value in (
+        ("org_id = ?", org_id),
+        ("state = ?", state),
+        ("owner = ?", owner),
+        ("name = ?", name),
+        ("id < ?::UUID", before),
+    ):
+        if value is not None:
+            where.append(clause)
+            values.append(value)
+    if search is not None:
+        where.append("(contains(lower(name), lower(?)) OR starts_with(id::VARCHAR, lower(?)))")
+        values += [search, search]
+    rows = cursor.execute(
+        f"SELECT {_JOB} FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
+    ).fetchall()
+    return [_job(row) for row in rows]
+
+
+def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return the id and the payload's hash of the owner's jobs with these idempotency keys, by key."""
+    rows = cursor.execute(
+        "SELECT idempotency_key, id::VARCHAR, payload_hash FROM jobs "
+        "WHERE idempotency_key IN (SELECT unnest(?)) AND owner = ?",
+        [list(keys), owner],
+    ).fetchall()
+    return {key: (job_id, payload) for key, job_id, payload in rows}
+
+
+def log_entries(cursor: Cursor, job_id: str, from_seq: int, limit: int, stream: str | None) -> list[LogEntry]:
+    """Return lines of the job's log from `from_seq` on (inclusive), in order."""
+    rows = cursor.execute(
+        "SELECT log_seq, attempt, stream, epoch_us(ts), line FROM logs WHERE job_id = ?::UUID AND log_seq >= ? "
+        f"{'AND stream = ?' if stream else ''} ORDER BY log_seq LIMIT ?",
+        [job_id, from_seq, *([stream] if stream else []), limit],
+    ).fetchall()
+    return [LogEntry(seq, attempt, LogStream(name), ts / 1e6, line) for seq, attempt, name, ts, line in rows]
+
+
+def displays(cursor: Cursor, job_id: str, attempt: int) -> list[dict[str, Any]]:
+    """Return the rich outputs of one attempt as they came, in order."""
+    rows = cursor.execute(
+        "SELECT data FROM transitions WHERE job_id = ?::UUID AND kind = 'job_displayed' AND attempt = ? "
+        "ORDER BY event_seq",
+        [job_id, attempt],
+    ).fetchall()
+    return [output for (data,) in rows for output in _decode(data)["outputs"]]
+
+
+def workers(cursor: Cursor) -> list[str]:
+    """Return what is kept of each worker, as JSON."""
+    return [info for (info,) in cursor.execute("SELECT info FROM workers ORDER BY id").fetchall()]
+
+
+class StoredEvent(msgspec.Struct, frozen=True):
+    """An event read back; `job` is set for submits, `entries` for log lines, else `data` holds JSON."""
+
+    seq: int
+    kind: str
+    job_id: str
+    org_id: str
+    attempt: int
+    ts: float
+    data: dict[str, Any] | None = None
+    job: Job | None = None
+    entries: list[LogEntry] = []
+
+
+def events_between(
+    cursor: Cursor, after: int, upto: int, job_ids: list[str] | None, org_ids: list[str] | None, limit: int
+) -> tuple[list[StoredEvent], int]:
+    """Return events with ``after < seq <= upto``, in order, and up to which number they are complete.
+
+    Parameters
+    ----------
+    job_ids, org_ids : list of str or None
+        Events of these jobs (with log and outputs) and of these orgs (without); both None is everything.
+    limit : int
+        About how many rows are read at once.
+    """
+    everything = job_ids is None and org_ids is None
+    jobs, orgs = job_ids or [], org_ids or []
+    match_jobs = "" if everything else "AND (id IN (SELECT unnest($3::UUID[])) OR org_id IN (SELECT unnest($4)))"
+    match_moves = (
+        ""
+        if everything
+        else "AND (job_id IN (SELECT unnest($3::UUID[])) "
+        "OR (kind <> 'job_displayed' AND org_id IN (SELECT unnest($4))))"
+    )
+    values: list[Any] = [after, upto] if everything else [after, upto, jobs, orgs]
+    span = "event_seq > $1 AND event_seq <= $2"
+    tail = f"ORDER BY event_seq LIMIT {limit:d}"
+    cursor.execute("BEGIN")
+    try:
+        submits = cursor.execute(f"SELECT {_JOB} FROM jobs WHERE {span} {match_jobs} {tail}", values).fetchall()
+        moves = cursor.execute(
+            "SELECT event_seq, kind, job_id::VARCHAR, org_id, attempt, epoch_us(ts), data FROM transitions "
+            f"WHERE {span} AND kind <> 'noted' {match_moves} {tail}",
+            values,
+        ).fetchall()
+        lines: list[tuple[Any, ...]] = []
+        if everything or jobs:
+            lines = cursor.execute(
+                "SELECT l.event_seq, l.job_id::VARCHAR, j.org_id, l.attempt, epoch_us(l.ts), l.log_seq, l.stream, "
+                "l.line FROM (SELECT * FROM logs WHERE "
+                f"{span} {'' if everything else 'AND job_id IN (SELECT unnest($3::UUID[]))'} "
+                f"ORDER BY event_seq, log_seq LIMIT {limit:d}) l JOIN jobs j ON j.id = l.job_id "
+                "ORDER BY l.event_seq, l.log_seq",
+                values[:3],
+            ).fetchall()
+    finally:
+        cursor.execute("ROLLBACK")
+    whole = upto
+    for rows, column in ((submits, 1), (moves, 0)):
+        if len(rows) == limit:
+            whole = min(whole, rows[-1][column])
+    if len(lines) == limit:  # the last event may go on past the page
+        firsts = sorted({row[0] for row in lines})
+        if len(firsts) == 1:
+            return events_between(cursor, after, upto, job_ids, org_ids, limit * 4)
+        whole = min(whole, firsts[-2])
+    found = [
+        StoredEvent(row[1], "job_submitted", row[0], row[2], 0, row[4] / 1e6, job=_as_submitted(row)) for row in submits
+    ]
+    found += [
+        StoredEvent(seq, kind, job_id, org_id, attempt, ts / 1e6, _decode(data))
+        for seq, kind, job_id, org_id, attempt, ts, data in moves
+    ]
+    gathered: dict[int, StoredEvent] = {}
+    for seq, job_id, org_id, attempt, ts, log_seq, stream, line in lines:
+        event = gathered.get(seq)
+        if event is None:
+            event = gathered[seq] = StoredEvent(seq, "job_logged", job_id, org_id, attempt, ts / 1e6, entries=[])
+        event.entries.append(LogEntry(log_seq, attempt, LogStream(stream), ts / 1e6, line))
+    found += gathered.values()
+    return sorted((event for event in found if event.seq <= whole), key=lambda event: event.seq), whole
+
+
+def _as_submitted(row: tuple[Any, ...]) -> Job:
+    return _job((*row[:7], None, row[8]))

@@ -1,0 +1,219 @@
+"""What is written: the columns of each table, and `Change`, the rows that are written all or not at all.
+
+Rows are plain tuples in the order of their layout, because a submit makes one and fifty thousand submits a
+second make a difference. Ids travel as text and times as whole microseconds since the epoch; the statements
+turn both into DuckDB's own types.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import msgspec
+from arro3.core import Array, DataType, Table
+
+from zbrain_nb.model.errors import InvalidSpec
+from zbrain_nb.model.job import Job
+
+TEXT, INT, UUID, TIME = "{}", "{}", "{}::UUID", "make_timestamp({})"
+_TYPES = {TEXT: DataType.string(), UUID: DataType.string(), TIME: DataType.int64()}
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(value: Any) -> bytes:
+    """Return `value` as JSON.
+
+    Raises
+    ------
+    InvalidSpec
+        If it holds what JSON cannot say: foreign objects, text that is none, or a nesting too deep.
+    """
+    try:
+        return _encode(value)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise InvalidSpec(f"A value cannot be written as JSON: {error}") from error
+
+
+class Change:
+    """Rows of one caller: all of them are committed, or none.
+
+    Attributes
+    ----------
+    keys : list of str
+        Ids of the jobs that the change reads or writes. When a change fails, later changes of the same batch
+        that share a key fail with it, for they were decided on what it said.
+    jobs, transitions, logs : list of tuple
+        Rows in the order of `JOBS`, `TRANSITIONS` and `LOGS`.
+    """
+
+    __slots__ = ("jobs", "keys", "logs", "transitions")
+    keys: list[str]
+    jobs: list[tuple[Any, ...]]
+    transitions: list[tuple[Any, ...]]
+    logs: list[tuple[Any, ...]]
+
+    def __init__(self) -> None:
+        self.keys, self.jobs, self.transitions, self.logs = [], [], [], []
+
+
+class Layout:
+    """The columns that an insert into one table fills, and the statements that do it.
+
+    Parameters
+    ----------
+    table : str
+        Its name.
+    columns : dict of str to tuple
+        By name: how the value is turned into its SQL type, and the type of the Arrow column.
+    rare : int
+        How many of the last columns are left out of a batch in which they are all None.
+    """
+
+    def __init__(self, table: str, columns: dict[str, tuple[str, DataType]], rare: int = 0) -> None:
+        self.table = table
+        self.names = list(columns)
+        self._types = [kind for _, kind in columns.values()]
+        self._rare = rare
+        self._usual = len(columns) - rare
+        names = ", ".join(columns)
+        slots = ", ".join(form.format("?") for form, _ in columns.values())
+        self.insert_one = f"INSERT INTO {table} ({names}) VALUES ({slots})"
+        self._insert_many = {}
+        for width in (len(columns), self._usual):
+            some = list(columns.items())[:width]
+            chosen = ", ".join(form.format(name) for name, (form, _) in some)
+            into = ", ".join(name for name, _ in some)
+            self._insert_many[width] = f"INSERT INTO {table} ({into}) SELECT {chosen} FROM incoming"
+
+    def as_table(self, rows: list[tuple[Any, ...]]) -> tuple[str, Table]:
+        """Return the statement that inserts `rows` from a table named ``incoming``, and that table."""
+        columns = list(zip(*rows, strict=True))
+        width = len(columns)
+        if self._rare and all(column.count(None) == len(column) for column in columns[self._usual :]):
+            width = self._usual
+        arrays = [Array(columns[i], self._types[i]) for i in range(width)]
+        return self._insert_many[width], Table.from_arrays(arrays, names=self.names[:width])
+
+
+_TEXT, _INT = (TEXT, DataType.string()), (INT, DataType.int64())
+_UUID, _TIME = (UUID, DataType.string()), (TIME, DataType.int64())
+
+JOBS = Layout(
+    "jobs",
+    {
+        "id": _UUID,
+        "event_seq": _INT,
+        "org_id": _TEXT,
+        "owner": _TEXT,
+        "name": _TEXT,
+        "created_at": _TIME,
+        "spec": _TEXT,
+        "idempotency_key": _TEXT,
+        "payload_hash": _TEXT,
+        "retry_of": _UUID,
+    },
+    rare=3,
+)
+TRANSITIONS = Layout(
+    "transitions",
+    {
+        "event_seq": _INT,
+        "job_id": _UUID,
+        "org_id": _TEXT,
+        "attempt": _INT,
+        "kind": _TEXT,
+        "ts": _TIME,
+        "data": _TEXT,
+        "worker_seq": _INT,
+    },
+)
+LOGS = Layout(
+    "logs",
+    {
+        "job_id": _UUID,
+        "log_seq": _INT,
+        "attempt": _INT,
+        "worker_seq": _INT,
+        "event_seq": _INT,
+        "stream": _TEXT,
+        "ts": _TIME,
+        "line": _TEXT,
+    },
+)
+FOLDED = Layout(
+    "folded",
+    {
+        "id": _UUID,
+        "folded_seq": _INT,
+        "state": _TEXT,
+        "attempt": _INT,
+        "started_at": _TIME,
+        "finished_at": _TIME,
+        "worker_id": _TEXT,
+        "exit_code": _INT,
+        "reason": _TEXT,
+        "fields": _TEXT,
+    },
+)
+
+_FOLDED_FIELDS = (
+    "state",
+    "attempt",
+    "started_at",
+    "finished_at",
+    "worker_id",
+    "exit_code",
+    "error",
+    "output",
+    "result",
+    "variables",
+    "artifacts",
+    "progress",
+    "reason",
+    "failures",
+    "losses",
+    "not_before",
+    "cancel_requested_at",
+    "canceled_by",
+    "event_seq",
+)
+
+
+def micros(when: dt.datetime | None) -> int | None:
+    """Return `when` as whole microseconds since the epoch."""
+    return None if when is None else round(when.timestamp() * 1e6)
+
+
+def job_row(job: Job, event_seq: int, payload_hash: str | None = None, spec: bytes | None = None) -> tuple[Any, ...]:
+    """Return the row of a submit, in the order of `JOBS`; `spec` is the encoded spec, if it is at hand."""
+    return (
+        job.id,
+        event_seq,
+        job.org_id,
+        job.owner,
+        job.spec.title,
+        round(job.created_at.timestamp() * 1e6),
+        (spec or encode(job.spec)).decode(),
+        job.spec.idempotency_key,
+        payload_hash,
+        job.retry_of,
+    )
+
+
+def folded_row(job: Job) -> tuple[Any, ...]:
+    """Return what the row of a job shows of its later life, in the order of `FOLDED`."""
+    fields = {name: getattr(job, name) for name in _FOLDED_FIELDS}
+    return (
+        job.id,
+        job.event_seq,
+        str(job.state),
+        job.attempt,
+        micros(job.started_at),
+        micros(job.finished_at),
+        job.worker_id,
+        job.exit_code,
+        job.reason,
+        encode({name: value for name, value in fields.items() if value is not None}).decode(),
+    )

@@ -1,0 +1,323 @@
+"""The worker: registers, leases jobs, renews leases, and sees that every attempt is run and told of.
+
+It may be killed at any moment: attempts run on under their supervisors, and the next worker on the same folder
+goes on where this one ended. A host that is away is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+
+import msgspec
+
+from zbrain_nb.model.datadir import boot_id
+from zbrain_nb.model.errors import WorkerNotFound, ZBrainError
+from zbrain_nb.model.ids import new_id
+from zbrain_nb.model.job import Job, Resources
+from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, LeaseAnswer, LeaseRequest, Registered, WorkerInfo
+from zbrain_nb.worker.finishing import Ending, finish
+from zbrain_nb.worker.folder import Launcher, WorkerFolder
+from zbrain_nb.worker.keeping import UploadKeeper
+from zbrain_nb.worker.link import Link
+from zbrain_nb.worker.patience import Patience
+from zbrain_nb.worker.preparing import Preparer
+from zbrain_nb.worker.request import RunRequest, write_private
+from zbrain_nb.worker.resources import free_resources, is_more, offered_resources
+from zbrain_nb.worker.runs import Key, Run, Runs
+from zbrain_nb.worker.sender import Sender
+from zbrain_nb.worker.spool import End
+
+log = logging.getLogger(__name__)
+LEASE_WAIT_SECS = 20.0
+_LONGEST_BEAT_SECS = 10.0
+_FOLDER_CHECK_SECS = 2.0
+_REPEAT_SECS = 0.25
+
+
+class FolderInUse(ZBrainError):
+    """Another worker works on the folder."""
+
+    code = "folder_in_use"
+    status = 409
+
+
+class WorkerAgent:
+    """One worker on one folder.
+
+    Parameters
+    ----------
+    link : Link
+        To the queue.
+    folder : WorkerFolder
+        Where its attempts run.
+    concurrency : int
+        How many it runs at once, 1 or more.
+    org_id : str, optional
+        Takes jobs of this org only.
+    temp_dir : str, optional
+        Where jobs without a ``cwd`` run.
+    linger_secs : float
+        How long the spawner stays when it is not needed.
+    warm : bool
+        Start the zygote of this interpreter at once, so that the first cell finds it warm.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        folder: WorkerFolder,
+        *,
+        concurrency: int,
+        org_id: str | None = None,
+        temp_dir: str | None = None,
+        linger_secs: float = 30.0,
+        warm: bool = True,
+    ) -> None:
+        self.id = folder.worker_id()
+        self._link = link
+        self._folder = folder
+        self._slots = concurrency
+        self._org_id = org_id
+        self._offer = offered_resources(concurrency)
+        self._launcher = Launcher(folder, warm=[sys.executable] if warm else [], linger_secs=linger_secs)
+        self._runs = Runs(
+            folder,
+            self._launcher,
+            self.id,
+            prepare=Preparer(folder, link, temp_dir).prepare,
+            finish=self._finish,
+            changed=self._on_change,
+        )
+        self._registered = asyncio.Event()
+        self._sender = Sender(link, self._runs, self._registered, self.id)
+        self._capacity = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._open_lease: LeaseRequest | None = None
+        self._beat_secs = _LONGEST_BEAT_SECS
+
+    async def run(self) -> None:
+        """Work until `stop`, or until the folder is gone.
+
+        Raises
+        ------
+        FolderInUse
+            If another worker works on the folder.
+        """
+        try:
+            if not self._folder.lock.acquire():
+                raise FolderInUse(
+                    f"Another worker works in {self._folder.root}.",
+                    "Give this one a folder of its own, or stop the other.",
+                )
+            self._launcher.ensure_spawner()
+            self._runs.open()
+            await self._work()
+        finally:
+            self._launcher.close()
+            await self._link.close()
+            self._folder.lock.release()
+
+    async def _work(self) -> None:
+        loops = (self._lease_for_ever(), self._beat_for_ever(), self._sender.run(), self._watch_folder())
+        tasks = [asyncio.create_task(loop) for loop in (*loops, self._stopping.wait())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._note_last_leases()
+            await self._runs.close()
+
+    def stop(self) -> None:
+        """Lease no more and end; running jobs go on, for the next worker to take up."""
+        self._stopping.set()
+
+    def _on_change(self) -> None:
+        self._sender.notify()
+        self._capacity.set()
+
+    async def _finish(self, run: Run, request: RunRequest, end: End) -> Ending:
+        return await finish(request, end, run.delivery.finished, UploadKeeper(self._link))
+
+    async def _lease_for_ever(self) -> None:
+        patience = Patience()
+        while True:
+            try:
+                if not self._registered.is_set():
+                    await self._register()
+                await self._lease()
+                patience.reset()
+            except WorkerNotFound:
+                self._registered.clear()
+            except ZBrainError as error:
+                log.warning("queue is away", extra={"why": str(error)})
+                # whoever answers next may be another host: it has to be told who we are
+                self._registered.clear()
+                await patience.wait()
+
+    async def _register(self) -> None:
+        """Make this worker known, and bring both sides' lists of its attempts into line."""
+        held = {run.key: run for run in self._runs.all()}
+        answer = await self._link.register(self._info())
+        self._beat_secs = min(answer.lease_ttl_secs / 5, _LONGEST_BEAT_SECS)
+        missing = self._compare(answer, held)
+        if missing:
+            # perhaps they were leased by an answer that never arrived: the same request gets the same leases
+            repeated = self._open_lease or self._last_lease()
+            if repeated is not None:
+                again = msgspec.structs.replace(repeated, wait_secs=0.0)
+                self._take(await self._link.lease(self.id, again), only=set(missing))
+            for key, high in missing.items():
+                if key not in self._runs:
+                    self._runs.adopt(*key, high)  # nothing lies here, so it will be told as lost
+        self._open_lease = None
+        self._registered.set()
+        log.info("registered", extra={"worker": self.id, "attempts": len(answer.attempts)})
+
+    def _compare(self, answer: Registered, held: dict[Key, Run]) -> dict[Key, int]:
+        """Adopt, go on with or discard attempts; return those the queue counts on and of which nothing lies here."""
+        listed = {(ref.job_id, ref.attempt): ref.high for ref in answer.attempts}
+        on_disk = self._folder.attempts()
+        for key, run in held.items():
+            if key not in listed:
+                self._runs.discard(key)
+            elif not run.delivery.acknowledge(listed[key]):
+                self._runs.restart(run, listed[key])
+            run.wake.set()
+        for key in on_disk:
+            if key not in self._runs:
+                self._runs.adopt(*key, listed.get(key, 0))
+                if key not in listed:
+                    self._runs.discard(key)
+        return {key: high for key, high in listed.items() if key not in self._runs}
+
+    def _info(self) -> WorkerInfo:
+        return WorkerInfo(
+            id=self.id,
+            host=socket.gethostname(),
+            boot_id=boot_id(),
+            pid=os.getpid(),
+            slots=self._slots,
+            free=self._free(),
+            resources=self._offer,
+            folder=str(self._folder.root),
+            org_id=self._org_id,
+            python=sys.executable,
+        )
+
+    def _free(self) -> int:
+        return max(0, self._slots - len(self._runs.active))
+
+    async def _lease(self) -> None:
+        """Hold one lease request open until it is answered, or until more is free than it asks for."""
+        request = self._request()
+        if request.limit:
+            self._open_lease = request
+            write_private(self._folder.lease_file, msgspec.json.encode(request))
+        asking = asyncio.ensure_future(self._link.lease(self.id, request))
+        try:
+            while not asking.done() and self._registered.is_set() and not self._offers_more_than(request):
+                self._capacity.clear()
+                waking = asyncio.ensure_future(self._capacity.wait())
+                await asyncio.wait({asking, waking}, return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+            if asking.done():
+                answer = asking.result()
+            elif request.limit and self._registered.is_set():
+                answer = await self._broken_off(asking, request)
+            else:
+                return
+        finally:
+            asking.cancel()
+        news = self._take(answer)
+        self._open_lease = None
+        if not news and (answer.leases or answer.cancels):
+            await asyncio.sleep(_REPEAT_SECS)  # the queue repeats what we know: no reason to ask at once
+
+    async def _broken_off(self, asking: asyncio.Future[LeaseAnswer], request: LeaseRequest) -> LeaseAnswer:
+        """Give a request up; return what it was answered with all the same."""
+        asking.cancel()
+        await asyncio.wait({asking})
+        return await self._link.lease(self.id, msgspec.structs.replace(request, wait_secs=0.0))
+
+    def _request(self) -> LeaseRequest:
+        free = free_resources(self._offer, self._needs())
+        return LeaseRequest(request_id=new_id(), limit=self._free(), wait_secs=LEASE_WAIT_SECS, resources=free)
+
+    def _offers_more_than(self, request: LeaseRequest) -> bool:
+        if self._free() > request.limit:
+            return True
+        now, then = free_resources(self._offer, self._needs()), request.resources
+        return bool(self._free()) and then is not None and is_more(now, then)
+
+    def _needs(self) -> list[Resources]:
+        return [run.job.spec.resources for run in self._runs.active if run.job is not None]
+
+    def _take(self, answer: LeaseAnswer, only: set[Key] | None = None) -> bool:
+        """Start what was leased and cancel what was canceled; return whether any of it was new."""
+        news = False
+        for lease in answer.leases:
+            key = lease.job.id, lease.job.attempt
+            if key not in self._runs and (only is None or key in only):
+                self._start(lease.job)
+                news = True
+        for ref in answer.cancels:
+            news |= self._runs.cancel((ref.job_id, ref.attempt))
+        return news
+
+    def _start(self, job: Job) -> None:
+        self._runs.start(job)
+        log.debug("attempt leased", extra={"job": job.id, "attempt": job.attempt})
+
+    def _last_lease(self) -> LeaseRequest | None:
+        """Return the lease request that the worker before this one had open."""
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+            return msgspec.json.decode(self._folder.lease_file.read_bytes(), type=LeaseRequest)
+        return None
+
+    async def _note_last_leases(self) -> None:
+        """Before the end, see whether a request that was broken off had been answered; the next worker runs these."""
+        if self._open_lease is None or not self._registered.is_set():
+            return
+        with contextlib.suppress(ZBrainError, TimeoutError):
+            again = msgspec.structs.replace(self._open_lease, wait_secs=0.0)
+            async with asyncio.timeout(2):
+                self._take(await self._link.lease(self.id, again))
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            await self._registered.wait()
+            refs = [AttemptRef(run.job_id, run.attempt, run.delivery.high) for run in self._runs.all() if not run.stale]
+            try:
+                answer = await self._link.heartbeat(self.id, HeartbeatRequest(attempts=refs, free=self._free()))
+            except WorkerNotFound:
+                self._registered.clear()
+                self._capacity.set()
+                continue
+            except ZBrainError as error:
+                log.warning("heartbeat failed", extra={"why": str(error)})
+            else:
+                for verdict in answer.verdicts:
+                    key = verdict.job_id, verdict.attempt
+                    if verdict.verdict == "stale":
+                        self._runs.discard(key)
+                    elif verdict.verdict == "cancel":
+                        self._runs.cancel(key)
+            await asyncio.sleep(self._beat_secs)
+
+    async def _watch_folder(self) -> None:
+        """Return when the folder is gone (its data directory was deleted): then nobody wants its jobs."""
+        while True:
+            await asyncio.sleep(_FOLDER_CHECK_SECS)
+            if not await asyncio.to_thread(self._folder.lock.path.exists):
+                break
+        log.error("worker folder is gone", extra={"folder": str(self._folder.root)})
+        self._runs.terminate_all()

@@ -1,0 +1,134 @@
+"""Progress bars of tqdm as progress events: the job's view has a bar of its own.
+
+tqdm is patched when, and only when, the cell imports it. Bars written to a file of the user's, and those of
+processes that the cell forks, stay text.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from zbrain_nb.worker.cell.frames import FrameWriter
+
+_WITH_TOTAL = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+_WITHOUT_TOTAL = "{n_fmt}{unit} [{elapsed}, {rate_fmt}{postfix}]"
+_SHOWN = 3
+
+
+def watch_bars(writer: FrameWriter) -> None:
+    """Turn tqdm's bars into progress events from now on."""
+    bars = _Bars(writer)
+    actions = {"tqdm.std": bars.patch_console, "tqdm.notebook": bars.patch_notebook}
+    for name, action in actions.items():
+        if name in sys.modules:
+            action(sys.modules[name])
+    sys.meta_path.insert(0, _AfterImport(actions))
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Calls an action with a module right after it was executed."""
+
+    def __init__(self, actions: Mapping[str, Callable[[ModuleType], None]]) -> None:
+        self._actions = dict(actions)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        action = self._actions.pop(fullname, None)
+        if action is None:
+            return None
+        spec = importlib.util.find_spec(fullname)  # by the other finders: ours has given the name up
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def execute_and_act(module: ModuleType) -> None:
+            execute(module)
+            action(module)
+
+        spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
+        return spec
+
+
+class _Nowhere(io.StringIO):
+    """The file of a bar that is shown as events."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+class _Bars:
+    def __init__(self, writer: FrameWriter) -> None:
+        self._writer = writer
+        self._texts: dict[int, str] = {}
+        self._fractions: dict[int, float | None] = {}
+
+    def patch_console(self, module: ModuleType) -> None:
+        """Patch ``tqdm.std.tqdm``, from which all others inherit."""
+        tqdm: Any = module.tqdm
+        begin, show, clear, move, close = tqdm.__init__, tqdm.display, tqdm.clear, tqdm.moveto, tqdm.close
+        bars = self
+
+        def __init__(bar: Any, iterable: Any = None, *args: Any, **kwargs: Any) -> None:
+            streams = (None, sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+            bar.zbrain_events = bars._writer.is_open and len(args) < 4 and kwargs.get("file") in streams
+            if bar.zbrain_events:
+                kwargs["file"] = _Nowhere()
+            begin(bar, iterable, *args, **kwargs)
+
+        def display(bar: Any, msg: str | None = None, pos: int | None = None) -> Any:
+            if not bar.zbrain_events:
+                return show(bar, msg, pos)
+            bars.show(bar, tqdm.format_meter)
+            return True
+
+        def wrap_close(bar: Any) -> None:
+            close(bar)
+            bars.drop(bar)
+
+        tqdm.__init__, tqdm.display, tqdm.close = __init__, display, wrap_close
+        tqdm.clear = lambda bar, *a, **k: None if bar.zbrain_events else clear(bar, *a, **k)
+        tqdm.moveto = lambda bar, n: None if bar.zbrain_events else move(bar, n)
+
+    def patch_notebook(self, module: ModuleType) -> None:
+        """Put console bars in the place of those that are widgets."""
+        notebook: Any = module
+
+        class tqdm_notebook(notebook.std_tqdm):  # type: ignore[misc]
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                kwargs.pop("display", None)
+                super().__init__(*args, **kwargs)
+
+            def reset(self, total: float | None = None) -> None:
+                super().reset(total=total)
+
+        notebook.tqdm_notebook = notebook.tqdm = tqdm_notebook
+        notebook.tnrange = notebook.trange = lambda *args, **kwargs: tqdm_notebook(range(*args), **kwargs)
+
+    def show(self, bar: Any, format_meter: Callable[..., str]) -> None:
+        """Send how far the outermost bar is, with the texts of those within it."""
+        state = dict(bar.format_dict)
+        n, total = state["n"], state["total"]
+        name = (state["prefix"] or "").removesuffix(": ")
+        state.update(bar_format=_WITH_TOTAL if total else _WITHOUT_TOTAL, ncols=None, prefix="")
+        key = id(bar)
+        self._fractions[key] = min(1.0, n / total) if total else None
+        meter = format_meter(**state)
+        self._texts[key] = f"{name}: {meter}" if name else meter
+        outermost = next(iter(self._fractions))
+        note = " · ".join(list(self._texts.values())[:_SHOWN])
+        self._writer.event({"kind": "progress", "fraction": self._fractions[outermost], "note": note})
+
+    def drop(self, bar: Any) -> None:
+        """Forget a bar that was closed."""
+        self._fractions.pop(id(bar), None)
+        self._texts.pop(id(bar), None)

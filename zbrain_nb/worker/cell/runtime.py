@@ -1,0 +1,228 @@
+"""The way into a cell's process: `preload` in the zygote, `run` in the process forked for one job.
+
+The zygote only imports: one that has computed with OpenMP would hang its children. `run` takes over the
+process: streams, environment and signals are the job's from then on, and the caller ends it with `os._exit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.payload import Reader, load_call
+from zbrain_nb.worker import inside
+from zbrain_nb.worker.cell import ending, surroundings
+from zbrain_nb.worker.cell.bars import watch_bars
+from zbrain_nb.worker.cell.frames import FrameWriter
+from zbrain_nb.worker.cell.keeping import Keeper
+from zbrain_nb.worker.cell.running import INTERRUPTED, Outcome, run_call, run_cell
+from zbrain_nb.worker.cell.shell import Shell, connect_shell, make_shell
+from zbrain_nb.worker.cell.streams import JobStreams
+
+#: Imported in the zygote when installed; ``ZBRAIN_PRELOAD`` (names with commas between them) replaces them.
+PRELOAD = ("numpy", "pandas", "matplotlib.pyplot", "matplotlib_inline.backend_inline")
+CELL_INPUT = "cell"
+
+
+class CellRequest(Protocol):
+    """What `run` reads of a request."""
+
+    @property
+    def code(self) -> str | None:
+        """Text of the cell."""
+
+    @property
+    def function(self) -> str | None:
+        """Path of the file with the pickled call."""
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """Paths by name; ``cell`` is the payload that the magic shipped."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The complete environment."""
+
+    @property
+    def cwd(self) -> str:
+        """Folder to run in."""
+
+    @property
+    def keep(self) -> list[str] | str | None:
+        """Variables to keep."""
+
+    @property
+    def outbox(self) -> str:
+        """Folder for files of results."""
+
+
+class _Warm:
+    """What `preload` leaves for the forked processes."""
+
+    cwd = ""
+    local_modules: tuple[str, ...] = ()
+
+
+def preload() -> None:
+    """Import what cells need and make the shell; called once, in the zygote, on its only thread."""
+    os.environ["MPLBACKEND"] = surroundings.INLINE
+    shell = make_shell()
+    chosen = os.environ.get("ZBRAIN_PRELOAD")
+    for name in PRELOAD if chosen is None else filter(None, map(str.strip, chosen.split(","))):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            if chosen is not None:
+                sys.stderr.write(f"zbrain: {name}, named in ZBRAIN_PRELOAD, cannot be imported.\n")
+    _warm_up(shell)
+    _Warm.cwd = os.getcwd()
+    _Warm.local_modules = tuple(surroundings.local_modules())
+
+
+def _warm_up(shell: Shell) -> None:
+    """Fill the caches of what every cell goes through, and of the first traceback; plain Python, no threads."""
+    importlib.import_module("multiprocessing.util")
+    shell.should_run_async("", transformed_cell=shell.transform_cell("%time\n!true\n1 / 0"))
+    shell.run_cell("None")
+    shell.display_formatter.format(0)
+    asyncio.new_event_loop().close()
+    try:
+        compile("def broken(:", "<cell>", "exec")
+    except SyntaxError as error:
+        shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__, tb_offset=0)
+
+
+def run(request: CellRequest, events_fd: int) -> int:
+    """Run one cell or function in this process, which then is of no other use.
+
+    Parameters
+    ----------
+    request : CellRequest
+        What to run.
+    events_fd : int
+        Takes frames (see `frames`); the last is the event ``finished``.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 1 after an exception, n after ``sys.exit(n)``, 130 after an interrupt.
+    """
+    writer = FrameWriter(events_fd)
+    streams = JobStreams(writer)
+    surroundings.forget(_Warm.local_modules)
+    surroundings.enter(request.env, request.cwd, _Warm.cwd)
+    sys.stdout, sys.stderr = streams.stdout, streams.stderr
+    faulthandler.enable(2)
+    os.register_at_fork(after_in_child=streams.forked)
+    shell = make_shell()
+    connect_shell(shell, writer)
+    inside.set_channel(writer.event)
+    watch_bars(writer)
+    job = _Job(request, shell)
+    try:
+        job.live()
+    except ZBrainError as error:
+        job.fail(error)
+    except KeyboardInterrupt as error:  # between the end of the code and the end of the job
+        job.outcome = Outcome(raised=error, interrupted=True)
+    exit_code, failure = job.outcome.exit_code, job.error()
+    try:
+        ending.finish_process()
+    except KeyboardInterrupt:
+        exit_code = exit_code or INTERRUPTED
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    streams.flush()
+    writer.event(
+        {
+            "kind": "finished",
+            "exit_code": exit_code,
+            "error": failure,
+            "output": shell.outputs.output,
+            "result": job.result,
+            "variables": job.variables,
+        }
+    )
+    writer.close()
+    return exit_code
+
+
+class _Job:
+    """One job from loading its inputs to writing its results."""
+
+    def __init__(self, request: CellRequest, shell: Shell) -> None:
+        self._request = request
+        self._shell = shell
+        self.outcome = Outcome()
+        self.result: str | None = None
+        self.variables: list[dict[str, Any]] = []
+
+    def live(self) -> None:
+        """Load, run, wait for what the code has started, keep.
+
+        Raises
+        ------
+        ZBrainError
+            If inputs cannot be loaded, or variables asked for cannot be kept.
+        """
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        run_code = self._prepare(loop)
+        keeper = Keeper(self._shell, self._request.outbox, self._request.keep)
+        self.outcome = run_code()
+        failed = self.outcome.exit_code != 0
+        ending.finish_tasks(loop, cancel=failed)
+        ending.finish_threads()
+        self._shell.events.trigger("post_execute")  # figures drawn by tasks and threads
+        if not failed:
+            self.result = keeper.write_result(self.outcome.value)
+        self.variables = keeper.write_variables(self._request.code or "", failed=failed)
+
+    def fail(self, error: ZBrainError) -> None:
+        """Show an error of ours as a cell's error, and let the job fail with it."""
+        if self.outcome.raised is None:
+            self.outcome = Outcome(raised=error)
+            self._shell.showtraceback((type(error), error, None))
+
+    def error(self) -> dict[str, Any] | None:
+        """Return the error as ``finished`` carries it, or None."""
+        raised = self.outcome.raised
+        if raised is None or self.outcome.exit_code == 0:
+            return None
+        shown: dict[str, Any] | None = self._shell.outputs.error
+        if shown is not None and shown["ename"] == type(raised).__name__:
+            return shown
+        lines = traceback.format_exception(type(raised), raised, None)
+        return {"ename": type(raised).__name__, "evalue": str(raised), "traceback": "".join(lines).splitlines()}
+
+    def _prepare(self, loop: asyncio.AbstractEventLoop) -> Callable[[], Outcome]:
+        shell, request = self._shell, self._request
+        if CELL_INPUT in request.inputs:
+            self._take_cell(Reader(request.inputs[CELL_INPUT], "cell"))
+        if request.function is not None:
+            surroundings.take_path(Reader(request.function, "call").header)
+            function, args, kwargs = load_call(request.function, shell.user_ns)
+            return lambda: run_call(shell, loop, function, args, kwargs)
+        return lambda: loop.run_until_complete(run_cell(shell, request.code or ""))
+
+    def _take_cell(self, reader: Reader) -> None:
+        """Bring over what the magic shipped: variables, imports, options, the cell's number."""
+        header = reader.header
+        surroundings.take_path(header)
+        surroundings.repeat_imports(header.get("imports", ()))
+        values = reader.load(self._shell.user_ns)
+        options = values.pop(surroundings.OPTIONS, {})
+        self._shell.user_ns.update(values)
+        for extension in header.get("extensions", ()):
+            self._shell.extension_manager.load_extension(extension)
+        surroundings.take_options(self._shell, options)
+        surroundings.take_warning_filters(header.get("warnings", ()))
+        self._shell.compile._filename_map.update(header.get("cells", {}))
+        self._shell.execution_count = header.get("execution_count", 1)

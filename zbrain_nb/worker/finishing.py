@@ -1,0 +1,165 @@
+"""The end of an attempt: gathers what it left, and makes the event that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.events import AnyWorkerEvent, JobCanceled, JobCompleted, JobFailed, WorkerArtifact
+from zbrain_nb.model.job import JobArtifact, Variable
+from zbrain_nb.worker.collect import Found, find_artifacts, open_beneath
+from zbrain_nb.worker.request import RunRequest
+from zbrain_nb.worker.spool import End
+
+_MAX_OUTPUT_BYTES = 8 * 1024 * 1024
+
+
+class Keeper(Protocol):
+    """Takes files into keeping."""
+
+    async def keep(self, found: Found) -> JobArtifact | WorkerArtifact:
+        """Keep a file.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        ZBrainError
+            If it is refused for good.
+        """
+        ...
+
+
+class Ending(NamedTuple):
+    """The event that ends an attempt, and sentences for its log."""
+
+    event: AnyWorkerEvent
+    sentences: list[str]
+
+
+def lost(
+    job_id: str, reason: str = "The job's processes vanished: they were killed, or the machine restarted."
+) -> Ending:
+    """Return the ending of an attempt that vanished."""
+    return Ending(JobFailed(job_id=job_id, lost=True, reason=reason), [])
+
+
+async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None, keeper: Keeper) -> Ending:
+    """Return the ending of an attempt whose processes are gone.
+
+    Parameters
+    ----------
+    request : RunRequest
+        What was run.
+    end : End
+        How its supervisor says it ended.
+    finished : dict or None
+        What the cell itself said at its end.
+    keeper : Keeper
+        Takes its files.
+    """
+    found, sentences = await asyncio.to_thread(find_artifacts, request.artifacts_path, request.cwd, request.artifacts)
+    artifacts: list[JobArtifact | WorkerArtifact] = []
+    for file in found:
+        try:
+            artifacts.append(await keeper.keep(file))
+        except (OSError, ZBrainError) as error:
+            sentences.append(f"Artifact {file.name!r} was not kept: {_why(error)}")
+    said = finished if finished is not None and request.cmd is None else {}
+    result: JobArtifact | None = None
+    variables: list[Variable] = []
+    trouble = ""
+    try:
+        result = await _keep_result(request, said, keeper)
+        variables = await _keep_variables(request, said, keeper)
+    except (OSError, ZBrainError) as error:
+        trouble = f"Its result could not be kept: {_why(error)}"
+        sentences.append(trouble)
+    sentences += end.message.splitlines()[1:]
+    common: dict[str, Any] = {"job_id": request.job_id, "artifacts": artifacts, "variables": variables}
+    code = said.get("exit_code", end.exit_code)
+    if end.reason == "canceled":
+        return Ending(JobCanceled(**common, exit_code=code), sentences)
+    if end.reason == "exited" and code == 0 and (request.cmd is not None or said) and not trouble:
+        output = said.get("output") if request.cmd is None else await asyncio.to_thread(_output, request, sentences)
+        return Ending(JobCompleted(**common, output=output, result=result), sentences)
+    error_said = said.get("error")
+    reason = trouble if trouble and code == 0 else _reason(request, end, code, error_said, bool(said))
+    failed = JobFailed(**common, error=error_said, exit_code=code, reason=reason)
+    return Ending(failed, sentences)
+
+
+def _reason(request: RunRequest, end: End, code: int | None, error: Any, ended_itself: bool) -> str:
+    """Say in one sentence why the attempt failed."""
+    if end.reason == "timeout":
+        return f"Ran over its limit of {request.timeout_secs or 0:g} s."
+    if end.reason == "memory":
+        return f"Used more than its {request.memory_mb:,} MiB of memory."
+    if end.message:
+        return end.message.splitlines()[0]
+    if isinstance(error, dict) and error.get("ename"):
+        return f"{error['ename']}: {error.get('evalue', '')}".strip().splitlines()[0][:500]
+    if code is not None and code < 0:
+        return f"Killed by {_signal_name(end, code)}."
+    if request.cmd is None and not ended_itself:
+        return f"The cell's process ended by itself, with exit code {code}, before the cell was done."
+    return f"Exited with code {code}."
+
+
+def _signal_name(end: End, code: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return end.signal or f"signal {-code}"
+
+
+def _output(request: RunRequest, sentences: list[str]) -> Any:
+    """Return the JSON that a command left in ``ZBRAIN_OUTPUT``; None, and a sentence, if it is none."""
+    try:
+        with open_beneath(request.outbox, os.path.basename(request.output_path)) as file:
+            content = file.read(_MAX_OUTPUT_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        sentences.append(f"The output was not taken: {_why(error)}")
+        return None
+    if len(content) > _MAX_OUTPUT_BYTES:
+        sentences.append(f"The output was not taken: it is over {_MAX_OUTPUT_BYTES >> 20} MiB; save it as an artifact.")
+        return None
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        sentences.append(f"The output was not taken: it is no JSON ({error}).")
+        return None
+
+
+async def _keep_result(request: RunRequest, said: dict[str, Any], keeper: Keeper) -> JobArtifact | None:
+    path = said.get("result")
+    if not isinstance(path, str):
+        return None
+    kept = await keeper.keep(_in_outbox(request, "result", path))
+    return kept if isinstance(kept, JobArtifact) else None
+
+
+async def _keep_variables(request: RunRequest, said: dict[str, Any], keeper: Keeper) -> list[Variable]:
+    variables: list[Variable] = []
+    for one in said.get("variables") or []:
+        name = str(one["name"])
+        kept = await keeper.keep(_in_outbox(request, name, str(one["path"])))
+        if isinstance(kept, JobArtifact):
+            what, summary = str(one.get("type", "")), str(one.get("summary", ""))
+            variables.append(Variable(name=name, type=what, summary=summary, sha256=kept.sha256, size=kept.size))
+    return variables
+
+
+def _in_outbox(request: RunRequest, name: str, path: str) -> Found:
+    return Found(name, request.outbox, os.path.relpath(path, request.outbox))
+
+
+def _why(error: Exception) -> str:
+    return f"{error.strerror}." if isinstance(error, OSError) and error.strerror else str(error)

@@ -1,0 +1,164 @@
+"""The worker's folder: names of what lies in it, and the launching of attempts through its spawner.
+
+::
+
+    id             who this worker is, for ever
+    worker.lock    held by the worker, spawner.lock by the spawner
+    worker.sock    wakes the worker, spawner.sock takes requests
+    lease.json     the lease request under way
+    blobs/         inputs of jobs, by SHA-256
+    runs/          of each attempt: lease (.job), request (.json), spool (.spool) and outbox (.out/)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from zbrain_nb.model.datadir import FileLock, is_locked, spool_path
+from zbrain_nb.worker.environment import spawner_environment
+from zbrain_nb.worker.request import RunRequest, write_private, write_request
+from zbrain_nb.worker.sockets import Post
+
+_NAME = re.compile(r"(.+)\.(\d+)\.(job|json|spool|out)\Z")
+
+
+class WorkerFolder:
+    """One worker's folder; made, with mode 0700, if it does not exist."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.runs = self.root / "runs"
+        self.blobs = self.root / "blobs"
+        for folder in (self.root, self.runs, self.blobs):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.lock = FileLock(self.root / "worker.lock")
+        self.lease_file = self.root / "lease.json"
+
+    def worker_id(self) -> str:
+        """Return this worker's lasting id; the first call makes it."""
+        file = self.root / "id"
+        with contextlib.suppress(FileNotFoundError):
+            if text := file.read_text().strip():
+                return text
+        host = re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname())[:40] or "host"
+        fresh = f"local-{host}-{secrets.token_hex(4)}"
+        write_private(file, fresh.encode())
+        return fresh
+
+    def job_path(self, job_id: str, attempt: int) -> Path:
+        """Where the job as it was leased lies: with it, a new worker can prepare the attempt again."""
+        return self.runs / f"{job_id}.{attempt}.job"
+
+    def request_path(self, job_id: str, attempt: int) -> Path:
+        """Where the request of an attempt lies."""
+        return self.runs / f"{job_id}.{attempt}.json"
+
+    def spool_path(self, job_id: str, attempt: int) -> Path:
+        """Where the spool of an attempt lies."""
+        return spool_path(self.root, job_id, attempt)
+
+    def outbox(self, job_id: str, attempt: int) -> Path:
+        """Where an attempt leaves its results."""
+        return self.runs / f"{job_id}.{attempt}.out"
+
+    def attempts(self) -> set[tuple[str, int]]:
+        """Return the attempts that anything lies here of."""
+        found = (_NAME.match(name) for name in os.listdir(self.runs))
+        return {(match[1], int(match[2])) for match in found if match and not match[1].startswith(".")}
+
+    def remove(self, request: RunRequest | None, job_id: str, attempt: int) -> None:
+        """Remove all that lies here of an attempt; the spool last, for it says that the attempt was there."""
+        if request is not None and request.scratch is not None:
+            shutil.rmtree(request.scratch, ignore_errors=True)
+        shutil.rmtree(self.outbox(job_id, attempt), ignore_errors=True)
+        self.request_path(job_id, attempt).unlink(missing_ok=True)
+        self.job_path(job_id, attempt).unlink(missing_ok=True)
+        self.spool_path(job_id, attempt).unlink(missing_ok=True)
+
+
+class Launcher:
+    """Hands requests to the folder's spawner, and starts one when there is none.
+
+    Parameters
+    ----------
+    folder : WorkerFolder
+        Whose spawner.
+    warm : list of str
+        Interpreters whose zygotes start with the spawner.
+    linger_secs : float
+        How long a spawner stays when nobody needs it.
+    tied : bool
+        Its jobs shall not outlive the worker.
+    """
+
+    def __init__(self, folder: WorkerFolder, *, warm: list[str], linger_secs: float = 30.0, tied: bool = False) -> None:
+        self._folder = folder
+        self._warm = warm
+        self._linger = linger_secs
+        self._tied = tied
+        self._post = Post(folder.root, "spawner.sock")
+        self._children: set[int] = set()
+        #: Grows with each spawner that is started; requests sent before then may be lost.
+        self.generation = 0
+
+    def ensure_spawner(self) -> None:
+        """Start a spawner if the folder has none."""
+        self._reap()
+        if is_locked(self._folder.root / "spawner.lock") or self._children:
+            return
+        self.generation += 1
+        arguments = [sys.executable, "-P", "-m", "zbrain_nb.worker.spawner", str(self._folder.root)]
+        arguments += ["--linger", str(self._linger)]
+        if self._tied:
+            arguments.append("--tied")
+        for python in self._warm:
+            arguments += ["--warm", python]
+        log = os.open(self._folder.root / "spawner.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            # spawned, not forked: the worker has threads; in a session of its own: it outlives the worker
+            pid = os.posix_spawn(
+                sys.executable,
+                arguments,
+                spawner_environment(),
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log, 1),
+                    (os.POSIX_SPAWN_DUP2, log, 2),
+                ],
+                setsid=True,
+            )
+        finally:
+            os.close(log)
+        self._children.add(pid)
+
+    def write(self, request: RunRequest, job_input: bytes) -> None:
+        """Write the request of an attempt with its outbox; it is not launched yet."""
+        outbox = Path(request.outbox)
+        for folder in (outbox, Path(request.artifacts_path), *([Path(request.scratch)] if request.scratch else [])):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(request.input_path).write_bytes(job_input)
+        write_request(self._folder.request_path(*request.key), request)
+
+    def send(self, job_id: str, attempt: int) -> bool:
+        """Hand a written request to the spawner; return whether it was taken."""
+        return self._post.send(self._folder.request_path(job_id, attempt).name.encode())
+
+    def _reap(self) -> None:
+        for pid in list(self._children):
+            try:
+                ended, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                ended = pid
+            if ended:
+                self._children.discard(pid)
+
+    def close(self) -> None:
+        """Close the socket; the spawner goes on."""
+        self._post.close()

@@ -1,0 +1,53 @@
+"""Bytes of one output stream become lines of log; how the bytes were cut into reads does not matter."""
+
+from __future__ import annotations
+
+import codecs
+
+#: Longer lines are cut into pieces of this many characters.
+LONGEST = 64 * 1024
+
+
+class LineAssembler:
+    """Assembles the lines of one stream.
+
+    Bytes are UTF-8, with U+FFFD for what is not. A carriage return within a line starts it again, as on a
+    terminal: of a progress bar only its last state stays.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._rest = ""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Return the lines that `data` completes, without their breaks."""
+        return self._cut(self._decoder.decode(data))
+
+    def flush(self) -> list[str]:
+        """Return the unfinished line, if any, as finished."""
+        lines = self._cut(self._decoder.decode(b"", final=True))
+        rest, self._rest = self._rest.rstrip("\r"), ""
+        return [*lines, rest] if rest else lines
+
+    def _cut(self, text: str) -> list[str]:
+        *parts, rest = (self._rest + text).split("\n")
+        lines: list[str] = []
+        for part in parts:
+            lines.append(_last_state(part.rstrip("\r"), lines))
+        # a \r at the end may be half of a \r\n
+        body = rest.rstrip("\r")
+        self._rest = _last_state(body, lines) + ("\r" if len(body) < len(rest) else "")
+        return lines
+
+
+def _last_state(line: str, pieces: list[str]) -> str:
+    """Return what follows the last carriage return; add full pieces of overlong text to `pieces`."""
+    if len(line) <= LONGEST:
+        return line[line.rfind("\r") + 1 :]
+    last = ""
+    for state in line.split("\r"):
+        last = state
+        while len(last) > LONGEST:
+            pieces.append(last[:LONGEST])
+            last = last[LONGEST:]
+    return last

@@ -1,0 +1,174 @@
+"""The worker's link to its queue: what it asks, as an interface, and its HTTP form."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import urllib.parse
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+
+import httpx
+import msgspec
+
+from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.client.transport import CHUNK_BYTES, Transport
+from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.errors import BlobMismatch, ServerUnreachable, StaleAttempt
+from zbrain_nb.model.hosting import find_host
+from zbrain_nb.model.protocol import (
+    EventBatch,
+    EventBatchAnswer,
+    EventResult,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    LeaseAnswer,
+    LeaseRequest,
+    Registered,
+    WorkerInfo,
+)
+
+T = TypeVar("T")
+
+
+class Link(Protocol):
+    """What a worker asks of its queue.
+
+    All methods raise `ServerUnreachable` when nobody answers (the same call may be repeated), `WorkerNotFound`
+    when the queue does not know the worker (any more), and other `ZBrainError` as the queue says.
+    """
+
+    async def register(self, info: WorkerInfo) -> Registered:
+        """Make the worker known, and hear which attempts the queue thinks it runs."""
+        ...
+
+    async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
+        """Ask for jobs, and wait for them or for cancels."""
+        ...
+
+    async def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
+        """Renew leases."""
+        ...
+
+    async def send_events(self, worker_id: str, batch: EventBatch) -> EventBatchAnswer:
+        """Deliver events; never raises `StaleAttempt`, the results say it."""
+        ...
+
+    async def has_blob(self, sha256: str) -> bool:
+        """Whether the queue keeps these bytes already."""
+        ...
+
+    async def put_blob(self, sha256: str, file: BinaryIO) -> None:
+        """Give the queue the bytes of an open file, from its start."""
+        ...
+
+    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+        """Write an input of a leased job to `target`, its hash checked (``function`` is the pickled call)."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class HttpLink:
+    """A `Link` over HTTP.
+
+    Parameters
+    ----------
+    locate : callable
+        Finds the server; called again whenever it was lost (see `follow`).
+    """
+
+    def __init__(self, locate: Locator) -> None:
+        # the worker's own loops repeat what fails, with their own pauses
+        self._transport = Transport(locate, patience_secs=0.0)
+
+    async def register(self, info: WorkerInfo) -> Registered:
+        """See `Link`."""
+        return await self._ask("workers", info, Registered)
+
+    async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
+        """See `Link`."""
+        return await self._ask(f"workers/{worker_id}/leases", request, LeaseAnswer, request.wait_secs + 30)
+
+    async def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
+        """See `Link`."""
+        return await self._ask(f"workers/{worker_id}/heartbeat", request, HeartbeatAnswer)
+
+    async def send_events(self, worker_id: str, batch: EventBatch) -> EventBatchAnswer:
+        """See `Link`."""
+        try:
+            return await self._ask(f"workers/{worker_id}/events", batch, EventBatchAnswer)
+        except StaleAttempt as error:
+            return EventBatchAnswer(msgspec.convert(error.details.get("results", []), list[EventResult]))
+
+    async def has_blob(self, sha256: str) -> bool:
+        """See `Link`."""
+        answer = await self._transport.request("HEAD", f"blobs/{sha256}", expect=(200, 204, 404))
+        return answer.status_code != 404
+
+    async def put_blob(self, sha256: str, file: BinaryIO) -> None:
+        """See `Link`."""
+        size = os.fstat(file.fileno()).st_size
+        await self._transport.request(
+            "PUT",
+            f"blobs/{sha256}",
+            content=_chunks(file),
+            headers={"Content-Length": str(size)},
+            expect=(200, 201, 204),
+            timeout=600,
+        )
+
+    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+        """See `Link`."""
+        fresh = target.with_name(f".{target.name}.{os.getpid()}")
+        digest = hashlib.sha256()
+        try:
+            with fresh.open("wb") as file:
+                async for chunk in self._transport.download(
+                    f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}"
+                ):
+                    digest.update(chunk)
+                    await asyncio.to_thread(file.write, chunk)
+            if digest.hexdigest() != sha256:
+                raise BlobMismatch(f"Input {name!r} arrived with other bytes than were shipped.")
+            fresh.chmod(0o400)
+            fresh.replace(target)
+        except httpx.HTTPError as error:
+            raise ServerUnreachable(f"Input {name!r} did not arrive ({error!r}).") from error
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """See `Link`."""
+        await self._transport.close()
+
+    async def _ask(self, path: str, body: msgspec.Struct, kind: type[T], timeout: float = 60.0) -> T:
+        try:
+            return await self._transport.post(path, body, kind, timeout=timeout)
+        except msgspec.DecodeError as error:
+            raise ServerUnreachable(f"Something else than zbrain answers at {path} ({error}).") from error
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    file.seek(0)
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield chunk
+
+
+def follow(data: DataDir) -> Locator:
+    """Return a function that finds the present host of a data directory; it starts none.
+
+    Only a host that has proved that it knows the directory's token is told it.
+    """
+
+    def locate() -> Endpoint:
+        owner = find_host(data)
+        if owner is None:
+            raise ServerUnreachable(f"No host serves {data.root} at present.")
+        return Endpoint(owner.url, owner.token, "owner file")
+
+    return locate

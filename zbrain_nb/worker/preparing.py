@@ -1,0 +1,103 @@
+"""Makes the request of a leased job: its inputs at hand, its folders and its environment named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.job import Job
+from zbrain_nb.worker.environment import job_environment
+from zbrain_nb.worker.folder import WorkerFolder
+from zbrain_nb.worker.link import Link
+from zbrain_nb.worker.patience import Patience, is_passing
+from zbrain_nb.worker.request import RunRequest
+
+CACHE_BYTES = 4 << 30
+
+
+class Preparer:
+    """Prepares jobs of one worker.
+
+    Parameters
+    ----------
+    folder : WorkerFolder
+        Where they run; inputs are kept in its cache.
+    link : Link or None
+        Where inputs come from; None for jobs without any.
+    temp_dir : str, optional
+        Where jobs without a ``cwd`` get their fresh folder, if not in their outbox.
+    """
+
+    def __init__(self, folder: WorkerFolder, link: Link | None, temp_dir: str | None = None) -> None:
+        self._folder = folder
+        self._link = link
+        self._temp_dir = temp_dir
+
+    async def prepare(self, job: Job) -> RunRequest:
+        """Return the request of a leased job.
+
+        Raises
+        ------
+        ZBrainError
+            If an input cannot be had.
+        """
+        spec = job.spec
+        outbox = self._folder.outbox(job.id, job.attempt)
+        scratch = None
+        if spec.cwd is None:
+            scratch = f"{self._temp_dir}/zbrain-{job.id}.{job.attempt}" if self._temp_dir else str(outbox / "work")
+        request = RunRequest(
+            job_id=job.id,
+            attempt=job.attempt,
+            org_id=job.org_id or spec.org_id or "",
+            cmd=spec.cmd,
+            code=spec.code,
+            function=spec.function and await self._fetch(job, "function", spec.function),
+            cwd=spec.cwd or scratch or "",
+            scratch=scratch,
+            outbox=str(outbox),
+            timeout_secs=spec.timeout_secs,
+            memory_mb=spec.resources.memory_mb,
+            python=spec.kernel if spec.kernel and os.path.isabs(spec.kernel) else sys.executable,
+            inputs={name: await self._fetch(job, name, sha256) for name, sha256 in spec.inputs.items()},
+            keep=spec.keep,
+            artifacts=spec.artifacts,
+            title=spec.title,
+        )
+        request.env = job_environment(job, request, {})
+        return request
+
+    async def _fetch(self, job: Job, name: str, sha256: str) -> str:
+        """Return the path of an input, from the cache if it lies there; while the queue is away it waits."""
+        path = self._folder.blobs / sha256
+        patience = Patience()
+        while not path.exists():
+            assert self._link is not None
+            try:
+                await self._link.fetch_input(job.id, name, sha256, path)
+                await asyncio.to_thread(self._trim)
+            except ZBrainError as error:
+                if not is_passing(error):
+                    raise
+                await patience.wait()
+        os.utime(path)
+        return str(path)
+
+    def _trim(self) -> None:
+        """Remove what was not used for longest when the cache is too large.
+
+        Safe for running jobs: who has opened or mapped a file keeps it, and what was used in the last hour stays.
+        """
+        files = sorted(((stat.st_mtime, stat.st_size, path) for path, stat in _files(self._folder.blobs)), reverse=True)
+        total = 0
+        for mtime, size, path in files:
+            total += size
+            if total > CACHE_BYTES and mtime < files[0][0] - 3600:
+                path.unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
+    return [(path, path.stat()) for path in folder.iterdir() if not path.name.startswith(".")]

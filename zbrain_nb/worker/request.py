@@ -1,0 +1,122 @@
+"""What the worker tells the spawner: one file for each attempt, complete in itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+GIB = 1 << 30
+
+
+class RunRequest(msgspec.Struct, kw_only=True):
+    """Everything that is needed to run one attempt and, after a restart of the worker, to finish it.
+
+    Attributes
+    ----------
+    job_id, attempt, org_id : str, int, str
+        Which attempt of which job.
+    cmd : list of str or None
+        A command, run without a shell.
+    code : str or None
+        Source of a cell.
+    function : str or None
+        Path of the file with the pickled call.
+    env : dict of str to str
+        The complete environment of the job.
+    cwd : str
+        Folder to run in.
+    scratch : str or None
+        Folder made for this attempt, removed at its end.
+    outbox : str
+        Folder of the attempt: ``artifacts/``, ``input.json``, ``output.json``, ``events``; results go here too.
+    timeout_secs : float or None
+        How long it may run.
+    memory_mb : int or None
+        Resident MiB that its processes may take together.
+    python : str
+        Interpreter of cells and functions.
+    inputs : dict of str to str
+        Names and paths of the blobs that the job reads.
+    keep : list of str, "auto" or None
+        Variables of a cell to keep.
+    artifacts : list of str
+        Globs relative to `cwd`.
+    spool_cap_bytes : int
+        Output past this is dropped.
+    title : str
+        A short text to show.
+    """
+
+    job_id: str
+    attempt: int
+    org_id: str = ""
+    cmd: list[str] | None = None
+    code: str | None = None
+    function: str | None = None
+    env: dict[str, str] = {}
+    cwd: str
+    scratch: str | None = None
+    outbox: str
+    timeout_secs: float | None = None
+    memory_mb: int | None = None
+    python: str = ""
+    inputs: dict[str, str] = {}
+    keep: list[str] | str | None = None
+    artifacts: list[str] = []
+    spool_cap_bytes: int = GIB
+    title: str = ""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Job and attempt."""
+        return self.job_id, self.attempt
+
+    @property
+    def events_path(self) -> str:
+        """Path of the FIFO that takes event frames (``ZBRAIN_EVENTS``)."""
+        return os.path.join(self.outbox, "events")
+
+    @property
+    def input_path(self) -> str:
+        """Path of the file with the job's JSON input (``ZBRAIN_INPUT``)."""
+        return os.path.join(self.outbox, "input.json")
+
+    @property
+    def output_path(self) -> str:
+        """Path of the file that a command leaves its JSON result in (``ZBRAIN_OUTPUT``)."""
+        return os.path.join(self.outbox, "output.json")
+
+    @property
+    def artifacts_path(self) -> str:
+        """Path of the folder whose files are kept (``ZBRAIN_ARTIFACTS``)."""
+        return os.path.join(self.outbox, "artifacts")
+
+
+def read_request(path: str | os.PathLike[str]) -> RunRequest:
+    """Read a request.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it was withdrawn.
+    msgspec.DecodeError
+        If it is no request.
+    """
+    return msgspec.json.decode(Path(path).read_bytes(), type=RunRequest)
+
+
+def write_request(path: Path, request: RunRequest) -> None:
+    """Write a request in one step, readable by this account only (it holds the job's environment)."""
+    write_private(path, msgspec.json.encode(request))
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file in one step, readable by this account only."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    fresh.replace(path)

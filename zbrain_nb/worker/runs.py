@@ -1,0 +1,350 @@
+"""The attempts of one worker: prepares, launches, follows and ends each, in a task of its own.
+
+What the processes say arrives by their spools; wake-ups come by ``worker.sock``. Nothing here waits on a process or
+talks to the queue: events wait in each run's `Delivery`, and `Runs.changed` is called when there are some.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+
+from zbrain_nb.model.datadir import boot_id
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.events import JobCanceled, JobFailed
+from zbrain_nb.model.job import Job
+from zbrain_nb.worker.delivery import Delivery
+from zbrain_nb.worker.finishing import Ending, lost
+from zbrain_nb.worker.folder import Launcher, WorkerFolder
+from zbrain_nb.worker.processes import start_time
+from zbrain_nb.worker.request import RunRequest, read_request, write_private
+from zbrain_nb.worker.sockets import bind
+from zbrain_nb.worker.spool import Begin, End, Kind, SpoolReader, write_closed
+
+log = logging.getLogger(__name__)
+Key = tuple[str, int]
+#: A run's spool is read no further while so much of it waits for the queue.
+_WINDOW_BYTES = 8 * 1024 * 1024
+_TICK_SECS = 1.0
+_PAUSE_SECS = 5.0
+_NOTHING_HERE = "Its worker was stopped before the job could start."
+T = TypeVar("T")
+
+
+@dataclass
+class Run:
+    """One attempt.
+
+    Attributes
+    ----------
+    job : Job or None
+        As it was leased; None if that is not known any more.
+    delivery : Delivery
+        Its events on their way.
+    ended : bool
+        Whether its processes are gone: it takes up no slot.
+    canceled, stale : bool
+        Whether its processes shall end; of a stale one nothing is told any more.
+    """
+
+    job_id: str
+    attempt: int
+    job: Job | None
+    delivery: Delivery
+    request: RunRequest | None = None
+    reader: SpoolReader | None = None
+    supervisor: int | None = None
+    ended: bool = False
+    canceled: bool = False
+    stale: bool = False
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> Key:
+        """Job and attempt."""
+        return self.job_id, self.attempt
+
+
+class Runs:
+    """All attempts of one worker.
+
+    Parameters
+    ----------
+    folder, launcher : WorkerFolder, Launcher
+        Where they run and who starts them.
+    worker_id : str
+        Who runs them.
+    prepare : callable
+        Makes the request of a leased job: fetches its inputs, say. May raise `ZBrainError`.
+    finish : callable
+        Gathers what a run left when its processes are gone.
+    changed : callable
+        Called when a run has events to send, or its processes have ended.
+    """
+
+    def __init__(
+        self,
+        folder: WorkerFolder,
+        launcher: Launcher,
+        worker_id: str,
+        *,
+        prepare: Callable[[Job], Awaitable[RunRequest]],
+        finish: Callable[[Run, RunRequest, End], Awaitable[Ending]],
+        changed: Callable[[], None],
+    ) -> None:
+        self._folder = folder
+        self._launcher = launcher
+        self._worker_id = worker_id
+        self._prepare = prepare
+        self._finish = finish
+        self._changed = changed
+        self._box: socket.socket | None = None
+        self._runs: dict[Key, Run] = {}
+
+    def open(self) -> None:
+        """Begin to hear wake-ups; the caller holds the worker's lock."""
+        self._box = bind(self._folder.root, "worker.sock")
+        asyncio.get_running_loop().add_reader(self._box.fileno(), self._on_wake, self._box)
+
+    async def close(self) -> None:
+        """Let go of all runs; their processes go on."""
+        tasks = [run.task for run in self._runs.values() if run.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._box is not None:
+            asyncio.get_running_loop().remove_reader(self._box.fileno())
+            self._box.close()
+            self._box = None
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._runs
+
+    def all(self) -> list[Run]:
+        """Return all runs, ended or not, that are not over yet."""
+        return list(self._runs.values())
+
+    @property
+    def active(self) -> list[Run]:
+        """The runs that take up a slot."""
+        return [run for run in self._runs.values() if not run.ended]
+
+    def start(self, job: Job) -> Run:
+        """Run a leased job; a new worker goes on from here if this one dies."""
+        write_private(self._folder.job_path(job.id, job.attempt), msgspec.json.encode(job))
+        return self._add(job.id, job.attempt, job, 0)
+
+    def adopt(self, job_id: str, attempt: int, high: int) -> Run:
+        """Go on with an attempt that lies in the folder."""
+        job: Job | None = None
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, ZBrainError):
+            job = msgspec.json.decode(self._folder.job_path(job_id, attempt).read_bytes(), type=Job)
+        return self._add(job_id, attempt, job, high)
+
+    def cancel(self, key: Key) -> bool:
+        """End a run's processes; its ending is delivered as usual. Return False if there is nothing new to do."""
+        run = self._runs.get(key)
+        if run is None or run.canceled:
+            return False
+        run.canceled = True
+        self._terminate(run)
+        run.wake.set()
+        return True
+
+    def discard(self, key: Key) -> None:
+        """End a run's processes and tell nobody: it is not ours any more."""
+        run = self._runs.get(key)
+        if run is not None:
+            run.stale = True
+            self.cancel(key)
+            run.wake.set()
+
+    def restart(self, run: Run, high: int) -> None:
+        """Take a run up again from the folder, sending what follows `high`."""
+        if self._runs.get(run.key) is run:
+            if run.task is not None and run.task is not asyncio.current_task():
+                run.task.cancel()
+            again = self._add(run.job_id, run.attempt, run.job, high)
+            again.canceled, again.stale = run.canceled, run.stale
+
+    def terminate_all(self) -> None:
+        """End the processes of all runs, without waiting."""
+        for run in self._runs.values():
+            self._terminate(run)
+
+    def _add(self, job_id: str, attempt: int, job: Job | None, high: int) -> Run:
+        run = Run(job_id, attempt, job, Delivery(job_id, attempt, self._worker_id, high))
+        self._runs[run.key] = run
+        run.task = asyncio.create_task(self._live(run), name=f"run {job_id}.{attempt}")
+        return run
+
+    def _on_wake(self, box: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while box.recv(16):
+                pass
+        for run in self._runs.values():
+            run.wake.set()
+
+    async def _live(self, run: Run) -> None:
+        """Bring one attempt from its lease to the acknowledged end, whatever comes between."""
+        try:
+            await self._live_once(run)
+        except Exception:
+            # all that matters lies in the folder, so the attempt can be taken up again from there
+            log.exception("run is taken up again", extra={"job": run.job_id, "attempt": run.attempt})
+            await asyncio.sleep(_PAUSE_SECS)
+            self.restart(run, run.delivery.high)
+        finally:
+            if run.reader is not None:
+                run.reader.close()
+            self._forget_supervisor(run)
+
+    async def _live_once(self, run: Run) -> None:
+        ending = await self._run(run)
+        run.ended = True
+        if ending is not None:
+            run.delivery.say(time.time(), ending.sentences)
+            run.delivery.close(ending.event)
+        self._changed()
+        while not (run.delivery.done or run.stale):
+            await self._wait(run, 60)
+        while run.reader is not None and run.reader.is_locked():
+            await self._wait(run, 0.05)
+        await asyncio.to_thread(self._folder.remove, run.request, *run.key)
+        del self._runs[run.key]
+        self._changed()
+
+    async def _run(self, run: Run) -> Ending | None:
+        """Run the processes and return the ending; None if there is nobody to tell it."""
+        path = self._folder.spool_path(*run.key)
+        self._read_request(run)
+        if not path.exists():
+            try:
+                await self._make_request(run)
+            except (ZBrainError, OSError) as error:
+                log.warning("run cannot be prepared", extra={"job": run.job_id, "why": str(error)})
+                return Ending(JobFailed(job_id=run.job_id, reason=f"It could not be prepared: {error}"), [])
+            if run.request is None:
+                return Ending(JobCanceled(job_id=run.job_id), []) if run.canceled else lost(run.job_id, _NOTHING_HERE)
+            await self._launch(run)
+        run.reader = SpoolReader(path)
+        await self._follow(run)
+        run.ended = True
+        self._changed()
+        end = run.delivery.end
+        if end is None or run.request is None:
+            run.delivery.lose(time.time())
+            return lost(run.job_id)
+        return await self._unless(run, self._finish(run, run.request, end), lambda: run.stale)
+
+    async def _make_request(self, run: Run) -> None:
+        """Have a request on disk; leaves None if the job was canceled or is not known any more."""
+        if run.request is None and run.job is not None:
+            request = await self._unless(run, self._prepare(run.job), lambda: run.canceled)
+            if request is not None:
+                job_input = msgspec.json.encode(run.job.spec.input)
+                await asyncio.to_thread(self._launcher.write, request, job_input)
+                run.request = request
+
+    def _read_request(self, run: Run) -> None:
+        with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+            run.request = read_request(self._folder.request_path(*run.key))
+
+    async def _launch(self, run: Run) -> None:
+        """Have the spawner start the attempt; return when there is a spool."""
+        path = self._folder.spool_path(*run.key)
+        sent_to: int | None = None
+        while not path.exists():
+            if run.canceled:
+                # whoever makes the spool decides: either this, or its supervisor was first
+                write_closed(path, End(reason="canceled"))
+                return
+            self._launcher.ensure_spawner()
+            if sent_to != self._launcher.generation:
+                generation = self._launcher.generation
+                sent_to = generation if self._launcher.send(*run.key) else None
+            await self._wait(run, 0.01 if sent_to is None else 0.5)
+
+    async def _follow(self, run: Run) -> None:
+        """Read the spool until its end, or until its supervisor is gone without one."""
+        assert run.reader is not None
+        while run.delivery.end is None:
+            if run.delivery.waiting_bytes > _WINDOW_BYTES and not run.stale:
+                await self._wait(run, _TICK_SECS)
+                continue
+            locked = run.reader.is_locked()  # before the read: the end is written before the lock is freed
+            frames = run.reader.read()
+            for frame in frames:
+                if frame.kind == Kind.BEGIN:
+                    self._know_supervisor(run, msgspec.json.decode(frame.payload, type=Begin))
+                if not run.stale or frame.kind == Kind.END:
+                    run.delivery.feed(frame)
+            if frames:
+                self._changed()
+                await asyncio.sleep(0)
+            elif not locked:
+                return
+            else:
+                await self._wait(run, _TICK_SECS)
+
+    async def _wait(self, run: Run, secs: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(secs):
+                await run.wake.wait()
+        run.wake.clear()
+
+    async def _unless(self, run: Run, work: Awaitable[T], given_up: Callable[[], bool]) -> T | None:
+        """Return what `work` gives, or None if it is given up before."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not (task.done() or given_up()):
+                waking = asyncio.ensure_future(run.wake.wait())
+                await asyncio.wait({task, waking}, return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+                run.wake.clear()
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+
+    def _know_supervisor(self, run: Run, begin: Begin) -> None:
+        """Open the supervisor by its pid, if it still is the one that holds the spool."""
+        if run.supervisor is not None or not begin.supervisor_pid or begin.boot_id != boot_id():
+            return
+        try:
+            descriptor = os.pidfd_open(begin.supervisor_pid)
+        except ProcessLookupError:
+            return
+        assert run.reader is not None
+        if start_time(begin.supervisor_pid) != begin.start_time or not run.reader.is_locked():
+            os.close(descriptor)
+            return
+        run.supervisor = descriptor
+        asyncio.get_running_loop().add_reader(descriptor, self._on_supervisor_ended, run)
+        if run.canceled:
+            self._terminate(run)
+
+    def _on_supervisor_ended(self, run: Run) -> None:
+        self._forget_supervisor(run)
+        run.wake.set()
+
+    def _forget_supervisor(self, run: Run) -> None:
+        if run.supervisor is not None:
+            asyncio.get_running_loop().remove_reader(run.supervisor)
+            os.close(run.supervisor)
+            run.supervisor = None
+
+    def _terminate(self, run: Run) -> None:
+        if run.supervisor is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(run.supervisor, signal.SIGTERM)

@@ -1,0 +1,119 @@
+"""Sends the events of all runs to the queue: one batch under way at a time, nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from zbrain_nb.model.errors import WorkerNotFound, ZBrainError
+from zbrain_nb.model.events import AnyWorkerEvent
+from zbrain_nb.model.protocol import EventBatch, EventBatchAnswer, EventResult
+from zbrain_nb.worker.link import Link
+from zbrain_nb.worker.patience import Patience, is_passing
+from zbrain_nb.worker.runs import Run, Runs
+
+log = logging.getLogger(__name__)
+#: Events are gathered so long before they are sent, unless one is urgent.
+GATHER_SECS = 0.005
+BATCH_BYTES = 1024 * 1024
+
+
+class Sender:
+    """Delivers what waits in the runs.
+
+    Parameters
+    ----------
+    link : Link
+        To the queue.
+    runs : Runs
+        Whose deliveries.
+    registered : asyncio.Event
+        Set while the queue knows the worker; cleared here when it says that it does not.
+    """
+
+    def __init__(self, link: Link, runs: Runs, registered: asyncio.Event, worker_id: str) -> None:
+        self._link = link
+        self._runs = runs
+        self._registered = registered
+        self._worker_id = worker_id
+        self._something = asyncio.Event()
+        self._first = 0  # whose turn it is to be the first in a batch
+
+    def notify(self) -> None:
+        """Say that a run may have something to send."""
+        self._something.set()
+
+    async def run(self) -> None:
+        """Send for ever."""
+        patience = Patience()
+        limit = BATCH_BYTES
+        while True:
+            await self._registered.wait()
+            waiting = [run for run in self._runs.all() if run.delivery.waiting and not run.stale]
+            if not waiting:
+                self._something.clear()
+                await self._something.wait()
+                continue
+            if not any(run.delivery.urgent for run in waiting):
+                await asyncio.sleep(GATHER_SECS)
+            events = self._gather(waiting, limit)
+            try:
+                answer = await self._link.send_events(self._worker_id, EventBatch(events))
+            except WorkerNotFound:
+                self._registered.clear()
+                continue
+            except ZBrainError as error:
+                if is_passing(error):
+                    log.warning("events wait for the queue", extra={"why": str(error)})
+                    await patience.wait()
+                    continue
+                # one event may spoil a batch (too large, say): find it by sending one at a time
+                if len(events) > 1:
+                    limit = 1
+                    continue
+                refused = EventResult(events[0].job_id, events[0].attempt or 0, "invalid", message=str(error))
+                answer = EventBatchAnswer([refused])
+            patience.reset()
+            limit = BATCH_BYTES
+            for result in answer.results:
+                self._apply(result)
+
+    def _gather(self, waiting: list[Run], limit: int) -> list[AnyWorkerEvent]:
+        self._first += 1
+        start = self._first % len(waiting)
+        events: list[AnyWorkerEvent] = []
+        total = 0
+        for run in waiting[start:] + waiting[:start]:
+            more, size = run.delivery.take(max(limit - total, 0))
+            if events and total + size > limit:
+                break
+            events += more
+            total += size
+        return events
+
+    def _apply(self, result: EventResult) -> None:
+        run = self._find(result)
+        if run is None:
+            return
+        if result.status == "stale":
+            log.info("attempt is not ours any more", extra={"job": run.job_id, "attempt": run.attempt})
+            self._runs.discard(run.key)
+        elif result.status == "invalid":
+            self._replace(result)
+        elif not run.delivery.acknowledge(result.high):
+            log.warning("queue lacks events", extra={"job": run.job_id, "high": result.high})
+            self._runs.restart(run, result.high)
+        run.wake.set()
+
+    def _replace(self, result: EventResult) -> None:
+        run = self._find(result)
+        if run is None:
+            return
+        log.error("queue refuses an event", extra={"job": run.job_id, "why": result.message})
+        if result.high:
+            run.delivery.acknowledge(result.high)
+        if not run.delivery.substitute(result.message):
+            self._runs.discard(run.key)
+
+    def _find(self, result: EventResult) -> Run | None:
+        return next((r for r in self._runs.all() if r.key == (result.job_id, result.attempt)), None)

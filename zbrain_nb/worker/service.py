@@ -1,0 +1,112 @@
+"""``python -m zbrain_nb.worker`` and ``zbrain worker``: runs one worker until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from zbrain_nb.client.locating import Locator, locator
+from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.settings import read_settings
+from zbrain_nb.worker.agent import WorkerAgent
+from zbrain_nb.worker.folder import WorkerFolder
+from zbrain_nb.worker.link import HttpLink, follow
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(
+    *,
+    url: str | None = None,
+    token: str | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    concurrency: int | None = None,
+    org_id: str | None = None,
+    data: DataDir | None = None,
+) -> int:
+    """Run a worker in this process until SIGTERM or SIGINT; its running jobs go on after it.
+
+    Parameters
+    ----------
+    url, token : str, optional
+        The server's root and a worker's token; without them the host of `data` is followed, wherever it moves.
+    folder : path, optional
+        The worker's folder; None is the one in `data`.
+    concurrency : int, optional
+        How many jobs it runs at once; None is ``ZWORKER_CONCURRENCY``.
+    org_id : str, optional
+        Takes jobs of this org only.
+    data : DataDir, optional
+        The data directory; None is that of the settings.
+
+    Returns
+    -------
+    int
+        The process's exit code: 0, or 1 if another worker works on the folder.
+
+    Raises
+    ------
+    ZBrainError
+        If a setting does not hold.
+    """
+    settings = read_settings()
+    if url is None or folder is None:
+        data = data or DataDir(settings.data, settings.artifacts)
+    if url is not None:
+        locate: Locator = locator(url, token)
+    else:
+        assert data is not None
+        locate = follow(data)
+    if folder is None:
+        assert data is not None
+        folder = data.worker
+    place = WorkerFolder(folder)
+    slots = concurrency or settings.worker_concurrency
+    try:
+        asyncio.run(_serve(place, locate, slots, org_id, settings.worker_temp_dir))
+    except ZBrainError as error:
+        log.error("worker cannot run: %s", error)
+        return 1
+    return 0
+
+
+async def _serve(place: WorkerFolder, locate: Locator, slots: int, org_id: str | None, temp_dir: str | None) -> None:
+    agent = WorkerAgent(HttpLink(locate), place, concurrency=slots, org_id=org_id, temp_dir=temp_dir)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, agent.stop)
+    await agent.run()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a worker as the arguments say."""
+    parser = argparse.ArgumentParser(prog="python -m zbrain_nb.worker", description="Runs jobs of a zbrain queue.")
+    parser.add_argument("--data", type=Path, help="data directory whose host is followed (default: ZDB_DATA)")
+    parser.add_argument("--url", help="root of a server elsewhere; its token is taken from ZBRAIN_TOKEN")
+    parser.add_argument("--folder", type=Path, help="the worker's own folder (default: worker/ in the data directory)")
+    parser.add_argument("--concurrency", type=int, help="how many jobs run at once (default: ZWORKER_CONCURRENCY)")
+    parser.add_argument("--org", help="take jobs of this org only")
+    options = parser.parse_args(arguments)
+    if options.concurrency is not None and options.concurrency < 1:
+        parser.error("--concurrency takes a whole number of at least 1")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        data = DataDir(options.data) if options.data else None
+        token = os.environ.get("ZBRAIN_TOKEN")
+        return run_worker(
+            url=options.url,
+            token=token if options.url else None,
+            folder=options.folder,
+            concurrency=options.concurrency,
+            org_id=options.org,
+            data=data,
+        )
+    except ZBrainError as error:
+        log.error("worker cannot run: %s", error)
+        return 1

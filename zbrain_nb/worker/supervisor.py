@@ -1,0 +1,206 @@
+"""The supervisor: a process of its own for each attempt, which owns the job's process tree.
+
+It starts the job, writes what the job says to the spool, enforces cancel, deadline and memory, kills what the
+job leaves behind, writes the end and exits. Spawner and zygote fork it; it depends on neither, nor on the
+worker: all three may die. SIGTERM means cancel. Whatever goes wrong in here, the tree is killed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from zbrain_nb.model.datadir import boot_id, spool_path
+from zbrain_nb.worker.launch import Body, Child, open_fifo
+from zbrain_nb.worker.processes import Killer, become_subreaper, proportional_kib, resident_kib, start_time
+from zbrain_nb.worker.pump import Pump
+from zbrain_nb.worker.request import RunRequest
+from zbrain_nb.worker.sockets import Post
+from zbrain_nb.worker.spool import Begin, End, Kind, SpoolWriter
+
+#: After a cancel: SIGINT at once, SIGTERM after the first of these seconds, SIGKILL after the second.
+TERM_AFTER_SECS, KILL_AFTER_SECS = 2.0, 5.0
+_MEMORY_POLL_SECS = 0.1
+_LONGEST_WAIT_SECS = 5.0
+
+
+def supervise(folder: Path, request: RunRequest, body: Body) -> NoReturn:
+    """Run one attempt in this process, which was forked for it, and exit.
+
+    Does nothing if the attempt has a spool already.
+    """
+    code = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        become_subreaper()
+        spool = SpoolWriter.create(spool_path(folder, request.job_id, request.attempt))
+        Supervisor(folder, request, body, spool).run()
+        code = 0
+    except FileExistsError:
+        code = 0
+    finally:
+        if sys.exc_info()[0] is not None:
+            traceback.print_exc()
+        os._exit(code)
+
+
+class Supervisor:
+    """Owns one attempt (see the module)."""
+
+    def __init__(self, folder: Path, request: RunRequest, body: Body, spool: SpoolWriter) -> None:
+        self._request = request
+        self._body = body
+        self._spool = spool
+        self._killer = Killer()
+        self._post = Post(folder, "worker.sock")
+        self._cancel = False
+        self._ending: str | None = None  # why the job is being ended: canceled, timeout, memory
+        self._escalate_from = 0.0
+        self._step = 0
+        self._main = 0
+        self._status: int | None = None
+        self._peak_kib = 0
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Run the job to its end."""
+        end: End | None = None
+        try:
+            end = self._run()
+        finally:
+            if end is None:
+                self._killer.kill(self._reap)
+                end = End(reason="supervisor", message=f"The job's supervisor failed: {sys.exc_info()[1]!r}.")
+            self._write_end(end)
+
+    def _run(self) -> End:
+        request = self._request
+        fifo = open_fifo(request.events_path)
+        private = [self._wake_read, self._wake_write, self._spool.descriptor, *self._post.descriptors]
+        child = Child(request, self._body, private if fifo is None else [*private, fifo])
+        self._main = child.pid
+        begin = Begin(pid=child.pid, supervisor_pid=os.getpid(), start_time=start_time(os.getpid()), boot_id=boot_id())
+        self._spool.append_struct(Kind.BEGIN, begin)
+        self._tell()
+        pump = Pump(self._spool, child, fifo, request.spool_cap_bytes)
+        poller = select.poll()
+        for descriptor in (self._wake_read, *pump.sources):
+            poller.register(descriptor, select.POLLIN)
+        timeout = request.timeout_secs
+        deadline = None if timeout is None else _now() + timeout
+        while self._status is None:
+            ready = {descriptor for descriptor, _ in poller.poll(self._wait_ms(deadline))}
+            if self._wake_read in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+                self._reap()
+            if pump.move(ready):
+                self._tell()
+            for descriptor in pump.take_closed():
+                poller.unregister(descriptor)
+            self._enforce(deadline)
+        self._killer.kill(self._reap)
+        pump.drain()
+        return self._end(pump.failure)
+
+    def _wait_ms(self, deadline: float | None) -> float:
+        """How long to wait for the pipes; short when a clock runs, for poll's own clock stops in suspend."""
+        wait = _LONGEST_WAIT_SECS
+        if self._request.memory_mb is not None:
+            wait = _MEMORY_POLL_SECS
+        if self._ending is not None and self._step < 3:
+            wait = min(wait, self._escalate_from + (TERM_AFTER_SECS, KILL_AFTER_SECS)[self._step - 1] - _now())
+        elif deadline is not None:
+            wait = min(wait, deadline - _now())
+        return max(0.0, wait) * 1000 + 1
+
+    def _enforce(self, deadline: float | None) -> None:
+        """End the job if it was canceled, or is over a limit; ever harder as time passes."""
+        now = _now()
+        if self._ending is None:
+            if self._cancel:
+                self._ending = "canceled"
+            elif deadline is not None and now >= deadline:
+                self._ending = "timeout"
+            elif self._over_memory():
+                self._ending, self._step = "memory", 2
+                self._escalate_from = now - KILL_AFTER_SECS
+            else:
+                return
+            if self._step == 0 and self._status is None:
+                self._escalate_from, self._step = now, 1
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._main, signal.SIGINT)
+        if self._step == 1 and now >= self._escalate_from + TERM_AFTER_SECS:
+            self._step = 2
+            self._killer.terminate()
+        if self._step == 2 and now >= self._escalate_from + KILL_AFTER_SECS:
+            self._step = 3
+            self._killer.kill(self._reap)
+
+    def _over_memory(self) -> bool:
+        if self._request.memory_mb is None:
+            return False
+        limit = self._request.memory_mb * 1024
+        found = self._killer.find()
+        # resident sizes are cheap to read, but count what forks share once for each
+        return sum(map(resident_kib, found)) > limit and sum(map(proportional_kib, found)) > limit
+
+    def _reap(self) -> bool:
+        """Reap ended children; return whether there are more to wait for."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._main:
+                self._status = status
+                self._peak_kib = usage.ru_maxrss
+
+    def _end(self, failure: str) -> End:
+        assert self._status is not None
+        code = os.waitstatus_to_exitcode(self._status)
+        if failure:
+            return End(reason="unstartable", exit_code=127, message=failure)
+        name = None
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                name = signal.Signals(-code).name
+        return End(reason=self._ending or "exited", exit_code=code, signal=name, peak_kib=self._peak_kib)
+
+    def _write_end(self, end: End) -> None:
+        """Write the last frame; on a full disk wait for room, for without it the result is lost."""
+        while True:
+            try:
+                self._spool.append_struct(Kind.END, end)
+                break
+            except OSError:
+                time.sleep(1)
+        self._spool.close()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake the worker, if there is one."""
+        with contextlib.suppress(OSError):
+            self._post.send(b"\n")
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if number == signal.SIGTERM:
+            self._cancel = True
+
+
+def _now() -> float:
+    """Seconds that also count while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,0 +1,100 @@
+"""The zygote: a warm Python that cells and functions are forked from.
+
+``python -m zbrain_nb.worker.zygote FOLDER SOCKET``, started by the spawner, one for each interpreter. It imports
+what cells need, and computes nothing: a fork of a process that has computed on threads may hang. Each datagram
+on the inherited socket names a request; for each a supervisor is forked, which forks the job. The zygote ends
+when the spawner does; its supervisors go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import warnings
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from zbrain_nb.worker.notes import Note
+from zbrain_nb.worker.request import RunRequest, read_request
+from zbrain_nb.worker.supervisor import supervise
+
+
+def run_cell(request: RunRequest, events: int) -> int:
+    """Run a cell or function in this process (a `launch.Body`)."""
+    from zbrain_nb.worker.cell import runtime
+
+    return runtime.run(request, events)
+
+
+def _preload() -> None:
+    from zbrain_nb.worker.cell import runtime
+
+    runtime.preload()
+    gc.collect()
+    gc.freeze()  # keeps the collector from touching, and so copying, the shared pages in every child
+
+
+def main(arguments: list[str]) -> int:
+    """Serve requests until the spawner is gone."""
+    folder = Path(arguments[0])
+    box = socket.socket(fileno=int(arguments[1]))
+    box.set_inheritable(False)
+    _preload()
+    # the only threads are those of preloaded libraries, which take care of forks themselves
+    warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    poller = select.poll()
+    poller.register(box, select.POLLIN)
+    poller.register(wake_read, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poller.poll()}
+        if wake_read in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake_read, 4096)
+            _report_ended(box)
+        if box.fileno() in ready:
+            message = box.recv(65536)
+            if not message:
+                return 0
+            if os.fork() == 0:
+                _become_supervisor(folder, message.decode(), box, [wake_read, wake_write])
+
+
+def _become_supervisor(folder: Path, name: str, box: socket.socket, wake: list[int]) -> NoReturn:
+    try:
+        signal.set_wakeup_fd(-1)
+        os.setsid()
+        for descriptor in wake:
+            os.close(descriptor)
+        # before anything is started: a supervisor that the spawner has not heard of may be killed by it
+        box.send(msgspec.json.encode(Note(pid=os.getpid(), taken=name)))
+        box.close()
+        supervise(folder, read_request(folder / "runs" / name), run_cell)
+    finally:
+        os._exit(1)
+
+
+def _report_ended(box: socket.socket) -> None:
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            box.send(msgspec.json.encode(Note(pid=pid)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
