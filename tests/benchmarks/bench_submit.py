@@ -1,7 +1,8 @@
 """How many durable submits a second the queue takes, beside what the disk and a peer do.
 
-``python tests/benchmarks/bench_submit.py [--jobs N] [--rounds N] [--dir FOLDER]`` prints one table. All rows are made in the
-same run, on the same disk. "raw" is DuckDB alone: the same rows, prepared beforehand, in one thread.
+``python tests/benchmarks/bench_submit.py [--jobs N] [--rounds N] [--dir FOLDER]`` prints one table. All is
+measured in the same run, on the same disk, in rounds that take turns; of each the best round counts, the one that
+other processes disturbed least. "raw" is DuckDB alone: the same rows, prepared beforehand, in one thread.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from huey import SqliteHuey
 
 from zbrain_nb import JobQueue, JobSpec, Storage
 from zbrain_nb.model.job import Job
-from zbrain_nb.store.rows import JOBS, Change, job_row
 from zbrain_nb.store.database import Database
+from zbrain_nb.store.rows import JOBS, Change, job_row
 
 CALLERS = 1_000
 
@@ -118,8 +119,8 @@ def huey_enqueue(folder: Path, count: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=50_000)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", default=None, help="where the databases lie (the disk is part of the result)")
     options = parser.parse_args()
     few = 300
@@ -144,7 +145,8 @@ def main() -> None:
             rate, p50 = huey_enqueue(folder, 3_000)
             note("huey", rate)
             note("huey_p50", p50)
-    best = {name: statistics.median(values) for name, values in results.items()}
+    slow = {"raw1", "one", "many_p50", "huey_p50"}
+    best = {name: (min if name in slow else max)(values) for name, values in results.items()}
     rows = [
         ("raw DuckDB, one row autocommitted", 1 / best["raw1"], best["raw1"], 1 / best["raw1"]),
         ("queue.submit, 1 caller", 1 / best["one"], best["one"], 1 / best["raw1"]),
@@ -153,7 +155,8 @@ def main() -> None:
         (f"queue.submit_many, {CALLERS:,} a batch", best["batch"], None, best["rawn"]),
         ("huey SqliteHuey(fsync=True), 1 caller", best["huey"], best["huey_p50"], best["rawn"]),
     ]
-    print(f"| {'durable submits (median of ' + str(options.rounds) + ' rounds)':<42} | {'per second':>10} | {'p50 ms':>8} | of raw |")
+    title = f"durable submits (best of {options.rounds} rounds)"
+    print(f"| {title:<42} | {'per second':>10} | {'p50 ms':>8} | of raw |")
     print(f"| {'-' * 42} | {'-' * 10} | {'-' * 8} | ------ |")
     for name, rate, p50, raw in rows:
         latency = f"{p50 * 1e3:8.3f}" if p50 is not None else " " * 8

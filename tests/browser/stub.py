@@ -33,8 +33,8 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>view
 <link rel="icon" href="data:,"><link rel="stylesheet" href="/view/zbrain.css">
 <style>:root {{ {theme} --jp-ui-font-family: "Liberation Sans", Arial, sans-serif;
   --jp-code-font-family: "DejaVu Sans Mono", monospace }}
-body {{ margin: 16px; background: var(--jp-layout-color0); }}</style>
-<script id="jupyter-config-data" type="application/json">{{"baseUrl": "/"}}</script></head><body><main style="display:grid;gap:12px"></main>
+body {{ margin: 16px; background: var(--jp-layout-color0); }} main {{ display: grid; gap: 12px }}</style>
+<script id="jupyter-config-data" type="application/json">{{"baseUrl": "/"}}</script></head><body><main></main>
 <script type="module">
 import {{ ServerFeed, apiOfPage, render }} from '/view/index.js';
 window.views = [];
@@ -46,7 +46,7 @@ for (const saved of {saved}) {{
 }}
 </script></body></html>"""
 WIDGET_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>widget</title>
-<link rel="icon" href="data:,"></head><body><main style="display:grid;gap:12px"></main><script type="module">
+<link rel="icon" href="data:,"></head><body><main></main><script type="module">
 const handlers = {{}};
 const state = {state};
 window.sent = [];
@@ -233,7 +233,12 @@ class StubServer:
     def cut(self) -> None:
         """Drop every connection and refuse new ones."""
         self.down = True
-        self._do(lambda: [socket.close() for socket in list(self.sockets)])
+
+        def close() -> None:
+            for socket in list(self.sockets):
+                socket.close()
+
+        self._do(close)
 
 
 class _Page(RequestHandler):

@@ -17,7 +17,8 @@ TRACE = [
     "\x1b[31mValueError\x1b[39m                                Traceback (most recent call last)",
     "\x1b[36mCell\x1b[39m\x1b[36m \x1b[39m\x1b[32mIn[3]\x1b[39m\x1b[32m, line 7\x1b[39m\n"
     "\x1b[32m      5\x1b[39m for xb, yb in loader:\n\x1b[32m      6\x1b[39m     logits = model(xb)\n"
-    "\x1b[32m----> \x1b[39m\x1b[32m7\x1b[39m     loss = F.cross_entropy(logits, yb)\n\x1b[32m      8\x1b[39m     step()",
+    "\x1b[32m----> \x1b[39m\x1b[32m7\x1b[39m     loss = F.cross_entropy(logits, yb)\n"
+    "\x1b[32m      8\x1b[39m     step()",
     "\x1b[36mFile \x1b[39m\x1b[32m/env/lib/python3.11/site-packages/torch/nn/functional.py:3479\x1b[39m, in "
     "\x1b[36mcross_entropy\x1b[39m\x1b[34m(x)\x1b[39m\n\x1b[32m   3478\x1b[39m a\n"
     "\x1b[32m-> \x1b[39m\x1b[32m3479\x1b[39m return _C._nn.cross_entropy_loss(",
@@ -391,6 +392,26 @@ def test_displays_are_updated_and_cleared_in_place(page: Page, stub: StubServer)
     expect(outputs).to_have_text(["three"])
 
 
+def test_a_new_attempt_begins_without_the_outputs_of_the_last(page: Page, stub: StubServer) -> None:
+    job = stub.add(spec={"max_retries": 1})
+    stub.outputs[job].append({"output_type": "display_data", "data": {"text/plain": "old"}, "metadata": {}})
+    view = show(page, stub)
+    expect(view.locator(".zb-output")).to_have_text("old")
+    stub.emit("job_leased", job, {"state": "running", "attempt": 2, "started_at": utc()})
+    expect(view.locator(".zb-output")).to_have_count(0)
+
+
+def test_the_value_stands_apart_from_what_was_displayed(page: Page, stub: StubServer) -> None:
+    job = stub.add("succeeded", output="text form")
+    for kind, text in (("display_data", "a plot"), ("execute_result", "a frame"), ("error", "")):
+        stub.outputs[job].append({"output_type": kind, "data": {"text/plain": text}, "metadata": {}})
+    view = show(page, stub)
+    expect(view.get_by_role("group", name="Outputs of")).to_have_text("a plot")
+    expect(view.get_by_role("group", name="Value of")).to_have_text("a frame")
+    expect(view.get_by_text("text form")).to_have_count(0)
+    expect(view.locator(".zb-note")).to_have_text("value")
+
+
 # ---- log
 
 
@@ -549,7 +570,7 @@ def test_twist_and_menu_answer_the_keyboard(page: Page, stub: StubServer) -> Non
     page.keyboard.press("Tab")
     expect(item).to_be_focused()
     page.keyboard.press("Enter")
-    page.wait_for_function("async id => (await navigator.clipboard.readText()) === `client.job(\"${id}\")`", arg=job)
+    page.wait_for_function('async id => (await navigator.clipboard.readText()) === `client.job("${id}")`', arg=job)
     page.keyboard.press("Escape")
     expect(item).to_be_hidden()
     expect(view.get_by_role("button", name="More for")).to_be_focused()

@@ -11,15 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.worker.conftest import pids_with, wait_for
 from zbrain_nb.model.datadir import DataDir, is_locked, lock_holder
 from zbrain_nb.model.job import Job, JobSpec, JobState
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.server.host import Host
+from zbrain_nb.worker.spool import SpoolReader, read_json
 
 pytestmark = pytest.mark.anyio
 COUNT = "import time\nfor i in range(60): print('line', i, flush=True); time.sleep(0.02)"
@@ -183,3 +186,53 @@ async def test_sigterm_leaves_running_jobs_to_the_next_worker(place: Place) -> N
     place.start_worker()
     assert (await place.ended(job_id)).state is JobState.SUCCEEDED
     assert await place.lines(job_id) == COUNTED
+
+
+async def test_anything_killed_every_job_ends_and_no_line_comes_twice(place: Place) -> None:
+    """Worker, spawner, zygote and supervisors die at random; a job that fails says truly why."""
+    dice = random.Random(11)
+    cell = "import time\nfor i in range(60): print('line', i); time.sleep(0.02)"
+    specs = [spec() for _ in range(5)] + [JobSpec(code=cell) for _ in range(4)]
+    ids = await place.queue.submit_many(specs)
+    waiting = asyncio.gather(*(place.ended(job_id) for job_id in ids))
+    supervisors_killed = 0
+    for _ in range(14):
+        await asyncio.wait({waiting}, timeout=dice.uniform(0.1, 0.5))
+        if waiting.done():
+            break
+        victim = dice.choice(["worker", "spawner", "zygote", "supervisor"])
+        if victim == "worker":
+            place.kill_worker()
+            place.start_worker()
+        elif victim == "spawner":
+            kill(lock_holder(place.data.worker / "spawner.lock"))
+        elif victim == "zygote":
+            kill(next(iter(pids_with(f"zygote\x00{place.data.worker}\x00")), None))
+        elif supervisors_killed < 3:
+            running = [path for path in (place.data.worker / "runs").glob("*.spool") if is_locked(path)]
+            if running and (pid := supervisor_of(dice.choice(running))):
+                kill(pid)
+                supervisors_killed += 1
+    for job in await waiting:
+        lines = await place.lines(job.id)
+        if job.state is JobState.SUCCEEDED:
+            assert lines == COUNTED
+        else:
+            # what looks like a zygote may have been the process of a cell
+            assert job.losses == 1 or job.reason == "Killed by SIGKILL.", (job.state, job.reason)
+            assert lines == COUNTED[: len(lines)]
+    for job_id in ids:
+        wait_for(lambda job_id=job_id: not pids_with(f"ZBRAIN_JOB_ID={job_id}"))
+
+
+def kill(pid: int | None) -> None:
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def supervisor_of(spool: Path) -> int:
+    reader = SpoolReader(spool)
+    frames = reader.read()
+    reader.close()
+    return int((read_json(frames[0].payload) or {})["supervisor_pid"]) if frames else 0

@@ -9,15 +9,14 @@ import sys
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import anyio
 import msgspec
-from anyio.from_thread import BlockingPortal
 
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.locating import Locator
-from zbrain_nb.client.portal import shared_portal
+from zbrain_nb.client.loop import shared_loop
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound
 from zbrain_nb.model.events import JOB_ONLY, LogEntry
@@ -264,11 +263,17 @@ class Client:
     """
 
     def __init__(self, locate: Locator) -> None:
-        self._portal: BlockingPortal = shared_portal()
-        self.asynchronous: AsyncClient = self._portal.call(AsyncClient, locate)
+        self._loop = shared_loop()
+        self.asynchronous = AsyncClient(locate)
 
     def __repr__(self) -> str:
         return "<zbrain client>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run a coroutine function in the client's own loop and return its result.
@@ -284,7 +289,7 @@ class Client:
 
     def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> concurrent.futures.Future[T]:
         """Start a coroutine function in the client's own loop and return its future."""
-        return self._portal.start_task_soon(function, *args)
+        return self._loop.start(function, *args)
 
     def close(self) -> None:
         """Close the connections; the loop itself is shared and ends with the process."""

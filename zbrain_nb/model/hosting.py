@@ -24,6 +24,8 @@ from zbrain_nb.model.errors import ServerUnreachable
 START_SECS = 30.0
 PROBE_SECS = 5.0
 NONCE_HEADER = "X-ZBrain-Nonce"
+#: Hosts that this process started and that outlive its interest; kept so that they are reaped when they end.
+_started: list[subprocess.Popen[bytes]] = []
 
 
 def probe(url: str, token: str, *, timeout_secs: float = PROBE_SECS) -> dict[str, Any] | None:
@@ -85,10 +87,13 @@ def start_host(data: DataDir, *, idle_secs: float | None = None) -> subprocess.P
         command += ["--artifacts", str(data.artifacts)]
     if idle_secs is not None:
         command += ["--idle-secs", str(idle_secs)]
+    _started[:] = [process for process in _started if process.poll() is None]
     with data.log.open("ab") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=data.root
         )
+    _started.append(process)
+    return process
 
 
 def find_or_start_host(data: DataDir, *, idle_secs: float | None = None, timeout_secs: float = START_SECS) -> Owner:

@@ -20,7 +20,7 @@ from zbrain_nb.model.assigned import assigned_names, changed_names
 from zbrain_nb.notebook.reading import Walker
 
 #: IPython's own names; the job's IPython has them too.
-IPYTHONS = frozenset({"In", "Out", "_ih", "_oh", "_dh", "exit", "quit", "get_ipython", "open", "display"})
+IPYTHONS = frozenset({"In", "Out", "_ih", "_oh", "_dh", "exit", "quit", "get_ipython", "open"})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import msgspec
 
 from zbrain_nb.model.errors import Malformed
 from zbrain_nb.model.events import JOB_ONLY, Event, WorkerEvent
+from zbrain_nb.model.job import Job
 from zbrain_nb.queue.turn import Fact
 from zbrain_nb.store.queries import StoredEvent
 
@@ -83,20 +84,22 @@ class Bus:
         jobs = [self._by_job.setdefault(name, set()) for name in subscription.job_ids]
         return jobs + [self._by_org.setdefault(name, set()) for name in subscription.org_ids or ()]
 
-    def publish(self, facts: list[Fact]) -> None:
-        """Hand the facts of one commit to who follows them."""
+    def publish(self, facts: list[Fact | Job]) -> None:
+        """Hand the facts of one commit to who follows them; a job stands for its submit."""
         if not facts:
             return
-        self.published_seq = facts[-1].seq
+        last = facts[-1]
+        self.published_seq = last.event_seq if isinstance(last, Job) else last.seq
         if not (self._all or self._by_job or self._by_org):
             return
         woken: set[Subscription] = set()
-        for fact in facts:
-            targets = self._all | self._by_job.get(fact.job_id, _NOBODY)
-            if fact.kind not in JOB_ONLY:
-                targets |= self._by_org.get(fact.org_id, _NOBODY)
+        for said in facts:
+            job_id, kind = (said.id, "job_submitted") if isinstance(said, Job) else (said.job_id, said.kind)
+            targets = self._all | self._by_job.get(job_id, _NOBODY)
+            if kind not in JOB_ONLY:
+                targets |= self._by_org.get(said.org_id, _NOBODY)
             if targets:
-                event = _event(fact)
+                event = _event(_submitted(said) if isinstance(said, Job) else said)
                 for subscription in targets:
                     subscription.push(event)
                 woken |= targets
@@ -113,13 +116,14 @@ class Bus:
 _NOBODY: frozenset[Any] = frozenset()
 
 
+def _submitted(job: Job) -> Fact:
+    ts = job.created_at.timestamp()
+    return Fact(job.event_seq, "job_submitted", job.id, job.org_id, 0, ts, msgspec.to_builtins(job))
+
+
 def _event(fact: Fact) -> Event:
-    data = fact.data
-    if data is None:
-        data = msgspec.to_builtins(fact.job)
-    return Event(
-        fact.seq, f"jobs/{fact.job_id}", fact.kind, fact.job_id, fact.attempt, fact.ts, data or {}, fact.org_id
-    )
+    topic = f"jobs/{fact.job_id}"
+    return Event(fact.seq, topic, fact.kind, fact.job_id, fact.attempt, fact.ts, fact.data, fact.org_id)
 
 
 def _stored(event: StoredEvent) -> Event:

@@ -13,12 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from zbrain_nb.model.errors import Unavailable, ZBrainError
+from zbrain_nb.model.job import Job
 from zbrain_nb.queue.clock import Clock
-from zbrain_nb.queue.index import Entry, Index
-from zbrain_nb.queue.turn import Fact, Turn
+from zbrain_nb.queue.index import Index
+from zbrain_nb.queue.turn import Command, Fact, Stage, Turn
 from zbrain_nb.store.storage import Storage
-
-Command = Callable[[Turn], Any]
 
 
 class Commits:
@@ -43,7 +42,7 @@ class Commits:
         storage: Storage,
         index: Index,
         clock: Clock,
-        publish: Callable[[list[Fact]], None],
+        publish: Callable[[list[Fact | Job]], None],
         applied: Callable[[], None],
     ) -> None:
         self._storage = storage
@@ -51,17 +50,28 @@ class Commits:
         self._clock = clock
         self._publish = publish
         self._applied = applied
-        self._waiting: list[tuple[Command, asyncio.Future[Any] | None]] = []
+        self._waiting: list[Turn] = []
         self._under_way = False
         self._is_scheduled = False
         self._idle: asyncio.Future[None] | None = None
 
-    def post(self, command: Command, future: asyncio.Future[Any] | None = None) -> None:
-        """Queue a command; `future` gets its answer when all it decided is durable."""
-        self._waiting.append((command, future))
+    def post(self, command: Command, subject: Any = None) -> asyncio.Future[Any]:
+        """Queue a command; the future gets its answer when all it decided is durable.
+
+        Parameters
+        ----------
+        command : callable
+            Called with its `Turn`; returns the answer, or raises `ZBrainError` before it changed anything.
+        subject : object
+            What it finds as ``turn.subject``.
+        """
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._waiting.append(Turn(command, subject, future))
         if not self._under_way and not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._begin)
+            loop.call_soon(self._begin)
+        return future
 
     async def run(self, command: Command) -> Any:
         """Run a command and return its answer.
@@ -71,9 +81,7 @@ class Commits:
         ZBrainError
             What the command raised, or `Unavailable` when the commit failed.
         """
-        future = asyncio.get_running_loop().create_future()
-        self.post(command, future)
-        return await future
+        return await self.post(command)
 
     async def drain(self) -> None:
         """Wait until nothing is under way or waiting."""
@@ -85,8 +93,8 @@ class Commits:
         self._is_scheduled = False
         if self._under_way or not self._waiting:
             return
-        waiting, self._waiting = self._waiting, []
-        turns = self._decide(waiting)
+        turns, self._waiting = self._waiting, []
+        self._decide(turns)
         writing = [turn for turn in turns if turn.jobs or turn.transitions or turn.logs]
         loop = asyncio.get_running_loop()
         self._under_way = True
@@ -101,18 +109,13 @@ class Commits:
 
         self._storage.append(writing, done)
 
-    def _decide(self, waiting: list[tuple[Command, asyncio.Future[Any] | None]]) -> list[Turn]:
-        overlay: dict[str, Entry] = {}
-        now = self._clock.time()
-        index, next_seq = self._index, self._storage.next_seq
-        turns: list[Turn] = []
+    def _decide(self, turns: list[Turn]) -> None:
+        stage = Stage(self._index, self._storage.next_seq, self._clock.time())
         whole = False
         try:
-            for command, future in waiting:
-                turn = Turn(index, overlay, next_seq, now, future)
-                turns.append(turn)
+            for turn in turns:
                 try:
-                    turn.answer = command(turn)
+                    turn.take(stage)
                 except ZBrainError as error:
                     turn.error = error
             whole = True
@@ -120,10 +123,8 @@ class Commits:
             if not whole:  # a defect in a command: nobody may wait for ever for what was not decided
                 for turn in reversed(turns):
                     turn.discard()
-                for _, future in waiting:
-                    if future is not None and not future.done():
-                        future.set_exception(Unavailable("The queue met a defect of its own.", "See its log."))
-        return turns
+                    if not turn.future.done():
+                        turn.future.set_exception(Unavailable("The queue met a defect of its own.", "See its log."))
 
     def _committed(
         self,
@@ -154,7 +155,7 @@ class Commits:
         self._publish([fact for turn in writing if turn.error is None for fact in turn.facts])
         for turn in turns:
             future = turn.future
-            if future is None or future.done():
+            if future.done():
                 continue
             if turn.error is None:
                 future.set_result(turn.answer)

@@ -65,7 +65,7 @@ async def list_jobs(
 ) -> list[Job]:
     """Return at most `limit` jobs, newest first; `present` gives the latest version of one."""
     limit = max(0, min(limit, MAX_LIMIT))
-    # A row may be folded while the store is read: take the memory's word from before and after.
+    # Taken before the store is read: a row may be folded, and leave the memory, meanwhile.
     moved = {job.id: job for job in index.unfolded.values() if wanted.passes(job)}
     found: dict[str, Job] = {}
     before, floor = wanted.before, ""
@@ -90,7 +90,6 @@ async def list_jobs(
         before = floor = rows[-1].id
         if len(found) >= limit:
             break
-    moved |= {job.id: job for job in index.unfolded.values() if wanted.passes(job)}
     for job in map(present, moved.values()):
         if job.id >= floor and wanted.passes(job):
             found[job.id] = job

@@ -7,6 +7,7 @@ import logging
 
 import msgspec
 
+from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.queue.index import Entry, Index
@@ -87,7 +88,10 @@ class Folder:
 
     async def _fold_later(self) -> None:
         await asyncio.sleep(FOLD_PAUSE_SECS)
-        await self.fold()
+        try:
+            await self.fold()
+        except ZBrainError as error:
+            log.warning("Jobs could not be folded; the next change tries again.", extra={"why": str(error)})
 
     async def fold(self) -> None:
         """Fold all there is."""

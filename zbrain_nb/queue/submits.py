@@ -80,8 +80,9 @@ def blobs_of(jobs: Sequence[Job]) -> list[str]:
     return list(named)
 
 
-def decide_plain(job: Job, turn: Turn) -> None:
-    """Accept one job that needs no checks."""
+def decide_plain(turn: Turn) -> None:
+    """Accept one job, the turn's subject, that needs no checks."""
+    job: Job = turn.subject
     if turn.entry(job.id) is not None:
         raise _taken(job)
     turn.create(job, NO_BLOCKERS)

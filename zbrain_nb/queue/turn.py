@@ -18,11 +18,11 @@ from zbrain_nb.model.transitions import advance
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.store.rows import Change, encode, job_row
 
-_NOTHING: Any = ()
+Command = Callable[["Turn"], Any]
 
 
 class Fact(msgspec.Struct, gc=False):
-    """An event before anybody was found to want it; `job` is set instead of `data` for a submit."""
+    """What happened to a job, as an event before anybody was found to want it."""
 
     seq: int
     kind: str
@@ -30,73 +30,109 @@ class Fact(msgspec.Struct, gc=False):
     org_id: str
     attempt: int
     ts: float
-    data: dict[str, Any] | None
-    job: Job | None = None
+    data: dict[str, Any]
+
+
+class Stage:
+    """One commit while it is decided.
+
+    Parameters
+    ----------
+    index : Index
+        Jobs as they were committed.
+    next_seq : callable
+        Gives the next ``event_seq``.
+    now : float
+        Time of the commit, seconds since the epoch.
+    """
+
+    __slots__ = ("index", "next_seq", "now", "overlay")
+
+    def __init__(self, index: Index, next_seq: Callable[[], int], now: float) -> None:
+        self.index = index
+        self.next_seq = next_seq
+        self.now = now
+        self.overlay: dict[str, Entry] = {}
+
+
+_NOTHING: Any = ()
 
 
 class Turn(Change):
-    """What one command decided.
+    """What one command decides.
+
+    Parameters
+    ----------
+    command : callable
+        Called with this turn; returns the answer.
+    subject : object
+        What the command is about, if it does not know by itself.
+    future : Future
+        Gets the answer once all is durable.
 
     Attributes
     ----------
-    now : float
-        When the commit is decided, seconds since the epoch.
     entries : dict of str to Entry
         Jobs as they will be, by id.
-    facts : list of Fact
-        What to publish.
+    facts : list of Fact or Job
+        What to publish; a new job stands for its own submit.
     answer : object
-        What the caller gets once all is durable.
+        What the caller gets.
     error : ZBrainError or None
         What the caller gets instead.
     """
 
-    __slots__ = ("_index", "_next_seq", "_overlay", "_undo", "answer", "entries", "error", "facts", "future", "now")
-    facts: list[Fact]
+    __slots__ = ("_command", "_stage", "_undo", "answer", "entries", "error", "facts", "future", "subject")
+    facts: list[Fact | Job]
 
-    def __init__(
-        self,
-        index: Index,
-        overlay: dict[str, Entry],
-        next_seq: Callable[[], int],
-        now: float,
-        future: asyncio.Future[Any] | None,
-    ) -> None:
-        self.now = now
+    def __init__(self, command: Command, subject: Any, future: asyncio.Future[Any]) -> None:
         # Most turns are one submit: lists are made when something is put into them.
-        self.keys = self.jobs = self.transitions = self.logs = self.facts = _NOTHING
+        self.touched = self.jobs = self.transitions = self.logs = self.facts = _NOTHING
         self.entries: dict[str, Entry] = {}
         self.answer: Any = None
         self.error: ZBrainError | None = None
         self.future = future
-        self._index = index
-        self._overlay = overlay
-        self._next_seq = next_seq
+        self.subject = subject
+        self._command = command
+        self._stage: Stage
         self._undo: list[Callable[[], None]] | None = None
+
+    def take(self, stage: Stage) -> None:
+        """Let the command decide."""
+        self._stage = stage
+        self.answer = self._command(self)
+
+    @property
+    def now(self) -> float:
+        """When the commit is decided, seconds since the epoch."""
+        return self._stage.now
+
+    @property
+    def keys(self) -> list[str]:
+        """Ids of the jobs that the turn reads or writes."""
+        return [*self.entries, *self.touched]
 
     def entry(self, job_id: str) -> Entry | None:
         """Return the job as decided so far, or None if it is neither live nor lately ended."""
-        return self._overlay.get(job_id) or self._index.get(job_id)
+        return self._stage.overlay.get(job_id) or self._stage.index.get(job_id)
 
     def borrow(self, entries: dict[str, Entry]) -> None:
         """Let the command see ended jobs that were read from the store."""
+        stage = self._stage
         for job_id, entry in entries.items():
-            if job_id not in self._overlay and job_id not in self._index.live:
-                self._overlay[job_id] = entry
+            if job_id not in stage.overlay and job_id not in stage.index.live:
+                stage.overlay[job_id] = entry
 
     def put(self, entry: Entry) -> None:
         """Remember the job as it will be."""
         job_id = entry.job.id
-        self.touch(job_id)
-        self.entries[job_id] = entry
-        self._overlay[job_id] = entry
+        self.entries[job_id] = self._stage.overlay[job_id] = entry
 
     def touch(self, job_id: str) -> None:
         """Note that what is decided here rests on this job."""
-        if self.keys is _NOTHING:
-            self.keys = [job_id]
-        else:
-            self.keys.append(job_id)
+        if self.touched is _NOTHING:
+            self.touched = []
+        self.touched.append(job_id)
 
     def on_discard(self, undo: Callable[[], None]) -> None:
         """Have `undo` called if the commit fails."""
@@ -113,7 +149,7 @@ class Turn(Change):
         self, job: Job, blockers: set[str] | frozenset[str], payload_hash: str | None = None, spec: bytes | None = None
     ) -> Entry:
         """Add a new job; `job` is the queue's own copy, `spec` its encoded spec, if it is at hand."""
-        seq = job.event_seq = self._next_seq()
+        seq = job.event_seq = self._stage.next_seq()
         row = job_row(job, seq, payload_hash, spec)
         if self.jobs is _NOTHING:
             self.jobs = [row]
@@ -121,8 +157,7 @@ class Turn(Change):
             self.jobs.append(row)
         entry = Entry(job, seq, blockers)
         self.put(entry)
-        ts = job.created_at.timestamp()
-        self._say(Fact(seq, "job_submitted", job.id, job.org_id, 0, ts, None, job))
+        self._say(job)
         return entry
 
     def move(self, entry: Entry, kind: str, patch: dict[str, Any], worker_seq: int | None = None) -> Entry:
@@ -142,7 +177,7 @@ class Turn(Change):
         WrongState
             If the state machine does not allow it.
         """
-        seq = self._next_seq()
+        seq = self._stage.next_seq()
         patch = {name: value for name, value in patch.items() if value != getattr(entry.job, name)}
         patch["event_seq"] = seq
         job = advance(entry.job, patch)
@@ -161,7 +196,7 @@ class Turn(Change):
 
     def display(self, entry: Entry, outputs: list[dict[str, Any]], worker_seq: int) -> Entry:
         """Append rich outputs."""
-        seq = self._next_seq()
+        seq = self._stage.next_seq()
         data = encode({"outputs": outputs})
         job = entry.job
         self._record(seq, job, "job_displayed", data, worker_seq)
@@ -171,12 +206,12 @@ class Turn(Change):
 
     def note(self, entry: Entry, worker_seq: int) -> Entry:
         """Remember that a worker's event was taken which changes nothing else."""
-        self._record(self._next_seq(), entry.job, "noted", b"{}", worker_seq)
+        self._record(self._stage.next_seq(), entry.job, "noted", b"{}", worker_seq)
         return self._advance_high(entry, worker_seq)
 
     def append_log(self, entry: Entry, lines: list[tuple[str, float, str]], worker_seq: int | None) -> Entry:
         """Append lines, ``(stream, ts, line)``, to the job's log."""
-        seq = self._next_seq()
+        seq = self._stage.next_seq()
         job, log_seq = entry.job, entry.log_seq
         job_id, attempt = job.id, job.attempt
         if self.logs is _NOTHING:
@@ -203,7 +238,7 @@ class Turn(Change):
         self.put(moved)
         return moved
 
-    def _say(self, fact: Fact) -> None:
+    def _say(self, fact: Fact | Job) -> None:
         if self.facts is _NOTHING:
             self.facts = [fact]
         else:

@@ -170,9 +170,8 @@ class WorkerDesk:
 
     def _post(self, waiter: Waiter) -> None:
         waiter.is_posted = True
-        decided = asyncio.get_running_loop().create_future()
+        decided = self._commits.post(lambda turn: self._decide(turn, waiter))
         decided.add_done_callback(lambda future: self._decided(waiter, future))
-        self._commits.post(lambda turn: self._decide(turn, waiter), decided)
 
     def _decided(self, waiter: Waiter, future: asyncio.Future[list[Job]]) -> None:
         waiter.is_posted = False

@@ -74,7 +74,7 @@ class Database:
         except duckdb.Error as error:
             log.error("A commit failed; its callers were told, the store goes on.", extra={"why": str(error)})
             for i in some:
-                outcomes[i] = _unavailable(error)
+                outcomes[i] = unavailable(error)
                 tainted.update(changes[i].keys)
             return
         if len(some) == 1:
@@ -164,8 +164,9 @@ class Database:
         self._connection.close()
 
 
-def _unavailable(error: duckdb.Error) -> ZBrainError:
-    made = Unavailable(f"The store could not write: {str(error).splitlines()[0]}", "Try again.")
+def unavailable(error: duckdb.Error) -> ZBrainError:
+    """Return what callers are told when DuckDB refused for a reason that is not theirs."""
+    made = Unavailable(f"The store could not do it: {str(error).splitlines()[0]}", "Try again.")
     made.__cause__ = error
     return made
 

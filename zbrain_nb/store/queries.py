@@ -76,12 +76,12 @@ def jobs_by_id(cursor: Cursor, ids: Iterable[str]) -> dict[str, Job]:
     wanted = list(ids)
     rows = cursor.execute(f"SELECT {_JOB} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [wanted]).fetchall()
     jobs = {row[0]: _job(row) for row in rows}
-    if jobs:
-        folded = min(row[8] for row in rows)
+    moving = {row[0]: row[8] for row in rows if not jobs[row[0]].state.ended}  # nothing follows an end
+    if moving:
         patches = cursor.execute(
             "SELECT job_id::VARCHAR, event_seq, data FROM transitions WHERE job_id IN (SELECT unnest(?::UUID[])) "
             "AND event_seq > ? AND kind NOT IN (SELECT unnest(?)) ORDER BY event_seq",
-            [wanted, folded, list(WITHOUT_PATCH)],
+            [list(moving), min(moving.values()), list(WITHOUT_PATCH)],
         ).fetchall()
         _apply(jobs, patches)
     return jobs

@@ -41,6 +41,8 @@ class Change:
 
     Attributes
     ----------
+    touched : list of str
+        Ids of further jobs that the change rests on (see `keys`).
     keys : list of str
         Ids of the jobs that the change reads or writes. When a change fails, later changes of the same batch
         that share a key fail with it, for they were decided on what it said.
@@ -48,14 +50,19 @@ class Change:
         Rows in the order of `JOBS`, `TRANSITIONS` and `LOGS`.
     """
 
-    __slots__ = ("jobs", "keys", "logs", "transitions")
-    keys: list[str]
+    __slots__ = ("jobs", "logs", "touched", "transitions")
+    touched: list[str]
     jobs: list[tuple[Any, ...]]
     transitions: list[tuple[Any, ...]]
     logs: list[tuple[Any, ...]]
 
     def __init__(self) -> None:
-        self.keys, self.jobs, self.transitions, self.logs = [], [], [], []
+        self.touched, self.jobs, self.transitions, self.logs = [], [], [], []
+
+    @property
+    def keys(self) -> list[str]:
+        """Ids of the jobs that the change reads or writes."""
+        return self.touched
 
 
 class Layout:

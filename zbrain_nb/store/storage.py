@@ -18,7 +18,7 @@ from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import Job, JobArtifact
 from zbrain_nb.store import queries
-from zbrain_nb.store.database import Database
+from zbrain_nb.store.database import Database, unavailable
 from zbrain_nb.store.rows import Change, encode, folded_row, job_row
 from zbrain_nb.store.writer import Done, Task, Writer
 
@@ -124,7 +124,13 @@ class Storage:
         self.put(lambda database: database.append(changes), done)
 
     async def write(self, task: Callable[[Database], R]) -> R:
-        """Run `task` in the writer thread and return its result."""
+        """Run `task` in the writer thread and return its result.
+
+        Raises
+        ------
+        Unavailable
+            If the database refused.
+        """
         await self.open()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
@@ -135,17 +141,26 @@ class Storage:
             if error is None:
                 future.set_result(result)
             else:
-                future.set_exception(error)
+                future.set_exception(unavailable(error) if isinstance(error, duckdb.Error) else error)
 
         self.put(task, lambda result, error: _call_if_running(loop, answer, result, error))
         return await future
 
     async def read(self, query: Callable[Concatenate[queries.Cursor, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run one of `queries` in a reader's thread and return its result."""
+        """Run one of `queries` in a reader's thread and return its result.
+
+        Raises
+        ------
+        Unavailable
+            If the database refused.
+        """
         await self.open()
 
         def run() -> R:
-            return query(self._cursor(), *args, **kwargs)
+            try:
+                return query(self._cursor(), *args, **kwargs)
+            except duckdb.Error as error:
+                raise unavailable(error) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 

@@ -37,6 +37,7 @@ LEASE_WAIT_SECS = 20.0
 _LONGEST_BEAT_SECS = 10.0
 _FOLDER_CHECK_SECS = 2.0
 _REPEAT_SECS = 0.25
+_FULL_SECS = 0.05
 
 
 class FolderInUse(ZBrainError):
@@ -219,6 +220,8 @@ class WorkerAgent:
     async def _lease(self) -> None:
         """Hold one lease request open until it is answered, or until more is free than it asks for."""
         request = self._request()
+        if not request.limit and await self._gets_capacity():
+            return
         if request.limit:
             self._open_lease = request
             write_private(self._folder.lease_file, msgspec.json.encode(request))
@@ -241,6 +244,15 @@ class WorkerAgent:
         self._open_lease = None
         if not news and (answer.leases or answer.cancels):
             await asyncio.sleep(_REPEAT_SECS)  # the queue repeats what we know: no reason to ask at once
+
+    async def _gets_capacity(self) -> bool:
+        """Wait a moment for a slot: a request for nothing, only to be broken off at once, costs more than a job."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FULL_SECS):
+                while not self._free():
+                    self._capacity.clear()
+                    await self._capacity.wait()
+        return self._free() > 0
 
     async def _broken_off(self, asking: asyncio.Future[LeaseAnswer], request: LeaseRequest) -> LeaseAnswer:
         """Give a request up; return what it was answered with all the same."""

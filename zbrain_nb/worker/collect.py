@@ -7,11 +7,14 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Found(NamedTuple):
@@ -73,7 +76,7 @@ def _walk(root: str, below: str) -> Iterator[str]:
 
 
 def _text(path: str) -> str:
-    return os.fsencode(path).decode(errors="replace")
+    return _CONTROL.sub("_", os.fsencode(path).decode(errors="replace"))
 
 
 def open_beneath(root: str, path: str) -> BufferedReader:

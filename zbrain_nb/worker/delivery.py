@@ -30,6 +30,10 @@ from zbrain_nb.worker.spool import End, Frame, Kind, read_json
 STRIDE = 4
 _FLUSHED, _SYSTEM, _OWN = 1, 2, 4
 _LINES_BYTES = 256 * 1024
+_LINE_BYTES = 48
+#: Lines past this are left out of the log, but for the last ones.
+LOG_BYTES = 128 * 1024 * 1024
+LAST_LINES = 200
 _STREAMS = {Kind.STDOUT: LogStream.STDOUT, Kind.STDERR: LogStream.STDERR}
 
 
@@ -52,7 +56,7 @@ class Delivery:
     waiting_bytes : int
         About how much waits to be acknowledged.
     urgent : bool
-        Whether something waits that shall be sent without gathering: the start, the first lines, the end.
+        Whether something waits that shall be sent without gathering: the first lines, the end.
     """
 
     def __init__(self, job_id: str, attempt: int, worker_id: str, high: int = 0) -> None:
@@ -68,6 +72,9 @@ class Delivery:
         self._lines_bytes = 0
         self._events: deque[tuple[AnyWorkerEvent, int]] = deque()
         self._logged = high > STRIDE
+        self._log_bytes = 0
+        self._left_out = 0
+        self._last_lines: deque[tuple[LogStream, float, str]] = deque(maxlen=LAST_LINES)
         self._closed = False
         self.finished: dict[str, Any] | None = None
         self.end: End | None = None
@@ -100,11 +107,11 @@ class Delivery:
             self._feed_event(frame)
         elif kind == Kind.BEGIN:
             self._add(JobStarted(job_id=self._job_id, worker_id=self._worker_id), 100, _OWN)
-            self.urgent = True
         elif kind == Kind.MARK:
             self._log(LogStream.SYSTEM, frame.ts, [frame.payload.decode(errors="replace")], _OWN)
         elif kind == Kind.END:
             self._flush(frame.ts)
+            self._tell_last_lines(frame.ts)
             self.end = msgspec.json.decode(frame.payload, type=End)
 
     def _feed_event(self, frame: Frame) -> None:
@@ -127,12 +134,30 @@ class Delivery:
             self._log(stream, ts, assembler.flush(), _FLUSHED)
 
     def _log(self, stream: LogStream, ts: float, lines: list[str], part: int) -> None:
+        """Take lines of a stream, up to the cap; of what comes after it the last lines are told at the end."""
+        size = sum(map(len, lines)) + _LINE_BYTES * len(lines)
+        self._log_bytes += size
+        if self._log_bytes <= LOG_BYTES or stream == LogStream.SYSTEM:
+            self._add_lines([(stream, ts, line) for line in lines], size, part)
+            return
+        if not self._left_out:
+            sentence = f"The log is over {LOG_BYTES >> 20} MiB: from here on only its last lines are kept."
+            self._add_lines([(LogStream.SYSTEM, ts, sentence)], len(sentence), part)
+        self._left_out += len(lines)
+        self._last_lines.extend((stream, ts, line) for line in lines)
+
+    def _tell_last_lines(self, ts: float) -> None:
+        if self._left_out:
+            sentence = f"{self._left_out - len(self._last_lines):,} lines were left out here."
+            lines = [(LogStream.SYSTEM, ts, sentence), *self._last_lines]
+            self._add_lines(lines, sum(len(line) + _LINE_BYTES for _, _, line in lines), _FLUSHED)
+
+    def _add_lines(self, lines: list[tuple[LogStream, float, str]], size: int, part: int) -> None:
         number = self._number(part)
         if not lines or number <= self._last:
             return
-        self._lines += [(stream, ts, line) for line in lines]
+        self._lines += lines
         self._lines_seq = number
-        size = sum(map(len, lines)) + 48 * len(lines)
         self._lines_bytes += size
         self.waiting_bytes += size
         if not self._logged:
@@ -166,6 +191,7 @@ class Delivery:
         """Hear that the attempt vanished: what it has written is all; an ending has to follow."""
         self._frames += 1
         self._flush(ts)
+        self._tell_last_lines(ts)
 
     def say(self, ts: float, sentences: list[str]) -> None:
         """Add lines of the worker itself, before the ending."""

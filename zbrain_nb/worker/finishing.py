@@ -64,7 +64,12 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
     keeper : Keeper
         Takes its files.
     """
-    found, sentences = await asyncio.to_thread(find_artifacts, request.artifacts_path, request.cwd, request.artifacts)
+    found: list[Found] = []
+    sentences: list[str] = []
+    if request.artifacts or _is_filled(request.artifacts_path):
+        found, sentences = await asyncio.to_thread(
+            find_artifacts, request.artifacts_path, request.cwd, request.artifacts
+        )
     artifacts: list[JobArtifact | WorkerArtifact] = []
     for file in found:
         try:
@@ -87,7 +92,7 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
     if end.reason == "canceled":
         return Ending(JobCanceled(**common, exit_code=code), sentences)
     if end.reason == "exited" and code == 0 and (request.cmd is not None or said) and not trouble:
-        output = said.get("output") if request.cmd is None else await asyncio.to_thread(_output, request, sentences)
+        output = said.get("output") if request.cmd is None else _output(request, sentences)
         return Ending(JobCompleted(**common, output=output, result=result), sentences)
     error_said = said.get("error")
     reason = trouble if trouble and code == 0 else _reason(request, end, code, error_said, bool(said))
@@ -95,14 +100,22 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
     return Ending(failed, sentences)
 
 
+def _is_filled(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except FileNotFoundError:
+        return False
+
+
 def _reason(request: RunRequest, end: End, code: int | None, error: Any, ended_itself: bool) -> str:
     """Say in one sentence why the attempt failed."""
     if end.reason == "timeout":
-        return f"Ran over its limit of {request.timeout_secs or 0:g} s."
-    if end.reason == "memory":
-        return f"Used more than its {request.memory_mb:,} MiB of memory."
+        return f"Ran over its limit of {request.timeout_secs or 0:.12g} s."
     if end.message:
         return end.message.splitlines()[0]
+    if end.reason == "memory":
+        return f"Used more than its {request.memory_mb:,} MiB of memory."
     if isinstance(error, dict) and error.get("ename"):
         return f"{error['ename']}: {error.get('evalue', '')}".strip().splitlines()[0][:500]
     if code is not None and code < 0:

@@ -6,6 +6,7 @@ What it runs is a `Body`: for commands `run_command`, which execs; for cells a f
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -119,7 +120,8 @@ def open_fifo(path: str) -> int | None:
     It is opened for writing too, so that it never reports an end while no writer has it open.
     """
     try:
-        os.mkfifo(path, 0o600)
+        with contextlib.suppress(FileExistsError):  # left by a launch that came to nothing
+            os.mkfifo(path, 0o600)
         return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None  # a file system without FIFOs: the job runs, but cannot report progress

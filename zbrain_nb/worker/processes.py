@@ -66,6 +66,15 @@ def proportional_kib(pid: int) -> int:
         return 0
 
 
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed since boot because memory ran out."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0
+
+
 def children(pid: int) -> set[int]:
     """Return the children of all threads of a process."""
     found: set[int] = set()

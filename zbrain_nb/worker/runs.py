@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -19,14 +17,13 @@ from typing import TypeVar
 
 import msgspec
 
-from zbrain_nb.model.datadir import boot_id
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import JobCanceled, JobFailed
 from zbrain_nb.model.job import Job
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.finishing import Ending, lost
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
-from zbrain_nb.worker.processes import start_time
+from zbrain_nb.worker.grip import Grip
 from zbrain_nb.worker.request import RunRequest, read_request, write_private
 from zbrain_nb.worker.sockets import bind
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolReader, write_closed
@@ -63,7 +60,7 @@ class Run:
     delivery: Delivery
     request: RunRequest | None = None
     reader: SpoolReader | None = None
-    supervisor: int | None = None
+    grip: Grip | None = None
     ended: bool = False
     canceled: bool = False
     stale: bool = False
@@ -158,7 +155,7 @@ class Runs:
         if run is None or run.canceled:
             return False
         run.canceled = True
-        self._terminate(run)
+        self._end_job(run)
         run.wake.set()
         return True
 
@@ -181,7 +178,7 @@ class Runs:
     def terminate_all(self) -> None:
         """End the processes of all runs, without waiting."""
         for run in self._runs.values():
-            self._terminate(run)
+            self._end_job(run)
 
     def _add(self, job_id: str, attempt: int, job: Job | None, high: int) -> Run:
         run = Run(job_id, attempt, job, Delivery(job_id, attempt, self._worker_id, high))
@@ -208,7 +205,8 @@ class Runs:
         finally:
             if run.reader is not None:
                 run.reader.close()
-            self._forget_supervisor(run)
+            if run.grip is not None:
+                run.grip.release()
 
     async def _live_once(self, run: Run) -> None:
         ending = await self._run(run)
@@ -253,8 +251,7 @@ class Runs:
         if run.request is None and run.job is not None:
             request = await self._unless(run, self._prepare(run.job), lambda: run.canceled)
             if request is not None:
-                job_input = msgspec.json.encode(run.job.spec.input)
-                await asyncio.to_thread(self._launcher.write, request, job_input)
+                self._launcher.write(request, msgspec.json.encode(run.job.spec.input))
                 run.request = request
 
     def _read_request(self, run: Run) -> None:
@@ -287,7 +284,7 @@ class Runs:
             frames = run.reader.read()
             for frame in frames:
                 if frame.kind == Kind.BEGIN:
-                    self._know_supervisor(run, msgspec.json.decode(frame.payload, type=Begin))
+                    self._take_grip(run, msgspec.json.decode(frame.payload, type=Begin))
                 if not run.stale or frame.kind == Kind.END:
                     run.delivery.feed(frame)
             if frames:
@@ -317,34 +314,12 @@ class Runs:
         finally:
             task.cancel()
 
-    def _know_supervisor(self, run: Run, begin: Begin) -> None:
-        """Open the supervisor by its pid, if it still is the one that holds the spool."""
-        if run.supervisor is not None or not begin.supervisor_pid or begin.boot_id != boot_id():
-            return
-        try:
-            descriptor = os.pidfd_open(begin.supervisor_pid)
-        except ProcessLookupError:
-            return
-        assert run.reader is not None
-        if start_time(begin.supervisor_pid) != begin.start_time or not run.reader.is_locked():
-            os.close(descriptor)
-            return
-        run.supervisor = descriptor
-        asyncio.get_running_loop().add_reader(descriptor, self._on_supervisor_ended, run)
-        if run.canceled:
-            self._terminate(run)
+    def _take_grip(self, run: Run, begin: Begin) -> None:
+        if run.grip is None and run.reader is not None:
+            run.grip = Grip.take(begin, run.reader, run.wake.set)
+            if run.canceled:
+                self._end_job(run)
 
-    def _on_supervisor_ended(self, run: Run) -> None:
-        self._forget_supervisor(run)
-        run.wake.set()
-
-    def _forget_supervisor(self, run: Run) -> None:
-        if run.supervisor is not None:
-            asyncio.get_running_loop().remove_reader(run.supervisor)
-            os.close(run.supervisor)
-            run.supervisor = None
-
-    def _terminate(self, run: Run) -> None:
-        if run.supervisor is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(run.supervisor, signal.SIGTERM)
+    def _end_job(self, run: Run) -> None:
+        if run.grip is not None:
+            run.grip.end_job()

@@ -124,14 +124,14 @@ class Spawner:
         any_ended = False
         while True:
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return any_ended
             if pid == 0:
                 return any_ended
             any_ended = True
             self._supervisors.discard(pid)
-            for name in self._stable.ended(pid):
+            for name in self._stable.ended(pid, os.waitstatus_to_exitcode(status)):
                 self._give_up(name)
 
     def _give_up(self, name: str) -> None:
@@ -181,7 +181,7 @@ class Spawner:
 def main(arguments: list[str]) -> int:
     """Serve a folder, unless another spawner does."""
     parser = argparse.ArgumentParser(prog="zbrain_nb.worker.spawner")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="absolute path of the worker folder")
     parser.add_argument("--warm", action="append", default=[], help="interpreter whose zygote is started at once")
     parser.add_argument("--linger", type=float, default=30.0, help="seconds to stay when nobody needs it")
     parser.add_argument("--tied", action="store_true", help="kill what runs when the worker is away")
@@ -190,6 +190,7 @@ def main(arguments: list[str]) -> int:
     if not lock.acquire():
         return 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.chdir("/")  # the folder that it was started in may go
     become_subreaper()
     spawner = Spawner(options.folder, options.linger, tied=options.tied)
     for python in options.warm:

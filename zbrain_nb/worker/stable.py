@@ -12,7 +12,8 @@ import msgspec
 
 from zbrain_nb.worker.notes import Note
 
-_TRIES = 2
+#: A zygote that gave up by itself will do so again; one that was killed had bad luck.
+_FAILURES, _TRIES = 2, 5
 
 
 class Stable:
@@ -49,12 +50,12 @@ class Stable:
                 self._log(python).write_text(f"{error.strerror}: {python}\n")
         return zygote
 
-    def send(self, python: str, name: str, tries: int = 1) -> bool:
+    def send(self, python: str, name: str, tries: _Tries | None = None) -> bool:
         """Hand a request to a zygote; return False if there is none and can be none."""
         zygote = self.warm(python)
         if zygote is None:
             return False
-        zygote.open_requests[name] = tries
+        zygote.open_requests[name] = tries or _Tries()
         zygote.unsent.append(name)
         zygote.send()
         return True
@@ -67,8 +68,13 @@ class Stable:
             notes += zygote.take_notes()
         return notes
 
-    def ended(self, pid: int) -> list[str]:
+    def ended(self, pid: int, exit_code: int) -> list[str]:
         """Hear that a child has ended; if it was a zygote, send its open requests again.
+
+        Parameters
+        ----------
+        pid, exit_code : int
+            Which, and how; negative is a signal.
 
         Returns
         -------
@@ -83,7 +89,9 @@ class Stable:
         zygote.box.close()
         hopeless: list[str] = []
         for name, tries in zygote.open_requests.items():
-            if tries >= _TRIES or not self.send(found, name, tries + 1):
+            tries.all += 1
+            tries.failures += exit_code >= 0
+            if tries.failures >= _FAILURES or tries.all >= _TRIES or not self.send(found, name, tries):
                 hopeless.append(name)
         return hopeless
 
@@ -98,9 +106,16 @@ class Stable:
         return self._folder / f"zygote-{hashlib.sha256(os.fsencode(python)).hexdigest()[:12]}.log"
 
 
+class _Tries:
+    """How often the zygotes of a request have ended before they took it, and how often by themselves."""
+
+    def __init__(self) -> None:
+        self.all = self.failures = 0
+
+
 class _Zygote:
     def __init__(self, folder: Path, python: str, log: Path) -> None:
-        self.open_requests: dict[str, int] = {}
+        self.open_requests: dict[str, _Tries] = {}
         self.unsent: list[str] = []
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ours, theirs, open(log, "wb") as output, open(os.devnull, "rb") as null:

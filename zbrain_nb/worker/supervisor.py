@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from zbrain_nb.model.datadir import boot_id, spool_path
 from zbrain_nb.worker.launch import Body, Child, open_fifo
-from zbrain_nb.worker.processes import Killer, become_subreaper, proportional_kib, resident_kib, start_time
+from zbrain_nb.worker.processes import Killer, become_subreaper, oom_kills, proportional_kib, resident_kib, start_time
 from zbrain_nb.worker.pump import Pump
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.sockets import Post
@@ -67,6 +67,7 @@ class Supervisor:
         self._main = 0
         self._status: int | None = None
         self._peak_kib = 0
+        self._oom_kills = oom_kills()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
@@ -178,6 +179,9 @@ class Supervisor:
         if code < 0:
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-code).name
+        if self._ending is None and code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            sentence = "Killed by the kernel, because the machine ran out of memory."
+            return End(reason="memory", exit_code=code, signal=name, message=sentence, peak_kib=self._peak_kib)
         return End(reason=self._ending or "exited", exit_code=code, signal=name, peak_kib=self._peak_kib)
 
     def _write_end(self, end: End) -> None:

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,13 @@ def read_frames(data: bytes) -> list[tuple[int, Any]]:
         position += length
         frames.append((kind, json.loads(payload) if kind == 3 else payload.decode()))
     return frames
+
+
+def drain_into(pipe: Path, file: Path) -> None:
+    """Copy what comes through a pipe to a file, as it comes."""
+    with pipe.open("rb", buffering=0) as source, file.open("wb", buffering=0) as target:
+        while data := source.read(4096):
+            target.write(data)
 
 
 @dataclass
@@ -107,12 +115,16 @@ class Zygote:
             "outbox": str(outbox),
             **request,
         }
+        os.mkfifo(folder / "events.fifo")
+        drain = threading.Thread(target=drain_into, args=(folder / "events.fifo", folder / "events"))
+        drain.start()
         self._process.stdin.write(json.dumps({"folder": str(folder), "request": whole}) + "\n")
         self._process.stdin.flush()
         pid = self._answer()["pid"]
         if while_running is not None:
             while_running(pid)
         exit_code = self._answer()["exit_code"]
+        drain.join(20)
         raw = (folder / "events").read_bytes()
         assert raw, (folder / "err").read_text()
         return Ran(exit_code, read_frames(raw), (folder / "out").read_text(), (folder / "err").read_text(), outbox)

@@ -102,6 +102,23 @@ def test_widget_falls_back_to_text(run):
     assert "value=3" in output["data"]["text/plain"]
 
 
+def test_output_widget_updates_its_own_display_and_clears_only_itself(run):
+    ran = run(
+        "import ipywidgets\nfrom IPython.display import HTML, clear_output\n"
+        "out = ipywidgets.Output()\nprint('stays')\ndisplay(out)\n"
+        "with out:\n    print('first')\n    clear_output()\n    print('a < b')\n    display(HTML('<b>c</b>'))\n"
+        "with out:\n    1 / 0\n"
+        "print('goes on')"
+    )
+    assert ran.stdout == "stays\ngoes on\n" and ran.exit_code == 0
+    shown, *updates = ran.outputs
+    assert {u["output_type"] for u in updates} == {"update_display_data"}
+    assert {o["transient"]["display_id"] for o in ran.outputs} == {shown["transient"]["display_id"]}
+    last = updates[-1]["data"]
+    assert last["text/html"].startswith("<pre>a &lt; b\n</pre><div><b>c</b></div>")
+    assert "first" not in last["text/plain"] and "ZeroDivisionError" in last["text/plain"]
+
+
 def test_shell_looks_like_a_kernels_to_libraries(run):
     ran = run("type(get_ipython()).__name__, type(get_ipython()).__module__")
     assert ran.finished["output"] == "('ZMQInteractiveShell', 'ipykernel.zmqshell')"

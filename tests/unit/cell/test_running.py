@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from zbrain_nb.model.payload import load_value, pack_call
+from zbrain_nb.worker.cell import surroundings
 
 
 def test_top_level_await_runs_in_the_cells_loop(run):
@@ -56,7 +58,8 @@ def test_what_asks_a_person_is_refused_with_a_hint(run, call):
 
 
 @pytest.mark.parametrize(
-    "wait", ["time.sleep(60)", "await asyncio.sleep(60)", "await asyncio.sleep(0); time.sleep(60)"]
+    "wait",
+    ["ready(); time.sleep(60)", "ready(); await asyncio.sleep(60)", "await asyncio.sleep(0); ready(); time.sleep(60)"],
 )
 def test_interrupt_ends_a_cell_with_130(run, tmp_path, wait):
     gate = tmp_path / "gate"
@@ -66,7 +69,9 @@ def test_interrupt_ends_a_cell_with_130(run, tmp_path, wait):
         gate.read_text()
         os.kill(pid, signal.SIGINT)
 
-    ran = run(f"import time, asyncio\nopen({str(gate)!r}, 'w').write('x')\n{wait}", while_running=interrupt)
+    ran = run(
+        f"import time, asyncio\ndef ready():\n    open({str(gate)!r}, 'w').write('x')\n{wait}", while_running=interrupt
+    )
     assert ran.exit_code == 130
     assert ran.finished["error"]["ename"] in ("KeyboardInterrupt", "CancelledError")
 
@@ -116,8 +121,8 @@ def test_file_left_open_is_written_out(run, tmp_path):
     assert (tmp_path / "left").read_text() == "content"
 
 
-def test_random_numbers_differ_between_jobs(run):
-    code = "import numpy as np, random\nnp.random.rand(), random.random()"
+@pytest.mark.parametrize("code", ["import numpy as np\nnp.random.rand()", "import random\nrandom.random()"])
+def test_random_numbers_differ_between_jobs(run, code):
     assert run(code).finished["output"] != run(code).finished["output"]
 
 
@@ -138,6 +143,16 @@ def test_module_beside_the_notebook_is_imported_fresh(run, tmp_path):
     for version in (1, 2):
         (here / "local_helper.py").write_text(f"version = {version}{' ' * version}")
         assert run("import local_helper\nlocal_helper.version", cwd=str(here)).finished["output"] == str(version)
+
+
+def test_module_preloaded_from_elsewhere_is_forgotten(tmp_path, monkeypatch):
+    (tmp_path / "stale_module.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("stale_module")
+    found = surroundings.local_modules()
+    assert "stale_module" in found and not {"json", "numpy", "zbrain_nb", "IPython"} & set(found)
+    surroundings.forget(["stale_module"])
+    assert "stale_module" not in sys.modules
 
 
 def test_parallel_sklearn_in_the_child_does_not_hang(run):

@@ -14,8 +14,15 @@ def test_prints_and_displays_of_both_streams_arrive_in_exact_order(run):
         "    display(i)\n"
         "    print('no newline', i, end='')\n"
         "    display(-i - 1)\n"
+        "    print('half', i, end='')\n"
+        "    print('err again', i, file=sys.stderr)\n"
+        "    print()\n"
     )
-    expected = [t for i in range(50) for t in (f"out {i}", f"err {i}", str(i), f"no newline {i}", str(-i - 1))]
+    expected = [
+        text
+        for i in range(50)
+        for text in (f"out {i}", f"err {i}", str(i), f"no newline {i}", str(-i - 1), f"half {i}", f"err again {i}")
+    ]
     assert ran.order() == expected
     assert ran.exit_code == 0
 
@@ -124,12 +131,13 @@ def test_interrupt_in_the_middle_of_output_leaves_frames_whole(run, tmp_path):
         "        ticks += 1\n"
         "        raise Tick\n"
         "signal.signal(signal.SIGALRM, tick)\n"
-        "signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)\n"
-        "while ticks < 200:\n"
+        "while ticks < 60:\n"
+        "    rounds += 1\n"
         "    try:\n"
         "        armed = True\n"
+        "        signal.setitimer(signal.ITIMER_REAL, 0.0001 * (1 + rounds * 37 % 80))\n"
         "        print('text ' * 20)\n"
-        "        display({'text/plain': 'long ' * 3000}, raw=True)\n"
+        "        display({'text/plain': 'long ' * 60000}, raw=True)\n"
         "        armed = False\n"
         "    except Tick:\n"
         "        pass\n"

@@ -1,4 +1,4 @@
-"""A zygote for tests: forks one child for each JSON line on stdin, with files in place of the supervisor's pipes."""
+"""A zygote for tests: forks one child for each JSON line on stdin, a FIFO as events and files as raw streams."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ def child(order: dict) -> int:
     os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
     for fd, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(os.path.join(order["folder"], name), os.O_WRONLY | os.O_CREAT | os.O_APPEND), fd)
-    events = os.open(os.path.join(order["folder"], "events"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    events = os.open(os.path.join(order["folder"], "events.fifo"), os.O_WRONLY)
     return runtime.run(SimpleNamespace(**order["request"]), events)
 
 
 def main() -> None:
     runtime.preload()
+    import numpy.random  # noqa: F401 - as scikit-learn, if it were preloaded, would
+
     gc.collect()
     gc.freeze()
     print(json.dumps({"threads": len(os.listdir("/proc/self/task"))}), flush=True)

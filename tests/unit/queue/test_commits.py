@@ -106,7 +106,10 @@ async def test_commands_of_one_commit_build_on_each_other(queue):
     assert (first, second) == (CancelResult.CANCELING, CancelResult.CANCELING)
     assert queue.event_seq == before + 2
     results = await asyncio.gather(
-        *(hand.send(JobLogged(job_id, attempt=1, after=i, seq=i + 1, lines=[("stdout", 1.0, str(i))])) for i in range(9))
+        *(
+            hand.send(JobLogged(job_id, attempt=1, after=i, seq=i + 1, lines=[("stdout", 1.0, str(i))]))
+            for i in range(9)
+        )
     )
     assert [result[0].high for result in results] == list(range(1, 10))
     assert [entry.line for entry in await queue.get_logs(job_id)] == [str(i) for i in range(9)]

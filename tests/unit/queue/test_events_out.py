@@ -161,6 +161,16 @@ async def test_one_log_event_of_more_lines_than_a_page_comes_whole(queue, monkey
     assert [len(e.data["entries"]) for e in events if e.kind == "job_logged"] == [20, 1]
 
 
+async def test_log_event_across_the_end_of_a_page_comes_whole(queue, monkeypatch):
+    monkeypatch.setattr(bus, "PAGE", 4)
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    for _ in range(5):
+        await hand.send(JobLogged(job.id, attempt=1, lines=[("stdout", 1.0, str(i)) for i in range(3)]))
+    events = await collect(queue.subscribe([f"jobs/{job.id}"], after=0), queue.event_seq)
+    assert [len(e.data["entries"]) for e in events if e.kind == "job_logged"] == [3] * 5
+
+
 async def test_subscription_iterates_and_ends_when_closed(queue):
     subscription = queue.subscribe()
     seen = []

@@ -104,7 +104,11 @@ async def test_events_of_an_old_attempt_or_another_worker_are_stale(queue, clock
 async def test_events_survive_a_restart_exactly_once(queue, clock):
     hand = await Hand(queue).register()
     job, silent = await hand.run(RETRIES), await hand.run()
-    first = [line(job, 0, 3, "a"), JobDisplayed(job.id, attempt=1, after=3, seq=4), JobFailed(job.id, attempt=1, after=4, seq=5)]
+    first = [
+        line(job, 0, 3, "a"),
+        JobDisplayed(job.id, attempt=1, after=3, seq=4),
+        JobFailed(job.id, attempt=1, after=4, seq=5),
+    ]
     await hand.send(*first, JobLogged(silent.id, attempt=1, after=0, seq=7, lines=[]))
     await queue.close()
     await hand.register()
@@ -159,7 +163,9 @@ async def test_events_that_do_not_hold_are_invalid_and_change_nothing(queue, eve
 async def test_progress_text_is_split_into_lines_of_its_stream(queue):
     hand = await Hand(queue).register()
     job = await hand.run()
-    await queue.handle_worker_event(JobProgress(job.id, stdout="a\r\nb\n\nc", stderr="é\ud800\n", progress={"fraction": 2}))
+    await queue.handle_worker_event(
+        JobProgress(job.id, stdout="a\r\nb\n\nc", stderr="é\ud800\n", progress={"fraction": 2})
+    )
     entries = await queue.get_logs(job.id)
     assert [(e.seq, str(e.stream), e.line) for e in entries] == [
         (0, "stdout", "a"),
@@ -194,7 +200,9 @@ async def test_completed_with_files_stores_them_first(queue, tmp_path):
     hand = await Hand(queue).register()
     job = await hand.run()
     (tmp_path / "m.pkl").write_bytes(b"model")
-    await queue.handle_worker_event(JobCompleted(job.id, artifacts=[WorkerArtifact("out/m.pkl", str(tmp_path / "m.pkl"))]))
+    await queue.handle_worker_event(
+        JobCompleted(job.id, artifacts=[WorkerArtifact("out/m.pkl", str(tmp_path / "m.pkl"))])
+    )
     (artifact,) = await queue.list_artifacts(job.id)
     assert (artifact.name, artifact.size) == ("out/m.pkl", 5)
     assert queue.artifacts.read(artifact.sha256) == b"model"
@@ -370,6 +378,19 @@ async def test_lease_is_kept_by_heartbeats_of_its_holder_only(queue, clock):
     assert thief.id == "thief"
 
 
+async def test_lease_renewed_while_it_was_about_to_end_goes_on(queue, clock, monkeypatch):
+    job = await (await Hand(queue).register()).run()
+    clock.advance(61)
+
+    def heard_of_meanwhile(worker_id, job_id, attempt):
+        queue._desk.renew(job_id, worker_id, attempt)
+        return False
+
+    monkeypatch.setattr(queue._desk, "_still_runs", heard_of_meanwhile)
+    assert await queue.expire_leases() == 0
+    assert (await queue.get(job.id)).state is JobState.RUNNING
+
+
 async def test_lease_gets_a_full_term_of_grace_after_a_restart(queue, clock):
     job = await (await Hand(queue).register()).run()
     clock.advance(59)
@@ -473,7 +494,9 @@ async def test_lease_of_several_stays_within_what_is_free(queue):
 
 
 async def test_ready_jobs_go_by_priority_then_age(queue):
-    ids = await queue.submit_many(JobSpec(cmd=["true"], priority=p, org_id=org) for p, org in ((0, "a"), (5, "b"), (0, "b"), (5, "a")))
+    ids = await queue.submit_many(
+        JobSpec(cmd=["true"], priority=p, org_id=org) for p, org in ((0, "a"), (5, "b"), (0, "b"), (5, "a"))
+    )
     await queue.close()
     hand = await Hand(queue).register()
     assert [job.id for job in await hand.lease(limit=9)] == [ids[1], ids[3], ids[0], ids[2]]

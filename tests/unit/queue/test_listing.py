@@ -1,11 +1,14 @@
 import asyncio
 
+import duckdb
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand
 from zbrain_nb import JobSpec, JobState
 from zbrain_nb.model.errors import Malformed
 from zbrain_nb.model.events import JobCompleted
+from zbrain_nb.queue import loading
+from zbrain_nb.store.database import Database
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +111,25 @@ async def test_list_while_jobs_end_and_fold_never_misses_one(queue):
         running, ended = await listed(queue, state="running"), await listed(queue, state="succeeded")
         assert {*running, *ended} == set(ids)
     await ending
+
+
+async def test_fold_that_fails_is_tried_again_and_lists_stay_right(queue, monkeypatch, caplog):
+    monkeypatch.setattr(loading, "FOLD_PAUSE_SECS", 0)
+    fold = Database.fold
+
+    def refuse(self, rows):
+        raise duckdb.IOException("No space left on device")
+
+    monkeypatch.setattr(Database, "fold", refuse)
+    first = await queue.submit(TRUE)
+    await queue.cancel_job(first)
+    await queue._folder._task
+    assert "could not be folded" in caplog.text
+    assert await listed(queue, state="canceled") == [first]
+    monkeypatch.setattr(Database, "fold", fold)
+    await queue.cancel_job(await queue.submit(TRUE))
+    await queue._folder._task
+    assert queue._index.unfolded == {}
 
 
 async def test_folded_row_is_what_sql_sees(queue):

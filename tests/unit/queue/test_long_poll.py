@@ -93,6 +93,17 @@ async def test_lease_repeat_while_the_first_waits_shares_its_answer(queue):
     assert queue._desk._parked == []
 
 
+async def test_lease_repeat_while_the_first_waits_takes_no_second_job(queue):
+    await Hand(queue).register()
+    request = LeaseRequest(request_id="r", wait_secs=LONG)
+    both = [asyncio.create_task(queue.lease("w", request)) for _ in range(2)]
+    await turns()
+    await queue.submit_many([TRUE, TRUE])
+    first, second = await within(asyncio.gather(*both))
+    assert first == second
+    assert len(await queue.list(state="running")) == 1
+
+
 async def test_lease_finds_the_job_that_came_in_with_its_own_commit(queue):
     await Hand(queue).register()
     asking = asyncio.create_task(queue.lease("w", LeaseRequest(request_id="r", wait_secs=LONG)))

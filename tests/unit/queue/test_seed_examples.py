@@ -63,7 +63,8 @@ async def test_custom_worker_driven_by_hand(tmp_path):
 async def test_scheduler_with_a_local_worker(tmp_path):
     queue = JobQueue(Storage.in_memory(), str(tmp_path / "artifacts"))
     queue.start_lease_cleanup()
-    scheduler = zbrain_nb.FifoScheduler(queue, zbrain_nb.LocalWorker("w1"), "my_org", poll_interval=0.05)
+    worker = zbrain_nb.LocalWorker("w1")
+    scheduler = zbrain_nb.FifoScheduler(queue, worker, "my_org", poll_interval=0.05)
     running = asyncio.create_task(scheduler.run())
     following = queue.subscribe()
     job_id = await queue.submit(JobSpec(org_id="my_org", cmd=["echo", "done by w1"]))
@@ -78,6 +79,7 @@ async def test_scheduler_with_a_local_worker(tmp_path):
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        await worker.close()
     job = await queue.get(job_id)
     assert (job.state, job.exit_code) == ("succeeded", 0), job.reason
     assert [str(entry) for entry in await queue.get_logs(job_id, stream="stdout")] == ["done by w1"]

@@ -81,7 +81,10 @@ async def test_submit_input_that_is_no_json_is_invalid_and_others_of_the_commit_
 
 async def test_key_used_again_gives_the_first_job(queue):
     spec = JobSpec(cmd=["true"], idempotency_key="k", input={"a": 1, "b": 2})
-    first, again = await queue.accept([spec]), await queue.accept([msgspec.structs.replace(spec, input={"b": 2, "a": 1})])
+    first, again = (
+        await queue.accept([spec]),
+        await queue.accept([msgspec.structs.replace(spec, input={"b": 2, "a": 1})]),
+    )
     assert (first[0].deduplicated, again[0].deduplicated) == (False, True)
     assert again[0].job.id == first[0].job.id
     assert queue.active_jobs() == 1
@@ -103,6 +106,13 @@ async def test_key_with_other_payload_conflicts_but_not_for_another_owner(queue)
         await queue.submit(JobSpec(cmd=["false"], idempotency_key="k"))
     assert caught.value.details["job_id"] == job_id
     assert await queue.submit(JobSpec(cmd=["false"], idempotency_key="k"), owner="bob") != job_id
+
+
+async def test_key_with_the_same_spec_for_another_org_conflicts(queue):
+    spec = JobSpec(cmd=["true"], idempotency_key="k")
+    await queue.submit(Job(spec, org_id="lab"))
+    with pytest.raises(KeyConflict):
+        await queue.submit(Job(spec, org_id="else"))
 
 
 async def test_key_twice_at_once_and_twice_in_a_batch_is_one_job(queue):

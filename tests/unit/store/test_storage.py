@@ -23,7 +23,7 @@ def change_of(storage, job, *keys):
     change = Change()
     job.event_seq = storage.next_seq()
     change.jobs = [job_row(job, job.event_seq)]
-    change.keys = [job.id, *keys]
+    change.touched = [job.id, *keys]
     return change
 
 
@@ -228,6 +228,13 @@ async def test_write_task_that_raises_fails_its_caller_only(storage):
     job = new_job()
     await storage.save_job(job)
     assert await storage.get_job(job.id) == job
+
+
+async def test_what_duckdb_refuses_is_unavailable_and_no_foreign_error(storage):
+    with pytest.raises(Unavailable, match="nothing_here"):
+        await storage.read(lambda cursor: cursor.execute("SELECT * FROM nothing_here"))
+    with pytest.raises(Unavailable, match="nothing_here"):
+        await storage.write(lambda db: db.cursor().execute("SELECT * FROM nothing_here"))
 
 
 async def test_many_writers_and_readers_at_once_see_whole_jobs(storage):

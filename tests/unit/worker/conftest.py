@@ -26,11 +26,10 @@ def pids_with(marker: str) -> set[int]:
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
             continue
-        with contextlib.suppress(OSError):
-            if marker.encode() in Path(f"/proc/{entry}/cmdline").read_bytes():
-                found.add(int(entry))
-            elif marker.encode() in Path(f"/proc/{entry}/environ").read_bytes():
-                found.add(int(entry))
+        for file in ("cmdline", "environ"):
+            with contextlib.suppress(OSError):
+                if marker.encode() in Path(f"/proc/{entry}/{file}").read_bytes():
+                    found.add(int(entry))
     return found
 
 

@@ -98,8 +98,8 @@ async def test_zygote_killed_running_cell_goes_on_and_next_cell_works(station: S
 
 
 async def test_cell_that_kills_its_supervisor_leaves_nothing(station: Station) -> None:
-    code = "import os, subprocess\nsubprocess.Popen(['setsid', 'sleep', '1000'])\nos.kill(os.getppid(), 9)\nwhile True: pass"
-    job = await station.run(code=code)
+    code = "import os, subprocess, time\nsubprocess.Popen(['setsid', 'sleep', '1000'])\nos.kill(os.getppid(), 9)"
+    job = await station.run(code=f"{code}\ntime.sleep(1000)")
     assert job.ending.lost
     await eventually(lambda: not pids_with(f"ZBRAIN_JOB_ID={job.job.id}"))
     assert isinstance((await station.run(code="1")).ending, JobCompleted)

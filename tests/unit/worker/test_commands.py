@@ -66,7 +66,7 @@ async def test_command_environment_is_clean_and_complete(station: Station, monke
 
 
 async def test_command_without_cwd_runs_in_a_fresh_folder_that_goes(station: Station) -> None:
-    job = await station.run("sh", "-c", "pwd; ls -A | wc -l; touch left; cat \"$ZBRAIN_INPUT\"", input={"n": 1})
+    job = await station.run("sh", "-c", 'pwd; ls -A | wc -l; touch left; cat "$ZBRAIN_INPUT"', input={"n": 1})
     folder, count, given = job.lines()
     assert count.strip() == "0"
     assert given == '{"n":1}'

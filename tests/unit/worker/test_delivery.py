@@ -56,7 +56,12 @@ def in_order(events: list[AnyWorkerEvent], high: int = 0) -> int:
 
 
 def test_events_of_a_short_run() -> None:
-    frames = [BEGIN, Frame(Kind.STDOUT, 1.0, b"a\nb"), Frame(Kind.STDERR, 2.0, b"e\n"), event(kind="progress", fraction=2)]
+    frames = [
+        BEGIN,
+        Frame(Kind.STDOUT, 1.0, b"a\nb"),
+        Frame(Kind.STDERR, 2.0, b"e\n"),
+        event(kind="progress", fraction=2),
+    ]
     events, _ = feed([*frames, END]).take(10**6)
     assert [type(one) for one in events] == [JobStarted, JobLogged, JobProgress, JobLogged, JobCompleted]
     assert events[1].lines == [(LogStream.STDOUT, 1.0, "a"), (LogStream.STDERR, 2.0, "e")]  # type: ignore[union-attr]
@@ -154,3 +159,18 @@ def test_substitute_puts_something_acceptable_in_place() -> None:
     assert isinstance(ending, JobFailed)
     assert "bad output" in (ending.reason or "")
     assert not delivery.substitute("still")
+
+
+@pytest.mark.parametrize("high", [0, 8, 12, 4004])
+def test_log_over_its_cap_keeps_the_head_and_the_last_lines(monkeypatch: pytest.MonkeyPatch, high: int) -> None:
+    monkeypatch.setattr("zbrain_nb.worker.delivery.LOG_BYTES", 100 * 1024)
+    frames = [BEGIN, *(Frame(Kind.STDOUT, 1.0, b"line %d\n" % i) for i in range(5000)), END]
+    events, _ = feed(frames, high).take(10**9)
+    in_order(events, high)
+    lines = [line for event in events if isinstance(event, JobLogged) for _, _, line in event.lines]
+    if high == 0:
+        assert lines[0] == "line 0"
+        assert len(lines) < 2500
+        assert sum("only its last lines are kept" in line for line in lines) == 1
+    assert lines[-200:] == [f"line {i}" for i in range(4800, 5000)]
+    assert "lines were left out here" in lines[-201]

@@ -75,7 +75,9 @@ async def test_loop_over_a_custom_worker_works(queue: JobQueue) -> None:
 
 async def test_local_worker_runs_a_command_and_keeps_its_files(queue: JobQueue, worker: LocalWorker) -> None:
     assert await worker.health_check()
-    job_id = await queue.submit(JobSpec(cmd=["sh", "-c", "echo one; echo two >&2; echo kept > a.txt"], artifacts=["*.txt"]))
+    job_id = await queue.submit(
+        JobSpec(cmd=["sh", "-c", "echo one; echo two >&2; echo kept > a.txt"], artifacts=["*.txt"])
+    )
     job = await queue.acquire_lease("w", "default")
     assert job is not None
     await worker.execute(job, EventSender(job, queue.handle_worker_event), asyncio.Event())

@@ -15,7 +15,9 @@ FRAMES = st.lists(st.tuples(st.sampled_from(list(Kind)), st.binary(max_size=50))
 
 
 @given(FRAMES, st.data())
-def test_split_torn_anywhere_gives_the_whole_frames_before(frames: list[tuple[Kind, bytes]], data: st.DataObject) -> None:
+def test_split_torn_anywhere_gives_the_whole_frames_before(
+    frames: list[tuple[Kind, bytes]], data: st.DataObject
+) -> None:
     packed = [pack(kind, payload, ts=1.5) for kind, payload in frames]
     text = b"".join(packed)
     cut = data.draw(st.integers(0, len(text)))

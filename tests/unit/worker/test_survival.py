@@ -119,13 +119,14 @@ async def test_job_that_kills_its_own_supervisor_leaves_nothing(station: Station
 
 
 async def test_spawner_killed_running_job_goes_on_and_next_job_works(station: Station) -> None:
-    job = station.submit(sys.executable, "-c", COUNT)
+    job = station.submit(sys.executable, "-c", COUNT.replace("0.02", "0.05"))
     await station.until(lambda: len(job.lines()) >= 2)
     spawner = station.spawner
     assert spawner is not None
     os.kill(spawner, signal.SIGKILL)
     other = await station.run("echo", "next")
     assert other.lines() == ["next"]
+    assert not job.ended
     assert station.spawner != spawner
     await station.until(lambda: job.ended)
     assert job.lines() == COUNTED

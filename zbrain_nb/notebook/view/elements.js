@@ -90,7 +90,14 @@ export const iconButton = (label, shape, props = {}) =>
 export const twist = (open, label, controls, onclick) =>
   h(
     'button',
-    { type: 'button', class: 'zb-twist', 'aria-expanded': open, 'aria-controls': controls, 'aria-label': label, onclick },
+    {
+      type: 'button',
+      class: 'zb-twist',
+      'aria-expanded': open,
+      'aria-controls': controls,
+      'aria-label': label,
+      onclick,
+    },
     icon('twist'),
   );
 export const progressBar = (label, quiet) =>
@@ -161,7 +168,10 @@ export function timeOfDay(ms, seconds = true) {
   const time = `${two(date.getHours())}:${two(date.getMinutes())}${seconds ? `:${two(date.getSeconds())}` : ''}`;
   if (new Date().toDateString() === date.toDateString()) return time;
   const near = Math.abs(Date.now() - ms) < 6 * 86_400_000;
-  const day = date.toLocaleDateString('en-GB', near ? { weekday: 'short' } : { day: 'numeric', month: 'short', year: 'numeric' });
+  const day = date.toLocaleDateString(
+    'en-GB',
+    near ? { weekday: 'short' } : { day: 'numeric', month: 'short', year: 'numeric' },
+  );
   return `${day} ${time}`;
 }
 export function bytes(n) {

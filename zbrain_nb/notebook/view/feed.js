@@ -48,6 +48,13 @@ export class Feed {
   get now() {
     return Date.now() + this.clockSkew;
   }
+  /** What was displayed; the error is told by the job, the value stands apart. */
+  get displays() {
+    return this.outputs.filter(({ output_type: type }) => type !== 'error' && type !== 'execute_result');
+  }
+  get values() {
+    return this.outputs.filter(({ output_type: type }) => type === 'execute_result');
+  }
   get canAct() {
     return this.connection === 'live';
   }
@@ -68,7 +75,7 @@ export class Feed {
       this.outputsSeq = seq;
       for (const output of data.outputs) this.#display(output);
     } else if (CHANGES.has(kind) && seq > (this.job.event_seq ?? 0)) {
-      this.#change({ ...this.job, ...data, event_seq: seq }, ts * 1000);
+      this.#change({ ...this.job, ...data, event_seq: seq }, ts ? ts * 1000 : this.now);
     }
   }
 

@@ -4,12 +4,14 @@ import { renderPlainly, textOf } from './outputs.js';
 /**
  * @param {object} rendermime Jupyter's registry of renderers
  * @param {boolean} trusted whether scripts in outputs may run; else Jupyter's renderers sanitise
- * @param {(widget: object, host: Element) => void} attach how a renderer's widget gets into the page
  */
-export function jupyterRenderer(rendermime, trusted, attach) {
+export function jupyterRenderer(rendermime, trusted) {
   return (output, host) => {
     const data = Object.fromEntries(
-      Object.entries(output.data ?? {}).map(([type, value]) => [type, Array.isArray(value) && !type.endsWith('json') ? textOf(value) : value]),
+      Object.entries(output.data ?? {}).map(([type, value]) => [
+        type,
+        Array.isArray(value) && !type.endsWith('json') ? textOf(value) : value,
+      ]),
     );
     const type = rendermime.preferredMimeType(data, trusted ? 'any' : 'ensure');
     if (!type) {
@@ -18,10 +20,16 @@ export function jupyterRenderer(rendermime, trusted, attach) {
     }
     const widget = rendermime.createRenderer(type);
     widget.addClass('jp-OutputArea-output');
-    attach(widget, host);
+    // Some renderers (LaTeX, plots) draw only once Lumino tells them that they are in the page.
+    if (host.isConnected) widget.constructor.attach(widget, host);
+    else host.append(widget.node);
     widget.renderModel(rendermime.createModel({ data, metadata: output.metadata ?? {}, trusted })).catch((error) => {
       host.textContent = `This output could not be shown as ${type}: ${error.message}`;
     });
-    return () => widget.dispose();
+    return () => {
+      // Jupyter may have taken the cell away already, and Lumino detaches only what is in a page.
+      if (widget.isAttached && !widget.node.isConnected) document.body.append(widget.node);
+      widget.dispose();
+    };
   };
 }

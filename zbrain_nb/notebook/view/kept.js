@@ -8,7 +8,12 @@ const TABLE = /\.(csv|tsv)$/i;
 const MAX_PICTURE = 4_000_000;
 
 export const valueSection = (value) =>
-  h('div', { class: 'zb-sec' }, h('div', { class: 'zb-h' }, 'Value'), h('pre', { class: 'zb-value', tabindex: 0, role: 'group', 'aria-label': 'Value' }, textOf(value)));
+  h(
+    'div',
+    { class: 'zb-sec' },
+    h('div', { class: 'zb-h' }, 'Value'),
+    h('pre', { class: 'zb-value', tabindex: 0, role: 'group', 'aria-label': 'Value' }, textOf(value)),
+  );
 
 export const keptSection = ({ title, variables, reference }) =>
   h(
@@ -68,7 +73,13 @@ export const artifactsSection = ({ artifacts, urls }) =>
             urls[i] &&
               h(
                 'a',
-                { class: 'zb-btn zb-btn-bare zb-btn-icon', href: urls[i], download: name.split('/').at(-1), title: `Download ${name}`, 'aria-label': `Download ${name}` },
+                {
+                  class: 'zb-btn zb-btn-bare zb-btn-icon',
+                  href: urls[i],
+                  download: name.split('/').at(-1),
+                  title: `Download ${name}`,
+                  'aria-label': `Download ${name}`,
+                },
                 icon('down'),
               ),
           ),
@@ -78,7 +89,12 @@ export const artifactsSection = ({ artifacts, urls }) =>
   );
 
 function preview(name, size, url) {
-  const none = () => h('span', { class: 'zb-small zb-mute' }, TEXT.test(name) || PICTURE.test(name) ? 'no preview' : 'binary, no preview');
+  const none = () =>
+    h(
+      'span',
+      { class: 'zb-small zb-mute' },
+      TEXT.test(name) || PICTURE.test(name) ? 'no preview' : 'binary, no preview',
+    );
   if (!url || size === 0) return size === 0 ? h('span', { class: 'zb-small zb-mute' }, 'empty') : none();
   if (PICTURE.test(name) && size <= MAX_PICTURE) {
     const img = h('img', { src: url, alt: '', loading: 'lazy', onerror: () => img.replaceWith(none()) });
@@ -99,5 +115,18 @@ const table = (name, lines) =>
   h(
     'table',
     { 'aria-label': `First rows of ${name}` },
-    h('tbody', {}, lines.filter(Boolean).map((line) => h('tr', {}, line.split(/[,\t]/).slice(0, 4).map((cell) => h('td', {}, cell.slice(0, 12)))))),
+    h(
+      'tbody',
+      {},
+      lines.filter(Boolean).map((line) =>
+        h(
+          'tr',
+          {},
+          line
+            .split(/[,\t]/)
+            .slice(0, 4)
+            .map((cell) => h('td', {}, cell.slice(0, 12))),
+        ),
+      ),
+    ),
   );

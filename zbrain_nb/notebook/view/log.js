@@ -29,7 +29,14 @@ export function logPane(feed) {
   const canvas = h('div', { class: 'zb-canvas' }, rows);
   const list = h(
     'div',
-    { id: listId, class: 'zb-lines', role: 'log', 'aria-live': 'off', tabindex: 0, 'aria-label': `Log of ${feed.job.name}` },
+    {
+      id: listId,
+      class: 'zb-lines',
+      role: 'log',
+      'aria-live': 'off',
+      tabindex: 0,
+      'aria-label': `Log of ${feed.job.name}`,
+    },
     canvas,
   );
   const count = h('span', { class: 'zb-mute' });
@@ -109,7 +116,14 @@ export function logPane(feed) {
   const el = h(
     'div',
     { class: 'zb-log' },
-    h('div', { class: 'zb-logbar' }, fold, h('div', { class: 'zb-h' }, 'Log', count), h('span', { class: 'zb-gap' }), tools),
+    h(
+      'div',
+      { class: 'zb-logbar' },
+      fold,
+      h('div', { class: 'zb-h' }, 'Log', count),
+      h('span', { class: 'zb-gap' }),
+      tools,
+    ),
     box,
   );
 
@@ -139,7 +153,14 @@ export function logPane(feed) {
     if (attempt != null) return h('div', { class: 'zb-row zb-rule' }, `Attempt ${attempt}`);
     const entry = store.get(seq);
     const number = h('span', { class: 'zb-no' }, (seq + 1).toLocaleString('en'));
-    if (!entry) return h('div', { class: 'zb-row' }, number, h('span', { class: 'zb-std' }), h('span', { class: 'zb-mute' }, '\u2026'));
+    if (!entry)
+      return h(
+        'div',
+        { class: 'zb-row' },
+        number,
+        h('span', { class: 'zb-std' }),
+        h('span', { class: 'zb-mute' }, '\u2026'),
+      );
     number.title = timeOfDay(entry.ts * 1000);
     return h(
       'div',
@@ -192,7 +213,8 @@ export function logPane(feed) {
     rows.style.top = `${from * ROW}px`;
     clearTimeout(resting);
     // Not while scrolling goes on: a drag through a long log would ask for every page on its way.
-    if (hole != null && store.fetchLines) resting = setTimeout(() => void store.read(hole, hole + 1).then(schedule), REST_MS);
+    if (hole != null && store.fetchLines)
+      resting = setTimeout(() => void store.read(hole, hole + 1).then(schedule), REST_MS);
   }
   function repaint() {
     shown.clear();
@@ -214,11 +236,16 @@ export function logPane(feed) {
     const all = store.end;
     const parts = [plural(all, 'line')];
     if (store.begin) parts.push(`the last ${(all - store.begin).toLocaleString('en')} are here`);
-    else if (feed.connection === 'reconnecting' && !feed.ended && feed.heardAt) parts.push(`up to ${timeOfDay(feed.heardAt)}`);
+    else if (feed.connection === 'reconnecting' && !feed.ended && feed.heardAt)
+      parts.push(`up to ${timeOfDay(feed.heardAt)}`);
     else if (store.stderr && store.complete) parts.push(`${store.stderr.toLocaleString('en')} on stderr`);
     if (search.query) {
       const { hits, current, busy } = search;
-      const found = hits.length ? `${current + 1} of ${hits.length.toLocaleString('en')}${busy ? '+' : ''}` : busy ? 'searching' : 'no match';
+      const found = hits.length
+        ? `${current + 1} of ${hits.length.toLocaleString('en')}${busy ? '+' : ''}`
+        : busy
+          ? 'searching'
+          : 'no match';
       parts.splice(0, parts.length, found);
     }
     count.textContent = parts.join(', ');
@@ -227,7 +254,14 @@ export function logPane(feed) {
   // ---- search and filter: one walk over all pages, which goes on when new lines arrive
   function restart() {
     search.turn += 1;
-    Object.assign(search, { query: find.value.toLowerCase(), hits: [], current: -1, stderr: [], at: first(), busy: false });
+    Object.assign(search, {
+      query: find.value.toLowerCase(),
+      hits: [],
+      current: -1,
+      stderr: [],
+      at: first(),
+      busy: false,
+    });
     void walk();
     repaint();
   }
@@ -292,7 +326,8 @@ export function logPane(feed) {
     sync() {
       foldByState = feed.job.state === 'succeeded' || feed.job.state === 'canceled';
       // Whoever reads in it keeps it open when the job ends.
-      if (foldByState && folded == null && shown.size && (!stick || el.contains(document.activeElement))) folded = false;
+      if (foldByState && folded == null && shown.size && (!stick || el.contains(document.activeElement)))
+        folded = false;
       void walk();
       schedule();
     },

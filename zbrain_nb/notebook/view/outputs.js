@@ -14,27 +14,40 @@ export function renderPlainly(output, host) {
   const words = textOf(data['text/plain'] ?? '');
   if (data['text/html']) host.append(frame(textOf(data['text/html']), getComputedStyle(host)));
   else if (data['image/svg+xml']) {
-    host.append(h('img', { src: `data:image/svg+xml,${encodeURIComponent(textOf(data['image/svg+xml']))}`, alt: words }));
+    host.append(
+      h('img', { src: `data:image/svg+xml,${encodeURIComponent(textOf(data['image/svg+xml']))}`, alt: words }),
+    );
   } else {
     const image = IMAGES.find((type) => data[type]);
-    if (image) host.append(h('img', { src: `data:${image};base64,${textOf(data[image]).replace(/\s/g, '')}`, alt: words }));
-    else host.append(h('pre', {}, ansi(textOf(data['text/markdown'] ?? data['text/latex'] ?? data['text/plain'] ?? data))));
+    if (image)
+      host.append(h('img', { src: `data:${image};base64,${textOf(data[image]).replace(/\s/g, '')}`, alt: words }));
+    else
+      host.append(
+        h('pre', {}, ansi(textOf(data['text/markdown'] ?? data['text/latex'] ?? data['text/plain'] ?? data))),
+      );
   }
 }
 function frame(source, { color, fontFamily, fontSize }) {
   // Opaque origin: scripts of a plot run, but reach neither the notebook nor the server.
-  const size = '<script>new ResizeObserver(() => parent.postMessage({zbrainHeight: document.documentElement.offsetHeight}, "*")).observe(document.documentElement)</script>';
+  const size =
+    '<script>new ResizeObserver(() => parent.postMessage({zbrainHeight: document.documentElement.offsetHeight}, "*")).observe(document.documentElement)</script>';
   const looks = `<style>body{margin:0;color:${color};font:${fontSize} ${fontFamily}}table{border-collapse:collapse;font-size:12px}th,td{padding:3px 12px;text-align:right}</style>`;
-  const el = h('iframe', { sandbox: 'allow-scripts', title: 'Output', srcdoc: `<!doctype html><meta charset="utf-8">${looks}${source}${size}` });
+  const el = h('iframe', {
+    sandbox: 'allow-scripts',
+    title: 'Output',
+    srcdoc: `<!doctype html><meta charset="utf-8">${looks}${source}${size}`,
+  });
   const listen = ({ source: from, data }) => {
     if (!el.isConnected) window.removeEventListener('message', listen);
-    else if (from === el.contentWindow && data?.zbrainHeight > 0) el.style.height = `${Math.min(2000, data.zbrainHeight + 4)}px`;
+    else if (from === el.contentWindow && data?.zbrainHeight > 0)
+      el.style.height = `${Math.min(2000, data.zbrainHeight + 4)}px`;
   };
   window.addEventListener('message', listen);
   return el;
 }
 
-export function outputsPane(feed, renderOutput) {
+/** `read` gives the outputs to show, now; `title` stands above them. */
+export function outputsPane(label, title, read, renderOutput) {
   const nodes = new Map();
   const drop = (output) => {
     const { node, dispose } = nodes.get(output);
@@ -42,12 +55,11 @@ export function outputsPane(feed, renderOutput) {
     node.remove();
     nodes.delete(output);
   };
-  const box = h('div', { class: 'zb-out', role: 'group', 'aria-label': `Outputs of ${feed.job.name}` });
-  const el = h('div', { class: 'zb-sec' }, box);
+  const box = h('div', { class: 'zb-out', role: 'group', 'aria-label': label });
+  const el = h('div', { class: 'zb-sec' }, title && h('div', { class: 'zb-h' }, title), box);
 
   function make(output) {
     const node = h('div', { class: 'zb-output' });
-    if (output.output_type === 'execute_result') node.append(h('div', { class: 'zb-h' }, 'Value'));
     const host = h('div', { class: 'zb-shown' });
     node.append(host);
     box.append(node); // renderers measure themselves, so they are in the page first
@@ -67,7 +79,8 @@ export function outputsPane(feed, renderOutput) {
   return {
     el,
     sync() {
-      const wanted = feed.outputs.filter((output) => output.output_type !== 'error').slice(-MAX_SHOWN);
+      const wanted = read().slice(-MAX_SHOWN);
+      if (wanted.length === nodes.size && wanted.every((output) => nodes.has(output))) return;
       const top = box.scrollTop;
       box.style.minHeight = `${box.offsetHeight}px`; // a plot drawn anew must not make the page jump
       const gone = [...nodes.keys()].filter((output) => !wanted.includes(output));
@@ -75,13 +88,13 @@ export function outputsPane(feed, renderOutput) {
       for (const output of wanted) {
         if (!nodes.has(output)) nodes.set(output, make(output));
         const { node } = nodes.get(output);
-        if (node.previousElementSibling !== after) box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
+        if (node.previousElementSibling !== after)
+          box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
         after = node;
       }
       gone.forEach(drop);
       box.scrollTop = top;
       requestAnimationFrame(() => (box.style.minHeight = ''));
-      el.hidden = nodes.size === 0;
     },
     dispose() {
       sizes.disconnect();

@@ -49,7 +49,9 @@ export class ServerFeed extends Feed {
   }
 
   artifactUrl(name) {
-    return this.connection === 'unknown' ? null : `${this.#jobUrl()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
+    return this.connection === 'unknown'
+      ? null
+      : `${this.#jobUrl()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
   }
 
   async act(verb) {
@@ -107,7 +109,8 @@ export class ServerFeed extends Feed {
     for (const event of buffered) this.#take(event);
     if (turn !== this.#turn && !this.ended) return;
     if (this.ended) this.#close();
-    else if (needsNone) return void this.#connect(); // the notebook said "ended", the server says otherwise
+    else if (needsNone)
+      return void this.#connect(); // the notebook said "ended", the server says otherwise
     else if (!this.#socket) return this.#lose();
     this.connection = 'live';
     this.#tries = 0;

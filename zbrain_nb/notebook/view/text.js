@@ -3,14 +3,22 @@ import { h } from './elements.js';
 
 const SGR = /\x1b\[([0-9;:]*)m/;
 // Every other escape sequence (cursor moves, titles, links), and control characters but the tab, is dropped.
-const OTHER = /\x1b\[[0-?]*[ -/]*[@-ln-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]/g;
+const OTHER =
+  /\x1b\[[0-?]*[ -/]*[@-ln-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]/g;
 const BIDI = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 const MAX_LINE = 4000;
 
-export const plainText = (text) => text.replace(OTHER, '').replace(/\x1b\[[0-9;:]*m/g, '').replace(/\x1b/g, '');
+export const plainText = (text) =>
+  text
+    .replace(OTHER, '')
+    .replace(/\x1b\[[0-9;:]*m/g, '')
+    .replace(/\x1b/g, '');
 /** A name with its direction marks written out, so that it cannot pass for another. */
 export const visibleName = (text) =>
-  String(text).replace(BIDI, (mark) => `\u27e8U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}\u27e9`);
+  String(text).replace(
+    BIDI,
+    (mark) => `\u27e8U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}\u27e9`,
+  );
 
 const RESETS = { 22: [1, 2], 23: [3], 24: [4] };
 function style(on, codes) {
@@ -60,7 +68,10 @@ export function ansi(line, query = '') {
   const parts = runs(long ? line.slice(0, MAX_LINE) : line);
   const hits = [];
   if (query) {
-    const whole = parts.map(([text]) => text).join('').toLowerCase();
+    const whole = parts
+      .map(([text]) => text)
+      .join('')
+      .toLowerCase();
     for (let at = whole.indexOf(query); at >= 0; at = whole.indexOf(query, at + query.length)) hits.push(at);
   }
   let start = 0;
@@ -72,7 +83,10 @@ export function ansi(line, query = '') {
     const names = on.map((code) => (typeof code === 'string' ? 'zb-ax' : `zb-a${code}`));
     return h('span', { class: names.join(' '), vars: rgb ? { '--a': rgb } : null }, kids);
   });
-  if (long) nodes.push(h('span', { class: 'zb-mute' }, ` \u2026 ${(line.length - MAX_LINE).toLocaleString('en')} more characters`));
+  if (long)
+    nodes.push(
+      h('span', { class: 'zb-mute' }, ` \u2026 ${(line.length - MAX_LINE).toLocaleString('en')} more characters`),
+    );
   return nodes;
 }
 function marked(text, start, hits, length) {

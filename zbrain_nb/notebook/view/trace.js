@@ -71,7 +71,12 @@ function foldedBox(frames) {
   const names = [...new Set(frames.map((frame) => frame.of))];
   const shown = names.length > 3 ? `${names.slice(0, 3).join(', ')} and others` : names.join(', ');
   const title = `${frames.length === 1 ? '1 frame' : `${frames.length} frames`} in ${shown}`;
-  return h('details', {}, h('summary', {}, title), frames.map((frame) => frameBox(frame, true)));
+  return h(
+    'details',
+    {},
+    h('summary', {}, title),
+    frames.map((frame) => frameBox(frame, true)),
+  );
 }
 
 /** The section of a failed job: what was raised, why in words, and where. */
@@ -89,11 +94,19 @@ export function failureSection({ text, reason, error }) {
           'div',
           { class: 'zb-trace' },
           blocks.map((block) =>
-            block.frame ? frameBox(block.frame, true) : block.folded ? foldedBox(block.folded) : h('p', { class: 'zb-raw' }, block.text),
+            block.frame
+              ? frameBox(block.frame, true)
+              : block.folded
+                ? foldedBox(block.folded)
+                : h('p', { class: 'zb-raw' }, block.text),
           ),
         )
       : plainText(raw).trim() && plainText(raw).trim() !== text
-        ? h('div', { class: 'zb-frame', tabindex: 0, role: 'group', 'aria-label': 'Traceback' }, h('p', { class: 'zb-raw' }, ansi(raw)))
+        ? h(
+            'div',
+            { class: 'zb-frame', tabindex: 0, role: 'group', 'aria-label': 'Traceback' },
+            h('p', { class: 'zb-raw' }, ansi(raw)),
+          )
         : null,
   );
 }

@@ -1,16 +1,6 @@
 // The view of one job: `render(el, feed, {open, renderOutput}) -> dispose`. It reads the feed and asks it to act;
 // where the feed gets its data is no concern of it. Parts are built anew only when what they show has changed.
-import {
-  STATE_WORDS,
-  button,
-  copyButton,
-  h,
-  icon,
-  newId,
-  progressBar,
-  stateMark,
-  twist,
-} from './elements.js';
+import { STATE_WORDS, button, copyButton, h, icon, newId, progressBar, stateMark, twist } from './elements.js';
 import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
 import { outputsPane, renderPlainly } from './outputs.js';
@@ -27,7 +17,8 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   let headKey = null;
   let face = null;
   let frame = 0;
-  let panes = null; // of the current job: outputs and log, which keep their own state
+  let panes = {}; // of the current job: outputs and log, which keep their own state
+  let lines = null;
 
   el.classList.add('zb', 'zb-card');
   el.replaceChildren(head, body, status);
@@ -54,7 +45,12 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         { class: 'zb-head' },
         twist(open, `${name()}, ${wordOf(feed)}: details`, bodyId, toggle),
         stateMark(now, wordOf(feed)),
-        h('span', { class: 'zb-title' }, h('span', { class: 'zb-name zb-cut', title: name() }, h('bdi', {}, name())), live.note),
+        h(
+          'span',
+          { class: 'zb-title' },
+          h('span', { class: 'zb-name zb-cut', title: name() }, h('bdi', {}, name())),
+          live.note,
+        ),
         live.bar && h('span', { class: 'zb-prog', 'data-state': now }, live.bar, live.percent),
         h(
           'span',
@@ -62,7 +58,12 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
           h('span', { class: 'zb-time' }, live.elapsed, live.beside),
           h('span', { class: 'zb-where zb-cut', title: placeOf(feed) }, placeOf(feed)),
         ),
-        h('span', { class: 'zb-acts' }, h('span', { class: 'zb-slot', 'data-part': 'act' }, mainAct()), h('span', { class: 'zb-slot', 'data-part': 'more' }, menu())),
+        h(
+          'span',
+          { class: 'zb-acts' },
+          h('span', { class: 'zb-slot', 'data-part': 'act' }, mainAct()),
+          h('span', { class: 'zb-slot', 'data-part': 'more' }, menu()),
+        ),
       ),
     );
     // A rebuild never drops the keyboard: the same part gets it back, or the twist if that part cannot take it.
@@ -78,7 +79,8 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     if (feed.canceling) return button('Canceling\u2026', { disabled: true });
     if (!feed.ended) return button('Cancel', { onclick: () => feed.act('cancel') });
     const disabled = feed.acting != null;
-    if (state === 'failed') return button('Retry', { class: 'zb-btn-main', disabled, onclick: () => feed.act('retry') });
+    if (state === 'failed')
+      return button('Retry', { class: 'zb-btn-main', disabled, onclick: () => feed.act('retry') });
     return button('Run again', { disabled, onclick: () => feed.act('run_again') });
   }
   function menu() {
@@ -92,7 +94,13 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     );
     const opener = h(
       'button',
-      { type: 'button', class: 'zb-btn zb-btn-bare zb-btn-icon', title: 'More', 'aria-label': `More for ${name()}`, popovertarget: id },
+      {
+        type: 'button',
+        class: 'zb-btn zb-btn-bare zb-btn-icon',
+        title: 'More',
+        'aria-label': `More for ${name()}`,
+        popovertarget: id,
+      },
       icon('more'),
     );
     const close = () => list.hidePopover();
@@ -134,11 +142,18 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
 
   // ---- body: the same order in every state; a part that has nothing to say is not there
   const PARTS = [
-    { data: noticeOf, make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)) },
+    {
+      data: noticeOf,
+      make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)),
+    },
     { data: triesOf, make: triesSection },
     { data: failureOf, make: failureSection },
-    { pane: 'outputs', when: () => feed.outputs.length },
-    { data: () => (feed.job.state === 'succeeded' && !feed.outputs.some((o) => o.output_type === 'execute_result') ? (feed.job.output ?? null) : null), make: valueSection },
+    { pane: 'outputs', when: () => feed.displays.length },
+    { pane: 'value', when: () => feed.values.length },
+    {
+      data: () => (feed.job.state === 'succeeded' && !feed.values.length ? (feed.job.output ?? null) : null),
+      make: valueSection,
+    },
     { data: keptOf, make: keptSection },
     { data: artifactsOf, make: artifactsSection },
     { pane: 'log', when: () => feed.log.end },
@@ -154,13 +169,20 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   }
   function artifactsOf({ job }) {
     const artifacts = job.artifacts ?? [];
-    return artifacts.length ? { artifacts, urls: artifacts.map((each) => feed.artifactUrl?.(each.name) ?? null) } : null;
+    return artifacts.length
+      ? { artifacts, urls: artifacts.map((each) => feed.artifactUrl?.(each.name) ?? null) }
+      : null;
   }
+  const disposePanes = () => Object.values(panes).forEach((pane) => pane.dispose());
   function refreshBody() {
-    if (panes?.lines !== feed.log) {
-      panes?.outputs.dispose();
-      panes?.log.dispose();
-      panes = { lines: feed.log, outputs: outputsPane(feed, renderOutput), log: logPane(feed) };
+    if (lines !== feed.log) {
+      disposePanes();
+      lines = feed.log;
+      panes = {
+        outputs: outputsPane(`Outputs of ${name()}`, null, () => feed.displays, renderOutput),
+        value: outputsPane(`Value of ${name()}`, 'Value', () => feed.values, renderOutput),
+        log: logPane(feed),
+      };
     }
     for (const part of PARTS) {
       if (part.pane) {
@@ -184,7 +206,17 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     frame = 0;
     const { job } = feed;
     const now = faceOf(feed);
-    const key = JSON.stringify([now, wordOf(feed), job.id, job.name, placeOf(feed), feed.connection, feed.canceling, feed.acting, fractionOf(feed) == null]);
+    const key = JSON.stringify([
+      now,
+      wordOf(feed),
+      job.id,
+      job.name,
+      placeOf(feed),
+      feed.connection,
+      feed.canceling,
+      feed.acting,
+      fractionOf(feed) == null,
+    ]);
     if (key !== headKey) {
       headKey = key;
       buildHead();
@@ -210,8 +242,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     clearInterval(clockwork);
     cancelAnimationFrame(frame);
     frame = -1;
-    panes?.outputs.dispose();
-    panes?.log.dispose();
+    disposePanes();
     el.replaceChildren();
   };
 }
@@ -223,8 +254,19 @@ const triesSection = (list) =>
     h(
       'ol',
       { class: 'zb-tries', 'aria-label': 'Attempts' },
-      list.map(({ state, name, note }) => h('li', { 'data-state': state }, h('b', { class: 'zb-small' }, name), h('span', { class: 'zb-small zb-mute' }, note))),
+      list.map(({ state, name, note }) =>
+        h(
+          'li',
+          { 'data-state': state },
+          h('b', { class: 'zb-small' }, name),
+          h('span', { class: 'zb-small zb-mute' }, note),
+        ),
+      ),
     ),
   );
 const footSection = (facts) =>
-  h('dl', { class: 'zb-foot' }, facts.map(([key, value]) => h('div', {}, h('dt', {}, key), h('dd', { class: 'zb-cut', title: value }, value))));
+  h(
+    'dl',
+    { class: 'zb-foot' },
+    facts.map(([key, value]) => h('div', {}, h('dt', {}, key), h('dd', { class: 'zb-cut', title: value }, value))),
+  );

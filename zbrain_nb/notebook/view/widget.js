@@ -10,7 +10,10 @@ const PROBE_MS = 3000;
 async function reaches(api, jobId) {
   if (!api) return false;
   try {
-    const answer = await fetch(`${api}jobs/${jobId}`, { credentials: 'same-origin', signal: AbortSignal.timeout(PROBE_MS) });
+    const answer = await fetch(`${api}jobs/${jobId}`, {
+      credentials: 'same-origin',
+      signal: AbortSignal.timeout(PROBE_MS),
+    });
     return answer.ok;
   } catch {
     return false;
@@ -29,7 +32,7 @@ export default {
     el.append(card);
     const { rendermime } = (await model.widget_manager) ?? {};
     // A widget is shown only in a trusted notebook, and by the kernel that ran its cell.
-    const renderOutput = rendermime && jupyterRenderer(rendermime, true, (widget, host) => host.append(widget.node));
+    const renderOutput = rendermime && jupyterRenderer(rendermime, true);
     const dispose = render(card, feed, { renderOutput });
     return () => {
       dispose();

@@ -31,8 +31,7 @@ export function failureOf({ job }) {
   return { text, reason: said ? null : reason, error: job.error };
 }
 
-export const hasValue = (feed) =>
-  feed.job.output != null || Boolean(feed.job.result) || feed.outputs.some((o) => o.output_type === 'execute_result');
+export const hasValue = (feed) => feed.job.output != null || Boolean(feed.job.result) || feed.values.length > 0;
 function keptOf(feed) {
   const { variables = [], artifacts = [] } = feed.job;
   return [
@@ -79,7 +78,8 @@ export function noticeOf(feed) {
   return [feed.problem, offline(feed), stateNotice(feed)].filter(Boolean).join(' ');
 }
 function offline(feed) {
-  if (feed.connection === 'unknown') return 'The server does not know this job. What the notebook saved of it is shown.';
+  if (feed.connection === 'unknown')
+    return 'The server does not know this job. What the notebook saved of it is shown.';
   if (feed.connection !== 'reconnecting') return '';
   const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
   const next = left > 0 ? `Next try in ${left} s.` : 'Trying now.';
@@ -88,7 +88,8 @@ function offline(feed) {
   if (saved) return `No connection to the server.${saved} ${next}`;
   const since = `No connection to the server since ${timeOfDay(feed.heardAt)}.`;
   if (feed.ended) return `${since} ${next}`;
-  const goesOn = feed.job.state === 'running' ? 'The job goes on; what it writes' : 'The job is kept; what becomes of it';
+  const goesOn =
+    feed.job.state === 'running' ? 'The job goes on; what it writes' : 'The job is kept; what becomes of it';
   return `${since} ${goesOn} will be here when the connection is back. ${next}`;
 }
 function stateNotice(feed) {
@@ -103,7 +104,7 @@ function stateNotice(feed) {
   if (!job.started_at) return `${sentence(who)} It ended ${at}${at && ' '}before it ran.`;
   const kept = [
     feed.log.end && 'the log',
-    feed.outputs.length && plural(feed.outputs.length, 'output'),
+    feed.displays.length && plural(feed.displays.length, 'output'),
     job.artifacts?.length && plural(job.artifacts.length, 'artifact'),
   ].filter(Boolean);
   const list = kept.length > 1 ? `${kept.slice(0, -1).join(', ')} and ${kept.at(-1)}` : kept[0];
@@ -134,7 +135,9 @@ function etaOf(feed) {
 export const fractionOf = (feed) => {
   const { job } = feed;
   const done = job.progress?.fraction;
-  return job.state === 'running' && faceOf(feed) !== 'unknown' && Number.isFinite(done) ? Math.min(1, Math.max(0, done)) : null;
+  return job.state === 'running' && faceOf(feed) !== 'unknown' && Number.isFinite(done)
+    ? Math.min(1, Math.max(0, done))
+    : null;
 };
 export const placeOf = ({ job }) =>
   (job.state !== 'pending' && job.state !== 'retrying' && job.worker_id) || job.spec.worker || '';
@@ -150,7 +153,11 @@ export function triesOf(feed) {
   const next = startsIn(job, now);
   return [
     last > 1 && { state: 'failed', name: range(1, last - 1), note: 'Did not succeed either' },
-    last > 0 && { state: 'failed', name: range(last, last), note: job.reason ? sentence(job.reason) : 'Did not succeed' },
+    last > 0 && {
+      state: 'failed',
+      name: range(last, last),
+      note: job.reason ? sentence(job.reason) : 'Did not succeed',
+    },
     {
       state: 'retrying',
       name: range(last + 1, last + 1),
@@ -171,7 +178,8 @@ export function footOf({ job }) {
     gpus && plural(gpus, 'GPU'),
   ].filter(Boolean);
   const limit = spec.timeout_secs;
-  const until = job.state === 'running' && job.started_at && limit ? `, at ${timeOfDay(ms(job.started_at) + limit * 1000)}` : '';
+  const until =
+    job.state === 'running' && job.started_at && limit ? `, at ${timeOfDay(ms(job.started_at) + limit * 1000)}` : '';
   const waited = job.started_at && job.attempt <= 1 ? span((ms(job.started_at) - ms(job.created_at)) / 1000) : null;
   const facts = [
     !job.started_at && job.created_at && ['Submitted', timeOfDay(ms(job.created_at))],

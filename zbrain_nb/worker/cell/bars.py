@@ -6,12 +6,9 @@ processes that the cell forks, stay text.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -20,41 +17,6 @@ from zbrain_nb.worker.cell.frames import FrameWriter
 _WITH_TOTAL = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 _WITHOUT_TOTAL = "{n_fmt}{unit} [{elapsed}, {rate_fmt}{postfix}]"
 _SHOWN = 3
-
-
-def watch_bars(writer: FrameWriter) -> None:
-    """Turn tqdm's bars into progress events from now on."""
-    bars = _Bars(writer)
-    actions = {"tqdm.std": bars.patch_console, "tqdm.notebook": bars.patch_notebook}
-    for name, action in actions.items():
-        if name in sys.modules:
-            action(sys.modules[name])
-    sys.meta_path.insert(0, _AfterImport(actions))
-
-
-class _AfterImport(importlib.abc.MetaPathFinder):
-    """Calls an action with a module right after it was executed."""
-
-    def __init__(self, actions: Mapping[str, Callable[[ModuleType], None]]) -> None:
-        self._actions = dict(actions)
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        action = self._actions.pop(fullname, None)
-        if action is None:
-            return None
-        spec = importlib.util.find_spec(fullname)  # by the other finders: ours has given the name up
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def execute_and_act(module: ModuleType) -> None:
-            execute(module)
-            action(module)
-
-        spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
-        return spec
 
 
 class _Nowhere(io.StringIO):
@@ -66,7 +28,15 @@ class _Nowhere(io.StringIO):
         return len(text)
 
 
-class _Bars:
+class Bars:
+    """The bars of one job.
+
+    Parameters
+    ----------
+    writer : FrameWriter
+        Takes the progress events.
+    """
+
     def __init__(self, writer: FrameWriter) -> None:
         self._writer = writer
         self._texts: dict[int, str] = {}

@@ -28,15 +28,18 @@ class OutputSession:
         The last error sent: ``ename``, ``evalue``, ``traceback``.
     output : str or None
         The text form of the last ``execute_result``.
-    held_clears : int
-        Above 0 nothing is cleared: the clearing is meant for an Output widget, which a job does not have.
+    captured : dict
+        Content of Output widgets, by the id that they are shown under (see `widgets`).
+    capturing : list
+        Those entered now, the innermost last: it takes the outputs.
     """
 
     def __init__(self) -> None:
         self._writer: FrameWriter | None = None
         self.error: dict[str, Any] | None = None
         self.output: str | None = None
-        self.held_clears = 0
+        self.captured: dict[str, Any] = {}
+        self.capturing: list[Any] = []
 
     def connect(self, writer: FrameWriter) -> None:
         """Send events to `writer` from now on; before that they are dropped."""
@@ -55,27 +58,43 @@ class OutputSession:
         else:
             kind, body = message["msg_type"], message["content"]
         output = self._as_output(kind, body)
-        if self._writer is not None and output is not None:
+        if output is None:
+            return
+        if self.capturing:
+            self.capturing[-1].take(output)
+        else:
+            self._send(output)
+
+    def update(self, display_id: str, data: dict[str, Any]) -> None:
+        """Show new content under an id, past any widget that captures."""
+        transient = {"display_id": display_id}
+        self._send({"output_type": "update_display_data", "data": data, "metadata": {}, "transient": transient})
+
+    def _send(self, output: dict[str, Any]) -> None:
+        if self._writer is not None:
             self._writer.event({"kind": "displayed", "outputs": [output]})
 
     def _as_output(self, kind: str, content: dict[str, Any]) -> dict[str, Any] | None:
         if kind == "clear_output":
-            if self.held_clears:
-                return None
             return {"output_type": kind, "wait": bool(content.get("wait"))}
         if kind == "error":
             self.error = {name: content[name] for name in ("ename", "evalue", "traceback")}
             return {"output_type": kind, **self.error}
         if kind not in ("display_data", "update_display_data", "execute_result"):
             return None
-        data = _plain_data(content["data"])
-        output = {"output_type": kind, "data": data, "metadata": content.get("metadata") or {}}
+        data, transient = _plain_data(content["data"]), dict(content.get("transient") or {})
+        widget = content["data"].get(WIDGET_VIEW, {}).get("model_id")
+        if widget is not None:
+            transient.setdefault("display_id", widget)
+        if widget in self.captured:
+            data = self.captured[widget].bundle()
+        output: dict[str, Any] = {"output_type": kind, "data": data, "metadata": content.get("metadata") or {}}
         if kind == "execute_result":
             output["execution_count"] = content.get("execution_count")
             text = data.get("text/plain")
             self.output = text if text is None or len(text) <= MAX_OUTPUT_CHARS else text[:MAX_OUTPUT_CHARS] + "…"
-        if content.get("transient"):
-            output["transient"] = content["transient"]
+        if transient:
+            output["transient"] = transient
         return output
 
 

@@ -20,12 +20,14 @@ from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.payload import Reader, load_call
 from zbrain_nb.worker import inside
 from zbrain_nb.worker.cell import ending, surroundings
-from zbrain_nb.worker.cell.bars import watch_bars
+from zbrain_nb.worker.cell.bars import Bars
 from zbrain_nb.worker.cell.frames import FrameWriter
+from zbrain_nb.worker.cell.imports import after_import
 from zbrain_nb.worker.cell.keeping import Keeper
 from zbrain_nb.worker.cell.running import INTERRUPTED, Outcome, run_call, run_cell
 from zbrain_nb.worker.cell.shell import Shell, connect_shell, make_shell
 from zbrain_nb.worker.cell.streams import JobStreams
+from zbrain_nb.worker.cell.widgets import patch_output
 
 #: Imported in the zygote when installed; ``ZBRAIN_PRELOAD`` (names with commas between them) replaces them.
 PRELOAD = ("numpy", "pandas", "matplotlib.pyplot", "matplotlib_inline.backend_inline")
@@ -125,7 +127,14 @@ def run(request: CellRequest, events_fd: int) -> int:
     shell = make_shell()
     connect_shell(shell, writer)
     inside.set_channel(writer.event)
-    watch_bars(writer)
+    bars = Bars(writer)
+    after_import(
+        {
+            "tqdm.std": bars.patch_console,
+            "tqdm.notebook": bars.patch_notebook,
+            "ipywidgets.widgets.widget_output": lambda module: patch_output(module, shell.outputs),
+        }
+    )
     job = _Job(request, shell)
     try:
         job.live()

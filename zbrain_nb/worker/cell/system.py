@@ -38,7 +38,7 @@ def run_in_terminal(command: str) -> int:
             command,
             shell=True,
             executable=os.environ.get("SHELL") or None,
-            stdin=None,
+            stdin=subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
         )

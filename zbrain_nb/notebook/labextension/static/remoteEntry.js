@@ -28,9 +28,11 @@
         this.shown = null;
       }
 
-      async renderModel({ data, trusted }) {
-        const saved = data[MIME_TYPE];
+      async renderModel(output) {
+        const { trusted } = output;
+        const saved = output.data[MIME_TYPE];
         const key = `${saved.id} ${trusted}`;
+        this.output = output;
         if (this.shown === key) return;
         this.shown = key;
         this.model = { saved, trusted };
@@ -47,12 +49,21 @@
         const card = document.createElement('div');
         this.node.replaceChildren(card);
         const feed = new view.ServerFeed(view.apiOfPage(), saved).start();
-        const attach = (widget, host) => (host.isConnected ? Widget.attach(widget, host) : host.append(widget.node));
-        const dispose = view.render(card, feed, { renderOutput: view.jupyterRenderer(this.rendermime, trusted, attach) });
+        const off = feed.on(() => this.keep(feed.job));
+        const dispose = view.render(card, feed, { renderOutput: view.jupyterRenderer(this.rendermime, trusted) });
         this.shut = () => {
+          off();
           dispose();
           feed.stop();
         };
+      }
+
+      /** After a retry the notebook holds the job that the view shows, not the one before it. */
+      keep({ id, name, state }) {
+        if (id === this.model.saved.id) return;
+        this.model.saved = { id, name, version: 1, state };
+        this.shown = `${id} ${this.model.trusted}`;
+        this.output.setData({ data: { [MIME_TYPE]: this.model.saved, 'text/plain': '<zbrain job>' } });
       }
 
       dispose() {

@@ -1,0 +1,237 @@
+"""What both faces of the queue stand on: opening and closing, the memory, and what passes with time."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import logging
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from zbrain_nb.model.errors import (
+    ZBrainError,
+)
+from zbrain_nb.model.job import Job, JobState
+from zbrain_nb.queue.bus import Bus, TakenEvents
+from zbrain_nb.queue.clock import Clock
+from zbrain_nb.queue.commits import Commits
+from zbrain_nb.queue.endings import Endings
+from zbrain_nb.queue.index import Entry, Index
+from zbrain_nb.queue.intake import Intake
+from zbrain_nb.queue.loading import Folder, load, restore_positions
+from zbrain_nb.queue.workers import WorkerDesk
+from zbrain_nb.store import queries
+from zbrain_nb.store.artifacts import ArtifactStore
+from zbrain_nb.store.storage import Storage, is_id
+
+log = logging.getLogger(__name__)
+
+MAX_CLEANUP_PAUSE_SECS = 5.0
+
+
+class QueueCore:
+    """Index, decider, desk and bus, and what passes with time (the parameters are those of `JobQueue`)."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        artifacts: str | os.PathLike[str] | ArtifactStore,
+        *,
+        lease_ttl_secs: float = 300.0,
+        default_org_id: str = "default",
+        owner: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.storage = storage
+        self.artifacts = artifacts if isinstance(artifacts, ArtifactStore) else ArtifactStore(artifacts)
+        self.default_org_id = default_org_id
+        self.owner = owner or getpass.getuser()
+        self.events = TakenEvents()
+        self._clock = clock or Clock()
+        self._opening: asyncio.Lock | None = None
+        self._is_open = False
+        self._cleanup: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._bus = Bus(self._read_events, self.open)
+        self._set_up(lease_ttl_secs)
+
+    def _set_up(self, lease_ttl_secs: float) -> None:
+        self._index = Index(self._clock)
+        self._index.leases.ttl_secs = lease_ttl_secs
+        self._commits = Commits(self.storage, self._index, self._clock, self._bus.publish, self._serve)
+        self._endings = Endings(self._index)
+        self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock)
+        self._intake = Intake(self._endings, self._desk.start)
+        self._folder = Folder(self.storage, self._index)
+
+    # Opening and closing
+
+    async def open(self) -> Self:
+        """Load the live jobs from the store; harmless when open.
+
+        Raises
+        ------
+        Unavailable
+            If another process has the store open.
+        """
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        if self._is_open:
+            return self
+        async with self._opening:
+            if not self._is_open:
+                await self.storage.open()
+                self._desk.known_before = await load(self.storage, self._index)
+                self._bus.start(self.storage.last_seq)
+                self._is_open = True
+                self._serve()
+        return self
+
+    async def close(self) -> None:
+        """Finish commits under way, fold, and close the store; harmless when closed."""
+        if self._opening is None:
+            return
+        async with self._opening:
+            if self._is_open:
+                self._is_open = False
+                await self._shut_down()
+
+    async def _shut_down(self) -> None:
+        if self._cleanup is not None:
+            self._cleanup.cancel()
+            await asyncio.gather(self._cleanup, return_exceptions=True)
+            self._cleanup = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._desk.close()
+        await self._commits.drain()
+        self._bus.close()
+        await self._folder.stop()
+        if self.storage.path is not None:
+            await self.storage.close()
+        self._set_up(self.lease_ttl_secs)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def lease_ttl_secs(self) -> float:
+        """How long a silent worker keeps its jobs, in seconds."""
+        return self._index.leases.ttl_secs
+
+    @lease_ttl_secs.setter
+    def lease_ttl_secs(self, secs: float) -> None:
+        self._index.leases.ttl_secs = secs
+
+    @property
+    def event_seq(self) -> int:
+        """Number of the last event that was published."""
+        return self._bus.published_seq
+
+    def active_jobs(self) -> int:
+        """Return how many jobs have not ended."""
+        return len(self._index.live)
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return the job as it is now, or None if there is none of this id."""
+        await self.open()
+        entry = self._index.get(job_id)
+        if entry is not None:
+            return self._shown(entry)
+        return await self.storage.get_job(job_id)
+
+    async def _fetch(self, ids: Iterable[str]) -> dict[str, Entry]:
+        """Return the ended jobs among `ids`, from memory or the store."""
+        found: dict[str, Entry] = {}
+        asked = []
+        for job_id in ids:
+            if job_id in self._index.live:
+                continue
+            recent = self._index.recent.get(job_id)
+            if recent is not None:
+                found[job_id] = recent
+            elif is_id(job_id):
+                asked.append(job_id)
+        if not asked:
+            return found
+        jobs = await self.storage.read(queries.jobs_by_id, asked)
+        ended = {job_id: job for job_id, job in jobs.items() if job.state.ended}
+        highs, log_seqs = await self.storage.read(queries.positions, list(ended))
+        for job_id, job in ended.items():
+            entry = found[job_id] = Entry(job, job.event_seq)
+            restore_positions(entry, highs.get(job_id, {}), log_seqs.get(job_id, 0))
+            self._index.remember(entry)
+        return found
+
+    def _shown(self, entry: Entry) -> Job:
+        job = entry.job
+        if job.state is JobState.PENDING:
+            return msgspec.structs.replace(job, reason=self._desk.why_waiting(entry))
+        return job
+
+    def _present(self, row: Job) -> Job:
+        entry = self._index.get(row.id)
+        if entry is not None:
+            return self._shown(entry)
+        return self._index.unfolded.get(row.id, row)
+
+    async def _read_events(
+        self, after: int, upto: int, jobs: list[str] | None, orgs: list[str] | None, limit: int
+    ) -> tuple[list[queries.StoredEvent], int]:
+        return await self.storage.read(queries.events_between, after, upto, jobs, orgs, limit)
+
+    # What passes with time
+
+    def start_lease_cleanup(self) -> None:
+        """Expire leases in the background from now on; harmless when it runs already."""
+        if self._cleanup is None or self._cleanup.done():
+            self._cleanup = asyncio.get_running_loop().create_task(self._clean_up())
+
+    async def _clean_up(self) -> None:
+        await self.open()
+        while True:
+            await asyncio.sleep(min(MAX_CLEANUP_PAUSE_SECS, max(0.05, self.lease_ttl_secs / 10)))
+            try:
+                await self.expire_leases()
+            except ZBrainError as error:
+                log.warning("Leases could not be expired; it is tried again.", extra={"why": str(error)})
+
+    async def expire_leases(self) -> int:
+        """End the attempts whose workers fell silent; return how many."""
+        await self.open()
+        return await self._desk.expire()
+
+    async def fold(self) -> None:
+        """Bring the jobs table of the store up to date now, for who reads it with SQL."""
+        await self.open()
+        await self._folder.fold()
+
+    def tick(self) -> None:
+        """Offer the jobs whose back-off is over to the workers; the queue's own timer calls this."""
+        self._timer = None
+        self._index.due()
+        self._serve()
+
+    def _serve(self) -> None:
+        if not self._is_open:
+            return
+        self._desk.serve()
+        self._folder.nudge()
+        delayed = self._index.delayed
+        if delayed and (self._timer is None or delayed[0][0] < self._timer_at):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = delayed[0][0]
+            pause = max(0.0, self._timer_at - self._clock.time())
+            self._timer = asyncio.get_running_loop().call_later(pause, self.tick)

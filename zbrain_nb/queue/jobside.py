@@ -1,0 +1,241 @@
+"""The face that callers see: submit, look, list, cancel, retry, logs and outputs."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from zbrain_nb.model.errors import (
+    InvalidSpec,
+    JobNotFound,
+    MissingBlobs,
+    WrongState,
+)
+from zbrain_nb.model.events import LogEntry
+from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
+from zbrain_nb.queue.core import QueueCore
+from zbrain_nb.queue.listing import list_jobs, make_filter
+from zbrain_nb.queue.outputs import reduce_outputs
+from zbrain_nb.queue.submits import Accepted, as_job, blobs_of, decide_batch, decide_plain, needs_checks
+from zbrain_nb.queue.turn import Turn
+from zbrain_nb.store import queries
+from zbrain_nb.store.storage import is_id
+
+#: So many jobs whose rows are out of date are folded before a list is made, for it would sift them all.
+FOLD_BEFORE_LIST = 2_000
+
+
+class JobSide(QueueCore):
+    """Methods about jobs."""
+
+    async def submit(self, job: Job | JobSpec, *, owner: str | None = None) -> str:
+        """Submit a job; it is durable when its id is returned.
+
+        Raises
+        ------
+        InvalidSpec
+            If it does not hold, or names a job that does not exist.
+        KeyConflict
+            If its idempotency key was used with another payload.
+        MissingBlobs
+            If it names blobs that were not uploaded.
+        """
+        if not self._is_open:
+            await self.open()
+        own = as_job(job, owner, self.owner, self.default_org_id)
+        if needs_checks(own.spec):
+            return (await self.accept([own], owner=owner))[0].job.id
+        await self._commits.post(decide_plain, own)
+        return own.id
+
+    async def submit_many(self, jobs: Iterable[Job | JobSpec], *, owner: str | None = None) -> builtins.list[str]:
+        """Submit jobs, all or none, and return their ids in order (see `accept`)."""
+        return [accepted.job.id for accepted in await self.accept(jobs, owner=owner)]
+
+    async def accept(self, jobs: Iterable[Job | JobSpec], *, owner: str | None = None) -> builtins.list[Accepted]:
+        """Submit jobs, all or none.
+
+        Parameters
+        ----------
+        jobs : iterable of Job or JobSpec
+            ``after`` may name a `Job` of the same batch.
+        owner : str, optional
+            Who submits.
+
+        Returns
+        -------
+        list of Accepted
+            In the order of `jobs`.
+
+        Raises
+        ------
+        InvalidSpec, KeyConflict, Conflict
+            If one does not hold; in a batch ``details["index"]`` says which.
+        MissingBlobs
+            If blobs were not uploaded; ``details["blobs"]`` lists them all.
+        """
+        await self.open()
+        own = []
+        given = list(jobs)
+        for position, job in enumerate(given):
+            try:
+                own.append(as_job(job, owner, self.owner, self.default_org_id))
+            except InvalidSpec as error:
+                if len(given) > 1:
+                    error.details.setdefault("index", position)
+                raise
+        if not own:
+            return []
+        blobs = blobs_of(own)
+        if blobs:
+            missing = await asyncio.to_thread(self.artifacts.missing, blobs)
+            if missing:
+                raise MissingBlobs("Blobs that the job reads are not here.", "Upload them.", blobs=missing)
+        keys = await self._stored_keys(own)
+        ids = {parent for job in own for parent in job.spec.after} | {job_id for job_id, _ in keys.values()}
+        ended = await self._fetch(ids)
+
+        def decide(turn: Turn) -> builtins.list[Accepted]:
+            turn.borrow(ended)
+            return decide_batch(turn, self._index, own, keys)
+
+        accepted: builtins.list[Accepted] = await self._commits.run(decide)
+        return accepted
+
+    async def _stored_keys(self, jobs: Sequence[Job]) -> dict[tuple[str, str], tuple[str, str]]:
+        wanted: dict[str, set[str]] = {}
+        found = {}
+        for job in jobs:
+            key = job.spec.idempotency_key
+            if key is None:
+                continue
+            known = self._index.keys.get((job.owner, key))
+            if known is not None:
+                found[job.owner, key] = known
+            else:
+                wanted.setdefault(job.owner, set()).add(key)
+        for owner, keys in wanted.items():
+            stored = await self.storage.read(queries.keyed_jobs, owner, keys)
+            found.update({(owner, key): value for key, value in stored.items()})
+        return found
+
+    async def list(
+        self,
+        org_id: str | None = None,
+        state: JobState | str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        *,
+        name: str | None = None,
+        q: str | None = None,
+        owner: str | None = None,
+    ) -> builtins.list[Job]:
+        """Return jobs, newest first.
+
+        Parameters
+        ----------
+        org_id, state, name, owner : str, optional
+            Only jobs with this very value.
+        limit : int
+            At most so many, up to 10,000.
+        cursor : str, optional
+            Id of the last job of the page before.
+        q : str, optional
+            A part of the name, in either case, or the head of the id.
+
+        Raises
+        ------
+        Malformed
+            If `state` is no state or `cursor` no id.
+        """
+        await self.open()
+        wanted = make_filter(org_id, state, owner, name, q, cursor)
+        if len(self._index.unfolded) > FOLD_BEFORE_LIST:
+            await self._folder.fold()
+        return await list_jobs(self.storage, self._index, wanted, limit, self._present)
+
+    async def find(self, text: str, *, org_id: str | None = None, limit: int = 10) -> builtins.list[Job]:
+        """Return jobs whose id begins with `text` (4 or more characters) or whose name it is, newest first."""
+        if is_id(text):
+            job = await self.get(text)
+            return [job] if job is not None and org_id in (None, job.org_id) else []
+        found = {job.id: job for job in await self.list(org_id, limit=limit, name=text)}
+        if len(text) >= 4 and set(text.lower()) <= set("0123456789abcdef-"):
+            near = await self.list(org_id, limit=limit, q=text)
+            found |= {job.id: job for job in near if job.id.startswith(text.lower())}
+        return sorted(found.values(), key=lambda job: job.id, reverse=True)[:limit]
+
+    async def cancel_job(self, job_id: str, *, by: str | None = None) -> CancelResult:
+        """Cancel a job: at once while it waits, else as soon as its worker ended it.
+
+        Parameters
+        ----------
+        by : str, optional
+            Who cancels, for the job's reason.
+
+        Returns
+        -------
+        CancelResult
+            The same for a repeated call, as long as the job stands the same.
+        """
+        await self.open()
+        ended = await self._fetch([job_id])
+
+        def decide(turn: Turn) -> CancelResult:
+            turn.borrow(ended)
+            return self._endings.cancel(turn, job_id, by)
+
+        result: CancelResult = await self._commits.run(decide)
+        return result
+
+    async def retry_job(self, job_id: str, *, owner: str | None = None) -> Job:
+        """Submit an ended job again, as a new job with ``retry_of``; return that.
+
+        Raises
+        ------
+        JobNotFound
+            If there is no such job.
+        WrongState
+            If it has not ended.
+        """
+        job = await self.get(job_id)
+        if job is None:
+            raise JobNotFound(f"No job {job_id}.")
+        if not job.state.ended:
+            raise WrongState(f"The job is {job.state}.", "Wait for it, or cancel it first.", state=str(job.state))
+        spec = msgspec.structs.replace(job.spec, idempotency_key=None)
+        again = Job(spec, owner=owner or job.owner, org_id=job.org_id, retry_of=job.id)
+        return (await self.accept([again]))[0].job
+
+    async def get_logs(
+        self, job_id: str, from_seq: int = 0, limit: int = 1000, stream: str | None = None
+    ) -> builtins.list[LogEntry]:
+        """Return lines of the job's log from `from_seq` on (inclusive), in order; none for an unknown job."""
+        if not is_id(job_id):
+            return []
+        await self.open()
+        return await self.storage.read(queries.log_entries, job_id, max(0, from_seq), max(0, limit), stream)
+
+    async def count_log_lines(self, job_id: str) -> int:
+        """Return how many lines the job's log has; 0 for an unknown job."""
+        if not is_id(job_id):
+            return 0
+        await self.open()
+        _, lines = await self.storage.read(queries.positions, [job_id])
+        return lines.get(job_id, 0)
+
+    async def list_outputs(self, job_id: str) -> builtins.list[dict[str, Any]]:
+        """Return the rich outputs of the job's last attempt as nbformat output dicts, in order."""
+        job = await self.get(job_id)
+        if job is None:
+            return []
+        return reduce_outputs(await self.storage.read(queries.displays, job_id, job.attempt))
+
+    async def list_artifacts(self, job_id: str) -> builtins.list[JobArtifact]:
+        """Return the files kept with the job; none for an unknown job."""
+        job = await self.get(job_id)
+        return [] if job is None else list(job.artifacts)

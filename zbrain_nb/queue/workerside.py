@@ -1,0 +1,155 @@
+"""The face that workers see: register, lease, heartbeat, events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from zbrain_nb.model.errors import (
+    Conflict,
+    InvalidSpec,
+    JobNotFound,
+    StaleAttempt,
+)
+from zbrain_nb.model.events import JobStarted, WorkerEvent
+from zbrain_nb.model.job import Job, Resources
+from zbrain_nb.model.protocol import (
+    EventBatch,
+    EventBatchAnswer,
+    EventResult,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    LeaseAnswer,
+    LeaseRequest,
+    Registered,
+    WorkerInfo,
+)
+from zbrain_nb.queue.core import QueueCore
+from zbrain_nb.queue.files import keep_files
+from zbrain_nb.queue.ready import Want
+from zbrain_nb.queue.turn import Turn
+
+
+class WorkerSide(QueueCore):
+    """Methods for workers."""
+
+    async def acquire_lease(
+        self,
+        worker_id: str,
+        org_id: str | None = None,
+        kinds: Iterable[str] | None = None,
+        resources: Resources | dict[str, Any] | None = None,
+    ) -> Job | None:
+        """Lease the next job for a worker, or return None at once.
+
+        Parameters
+        ----------
+        worker_id : str
+            Registered by this call if it is not.
+        org_id : str, optional
+            Jobs of this org only.
+        kinds : iterable of str, optional
+            Kinds of jobs; None is the worker's own.
+        resources : Resources or dict, optional
+            What is free; None is no limit.
+        """
+        await self.open()
+        if not self._desk.is_registered(worker_id):
+            await self.register_worker(WorkerInfo(id=worker_id))
+        info = self._desk.record(worker_id).info
+        free = msgspec.convert(resources, Resources) if isinstance(resources, dict) else resources
+        want = Want.of([info.kind] if kinds is None else kinds, org_id or info.org_id, free)
+        return await self._desk.acquire(worker_id, want)
+
+    async def renew_lease(self, job_id: str, worker_id: str | None = None, attempt: int | None = None) -> bool:
+        """Give a running attempt's lease a full term; return False if it is over or not the worker's."""
+        await self.open()
+        return self._desk.renew(job_id, worker_id, attempt)
+
+    async def register_worker(self, info: WorkerInfo) -> Registered:
+        """Register a worker; one that is known goes on with its leases."""
+        await self.open()
+        text = msgspec.json.encode(info).decode()
+        await self.storage.write(lambda database: database.save_worker(info.id, text))
+        return self._desk.register(info)
+
+    async def lease(self, worker_id: str, req: LeaseRequest) -> LeaseAnswer:
+        """Answer when a job fits or a cancel is due, else, empty, after ``wait_secs``.
+
+        May be cancelled: what was leased by then is found by a repeat with the same ``request_id``.
+
+        Raises
+        ------
+        WorkerNotFound
+            If the worker has to register first.
+        """
+        await self.open()
+        return await self._desk.lease(worker_id, req)
+
+    async def heartbeat(self, worker_id: str, req: HeartbeatRequest) -> HeartbeatAnswer:
+        """Renew a worker's leases and say how each of its attempts stands.
+
+        Raises
+        ------
+        WorkerNotFound
+            If the worker has to register first.
+        """
+        await self.open()
+        return self._desk.heartbeat(worker_id, req)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the registered workers, by id."""
+        return self._desk.workers()
+
+    async def take_events(self, worker_id: str, batch: EventBatch) -> EventBatchAnswer:
+        """Take a worker's events; what is answered with ``ok`` is durable.
+
+        Raises
+        ------
+        WorkerNotFound
+            If the worker has to register first.
+        """
+        await self.open()
+        self._desk.record(worker_id)
+        return EventBatchAnswer(await self._take(batch.events, worker_id))
+
+    async def handle_worker_event(self, event: WorkerEvent) -> None:
+        """Take one event in process; without numbers it means the current attempt, and the next.
+
+        Raises
+        ------
+        JobNotFound
+            If there is no such job.
+        StaleAttempt
+            If the attempt is over or another worker's.
+        Conflict
+            If events before it are missing.
+        InvalidSpec
+            If it does not hold.
+        """
+        if await self.get(event.job_id) is None:
+            raise JobNotFound(f"No job {event.job_id}.")
+        if isinstance(event, JobStarted) and event.worker_id and not self._desk.is_registered(event.worker_id):
+            await self.register_worker(WorkerInfo(id=event.worker_id))
+        (result,) = await self._take([event], None)
+        if result.status == "stale":
+            raise StaleAttempt(f"Attempt {result.attempt} of job {event.job_id} is stale. {result.message}")
+        if result.status == "gap":
+            raise Conflict(f"Events after {result.high} are missing.", high=result.high)
+        if result.status == "invalid":
+            raise InvalidSpec(result.message)
+
+    async def _take(self, events: Sequence[WorkerEvent], worker_id: str | None) -> list[EventResult]:
+        kept, absent = await keep_files(self.artifacts, events)
+        ended = await self._fetch({event.job_id for event in events})
+        taken: list[WorkerEvent] = []
+
+        def decide(turn: Turn) -> list[EventResult]:
+            turn.borrow(ended)
+            return self._intake.take(turn, kept, worker_id, absent, taken)
+
+        results: list[EventResult] = await self._commits.run(decide)
+        self.events.extend(taken)
+        return results
