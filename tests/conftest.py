@@ -14,17 +14,11 @@ import pytest
 
 from zbrain_nb.model.datadir import DataDir, lock_holder
 
-_session_data = tempfile.mkdtemp(prefix="zbrain-tests-")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Point this session, and the kernels that nbval starts, at a data directory of its own."""
-    for name in list(os.environ):
-        if name.startswith(("ZBRAIN_", "ZDB_", "ZWORKER_", "ZDEFAULT_", "JPY_")):
-            del os.environ[name]
-    os.environ["ZDB_DATA"] = _session_data
-    # Debug checks that Jupyter's own libraries trip over have no place here.
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+# This session, and the kernels that nbval starts, get a data directory of their own, before anything asks for one.
+for _name in list(os.environ):
+    if _name.startswith(("ZBRAIN_", "ZDB_", "ZWORKER_", "ZDEFAULT_", "JPY_")):
+        del os.environ[_name]
+_session_data = os.environ["ZDB_DATA"] = tempfile.mkdtemp(prefix="zbrain-tests-")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -56,7 +56,16 @@ class Lab:
 
     def start(self) -> None:
         """Start the server, and return when it answers."""
-        environ = {**os.environ, "ZDB_DATA": str(self.data), "IPYTHONDIR": str(self.folder / ".ipython")} | self.environ
+        settings = self.folder / ".settings"
+        announcements = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+        announcements.parent.mkdir(parents=True, exist_ok=True)
+        announcements.write_text('{"fetchNews": "false"}')  # its question lies over the page
+        environ = {
+            **os.environ,
+            "JUPYTERLAB_SETTINGS_DIR": str(settings),
+            "ZDB_DATA": str(self.data),
+            "IPYTHONDIR": str(self.folder / ".ipython"),
+        } | self.environ
         module, name = {
             "lab": ("jupyterlab", "LabApp"),
             "notebook": ("notebook", "JupyterNotebookApp"),
@@ -67,7 +76,7 @@ class Lab:
         command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}"]
         command += [f"--ServerApp.root_dir={self.folder}", "--ServerApp.base_url=/base/"]
         if name:
-            command += [f"--{name}.expose_app_in_browser=True", f"--{name}.news_url=None"]
+            command += [f"--{name}.expose_app_in_browser=True"]
             command += [f"--{name}.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
         log = (self.folder / "server.log").open("ab")
         self.process = subprocess.Popen(
@@ -103,14 +112,16 @@ class Lab:
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, self.folder / name)
 
-    def open(self, page: Page, name: str) -> Notebook:
-        """Open a notebook in the browser, and return when its kernel is idle."""
+    def open(self, page: Page, name: str, *, kernel: bool = True) -> Notebook:
+        """Open a notebook in the browser, and return when its kernel is idle (without `kernel`: when it is shown)."""
         path = (
             f"lab/tree/{name}?reset&token={self.token}" if self.app == "lab" else f"notebooks/{name}?token={self.token}"
         )
         page.goto(f"{self.url}{path}")
         notebook = Notebook(page, self.app)
-        notebook.wait_for_kernel()
+        notebook.cell(0).wait_for(timeout=60_000)
+        if kernel:
+            notebook.wait_until_idle()
         return notebook
 
 
@@ -121,9 +132,15 @@ class Notebook:
         self.page = page
         self.app = app
 
-    def wait_for_kernel(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until the kernel is connected and idle."""
-        self.page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
+        self.page.evaluate(
+            """async () => {
+                const session = window.jupyterapp.shell.currentWidget.sessionContext;
+                await session.ready;
+                await session.session.kernel.info;
+            }"""
+        )
         indicator = self.page.locator(".jp-Notebook-ExecutionIndicator").first
         expect(indicator).to_have_attribute("data-status", re.compile("idle"), timeout=60_000)
 
@@ -149,3 +166,12 @@ class Notebook:
     def save(self) -> None:
         """Save the notebook."""
         self.command("docmanager:save")
+
+    def restart_kernel(self) -> None:
+        """Restart the kernel, and return when the new one is idle."""
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+        self.wait_until_idle()
+
+    def shut_down_kernel(self) -> None:
+        """End the kernel."""
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")

@@ -85,7 +85,7 @@ class StubServer:
         self.opened: list[str] = []
         self.down = False
         self.answer_posts = True
-        self.before_load: Callable[[], None] | None = None
+        self.while_loading: Callable[[str | None], None] | None = None
         self._seq = 100
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -209,12 +209,8 @@ class StubServer:
             if mine:
                 socket.write_message(json.dumps(mine))
 
-    def resend(self, count: int) -> None:
-        """Send the last events again, as a careless relay would."""
-        self._do(lambda: self._send(self.events[-count:]))
-
     def raw(self, event: dict[str, Any]) -> None:
-        self._do(lambda: [socket.write_message(json.dumps([event])) for socket in self.sockets])
+        self._do(lambda: self._send([event]))
 
     def lines(self, job_id: str, texts: list[str], stream: str = "stdout", attempt: int = 1) -> list[dict[str, Any]]:
         start = len(self.logs[job_id])
@@ -283,13 +279,15 @@ class _Jobs(RequestHandler):
         log = stub.logs[job_id]
         if part is None:
             self.finish({**job, "log_lines": len(log)})
-            if stub.before_load:
-                stub.before_load()
+            if stub.while_loading:
+                stub.while_loading(part)
         elif part == "logs":
             start = int(self.get_argument("from_seq", "0"))
             entries = log[start : start + int(self.get_argument("limit", "1000"))]
             self.finish({"entries": entries, "next_seq": entries[-1]["seq"] + 1 if entries else start})
         elif part == "outputs":
+            if stub.while_loading:
+                stub.while_loading(part)
             self.finish({"outputs": stub.outputs[job_id], "event_seq": stub.outputs_seq.get(job_id, 0)})
         else:
             self.set_header("Content-Type", "application/octet-stream")

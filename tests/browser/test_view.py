@@ -234,12 +234,15 @@ def test_lines_and_patches_that_come_twice_count_once(page: Page, stub: StubServ
     view = show(page, stub)
     stub.emit("job_progressed", job, {"progress": {"fraction": 0.2, "note": "first"}})
     stub.emit("job_progressed", job, {"progress": {"fraction": 0.3, "note": "second"}})
-    stub.log(job, "a", "b")
+    stub.log(job, "a", "b", stream="stderr")
     expect(last_row(view)).to_have_text("b")
-    stub.resend(3)
+    old_patch, _, lines = stub.events
+    stub.raw(lines)
+    stub.raw(old_patch)
     stub.log(job, "c")
     expect(last_row(view)).to_have_text("c")
     expect(rows(view)).to_have_count(3)
+    expect(view.locator(".zb-logbar")).to_contain_text("3 lines, 2 on stderr")
     expect(view.locator(".zb-note")).to_have_text("second")
 
 
@@ -248,19 +251,21 @@ def test_what_happens_between_socket_and_load_is_neither_lost_nor_doubled(page: 
     stub.stored(job, "before")
     stub.outputs[job].append({"output_type": "display_data", "data": {"text/plain": "plot 0"}, "metadata": {}})
 
-    def meanwhile() -> None:
-        stub.before_load = None
-        stub._emit("job_logged", job, {"entries": stub.lines(job, ["during"])})
-        output = {"output_type": "display_data", "data": {"text/plain": "plot 1"}, "metadata": {}}
+    def meanwhile(part: str | None) -> None:
+        text = "plot 1" if part == "outputs" else "plot 2"
+        output = {"output_type": "display_data", "data": {"text/plain": text}, "metadata": {}}
         stub._emit("job_displayed", job, {"outputs": [output]})
-        stub._emit("job_progressed", job, {"progress": {"fraction": 0.5, "note": "half"}})
+        if part is None:
+            stub.while_loading = None
+            stub._emit("job_logged", job, {"entries": stub.lines(job, ["during"])})
+            stub._emit("job_progressed", job, {"progress": {"fraction": 0.5, "note": "half"}})
 
-    stub.before_load = meanwhile
+    stub.while_loading = meanwhile
     view = show(page, stub)
     expect(view.locator(".zb-note")).to_have_text("half")
     expect(rows(view)).to_have_count(2)
     expect(last_row(view)).to_have_text("during")
-    expect(view.locator(".zb-output")).to_have_text(["plot 0", "plot 1"])
+    expect(view.locator(".zb-output")).to_have_text(["plot 0", "plot 1", "plot 2"])
 
 
 def test_a_lost_connection_keeps_everything_and_resumes_without_gap(page: Page, stub: StubServer) -> None:
@@ -465,6 +470,7 @@ def test_a_hundred_thousand_lines_load_only_what_is_looked_at(page: Page, stub: 
     log.focus()
     page.keyboard.press("Home")
     expect(rows(view).first.locator(".zb-ln")).to_have_text("line number 0")
+    assert rows(view).count() < 80
     log.evaluate("el => { el.scrollTop = 50_000 * 18 }")
     expect(view.get_by_text("line number 50000", exact=True)).to_be_visible()
     assert sum("/logs" in uri for uri in stub.gets) <= 6

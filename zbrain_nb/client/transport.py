@@ -75,6 +75,7 @@ class Transport:
         expect: tuple[int, ...] = (200, 201),
         timeout: float | None = 60.0,
         content: bytes | AsyncIterable[bytes] | None = None,
+        headers: dict[str, str] | None = None,
         **options: Any,
     ) -> httpx.Response:
         """Send one request and return the answer, its body read.
@@ -105,7 +106,7 @@ class Transport:
                 answer = await self._client().request(
                     method,
                     f"{endpoint.api}{path}",
-                    headers={"Authorization": f"token {endpoint.token}", **options.pop("headers", {})},
+                    headers={"Authorization": f"token {endpoint.token}", **(headers or {})},
                     content=content,
                     timeout=httpx.Timeout(timeout, connect=CONNECT_SECS),
                     **options,

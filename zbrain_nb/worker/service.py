@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 
 from zbrain_nb.client.locating import Locator, locator
@@ -37,7 +37,7 @@ def run_worker(
     url, token : str, optional
         The server's root and a worker's token; without them the host of `data` is followed, wherever it moves.
     folder : path, optional
-        The worker's folder; None is the one in `data`.
+        The worker's folder; None is one in `data`, for each `url` another.
     concurrency : int, optional
         How many jobs it runs at once; None is ``ZWORKER_CONCURRENCY``.
     org_id : str, optional
@@ -65,7 +65,7 @@ def run_worker(
         locate = follow(data)
     if folder is None:
         assert data is not None
-        folder = data.worker
+        folder = data.worker if url is None else data.root / f"worker-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
     place = WorkerFolder(folder)
     slots = concurrency or settings.worker_concurrency
     try:
@@ -94,8 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.concurrency is not None and options.concurrency < 1:
         parser.error("--concurrency takes a whole number of at least 1")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s worker: %(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    _log_to_stderr()
     try:
         data = DataDir(options.data) if options.data else None
         token = os.environ.get("ZBRAIN_TOKEN")
@@ -110,3 +109,21 @@ def main(arguments: list[str] | None = None) -> int:
     except ZBrainError as error:
         log.error("worker cannot run: %s", error)
         return 1
+
+
+class _FieldFormatter(logging.Formatter):
+    """One line a record, its `extra` fields behind the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text + "".join(f" {name}={value}" for name, value in vars(record).items() if name not in _PLAIN)
+
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_FieldFormatter("%(asctime)s worker %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -110,7 +110,7 @@ def test_output_past_the_cap_is_dropped_with_one_mark_and_the_job_goes_on(superv
 
 
 def test_closed_pipes_cost_nothing(supervise: Any) -> None:
-    one = supervise("sh", "-c", "exec >&- 2>&-; sleep 1.5")
+    one = supervise("sh", "-c", "exec >&- 2>&-; sleep 3")
     _, _, usage = os.wait4(one.process.pid, 0)
     one.process.returncode = 0
     assert usage.ru_utime + usage.ru_stime < 1.0

@@ -1,0 +1,137 @@
+"""What a person does in JupyterLab and Notebook 7, with the real server, worker and kernel."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.conftest import end_everything
+from tests.jupyter import Lab
+
+pytestmark = pytest.mark.browser
+
+LOAD = "%load_ext zbrain_nb\nimport time"
+COUNT = """%%zbrain --name count
+for number in range(1, {count} + 1):
+    print("line", number)
+    time.sleep(0.2)"""
+PLOT = """%%zbrain --name plot --job plot
+import matplotlib.pyplot as plt
+
+print("before")
+plt.plot([1, 3, 2])
+plt.show()
+print("after")
+{"answer": 42}"""
+
+
+@pytest.fixture(scope="module", params=["lab", "notebook"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("a person")
+    lab = Lab(folder / "notebooks", folder / "data", app=request.param)
+    lab.start()
+    yield lab
+    lab.stop()
+    end_everything(lab.data)
+
+
+def head(view: Locator) -> Locator:
+    return view.locator(".zb-head .zb-word")
+
+
+def line(view: Locator, text: str) -> Locator:
+    return view.locator(".zb-lines").get_by_text(text, exact=True)
+
+
+def test_first_line_comes_at_once_and_cancel_works_while_the_kernel_is_busy(lab: Lab, page: Page) -> None:
+    lab.write_notebook("cancel.ipynb", LOAD, COUNT.format(count=300), "time.sleep(30)")
+    notebook = lab.open(page, "cancel.ipynb")
+    notebook.run(0)
+    notebook.wait_until_idle()
+    pressed = notebook.run(1)
+    view = notebook.view(1)
+    line(view, "line 1").wait_for(timeout=20_000)
+    first_line_secs = time.monotonic() - pressed
+    expect(head(view)).to_have_text("Running")
+    notebook.run(2)
+    expect(notebook.cell(2).locator(".jp-InputPrompt").first).to_have_text(re.compile(r"\[\*\]"))
+    clicked = time.monotonic()
+    view.get_by_role("button", name="Cancel").click()
+    expect(head(view)).to_have_text("Canceled", timeout=10_000)
+    cancel_secs = time.monotonic() - clicked
+    expect(notebook.cell(2).locator(".jp-InputPrompt").first).to_have_text(re.compile(r"\[\*\]"))  # still busy
+    print(f"{lab.app}: first line after {first_line_secs:.2f} s, canceled after {cancel_secs:.2f} s")
+
+
+def test_view_survives_reload_and_kernel_restart_while_the_job_runs(lab: Lab, page: Page) -> None:
+    lab.write_notebook("survive.ipynb", LOAD, COUNT.format(count=40))
+    notebook = lab.open(page, "survive.ipynb")
+    notebook.run(0)
+    notebook.wait_until_idle()
+    notebook.run(1)
+    line(notebook.view(1), "line 3").wait_for(timeout=20_000)
+    notebook.save()
+    notebook = lab.open(page, "survive.ipynb")
+    view = notebook.view(1)
+    expect(head(view)).to_have_text("Running", timeout=20_000)
+    line(view, "line 1").wait_for()
+    notebook.restart_kernel()
+    expect(head(view)).to_have_text("Succeeded", timeout=30_000)
+    expect(view.locator(".zb-logbar")).to_contain_text("40 lines")
+
+
+def test_figure_and_value_are_seen_and_come_back_when_the_kernel_is_gone(lab: Lab, page: Page) -> None:
+    lab.write_notebook("plot.ipynb", LOAD, PLOT)
+    notebook = lab.open(page, "plot.ipynb")
+    notebook.run(0)
+    notebook.wait_until_idle()
+    notebook.run(1)
+    expect(head(notebook.view(1))).to_have_text("Succeeded", timeout=30_000)
+    assert_whole(notebook.view(1))
+    notebook.save()
+    notebook.shut_down_kernel()
+    page.goto("about:blank")
+    notebook = lab.open(page, "plot.ipynb", kernel=False)
+    view = notebook.view(1)
+    expect(head(view)).to_have_text("Succeeded", timeout=30_000)
+    assert_whole(view)
+    expect(page.get_by_text("model not found")).to_have_count(0)
+
+
+def assert_whole(view: Locator) -> None:
+    """The figure, the value and the log are there."""
+    image = view.locator(".zb-out img").first
+    image.wait_for()
+    assert image.evaluate("image => image.naturalWidth") > 100
+    expect(view).to_contain_text("{'answer': 42}")
+    view.locator(".zb-log button[aria-expanded]").first.click()
+    line(view, "before").wait_for()
+    line(view, "after").wait_for()
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ("%%zbrain --frobnicate\nprint(1)", "UsageError: %%zbrain does not know '--frobnicate'."),
+        ("%%zbrain\nlock.acquire()", "lock"),
+        ("%%zbrain --in nothing\nprint(1)", "nothing"),
+        ("%%zbrain\nfor", "UsageError: Line 1 of the cell"),
+        ("%%zbrain --timeout -5\nprint(1)", "InvalidSpec: timeout_secs must lie between"),
+    ],
+)
+def test_bad_input_is_one_sentence_without_our_frames(lab: Lab, page: Page, cell: str, says: str) -> None:
+    lab.write_notebook("bad.ipynb", f"{LOAD}\nimport _thread\nlock = _thread.allocate_lock(); lock.acquire()", cell)
+    notebook = lab.open(page, "bad.ipynb")
+    notebook.run(0)
+    notebook.wait_until_idle()
+    notebook.run(1)
+    output = notebook.cell(1).locator(".jp-OutputArea-output")
+    expect(output).to_contain_text(says, timeout=20_000)
+    text = output.inner_text()
+    assert "Traceback" not in text
+    assert "site-packages" not in text
+    assert "zbrain_nb/" not in text
