@@ -60,9 +60,13 @@ class Lab:
         announcements = settings / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
         announcements.parent.mkdir(parents=True, exist_ok=True)
         announcements.write_text('{"fetchNews": "false"}')  # its question lies over the page
+        page = self.folder / ".config" / "labconfig" / "page_config.json"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text('{"exposeAppInBrowser": true}')
         environ = {
             **os.environ,
             "JUPYTERLAB_SETTINGS_DIR": str(settings),
+            "JUPYTER_CONFIG_DIR": str(page.parent.parent),
             "ZDB_DATA": str(self.data),
             "IPYTHONDIR": str(self.folder / ".ipython"),
         } | self.environ
@@ -76,7 +80,6 @@ class Lab:
         command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}"]
         command += [f"--ServerApp.root_dir={self.folder}", "--ServerApp.base_url=/base/"]
         if name:
-            command += [f"--{name}.expose_app_in_browser=True"]
             command += [f"--{name}.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
         log = (self.folder / "server.log").open("ab")
         self.process = subprocess.Popen(
@@ -134,6 +137,7 @@ class Notebook:
 
     def wait_until_idle(self) -> None:
         """Wait until the kernel is connected and idle."""
+        self.page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext")
         self.page.evaluate(
             """async () => {
                 const session = window.jupyterapp.shell.currentWidget.sessionContext;
@@ -158,6 +162,15 @@ class Notebook:
         now = time.monotonic()
         self.page.keyboard.press("Shift+Enter")
         return now
+
+    def prompt(self, index: int) -> Locator:
+        """Return what stands before a cell: ``[ ]:``, ``[*]:`` or ``[3]:``."""
+        return self.cell(index).locator(".jp-InputPrompt").first
+
+    def run_to_end(self, index: int) -> None:
+        """Run a cell, and return when the kernel has done it."""
+        self.run(index)
+        expect(self.prompt(index)).to_have_text(re.compile(r"\[\d+\]"), timeout=30_000)
 
     def command(self, name: str) -> Any:
         """Run a command of JupyterLab by its id."""

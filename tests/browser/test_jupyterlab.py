@@ -50,28 +50,26 @@ def line(view: Locator, text: str) -> Locator:
 def test_first_line_comes_at_once_and_cancel_works_while_the_kernel_is_busy(lab: Lab, page: Page) -> None:
     lab.write_notebook("cancel.ipynb", LOAD, COUNT.format(count=300), "time.sleep(30)")
     notebook = lab.open(page, "cancel.ipynb")
-    notebook.run(0)
-    notebook.wait_until_idle()
+    notebook.run_to_end(0)
     pressed = notebook.run(1)
     view = notebook.view(1)
     line(view, "line 1").wait_for(timeout=20_000)
     first_line_secs = time.monotonic() - pressed
     expect(head(view)).to_have_text("Running")
     notebook.run(2)
-    expect(notebook.cell(2).locator(".jp-InputPrompt").first).to_have_text(re.compile(r"\[\*\]"))
+    expect(notebook.prompt(2)).to_have_text(re.compile(r"\[\*\]"))
     clicked = time.monotonic()
     view.get_by_role("button", name="Cancel").click()
     expect(head(view)).to_have_text("Canceled", timeout=10_000)
     cancel_secs = time.monotonic() - clicked
-    expect(notebook.cell(2).locator(".jp-InputPrompt").first).to_have_text(re.compile(r"\[\*\]"))  # still busy
+    expect(notebook.prompt(2)).to_have_text(re.compile(r"\[\*\]"))  # still busy
     print(f"{lab.app}: first line after {first_line_secs:.2f} s, canceled after {cancel_secs:.2f} s")
 
 
 def test_view_survives_reload_and_kernel_restart_while_the_job_runs(lab: Lab, page: Page) -> None:
     lab.write_notebook("survive.ipynb", LOAD, COUNT.format(count=40))
     notebook = lab.open(page, "survive.ipynb")
-    notebook.run(0)
-    notebook.wait_until_idle()
+    notebook.run_to_end(0)
     notebook.run(1)
     line(notebook.view(1), "line 3").wait_for(timeout=20_000)
     notebook.save()
@@ -87,8 +85,7 @@ def test_view_survives_reload_and_kernel_restart_while_the_job_runs(lab: Lab, pa
 def test_figure_and_value_are_seen_and_come_back_when_the_kernel_is_gone(lab: Lab, page: Page) -> None:
     lab.write_notebook("plot.ipynb", LOAD, PLOT)
     notebook = lab.open(page, "plot.ipynb")
-    notebook.run(0)
-    notebook.wait_until_idle()
+    notebook.run_to_end(0)
     notebook.run(1)
     expect(head(notebook.view(1))).to_have_text("Succeeded", timeout=30_000)
     assert_whole(notebook.view(1))
@@ -124,10 +121,9 @@ def assert_whole(view: Locator) -> None:
     ],
 )
 def test_bad_input_is_one_sentence_without_our_frames(lab: Lab, page: Page, cell: str, says: str) -> None:
-    lab.write_notebook("bad.ipynb", f"{LOAD}\nimport _thread\nlock = _thread.allocate_lock(); lock.acquire()", cell)
+    lab.write_notebook("bad.ipynb", f"{LOAD}\nimport _thread\nlock = _thread.allocate_lock()\n_ = lock.acquire()", cell)
     notebook = lab.open(page, "bad.ipynb")
-    notebook.run(0)
-    notebook.wait_until_idle()
+    notebook.run_to_end(0)
     notebook.run(1)
     output = notebook.cell(1).locator(".jp-OutputArea-output")
     expect(output).to_contain_text(says, timeout=20_000)

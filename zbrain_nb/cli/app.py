@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from typing import Annotated, Any
 
 import msgspec
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 TIMED_OUT = 124
 INTERRUPTED = 130
+WAITING_SECS = 2.0
 
 Command = Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of four or more characters, or name.")]
@@ -187,14 +189,17 @@ def stop() -> None:
 
 
 def _follow(job: JobHandle) -> None:
-    reason = ""
+    def say_why() -> None:
+        if job.job.state is JobState.PENDING and job.job.reason:
+            _say(job.job.reason)
+
+    waiting = threading.Timer(WAITING_SECS, say_why)
+    waiting.daemon = True
+    waiting.start()
     for update in job.updates():
         for entry in update.entries:
             _print(entry)
-        if update.job is not None and update.job.state is JobState.PENDING and update.job.reason:
-            if update.job.reason != reason:
-                _say(update.job.reason)
-            reason = update.job.reason
+    waiting.cancel()
 
 
 def _exit_code(job: JobHandle) -> int:
@@ -204,11 +209,12 @@ def _exit_code(job: JobHandle) -> int:
     if ended.state is JobState.CANCELED:
         _say(f"canceled {ended.id}")
         return INTERRUPTED
-    if ended.reason and not (ended.exit_code or 0) > 0:
+    code = ended.exit_code or 0
+    if ended.reason and code <= 0:
         _say(ended.reason)
-    if ended.exit_code is None or ended.exit_code == 0:
-        return TIMED_OUT if "limit" in (ended.reason or "") else 1
-    return ended.exit_code if ended.exit_code > 0 else 128 - ended.exit_code
+    if code <= 0 and (ended.error or {}).get("ename") == "TimeoutError":
+        return TIMED_OUT
+    return code if code > 0 else 128 - code if code < 0 else 1
 
 
 def _print(entry: LogEntry) -> None:

@@ -7,6 +7,7 @@ the widget is added to the same bundle, fed by a thread of the kernel when its p
 from __future__ import annotations
 
 import os
+import uuid
 from typing import Any
 
 import msgspec
@@ -36,8 +37,18 @@ class NotebookPresenter:
         return bundle
 
     def display(self, handle: JobHandle) -> None:
-        """Show the live view under the running cell."""
-        publish_display_data(self.bundle(handle))
+        """Show the live view under the running cell; at the job's end, save what it came to in the notebook.
+
+        The view itself needs no such update. It is for who opens the notebook where no server knows the job.
+        """
+        shown = {"display_id": f"zbrain-{handle.id}-{uuid.uuid4().hex[:8]}"}
+        publish_display_data(self.bundle(handle), transient=shown)
+
+        def save(ended: JobHandle) -> None:
+            publish_display_data(self.bundle(ended), transient=shown, update=True)
+
+        if not handle.job.state.ended:
+            handle.add_done_callback(save)
 
     def widget(self, handle: JobHandle) -> JobWidget:
         """Return the view as a widget that is fed by the kernel when its page cannot reach the server."""

@@ -36,7 +36,7 @@ def reduce_outputs(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         if clear_next:
             shown, by_display, clear_next = [], {}, False
-        output = {name: value for name, value in message.items() if name != "transient"}
+        output = dict(message)
         if kind == "stream" and shown and shown[-1].get("name") == output.get("name") and _is_stream(shown[-1]):
             shown[-1]["text"] = _text(shown[-1]) + _text(output)
             continue

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import time
 
 import msgspec
 
@@ -34,6 +35,7 @@ from zbrain_nb.worker.spool import End
 
 log = logging.getLogger(__name__)
 LEASE_WAIT_SECS = 20.0
+_LOCK_SECS = 1.0
 _LONGEST_BEAT_SECS = 10.0
 _FOLDER_CHECK_SECS = 2.0
 _REPEAT_SECS = 0.25
@@ -110,11 +112,7 @@ class WorkerAgent:
             If another worker works on the folder.
         """
         try:
-            if not self._folder.lock.acquire():
-                raise FolderInUse(
-                    f"Another worker works in {self._folder.root}.",
-                    "Give this one a folder of its own, or stop the other.",
-                )
+            await self._take_folder()
             self._launcher.ensure_spawner()
             self._runs.open()
             await self._work()
@@ -122,6 +120,21 @@ class WorkerAgent:
             self._launcher.close()
             await self._link.close()
             self._folder.lock.release()
+
+    async def _take_folder(self) -> None:
+        """Take the folder's lock.
+
+        A worker that was killed while it started a process leaves a copy of the lock in that process until its
+        exec, so the lock is asked for more than once.
+        """
+        deadline = time.monotonic() + _LOCK_SECS
+        while not self._folder.lock.acquire():
+            if time.monotonic() > deadline:
+                raise FolderInUse(
+                    f"Another worker works in {self._folder.root}.",
+                    "Give this one a folder of its own, or stop the other.",
+                )
+            await asyncio.sleep(0.02)
 
     async def _work(self) -> None:
         loops = (self._lease_for_ever(), self._beat_for_ever(), self._sender.run(), self._watch_folder())

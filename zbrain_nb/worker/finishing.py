@@ -96,6 +96,8 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
         return Ending(JobCompleted(**common, output=output, result=result), sentences)
     error_said = said.get("error")
     reason = trouble if trouble and code == 0 else _reason(request, end, code, error_said, bool(said))
+    if end.reason == "timeout":
+        error_said = error_said or {"ename": "TimeoutError", "evalue": reason, "traceback": []}
     failed = JobFailed(**common, error=error_said, exit_code=code, reason=reason)
     return Ending(failed, sentences)
 

@@ -19,7 +19,7 @@ def test_auto_keeps_what_the_cell_assigns(run):
         "def f(): return a\nclass C: pass\nfor i in range(3): pass\nfile = open('/dev/null')\ngen = (x for x in [1])",
         keep="auto",
     )
-    assert set(ran.variables) == {"OrderedDict", "a", "f", "C", "i"}
+    assert set(ran.variables) == {"a", "f", "C", "i"}
     assert values(ran)["f"]() == 1 and values(ran)["i"] == 2
     assert ran.stderr == ""
 

@@ -56,7 +56,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
           'span',
           { class: 'zb-meta' },
           h('span', { class: 'zb-time' }, live.elapsed, live.beside),
-          h('span', { class: 'zb-where zb-cut', title: placeOf(feed) }, placeOf(feed)),
+          h('span', { class: 'zb-where zb-cut', title: feed.job.worker_id || placeOf(feed) }, placeOf(feed)),
         ),
         h(
           'span',

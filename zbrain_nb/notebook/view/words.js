@@ -139,8 +139,7 @@ export const fractionOf = (feed) => {
     ? Math.min(1, Math.max(0, done))
     : null;
 };
-export const placeOf = ({ job }) =>
-  (job.state !== 'pending' && job.state !== 'retrying' && job.worker_id) || job.spec.worker || '';
+export const placeOf = ({ job }) => job.spec.worker || '';
 
 /** The attempts of a job between two of them: at most four blocks, however many there are. */
 export function triesOf(feed) {

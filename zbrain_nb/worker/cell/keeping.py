@@ -100,6 +100,7 @@ class Keeper:
             if not name.startswith("_")
             and name not in _IPYTHONS
             and not isinstance(value, _NOT_DATA)
+            and not _is_imported(value)
             and (name in touched or self._before.get(name, missing) is not value)
         }
 
@@ -140,6 +141,12 @@ class Keeper:
         with path.open("wb") as file:
             file.writelines(packing.parts("value"))
         return str(path)
+
+
+def _is_imported(value: Any) -> bool:
+    """Whether `value` is code of a module, which an import brings back."""
+    is_code = isinstance(value, types.FunctionType | types.BuiltinFunctionType | type)
+    return is_code and getattr(value, "__module__", "__main__") not in ("__main__", None)
 
 
 def _trees(shell: Shell, code: str) -> Iterator[ast.Module]:
