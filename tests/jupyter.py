@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from playwright.sync_api import Locator, Page, expect
+
+from zbrain_nb.notebook.bundle import MIME_TYPE
 
 START_SECS = 60
 
@@ -179,6 +182,20 @@ class Notebook:
     def save(self) -> None:
         """Save the notebook."""
         self.command("docmanager:save")
+
+    def save_when(self, holds: Callable[[dict[str, Any]], bool], lab: Lab, name: str, seconds: float = 20) -> None:
+        """Save until what the notebook keeps of its last job is as wanted."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.save()
+            saved = nbformat.read(lab.folder / name, as_version=4)
+            kept = [
+                o.data[MIME_TYPE] for c in saved.cells for o in c.get("outputs", ()) if MIME_TYPE in o.get("data", {})
+            ]
+            if kept and holds(kept[-1]):
+                return
+            assert time.monotonic() < deadline, kept
+            self.page.wait_for_timeout(100)
 
     def restart_kernel(self) -> None:
         """Restart the kernel, and return when the new one is idle."""

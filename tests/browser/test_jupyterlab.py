@@ -89,7 +89,7 @@ def test_figure_and_value_are_seen_and_come_back_when_the_kernel_is_gone(lab: La
     notebook.run(1)
     expect(head(notebook.view(1))).to_have_text("Succeeded", timeout=30_000)
     assert_whole(notebook.view(1))
-    notebook.save()
+    notebook.save_when(lambda saved: saved["state"] == "succeeded" and "after" in str(saved["log"]), lab, "plot.ipynb")
     notebook.shut_down_kernel()
     page.goto("about:blank")
     notebook = lab.open(page, "plot.ipynb", kernel=False)
