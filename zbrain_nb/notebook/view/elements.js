@@ -157,7 +157,7 @@ export function clock(seconds) {
 export const span = (seconds) => (seconds < 10 ? `${Math.max(0, seconds).toFixed(1)} s` : clock(seconds));
 export const timeLeft = (seconds) =>
   seconds < 15
-    ? 'a few seconds left'
+    ? 'seconds left'
     : seconds < 90
       ? `about ${clock(Math.ceil(seconds / 5) * 5)} left`
       : seconds < 3600
