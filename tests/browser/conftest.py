@@ -26,7 +26,7 @@ def _chromium() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it lives, an event loop runs in this thread: other tests need it gone
 def browser() -> Iterator[Browser]:
     path = _chromium()
     if path is None:

@@ -212,9 +212,12 @@ class AsyncClient:
                         yield Update(outputs=event.data["outputs"], seq=event.seq)
                     elif event.kind not in JOB_ONLY and event.seq > job.event_seq:
                         job = await self.get(job_id)
+                        if not job.state.ended:
+                            yield Update(job=job)
+                    # The job may be further than its events are: what it wrote before its end is still to come.
+                    if job.state.ended and (event.seq >= job.event_seq or not logs):
                         yield Update(job=job)
-                        if job.state.ended:
-                            return
+                        return
         finally:
             await events.aclose()
 
@@ -278,14 +281,9 @@ class Client:
     def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run a coroutine function in the client's own loop and return its result.
 
-        An interrupt (Ctrl-C, the kernel's stop button) cancels it and is raised here.
+        An interrupt (Ctrl-C, the kernel's stop button) cancels it, waits until it has ended, and is raised here.
         """
-        future = self.start(function, *args)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
+        return self._loop.run(function, *args)
 
     def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> concurrent.futures.Future[T]:
         """Start a coroutine function in the client's own loop and return its future."""

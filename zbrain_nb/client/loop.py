@@ -37,6 +37,30 @@ class LoopThread:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop)
 
+    def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Run a coroutine function in the loop and return its result.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If one came while waiting; the coroutine has been canceled and has ended.
+        """
+        ended = threading.Event()
+
+        async def tell() -> T:
+            try:
+                return await function(*args)
+            finally:
+                ended.set()
+
+        future = self.start(tell)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            ended.wait(END_SECS)
+            raise
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()

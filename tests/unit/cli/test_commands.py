@@ -1,0 +1,134 @@
+"""`zbrain` as a shell sees it: real processes, exit codes, streams apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import end_everything
+from zbrain_nb.cli.printing import printable
+from zbrain_nb.model.datadir import DataDir
+
+ZBRAIN = [sys.executable, "-c", "from zbrain_nb.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataDir]:
+    root = tmp_path_factory.mktemp("command line") / "data"
+    yield DataDir(root)
+    end_everything(root)
+
+
+def zbrain(data: DataDir, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*ZBRAIN, *words],
+        env={**os.environ, "ZDB_DATA": str(data.root), **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_run_without_server_streams_and_exits_with_the_commands_code_and_a_second_reuses_it(data: DataDir) -> None:
+    first = zbrain(data, "run", "--", "sh", "-c", "echo hi; echo oh >&2; exit 3")
+    assert (first.returncode, first.stdout, first.stderr) == (3, "hi\n", "oh\n")
+    owner = data.read_owner()
+    second = zbrain(data, "run", "--", "sh", "-c", "echo again")
+    assert (second.returncode, second.stdout) == (0, "again\n")
+    assert data.read_owner() == owner
+
+
+def test_run_uses_the_callers_folder_and_program(data: DataDir, tmp_path: Path) -> None:
+    tool = tmp_path / "bin" / "my-tool"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\npwd")
+    tool.chmod(0o755)
+    ran = zbrain(data, "run", "--", "my-tool", PATH=f"{tool.parent}:{os.environ['PATH']}")
+    assert (ran.returncode, ran.stdout) == (0, f"{Path.cwd()}\n")
+
+
+def test_run_past_its_time_exits_124_and_says_so(data: DataDir) -> None:
+    ran = zbrain(data, "run", "--timeout", "0.3", "--", "sleep", "30")
+    assert (ran.returncode, ran.stderr) == (124, "zbrain: Ran over its limit of 0.3 s.\n")
+
+
+def test_run_killed_command_exits_with_the_shells_code_for_its_signal(data: DataDir) -> None:
+    ran = zbrain(data, "run", "--", "sh", "-c", "kill -KILL $$")
+    assert (ran.returncode, ran.stderr) == (137, "zbrain: Killed by SIGKILL.\n")
+
+
+def test_run_interrupted_cancels_the_job(data: DataDir) -> None:
+    process = subprocess.Popen(
+        [*ZBRAIN, "run", "--name", "long", "--", "sh", "-c", "echo on; sleep 60"],
+        env={**os.environ, "ZDB_DATA": str(data.root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.startswith("zbrain: canceled ")
+    listed = json.loads(zbrain(data, "ls", "--json").stdout)
+    assert next(job for job in listed if job["name"] == "long")["cancel_requested_at"]
+
+
+def test_submit_ls_logs_retry_and_cancel_agree(data: DataDir) -> None:
+    job_id = zbrain(data, "submit", "--name", "one", "--", "sh", "-c", "echo line").stdout.strip()
+    assert zbrain(data, "logs", "-f", "one").stdout == "line\n"
+    jobs = json.loads(zbrain(data, "ls", "--state", "succeeded", "--json").stdout)
+    assert jobs[0]["id"] == job_id
+    assert "one" in zbrain(data, "ls").stdout
+    assert zbrain(data, "cancel", job_id).stderr == f"zbrain: {job_id}: already finished\n"
+    assert zbrain(data, "retry", job_id[:13]).returncode in (0, 1)  # a prefix may fit two jobs of one millisecond
+    assert [entry["line"] for entry in json.loads(zbrain(data, "logs", "--json", job_id).stdout)] == ["line"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["logs", "nothing"], "zbrain: There is no job 'nothing'. `zbrain ls` shows the jobs that exist.\n"),
+        (["ls", "--state", "odd"], "zbrain: There is no state 'odd'. States are pending, running"),
+    ],
+)
+def test_errors_are_one_line(data: DataDir, words: list[str], says: str) -> None:
+    ran = zbrain(data, *words)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(says)
+    assert ran.stderr.count("\n") == 1
+
+
+def test_server_that_is_not_there_is_one_line(data: DataDir) -> None:
+    ran = zbrain(data, "doctor", ZBRAIN_URL="http://127.0.0.1:9/", ZBRAIN_TOKEN="x")
+    assert ran.returncode == 1
+    assert "BAD  server: No zbrain server answers at http://127.0.0.1:9/" in ran.stdout
+
+
+def test_bad_setting_names_the_variable(data: DataDir) -> None:
+    ran = zbrain(data, "ls", ZBRAIN_LEASE_TTL="soon")
+    assert ran.returncode == 1
+    assert ran.stderr == "zbrain: ZBRAIN_LEASE_TTL='soon' does not hold: it takes a number of at least 0.5.\n"
+
+
+def test_doctor_finds_server_and_worker(data: DataDir) -> None:
+    zbrain(data, "run", "--", "true")
+    found = json.loads(zbrain(data, "doctor", "--json").stdout)
+    assert all(one["good"] for one in found if one["subject"] in ("server", "workers", "local worker"))
+    assert {"server", "workers", "local worker"} <= {one["subject"] for one in found}
+
+
+def test_printable_keeps_no_escape_but_colours() -> None:
+    hostile = "a\x1b[31mb\x1b[0m\x1b[2J\x1b]0;title\x07\x1bcc\u202ed\x00"
+    assert printable(hostile) == "abc\N{REPLACEMENT CHARACTER}d\N{REPLACEMENT CHARACTER}"
+    assert printable(hostile, colours=True).startswith("a\x1b[31mb\x1b[0m")
+    assert "\x1b[2J" not in printable(hostile, colours=True)
