@@ -36,6 +36,7 @@ app = typer.Typer(
 TIMED_OUT = 124
 INTERRUPTED = 130
 WAITING_SECS = 2.0
+ID_CHARS = 18  # enough to tell jobs of one microsecond apart
 
 Command = Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of four or more characters, or name.")]
@@ -87,14 +88,18 @@ def ls(
     if as_json:
         _json([msgspec.to_builtins(job) | {"name": job.name} for job in jobs])
         return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=10_000)  # a pipe takes whole lines
     table = Table(box=None, pad_edge=False)
-    for column in ("Id", "State", "Name", "Age", "Worker", "Reason"):
-        table.add_column(column, no_wrap=column != "Reason")
+    for column, width in (("Id", ID_CHARS), ("State", 9), ("Name", None), ("Age", 6), ("Reason", None)):
+        table.add_column(column, no_wrap=column != "Reason", min_width=width)
     for job in jobs:
+        shown = job.id[:ID_CHARS] if console.is_terminal else job.id
         style = state_style(job.state)
-        cells = (job.id, job.state, printable(job.name), age(job.created_at), job.worker_id or "", job.reason or "")
-        table.add_row(*cells[:1], f"[{style}]{job.state}[/]", *map(_plain, cells[2:]))
-    Console().print(table)
+        texts = map(_plain, (job.name, age(job.created_at), job.reason or ""))
+        table.add_row(shown, f"[{style}]{job.state}[/]", *texts)
+    console.print(table)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import inspect
 import os
 import sys
 import uuid
@@ -18,6 +19,7 @@ from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.loop import shared_loop
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
+from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound
 from zbrain_nb.model.events import JOB_ONLY, LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
@@ -26,8 +28,6 @@ from zbrain_nb.model.protocol import WorkerInfo
 
 T = TypeVar("T")
 LOG_PAGE = 1000
-#: What decides which program a command means; sent with commands so that the caller's own interpreter runs.
-_PROGRAM_ENV = ("PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPATH", "LANG", "LC_ALL")
 
 
 class _Jobs(msgspec.Struct):
@@ -328,9 +328,12 @@ class Client:
             If the function or an argument cannot travel.
         """
         if isinstance(command, JobSpec):
+            if args or options or code is not None:
+                raise InvalidSpec("A whole spec takes nothing beside it.", "Put it into the JobSpec.")
             return self.submit_many([command])[0]
         fields = {name: options.pop(name) for name in list(options) if name in JobSpec.__struct_fields__}
         if callable(command):
+            _refuse_ambiguous(command, fields)
             fields["function"] = self.call(self.asynchronous.put_blob, pack_call(command, args, options))
             fields.setdefault("name", getattr(command, "__name__", None))
             fields.setdefault("kernel", sys.executable)
@@ -343,8 +346,8 @@ class Client:
                 "A command is a list of its words, not one text.", 'For a shell: ["sh", "-c", "..."].', field="cmd"
             )
         if command is not None and not callable(command):
-            fields["cmd"] = [os.fspath(word) for word in command]
-            fields["env"] = program_environment() | fields.get("env", {})
+            fields["cmd"] = _words(command)
+            fields["env"] = travelling_environ() | fields.get("env", {})
         if code is not None:
             fields["code"] = code
             fields.setdefault("kernel", sys.executable)
@@ -364,13 +367,22 @@ class Client:
         return [JobHandle(self, job) for job in self.call(fetch)]
 
     def job(self, job_id: str) -> JobHandle:
-        """Return the handle of a job by its id, or by a unique prefix of four or more characters, or by name.
+        """Return the handle of a job by its id, by its name (the newest of that name), or by a prefix of its id.
+
+        Parameters
+        ----------
+        job_id : str
+            A prefix has four or more characters and fits one of the newest 1,000 jobs only.
 
         Raises
         ------
         JobNotFound
             If there is none, or if the prefix fits several.
         """
+        if not isinstance(job_id, str):
+            raise JobNotFound(
+                f"There is no job {job_id!r}.", "A job is named by text: its id, a prefix of it, or its name."
+            )
         return JobHandle(self, self.call(self._find, job_id))
 
     async def _find(self, text: str) -> Job:
@@ -398,9 +410,28 @@ def read_job(raw: dict[str, Any]) -> Job:
     return msgspec.convert(raw, Job)
 
 
-def program_environment() -> dict[str, str]:
-    """Return the variables of this process that decide which program a command means."""
-    return {name: os.environ[name] for name in _PROGRAM_ENV if name in os.environ}
+def _refuse_ambiguous(function: Callable[..., Any], fields: Iterable[str]) -> None:
+    """Refuse an option that could be the job's or the function's."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return
+    for name in fields:
+        if name in parameters:
+            raise InvalidSpec(
+                f"{name!r} is an argument of the function and a field of the job.",
+                f"Give it by position, or fix it: functools.partial(function, {name}=...).",
+                field=name,
+            )
+
+
+def _words(command: Any) -> list[str]:
+    try:
+        return [os.fspath(word) for word in command]
+    except TypeError:
+        raise InvalidSpec(
+            f"A command is a list of texts, not {command!r:.80}.", 'Such as ["python", "train.py"].', field="cmd"
+        ) from None
 
 
 def _quoted(job_id: str) -> str:

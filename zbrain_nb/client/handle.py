@@ -49,6 +49,8 @@ class JobHandle:
     def __init__(self, client: Client, job: Job) -> None:
         self._client = client
         self._job = job
+        #: The variables that went along with the job and their sizes, in words; the view says them.
+        self.shipped = ""
         #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
         self.before_return: list[Callable[[], None]] = []
 
@@ -208,7 +210,7 @@ class JobHandle:
     def artifacts(self) -> Mapping[str, Artifact]:
         """The files kept with the job, by name."""
         found = self._client.call(self._client.asynchronous.artifacts, self.id)
-        return {artifact.name: Artifact(self._client, self.id, artifact) for artifact in found}
+        return _Artifacts((artifact.name, Artifact(self._client, self.id, artifact)) for artifact in found)
 
     @property
     def vars(self) -> Mapping[str, Any]:
@@ -283,8 +285,15 @@ class Artifact:
         target = Path(path)
         if target.is_dir():
             target = target / Path(self.name).name
+        elif not target.parent.is_dir():
+            raise NotFound(f"There is no folder {target.parent}.", "Make it, or give another path.")
         self._client.call(self._client.asynchronous.download, self._path, target)
         return target
+
+
+class _Artifacts(dict[str, Artifact]):
+    def __missing__(self, name: str) -> Artifact:
+        raise NotFound(f"The job keeps no artifact {name!r}.", f"It keeps: {', '.join(self) or 'none'}.")
 
 
 class _Variables(Mapping[str, Any]):

@@ -18,6 +18,7 @@ from zbrain_nb.model.events import Event
 
 T = TypeVar("T")
 PATIENCE_SECS = 30.0
+FIRST_PATIENCE_SECS = 3.0
 FIRST_PAUSE_SECS = 0.05
 LONGEST_PAUSE_SECS = 2.0
 CONNECT_SECS = 5.0
@@ -38,6 +39,7 @@ class Transport:
     def __init__(self, locate: Locator, *, patience_secs: float = PATIENCE_SECS) -> None:
         self._locate = locate
         self._patience = patience_secs
+        self._was_heard = False
         self._endpoint: Endpoint | None = None
         self._http: httpx.AsyncClient | None = None
         self._finding = asyncio.Lock()
@@ -98,7 +100,8 @@ class Transport:
         ServerUnreachable
             If no server answered in time.
         """
-        deadline = time.monotonic() + self._patience
+        # A server that never answered is not being restarted: it is not there.
+        deadline = time.monotonic() + (self._patience if self._was_heard else FIRST_PATIENCE_SECS)
         pause = FIRST_PAUSE_SECS
         while True:
             endpoint = await self.endpoint()
@@ -106,12 +109,13 @@ class Transport:
                 answer = await self._client().request(
                     method,
                     f"{endpoint.api}{path}",
-                    headers={"Authorization": f"token {endpoint.token}", **(headers or {})},
+                    headers=_authorization(endpoint) | (headers or {}),
                     content=content,
                     timeout=httpx.Timeout(timeout, connect=CONNECT_SECS),
                     **options,
                 )
                 if answer.status_code in expect:
+                    self._was_heard = True
                     return answer
                 error = error_from_json(_body(answer), answer.status_code)
                 if not isinstance(error, (Unauthorized, Unavailable, ServerUnreachable)):
@@ -140,8 +144,9 @@ class Transport:
     async def download(self, path: str) -> AsyncIterator[bytes]:
         """Yield the bytes that ``GET path`` answers, in pieces."""
         endpoint = await self.endpoint()
-        headers = {"Authorization": f"token {endpoint.token}"}
-        async with self._client().stream("GET", f"{endpoint.api}{path}", headers=headers, timeout=60) as answer:
+        async with self._client().stream(
+            "GET", f"{endpoint.api}{path}", headers=_authorization(endpoint), timeout=60
+        ) as answer:
             if answer.status_code != 200:
                 await answer.aread()
                 raise error_from_json(_body(answer), answer.status_code)
@@ -173,7 +178,7 @@ class Transport:
             try:
                 async with ws_connect(
                     f"ws{endpoint.api.removeprefix('http')}events?{query}",
-                    additional_headers={"Authorization": f"token {endpoint.token}"},
+                    additional_headers=_authorization(endpoint),
                     max_size=None,
                     open_timeout=CONNECT_SECS,
                     compression=None,
@@ -211,10 +216,15 @@ class Transport:
         return self._http
 
 
+def _authorization(endpoint: Endpoint) -> dict[str, str]:
+    return {"Authorization": f"token {endpoint.token}"} if endpoint.token else {}
+
+
 def _unreachable(endpoint: Endpoint, failure: Exception) -> ServerUnreachable:
     why = str(failure) or type(failure).__name__
     return ServerUnreachable(
-        f"No zbrain server answers at {endpoint.url} ({why}).", "`zbrain doctor` shows where was looked."
+        f"No zbrain server answers at {endpoint.url} ({why}).",
+        "Start it, or unset ZBRAIN_URL; `zbrain doctor` shows where it was looked for.",
     )
 
 

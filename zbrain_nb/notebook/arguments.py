@@ -47,8 +47,8 @@ class _Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0]
-            close = difflib.get_close_matches(word.partition("=")[0], flags, n=1)
-            hint = f"Did you mean {close[0]}?" if close else f"It knows {', '.join(flags)}."
+            close = difflib.get_close_matches(word.partition("=")[0], flags, n=1, cutoff=0.7)
+            hint = f"Did you mean {close[0]}?" if close else f"It knows {', '.join(flags)}; `%%zbrain?` explains them."
             if not word.startswith("-"):
                 hint = "A value with spaces needs quotes." + (f" {hint}" if close else "")
             raise UsageError(f"%%zbrain does not know {word!r}.", hint)
@@ -117,10 +117,14 @@ def parse_line(line: str) -> CellOptions:
         In one sentence, with what to do.
     """
     try:
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)
     except ValueError as error:
         raise UsageError(f"%%zbrain: the line cannot be read ({error}).", "Close the quotes.") from None
     parsed = PARSER.parse_args(words)
+    if parsed.shell and (parsed.ship != "auto" or parsed.keep != "auto"):
+        raise UsageError("%%zbrain: a shell script takes no variables along and leaves none.", "Drop --in and --out.")
+    if parsed.job and parsed.job in parsed.keep:
+        raise UsageError(f"%%zbrain: {parsed.job!r} cannot be the job's handle and its result.", "Choose two names.")
     for pair in parsed.env:
         if "=" not in pair:
             raise UsageError(f"%%zbrain: --env takes NAME=VALUE, not {pair!r}.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
+import sys
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -16,33 +18,41 @@ from zbrain_nb.model.payload import load_value
 _ABSENT = object()
 
 
-class OutBinding:
-    """Unbinds the names now, so that nobody takes the old value for the new one, and binds them at the end.
+class OutBindings:
+    """The names of one notebook that wait for jobs; of several jobs that shall bind a name, the latest does.
 
     Parameters
     ----------
     client : Client
         Fetches the variables.
-    handle : JobHandle
-        Whose variables; its `wait` and `result` return after they are bound.
     namespace : dict
         The notebook's variables.
-    names : iterable of str
-        What to bind.
     """
 
-    def __init__(self, client: Client, handle: JobHandle, namespace: dict[str, Any], names: Iterable[str]) -> None:
+    def __init__(self, client: Client, namespace: dict[str, Any]) -> None:
         self._client = client
         self._namespace = namespace
-        self._old = {name: namespace.pop(name, _ABSENT) for name in names}
-        self._lock = threading.Lock()
-        self._done = False
-        self._handle = handle
-        handle.before_return.append(self.finish)
-        handle.add_done_callback(lambda ended: self.finish())
+        self._lock = threading.RLock()
+        #: Which job shall bind a name, and the value that the name had before.
+        self._waiting: dict[str, tuple[str, Any]] = {}
 
-    def finish(self) -> None:
-        """Bind the names, or give back the old values if the job did not succeed; the first call does it.
+    def add(self, handle: JobHandle, names: Iterable[str]) -> None:
+        """Unbind `names` now, so that nobody takes an old value for the new one, and bind them at the job's end.
+
+        The handle's `wait` and `result` return after that.
+        """
+        with self._lock:
+            for name in names:
+                _, before = self._waiting.get(name, ("", _ABSENT))
+                self._waiting[name] = (handle.id, self._namespace.pop(name, before))
+        handle.before_return.append(lambda: self.finish(handle))
+        done = handle.add_done_callback(self.finish)
+        done.add_done_callback(lambda future: _report(handle, future))
+
+    def finish(self, handle: JobHandle) -> None:
+        """Bind the names that still wait for this job, or give back the old values if it did not succeed.
+
+        A name that was assigned meanwhile keeps that value.
 
         Raises
         ------
@@ -51,26 +61,32 @@ class OutBinding:
         ZBrainError
             If a variable cannot be fetched or loaded.
         """
+        job = handle.refresh().job
+        if not job.state.ended:
+            return
         with self._lock:
-            if self._done:
-                return
-            job = self._handle.refresh().job
-            if not job.state.ended:
-                return
-            values = self._fetch() if job.state is JobState.SUCCEEDED else self._old
-            for name, value in values.items():
-                if name not in self._namespace and value is not _ABSENT:
+            names = [name for name, (job_id, _) in self._waiting.items() if job_id == job.id]
+            kept = self._fetch(handle, names) if job.state is JobState.SUCCEEDED else {}
+            for name in names:
+                _, before = self._waiting.pop(name)
+                value = kept.get(name, before)
+                if value is not _ABSENT and name not in self._namespace:
                     self._namespace[name] = value
-            self._done = True
 
-    def _fetch(self) -> dict[str, Any]:
-        known = {variable.name: variable for variable in self._handle.job.variables}
+    def _fetch(self, handle: JobHandle, names: list[str]) -> dict[str, Any]:
+        known = {variable.name: variable for variable in handle.job.variables}
         values = {}
-        for name in self._old:
+        for name in names:
             if name not in known:
                 raise ZBrainError(f"The job succeeded, but did not keep {name!r}.", "Its log says why.")
-            data = self._client.call(self._client.asynchronous.read, f"jobs/{self._handle.id}/variables/{name}")
+            data = self._client.call(self._client.asynchronous.read, f"jobs/{handle.id}/variables/{name}")
             if hashlib.sha256(data).hexdigest() != known[name].sha256:
-                raise BlobMismatch(f"The bytes of {name!r} are not those that the job kept.", "Try result() again.")
+                raise BlobMismatch(f"The bytes of {name!r} are not those that the job kept.", "Try wait() again.")
             values[name] = load_value(data)
         return values
+
+
+def _report(handle: JobHandle, future: concurrent.futures.Future[None]) -> None:
+    """Say under the cell why names could not be bound; `wait` and `result` raise the same."""
+    if not future.cancelled() and (error := future.exception()) is not None:
+        sys.stderr.write(f"zbrain: --out of {handle.name!r} is not bound: {error}\n")

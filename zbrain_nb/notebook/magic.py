@@ -14,12 +14,13 @@ from IPython.core.magic import Magics, cell_magic, magics_class
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import UsageError
 from zbrain_nb.model.job import JobSpec
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line
-from zbrain_nb.notebook.binding import OutBinding
-from zbrain_nb.notebook.shipping import Shipment, ship_cell, shipped_environ
+from zbrain_nb.notebook.binding import OutBindings
+from zbrain_nb.notebook.shipping import Shipment, ship_cell
 from zbrain_nb.notebook.waiting import wait_and_show
 
 
@@ -29,6 +30,7 @@ class ZBrainMagics(Magics):
 
     shell: InteractiveShell
     _client: Client | None = None
+    _bindings: OutBindings | None = None
 
     @property
     def client(self) -> Client:
@@ -48,7 +50,8 @@ class ZBrainMagics(Magics):
         if options.job:
             namespace[options.job] = handle
         if isinstance(options.keep, list):
-            OutBinding(self.client, handle, namespace, options.keep)
+            self._bindings = self._bindings or OutBindings(self.client, namespace)
+            self._bindings.add(handle, options.keep)
         if self._waits(options):
             wait_and_show(handle)
         else:
@@ -63,12 +66,13 @@ class ZBrainMagics(Magics):
             "max_retries": options.retries,
             "priority": options.priority,
             "cwd": str(Path(options.cwd or ".").expanduser().absolute()),
-            "env": shipped_environ() | dict(pair.split("=", 1) for pair in options.env),
+            "env": travelling_environ() | dict(pair.split("=", 1) for pair in options.env),
             "artifacts": options.artifacts,
             "after": [self._job_id(text) for text in options.after],
         }
         if options.shell:
             shell = shutil.which("bash") or "sh"
+            fields["name"] = options.name or next(filter(None, map(str.strip, cell.splitlines())))[:60]
             return self.client.submit_many([JobSpec(cmd=[shell, "-c", cell], **fields)])[0]
         try:
             shipment = ship_cell(self.shell, cell, options.ship)
@@ -81,7 +85,9 @@ class ZBrainMagics(Magics):
 
     def _send(self, spec: JobSpec, shipment: Shipment) -> JobHandle:
         digest = self.client.call(self.client.asynchronous.put_blob, shipment.data)
-        return self.client.submit_many([msgspec.structs.replace(spec, inputs={"cell": digest})])[0]
+        handle = self.client.submit_many([msgspec.structs.replace(spec, inputs={"cell": digest})])[0]
+        handle.shipped = shipment.said
+        return handle
 
     def _job_id(self, text: str) -> str:
         value = self.shell.user_ns.get(text)

@@ -7,6 +7,7 @@ the widget is added to the same bundle, fed by a thread of the kernel when its p
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from typing import Any
 
@@ -17,7 +18,7 @@ from IPython.display import publish_display_data
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.errors import ZBrainError
-from zbrain_nb.notebook.bundle import mime_bundle, snapshot
+from zbrain_nb.notebook.bundle import MIME_TYPE, mime_bundle, snapshot
 from zbrain_nb.notebook.widget import JobWidget
 
 TAIL = 200
@@ -31,6 +32,7 @@ class NotebookPresenter:
         job = handle.refresh().job
         ended = job.state.ended
         bundle = mime_bundle(job, log_tail=tail(handle) if ended else (), outputs=handle.outputs if ended else ())
+        bundle[MIME_TYPE]["shipped"] = handle.shipped
         if needs_widget():
             shown = self.widget(handle)._repr_mimebundle_()
             bundle |= shown[0] if shown else {}
@@ -41,6 +43,9 @@ class NotebookPresenter:
 
         The view itself needs no such update. It is for who opens the notebook where no server knows the job.
         """
+        if getattr(get_ipython(), "kernel", None) is None:
+            sys.stdout.write(f"{handle!r} runs; .logs(follow=True) shows its log, .result() waits for it.\n")
+            return
         shown = {"display_id": f"zbrain-{handle.id}-{uuid.uuid4().hex[:8]}"}
         publish_display_data(self.bundle(handle), transient=shown)
 

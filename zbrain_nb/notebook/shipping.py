@@ -9,7 +9,6 @@ import hashlib
 import json
 import linecache
 import os
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from zbrain_nb.notebook.options import set_options, warning_filters
 LIMIT_BYTES = 500 * 2**20
 #: Names in the payload that are no variables.
 OPTIONS = "@options"
-_WITHHELD = re.compile(r"JPY_|JUPYTERHUB_|ZBRAIN_|.*(TOKEN|SECRET|PASSWORD|KEY)", re.IGNORECASE)
 #: Extensions that IPython loads by itself, and ours.
 _OWN_EXTENSIONS = frozenset({"storemagic", "zbrain_nb"})
 
@@ -65,6 +63,11 @@ class Shipment:
     imports: list[str]
     fingerprint: str
     capture: Capture
+
+    @property
+    def said(self) -> str:
+        """The variables and their sizes, in words for a person."""
+        return ", ".join(f"{variable.name} {_size(variable.size)}" for variable in self.variables)
 
 
 def ship_cell(
@@ -135,11 +138,6 @@ def ship_cell(
         fingerprint=fingerprint.hexdigest(),
         capture=found,
     )
-
-
-def shipped_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return what of the notebook's environment a job may see: no token, no secret, nothing of Jupyter or the Hub."""
-    return {name: value for name, value in environ.items() if not _WITHHELD.match(name)}
 
 
 def _chosen(names: list[str] | str, found: Capture, namespace: Mapping[str, Any]) -> list[str]:

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 
+from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.job import Job
 from zbrain_nb.worker.request import RunRequest
-
-# what belongs to Jupyter, the Hub, this worker or a cloud account is not the job's
-_WITHHELD = re.compile(r"JPY_|JUPYTERHUB_|ZBRAIN_|ZDB_|ZWORKER_|ZDEFAULT_|.*(TOKEN|SECRET|PASSWORD|KEY)", re.IGNORECASE)
-
-
-def base_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return what of the worker's environment its jobs may see."""
-    return {name: value for name, value in environ.items() if not _WITHHELD.match(name) and _is_text(name + value)}
 
 
 def spawner_environment() -> dict[str, str]:
     """Return the environment of spawner and zygotes: what jobs may see, and what zygotes preload."""
     preload = os.environ.get("ZBRAIN_PRELOAD")
-    return {**base_environment(), **({} if preload is None else {"ZBRAIN_PRELOAD": preload})}
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return {**travelling_environ(), **({} if preload is None else {"ZBRAIN_PRELOAD": preload})}
 
 
 def job_environment(job: Job, request: RunRequest, secrets: Mapping[str, str]) -> dict[str, str]:
@@ -54,4 +38,4 @@ def job_environment(job: Job, request: RunRequest, secrets: Mapping[str, str]) -
         "ZBRAIN_EVENTS": request.events_path,
     }
     unbuffered = {"PYTHONUNBUFFERED": "1"} if job.spec.cmd is not None else {}
-    return {**base_environment(), **unbuffered, **job.spec.env, **secrets, **own}
+    return {**travelling_environ(), **unbuffered, **job.spec.env, **secrets, **own}

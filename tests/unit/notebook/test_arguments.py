@@ -14,10 +14,10 @@ def test_line_empty_gives_defaults() -> None:
 
 
 def test_line_full_is_read() -> None:
-    options = parse_line('--name "two words" --in a,b --out c --job j --wait --timeout 5 --shell --env A=b=c')
+    options = parse_line('--name "two words" --in a,b --out c --job j --wait --timeout 5 --env A=b=c')
     assert (options.name, options.ship, options.keep, options.job) == ("two words", ["a", "b"], ["c"], "j")
-    assert (options.wait, options.timeout, options.shell, options.env) == (True, 5.0, True, ["A=b=c"])
-    assert parse_line("--no-wait").wait is False
+    assert (options.wait, options.timeout, options.env) == (True, 5.0, ["A=b=c"])
+    assert parse_line("--no-wait  # for now").wait is False
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,8 @@ def test_line_full_is_read() -> None:
         ('--name "open', "cannot be read"),
         ("--env A", "takes NAME=VALUE, not 'A'"),
         ("--in", "expected one argument"),
+        ("--shell --out x", "a shell script takes no variables along"),
+        ("--job m --out m,n", "'m' cannot be the job's handle and its result"),
     ],
 )
 def test_line_wrong_is_one_sentence_that_helps(line: str, says: str) -> None:

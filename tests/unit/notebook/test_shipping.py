@@ -6,10 +6,11 @@ import warnings
 
 import pytest
 
+from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import NotPicklable, TooLarge, UsageError
 from zbrain_nb.model.payload import Reader
 from zbrain_nb.notebook.options import set_options
-from zbrain_nb.notebook.shipping import OPTIONS, ship_cell, shipped_environ
+from zbrain_nb.notebook.shipping import OPTIONS, ship_cell
 
 
 def loaded(shipment):
@@ -116,4 +117,4 @@ def test_warning_filters_travel(notebook):
 def test_environ_leaves_secrets_and_jupyter_behind():
     withheld = "JPY_PARENT_PID JUPYTERHUB_USER ZBRAIN_URL HF_TOKEN my_secret AWS_ACCESS_KEY_ID DB_PASSWORD"
     environ = dict.fromkeys(["HOME", *withheld.split(), "LANG"], "x")
-    assert list(shipped_environ(environ)) == ["HOME", "LANG"]
+    assert list(travelling_environ(environ)) == ["HOME", "LANG"]

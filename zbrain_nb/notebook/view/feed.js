@@ -22,6 +22,7 @@ export class Feed {
   constructor(saved) {
     this.job = { spec: {}, id: saved.id, attempt: 0, ...saved.job, name: saved.name, state: saved.state ?? 'pending' };
     this.outputs = saved.outputs ?? [];
+    this.shipped = saved.shipped ?? ''; // the variables that went along, said by the magic alone
     this.log = new LogLines();
     this.log.add(saved.log ?? []);
     // "opening" (first try), "live", "reconnecting" (tries again) or "unknown" (the server does not know the job)

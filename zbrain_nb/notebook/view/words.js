@@ -188,6 +188,7 @@ export function footOf({ job }) {
     ended && job.exit_code != null && ['Exit code', String(job.exit_code)],
     job.attempt > 0 && ['Attempt', `${job.attempt} of ${attemptsOf(job)}`],
     job.worker_id && ['Worker', job.worker_id],
+    feed.shipped && ['Took along', feed.shipped],
     'timeout_secs' in spec && ['Deadline', limit == null ? 'none' : `${clock(limit)}${until}`],
   ].filter(Boolean);
   return facts.length ? facts : null;
