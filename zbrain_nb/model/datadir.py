@@ -18,11 +18,15 @@ import hashlib
 import hmac
 import os
 import secrets
+import time
 from pathlib import Path
 
 import msgspec
 
 from zbrain_nb.model.errors import ZBrainError
+
+PROBE_TRIES = 5
+PROBE_PAUSE_SECS = 0.002
 
 
 class Owner(msgspec.Struct):
@@ -128,13 +132,20 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """Take the lock if it is free; return whether it is held now."""
+        """Take the lock if it is free; return whether it is held now.
+
+        Tried for some milliseconds: who asks `is_locked` holds it for a moment.
+        """
         if self._descriptor is not None:
             return True
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        for _ in range(PROBE_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(PROBE_PAUSE_SECS)
+        else:
             os.close(descriptor)
             return False
         os.ftruncate(descriptor, 0)
