@@ -6,8 +6,12 @@ A job's own output goes to stdout and stderr as it came; what ``zbrain`` itself 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
+import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -36,6 +40,7 @@ app = typer.Typer(
 TIMED_OUT = 124
 INTERRUPTED = 130
 WAITING_SECS = 2.0
+STOP_SECS = 20.0
 ID_CHARS = 18  # enough to tell jobs of one microsecond apart
 
 Command = Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its arguments.")]
@@ -66,6 +71,9 @@ def run(
         job.cancel()
         _say(f"canceled {job.id}")
         raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        job.cancel()  # nobody reads on, as a shell would say by SIGPIPE
+        raise
     raise typer.Exit(_exit_code(job))
 
 
@@ -175,22 +183,25 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def stop() -> None:
     """End the host of the data directory and its worker; running jobs go on and are taken up by the next."""
-    import os
-    import signal
-    import time
-
     data = DataDir(read_settings().data)
-    pid = lock_holder(data.host_lock)
-    if pid is None:
+    # The host ends its worker; a worker whose host was killed is ended here.
+    ended = [_end(who, lock, data) for who, lock in (("host", data.host_lock), ("worker", data.worker / "worker.lock"))]
+    if not any(ended):
         _say(f"no host serves {data.root}")
-        return
+
+
+def _end(who: str, lock: Path, data: DataDir) -> bool:
+    pid = lock_holder(lock)
+    if pid is None:
+        return False
     os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 20
-    while lock_holder(data.host_lock) == pid:
+    deadline = time.monotonic() + STOP_SECS
+    while lock_holder(lock) == pid:
         if time.monotonic() > deadline:
-            raise ZBrainError(f"The host {pid} does not end.", f"Its log is {data.log}.")
-        time.sleep(0.05)
-    _say(f"host {pid} ended")
+            raise ZBrainError(f"The {who} {pid} does not end.", f"Its log is {data.log}.")
+        time.sleep(0.05)  # the end of a process that is not our child has no event
+    _say(f"{who} {pid} ended")
+    return True
 
 
 def _follow(job: JobHandle) -> None:

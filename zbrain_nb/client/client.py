@@ -190,6 +190,8 @@ class AsyncClient:
         # Outputs first: their event_seq is the point behind which the socket brings everything else.
         shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
         job, seen = await self.get(job_id), from_seq
+        if job.state.ended and job.event_seq > shown.event_seq:  # it ended between the two
+            shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
         if logs:
             async for page in self.logs(job_id, seen):
                 seen = page[-1].seq + 1

@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ import msgspec
 from zbrain_nb.model.errors import ZBrainError
 
 PROBE_TRIES = 5
+_TOKEN = re.compile(r"[0-9a-f]{64}")
 PROBE_PAUSE_SECS = 0.002
 
 
@@ -82,21 +84,35 @@ class DataDir:
         self.worker = self.root / "worker"
 
     def token(self) -> str:
-        """Return the secret of this data directory; the first caller makes it."""
-        try:
-            return self.token_file.read_text().strip()
-        except FileNotFoundError:
-            pass
+        """Return the secret of this data directory; the first caller makes it.
+
+        Raises
+        ------
+        ZBrainError
+            If the file holds no secret: an empty one would open the host to everybody.
+        """
+        if not self.token_file.exists():
+            self._make_token()
+        token = self.token_file.read_text().strip()
+        if not _TOKEN.fullmatch(token):
+            raise ZBrainError(
+                f"{self.token_file} holds no token.",
+                "Run `zbrain stop` and remove the file: a new one is made.",
+            )
+        return token
+
+    def _make_token(self) -> None:
         fresh = self.root / f".token.{os.getpid()}.{secrets.token_hex(4)}"
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_hex(32))
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(file.fileno())
         try:
             os.link(fresh, self.token_file)
         except FileExistsError:
             pass  # another process was first: its secret holds
         finally:
             fresh.unlink()
-        return self.token_file.read_text().strip()
 
     def read_owner(self) -> Owner | None:
         """Return who serves this directory, or None if nobody does (no file, or from another boot)."""

@@ -21,6 +21,7 @@ from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web, websocket
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders, parse_response_start_line
+from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Owner
 from zbrain_nb.model.errors import NotFound, ServerUnreachable, Unauthorized, ZBrainError
@@ -77,6 +78,11 @@ class _RelayHandler(JupyterHandler):
         self.set_status(error.status)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(error.as_json()))
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log only what is ours to mend."""
+        if not isinstance(value, ZBrainError):
+            super().log_exception(typ, value, tb)
 
     def _handle_request_exception(self, e: BaseException) -> None:
         if isinstance(e, ZBrainError) and not self._finished:
@@ -174,7 +180,8 @@ class RelayHandler(StreamedBody, _RelayHandler):
             raise answer.error if isinstance(answer.error, OSError) else ConnectionResetError(str(answer.error))
         self._begin(answer.code)
         if not self._finished:
-            await self.finish()
+            with contextlib.suppress(StreamClosedError):
+                await self.finish()
 
     async def _produce(self, write: Any) -> None:
         assert self._body is not None
@@ -201,7 +208,7 @@ class RelayHandler(StreamedBody, _RelayHandler):
     async def _take_chunk(self, chunk: bytes) -> None:
         self._begin(self._code)
         self.write(chunk)
-        with contextlib.suppress(websocket.WebSocketClosedError):
+        with contextlib.suppress(StreamClosedError):  # the reader went away: the host is not to blame
             await self.flush()
 
 

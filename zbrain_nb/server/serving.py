@@ -83,7 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             serve(data, settings, bind=options.bind, port=options.port, idle_secs=options.idle_secs),
         )
     except Conflict as error:
+        other = data.read_owner()
         log.info("not needed", extra={"why": error.message})
+        if options.port:
+            where = f" at {other.url}" if other else ""
+            sys.stderr.write(
+                f"zbrain serve: another host serves {data.root}{where}; port {options.port} is not used.\n"
+            )
+            return 1
     except ZBrainError as error:
         sys.stderr.write(f"zbrain serve: {error}\n")
         return 1

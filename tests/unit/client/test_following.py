@@ -1,0 +1,159 @@
+"""`AsyncClient.follow`: every line and output once, in order, before the ended job."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from zbrain_nb.client.client import AsyncClient
+from zbrain_nb.client.locating import locator
+from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.errors import JobNotFound, ServerUnreachable, Unauthorized
+from zbrain_nb.model.events import AnyWorkerEvent, JobCompleted, JobDisplayed, JobLogged, JobStarted, LogStream
+from zbrain_nb.model.job import Job, JobSpec, JobState
+from zbrain_nb.model.protocol import EventBatch, LeaseRequest, WorkerInfo
+from zbrain_nb.model.settings import Settings
+from zbrain_nb.server.host import Host
+
+pytestmark = pytest.mark.anyio
+OUTPUT = {"output_type": "display_data", "data": {"text/plain": "figure"}, "metadata": {}}
+
+
+class Scene:
+    """A host, a client of it, and a worker played by hand."""
+
+    def __init__(self, host: Host, client: AsyncClient) -> None:
+        assert host.context is not None
+        self.queue = host.context.queue
+        self.client = client
+        self.number = 0
+
+    async def submit(self) -> Job:
+        return (await self.client.submit([JobSpec(cmd=["true"])]))[0]
+
+    async def lease(self) -> None:
+        await self.queue.register_worker(WorkerInfo(id="w"))
+        await self.queue.lease("w", LeaseRequest(request_id="r", limit=1, wait_secs=5))
+
+    async def say(self, *events: AnyWorkerEvent) -> None:
+        for event in events:
+            self.number += 1
+            kind, job_id = type(event), event.job_id
+            fields = {name: getattr(event, name) for name in event.__struct_fields__ if name != "job_id"}
+            numbered = kind(job_id, **fields | {"attempt": 1, "after": self.number - 1, "seq": self.number})
+            answer = await self.queue.take_events("w", EventBatch([numbered]))
+            assert [result.status for result in answer.results] == ["ok"]
+
+    async def run_to_end(self, job: Job) -> None:
+        await self.lease()
+        await self.say(
+            JobStarted(job.id), JobLogged(job.id, lines(3)), JobDisplayed(job.id, [OUTPUT]), JobCompleted(job.id)
+        )
+
+
+def life(job: Job) -> list[AnyWorkerEvent]:
+    """What a worker says of a job from start to end."""
+    return [JobStarted(job.id), JobLogged(job.id, lines(3)), JobDisplayed(job.id, [OUTPUT]), JobCompleted(job.id)]
+
+
+def lines(count: int, first: int = 0) -> list[tuple[LogStream, float, str]]:
+    return [(LogStream.STDOUT, 1.0, f"line {number}") for number in range(first, first + count)]
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    data = DataDir(tmp_path / "data")
+    host = Host(data, Settings(data=str(data.root), worker_mode="none"))
+    owner = await host.start()
+    client = AsyncClient(locator(owner.url, owner.token))
+    yield Scene(host, client)
+    await client.close()
+    await host.stop()
+
+
+async def followed(client: AsyncClient, job: Job) -> tuple[list[str], list[str], list[JobState]]:
+    """Follow a job to its end; return its lines, its outputs' text, and the states seen."""
+    texts, shown, states = [], [], []
+    async for update in client.follow(job.id):
+        texts += [entry.line for entry in update.entries]
+        shown += [output["data"]["text/plain"] for output in update.outputs]
+        states += [update.job.state] if update.job else []
+    return texts, shown, states
+
+
+async def test_follow_ended_job_gives_all_of_it(scene: Scene) -> None:
+    job = await scene.submit()
+    await scene.run_to_end(job)
+    assert await followed(scene.client, job) == (["line 0", "line 1", "line 2"], ["figure"], [JobState.SUCCEEDED])
+
+
+@pytest.mark.parametrize("at", [1, 2])
+async def test_follow_job_that_ends_while_it_is_looked_at_loses_nothing(scene: Scene, at: int) -> None:
+    """The job ends between an event and the look at the job that the event causes."""
+    job = await scene.submit()
+    look, looks = scene.client.get, 0
+
+    async def get(job_id: str) -> Job:
+        nonlocal looks
+        looks += 1
+        if looks == at:
+            if at == 2:
+                await scene.say(
+                    JobStarted(job.id),
+                    JobLogged(job.id, lines(3)),
+                    JobDisplayed(job.id, [OUTPUT]),
+                    JobCompleted(job.id),
+                )
+            else:
+                await scene.run_to_end(job)
+        found = await look(job_id)
+        if looks == 1 and at == 2:
+            await scene.lease()
+        return found
+
+    scene.client.get = get  # type: ignore[method-assign]
+    texts, shown, states = await followed(scene.client, job)
+    assert texts == ["line 0", "line 1", "line 2"]
+    assert shown == ["figure"]
+    assert states[-1] is JobState.SUCCEEDED
+    assert states.count(JobState.SUCCEEDED) == 1
+
+
+async def test_follow_from_a_line_on(scene: Scene) -> None:
+    job = await scene.submit()
+    await scene.run_to_end(job)
+    got = [entry.seq async for update in scene.client.follow(job.id, from_seq=2) for entry in update.entries]
+    assert got == [2]
+
+
+async def test_wait_returns_the_ended_job(scene: Scene) -> None:
+    job = await scene.submit()
+    await scene.run_to_end(job)
+    assert (await scene.client.wait(job.id)).state is JobState.SUCCEEDED
+
+
+async def test_unknown_job_is_job_not_found(scene: Scene) -> None:
+    for job_id in ("no id at all", "01936b1e-0000-7000-8000-000000000000"):
+        with pytest.raises(JobNotFound, match="There is no job"):
+            await scene.client.get(job_id)
+
+
+async def test_wrong_token_and_absent_server_are_said(scene: Scene) -> None:
+    endpoint = await scene.client.transport.endpoint()
+    stranger = AsyncClient(locator(endpoint.url, "wrong"))
+    with pytest.raises(Unauthorized):
+        await stranger.check()
+    nobody = AsyncClient(locator("http://127.0.0.1:9/", ""))
+    with pytest.raises(ServerUnreachable, match=r"No zbrain server answers at http://127.0.0.1:9/"):
+        await nobody.check()
+    await stranger.close()
+    await nobody.close()
+
+
+async def test_submit_gives_each_spec_a_key_so_that_a_repeat_is_harmless(scene: Scene) -> None:
+    jobs = await scene.client.submit([JobSpec(cmd=["true"]), JobSpec(cmd=["true"])])
+    keys = [job.spec.idempotency_key for job in jobs]
+    assert all(keys)
+    assert keys[0] != keys[1]

@@ -1,0 +1,122 @@
+"""`--out`: the latest job of a name binds it, and a user's own assignment wins."""
+
+from __future__ import annotations
+
+import hashlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from zbrain_nb.model.errors import BlobMismatch, ZBrainError
+from zbrain_nb.model.job import Job, JobSpec, JobState, Variable
+from zbrain_nb.model.payload import dump_value
+from zbrain_nb.notebook.binding import OutBindings
+
+
+class FakeHandle:
+    """A handle whose job ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.job = Job(JobSpec(code="1"), state=JobState.RUNNING)
+        self.id, self.name = self.job.id, "cell"
+        self.before_return: list[Any] = []
+        self.blobs: dict[str, bytes] = {}
+
+    def refresh(self) -> FakeHandle:
+        return self
+
+    def add_done_callback(self, call: Any) -> Any:
+        return SimpleNamespace(add_done_callback=lambda report: None)
+
+    def end(self, state: JobState = JobState.SUCCEEDED, **values: Any) -> None:
+        self.job.state = state
+        for name, value in values.items():
+            data = dump_value(value)
+            self.blobs[name] = data
+            self.job.variables = [
+                *self.job.variables,
+                Variable(name, "", "", hashlib.sha256(data).hexdigest(), len(data)),
+            ]
+        for call in self.before_return:
+            call()
+
+
+class FakeClient:
+    def __init__(self, *handles: FakeHandle) -> None:
+        self.handles = {handle.id: handle for handle in handles}
+        self.asynchronous = SimpleNamespace(read=None)
+
+    def call(self, _read: Any, path: str) -> bytes:
+        _, job_id, _, name = path.split("/")
+        return self.handles[job_id].blobs[name]
+
+
+def bindings(namespace: dict[str, Any], *handles: FakeHandle) -> OutBindings:
+    return OutBindings(FakeClient(*handles), namespace)  # type: ignore[arg-type]
+
+
+def test_name_is_unbound_until_the_job_succeeded() -> None:
+    namespace: dict[str, Any] = {"model": "old"}
+    job = FakeHandle()
+    bindings(namespace, job).add(job, ["model"])  # type: ignore[arg-type]
+    assert "model" not in namespace
+    job.end(model="new")
+    assert namespace == {"model": "new"}
+
+
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELED])
+def test_old_value_returns_when_the_job_did_not_succeed(state: JobState) -> None:
+    namespace: dict[str, Any] = {"model": "old"}
+    job = FakeHandle()
+    bindings(namespace, job).add(job, ["model", "other"])  # type: ignore[arg-type]
+    job.end(state)
+    assert namespace == {"model": "old"}
+
+
+@pytest.mark.parametrize("first_ends", [JobState.SUCCEEDED, JobState.FAILED])
+def test_latest_of_two_jobs_binds_the_name_whichever_ends_first(first_ends: JobState) -> None:
+    for order in ((0, 1), (1, 0)):
+        namespace: dict[str, Any] = {"model": "old"}
+        jobs = FakeHandle(), FakeHandle()
+        out = bindings(namespace, *jobs)
+        for job in jobs:
+            out.add(job, ["model"])  # type: ignore[arg-type]
+        for index in order:
+            if index == 0:
+                jobs[0].end(first_ends, model="first")
+            else:
+                jobs[1].end(model="second")
+        assert namespace == {"model": "second"}, order
+
+
+def test_old_value_returns_when_two_jobs_in_a_row_fail() -> None:
+    namespace: dict[str, Any] = {"model": "old"}
+    jobs = FakeHandle(), FakeHandle()
+    out = bindings(namespace, *jobs)
+    for job in jobs:
+        out.add(job, ["model"])  # type: ignore[arg-type]
+    for job in jobs:
+        job.end(JobState.FAILED)
+    assert namespace == {"model": "old"}
+
+
+def test_users_own_assignment_meanwhile_is_kept() -> None:
+    namespace: dict[str, Any] = {}
+    job = FakeHandle()
+    bindings(namespace, job).add(job, ["model"])  # type: ignore[arg-type]
+    namespace["model"] = "mine"
+    job.end(model="new")
+    assert namespace == {"model": "mine"}
+
+
+def test_bytes_that_are_not_those_kept_are_refused_and_a_name_not_kept_is_said() -> None:
+    job = FakeHandle()
+    bindings({}, job).add(job, ["model"])  # type: ignore[arg-type]
+    job.job.state = JobState.SUCCEEDED
+    with pytest.raises(ZBrainError, match="did not keep 'model'"):
+        job.before_return[0]()
+    job.job.variables = [Variable("model", "", "", "0" * 64, 1)]
+    job.blobs["model"] = dump_value(1)
+    with pytest.raises(BlobMismatch):
+        job.before_return[0]()
