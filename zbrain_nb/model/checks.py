@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from zbrain_nb.model.errors import InvalidSpec
 
 MAX_ENTRIES = 10_000
+MAX_ORG_ID = 200
+_NOT_IN_ORG = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029,/\\]")
 
 
 def check_number(field: str, value: Any, *, low: float, high: float, whole: bool = False) -> None:
     """Refuse what is not a finite number from `low` to `high`."""
     kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, kinds) or value != value or abs(value) == math.inf:
         raise InvalidSpec(f"{field} must be a {'whole ' if whole else ''}number.", field=field)
     if not low <= value <= high:
-        raise InvalidSpec(f"{field} must lie between {low:g} and {high:g}, not {value!r}.", field=field)
+        raise InvalidSpec(f"{field} must lie between {low:g} and {high:g}, not {_short(value)}.", field=field)
+
+
+def _short(value: float) -> str:
+    text = repr(value) if abs(value) < 1e300 else "a number out of all bounds"
+    return text
 
 
 def check_text(field: str, value: Any, limit: int, *, empty: bool = False) -> None:
@@ -34,6 +42,13 @@ def check_text(field: str, value: Any, limit: int, *, empty: bool = False) -> No
             value.encode()
         except UnicodeEncodeError as error:
             raise InvalidSpec(f"{field} holds a lone surrogate, which is no text.", field=field) from error
+
+
+def check_org_id(field: str, value: Any) -> None:
+    """Refuse what cannot name an org: in addresses and topics, commas and slashes stand between names."""
+    check_text(field, value, MAX_ORG_ID)
+    if _NOT_IN_ORG.search(value):
+        raise InvalidSpec(f"{field} must not hold control characters, commas or slashes.", field=field)
 
 
 def check_texts(field: str, value: Any, limit: int) -> None:

@@ -91,6 +91,13 @@ class WorkerNotFound(NotFound):
     code = "worker_not_found"
 
 
+class MethodNotAllowed(ZBrainError):
+    """The address exists, but does not take this method."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
 class Conflict(ZBrainError):
     """The request contradicts what is already so."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from zbrain_nb.model.checks import check_mapping, check_number, check_text, check_texts
+from zbrain_nb.model.checks import check_mapping, check_number, check_org_id, check_text, check_texts
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.ids import new_id
 
@@ -294,6 +294,13 @@ class Job(msgspec.Struct, kw_only=False, gc=False):
         return self.spec.title
 
 
+def shown(job: Job) -> dict[str, Any]:
+    """Return a job as readers see it, in answers and in events: all but the values of ``env``."""
+    body: dict[str, Any] = msgspec.to_builtins(job)
+    body["spec"]["env"] = dict.fromkeys(job.spec.env, "***")
+    return body
+
+
 def _resources(value: dict[str, Any]) -> Resources:
     try:
         return msgspec.convert(value, Resources)
@@ -307,7 +314,7 @@ def _resources(value: dict[str, Any]) -> Resources:
 def _check(spec: JobSpec) -> None:
     """Check all but the exactly-one rule; each branch is taken only for a field that was given."""
     if spec.org_id is not None:
-        check_text("org_id", spec.org_id, MAX_NAME)
+        check_org_id("org_id", spec.org_id)
     if spec.cmd is not None:
         check_texts("cmd", spec.cmd, 131_071)
         if not spec.cmd or not spec.cmd[0]:

@@ -10,7 +10,12 @@ from typing import Any
 import msgspec
 import platformdirs
 
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.checks import check_org_id
+from zbrain_nb.model.errors import InvalidSpec, ZBrainError
+
+
+#: The first is the default; with "none" the host leaves the jobs to workers that come by themselves.
+WORKER_MODES = ("local", "none")
 
 
 class Settings(msgspec.Struct, kw_only=True):
@@ -31,7 +36,7 @@ class Settings(msgspec.Struct, kw_only=True):
     default_timeout_secs : float
         ``ZBRAIN_DEFAULT_TIMEOUT``: fills ``timeout_secs`` likewise.
     worker_mode : str
-        ``ZWORKER_MODE``: which kind of worker the host supervises.
+        ``ZWORKER_MODE``: which kind of worker the host supervises, one of `WORKER_MODES`.
     worker_concurrency : int
         ``ZWORKER_CONCURRENCY``: how many jobs it runs at once.
     worker_temp_dir : str or None
@@ -80,10 +85,10 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         poll_interval_secs=number("ZBRAIN_POLL_INTERVAL", 5.0, low=0.001),
         max_retries=int(number("ZBRAIN_MAX_RETRIES", 3, low=0, whole=True)),
         default_timeout_secs=number("ZBRAIN_DEFAULT_TIMEOUT", 300.0, low=0.001),
-        worker_mode=environ.get("ZWORKER_MODE") or "local",
+        worker_mode=number.choice("ZWORKER_MODE", WORKER_MODES),
         worker_concurrency=int(number("ZWORKER_CONCURRENCY", 4, low=1, whole=True)),
         worker_temp_dir=_absolute(environ.get("ZWORKER_TEMP_DIR")),
-        default_org_id=environ.get("ZDEFAULT_ORG_ID") or "default",
+        default_org_id=number.org("ZDEFAULT_ORG_ID", "default"),
         url=environ.get("ZBRAIN_URL") or None,
         token=environ.get("ZBRAIN_TOKEN") or None,
         wait=number.flag("ZBRAIN_WAIT"),
@@ -112,6 +117,22 @@ class _Reader:
                 f"{name}={text!r} does not hold: it takes a {'whole ' if whole else ''}number of at least {low:g}."
             )
         return value
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        text = self._environ.get(name) or choices[0]
+        if text not in choices:
+            raise ZBrainError(f"{name}={text!r} does not hold: it takes {' or '.join(choices)}.")
+        return text
+
+    def org(self, name: str, default: str) -> str:
+        text = self._environ.get(name) or default
+        try:
+            check_org_id(name, text)
+        except InvalidSpec as error:
+            raise ZBrainError(
+                f"{name}={text[:200]!r} does not hold: it takes a name without control characters, commas and slashes."
+            ) from error
+        return text
 
     def flag(self, name: str) -> bool | None:
         text = self._environ.get(name, "").lower()

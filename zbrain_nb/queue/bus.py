@@ -16,7 +16,7 @@ import msgspec
 
 from zbrain_nb.model.errors import Malformed
 from zbrain_nb.model.events import JOB_ONLY, Event, WorkerEvent
-from zbrain_nb.model.job import Job
+from zbrain_nb.model.job import Job, shown
 from zbrain_nb.queue.turn import Fact
 from zbrain_nb.store.queries import StoredEvent
 
@@ -118,7 +118,7 @@ _NOBODY: frozenset[Any] = frozenset()
 
 def _submitted(job: Job) -> Fact:
     ts = job.created_at.timestamp()
-    return Fact(job.event_seq, "job_submitted", job.id, job.org_id, 0, ts, msgspec.to_builtins(job))
+    return Fact(job.event_seq, "job_submitted", job.id, job.org_id, 0, ts, shown(job))
 
 
 def _event(fact: Fact) -> Event:
@@ -128,7 +128,7 @@ def _event(fact: Fact) -> Event:
 
 def _stored(event: StoredEvent) -> Event:
     if event.job is not None:
-        data = msgspec.to_builtins(event.job)
+        data = shown(event.job)
     elif event.kind == "job_logged":
         data = {"entries": msgspec.to_builtins(event.entries)}
     else:

@@ -122,7 +122,6 @@ class Commits:
         finally:
             if not whole:  # a defect in a command: nobody may wait for ever for what was not decided
                 for turn in reversed(turns):
-                    turn.discard()
                     if not turn.future.done():
                         turn.future.set_exception(Unavailable("The queue met a defect of its own.", "See its log."))
 
@@ -143,6 +142,8 @@ class Commits:
         for turn in writing:
             if turn.error is None:
                 apply(turn.entries.values())
+                if turn.claims:
+                    self._index.remember_keys(turn.claims)
         self._index.spare_collector()
         self._under_way = False
         self._applied()
@@ -178,7 +179,6 @@ class Commits:
                 lost.update(turn.keys)
         for turn in reversed(writing):
             if turn.error is not None:
-                turn.discard()
                 for job_id in turn.entries:
                     entry = self._index.live.get(job_id)
                     if entry is not None:

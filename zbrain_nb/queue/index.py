@@ -23,6 +23,12 @@ KEYS = 100_000
 FREEZE_STEP = 5_000
 
 
+#: Owner and idempotency key.
+KeyOf = tuple[str, str]
+#: The job first submitted under a key, and the hash of its payload.
+FirstOf = tuple[str, str]
+
+
 class Entry(msgspec.Struct, gc=False):
     """A job with what the queue keeps beside it. Copied, not changed, once it is in the index.
 
@@ -83,7 +89,7 @@ class Index:
         self.live: dict[str, Entry] = {}
         self.recent: OrderedDict[str, Entry] = OrderedDict()
         self.unfolded: dict[str, Job] = {}
-        self.keys: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
+        self.keys: OrderedDict[KeyOf, FirstOf] = OrderedDict()
         self.children: dict[str, list[str]] = {}
         self.ready = ReadyQueues()
         self.delayed: list[tuple[float, str]] = []
@@ -155,10 +161,10 @@ class Index:
         if len(self.recent) > RECENT:
             self.recent.popitem(last=False)
 
-    def remember_key(self, owner: str, key: str, job_id: str, payload_hash: str) -> None:
-        """Keep an idempotency key for a while."""
-        self.keys[owner, key] = job_id, payload_hash
-        if len(self.keys) > KEYS:
+    def remember_keys(self, firsts: Iterable[tuple[KeyOf, FirstOf]]) -> None:
+        """Keep idempotency keys for a while."""
+        self.keys.update(firsts)
+        while len(self.keys) > KEYS:
             self.keys.popitem(last=False)
 
     def add_child(self, parent_id: str, child_id: str) -> None:

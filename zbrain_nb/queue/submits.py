@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from zbrain_nb.model.errors import Conflict, InvalidSpec, KeyConflict, ZBrainError
+from zbrain_nb.model.checks import check_org_id
+from zbrain_nb.model.errors import Conflict, InvalidSpec, KeyConflict, Unavailable, ZBrainError
 from zbrain_nb.model.job import Job, JobSpec, JobState
 from zbrain_nb.queue.clock import as_datetime
-from zbrain_nb.queue.index import Index
+from zbrain_nb.queue.index import FirstOf, Index, KeyOf
 from zbrain_nb.queue.turn import Turn
 from zbrain_nb.store.rows import encode
 from zbrain_nb.store.storage import is_id
@@ -36,14 +37,18 @@ def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_
     Raises
     ------
     InvalidSpec
-        If it is neither a new `Job` nor a `JobSpec`.
+        If it is neither a new `Job` nor a `JobSpec`, or asks for what is not built yet.
     """
     if type(given) is JobSpec:
+        _check_supported(given)
         return Job(given, owner=owner or default_owner, org_id=given.org_id or default_org)
     if not isinstance(given, Job):
         raise InvalidSpec(f"A Job or a JobSpec can be submitted, not {type(given).__name__}.")
     if given.state is not JobState.PENDING or given.attempt:
         raise InvalidSpec("Only a new job can be submitted.", "Use retry_job to run one again.", field="state")
+    _check_supported(given.spec)
+    if given.org_id:
+        check_org_id("org_id", given.org_id)
     if not is_id(given.id):
         raise InvalidSpec(f"{str(given.id)[:80]!r} is no job id.", field="id")
     return Job(
@@ -54,6 +59,12 @@ def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_
         created_at=given.created_at,
         retry_of=given.retry_of,
     )
+
+
+def _check_supported(spec: JobSpec) -> None:
+    if spec.secrets or spec.concurrency_group is not None:
+        field = "secrets" if spec.secrets else "concurrency_group"
+        raise InvalidSpec(f"{field} is not supported yet.", field=field)
 
 
 def needs_checks(spec: JobSpec) -> bool:
@@ -88,9 +99,7 @@ def decide_plain(turn: Turn) -> None:
     turn.create(job, NO_BLOCKERS)
 
 
-def decide_batch(
-    turn: Turn, index: Index, jobs: Sequence[Job], stored_keys: dict[tuple[str, str], tuple[str, str]]
-) -> list[Accepted]:
+def decide_batch(turn: Turn, index: Index, jobs: Sequence[Job], stored_keys: Mapping[KeyOf, FirstOf]) -> list[Accepted]:
     """Accept jobs, all or none.
 
     Parameters
@@ -105,14 +114,14 @@ def decide_batch(
     """
     new = {job.id: job for job in jobs}
     firsts: list[Job | None] = []
-    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    seen: dict[KeyOf, FirstOf] = {}
     hashes: list[str | None] = []
     specs: list[bytes] = []
     for position, job in enumerate(jobs):
         try:
-            digest = payload_hash(job)
             specs.append(encode(job.spec))
-            first = _first_of_key(turn, index, job, digest, (seen, stored_keys), new)
+            digest = payload_hash(job)
+            first = _first_of_key(turn, job, digest, (seen, stored_keys), new)
             if first is None:
                 if turn.entry(job.id) is not None or new[job.id] is not job:
                     raise _taken(job)
@@ -141,16 +150,15 @@ def decide_batch(
 
 def _first_of_key(
     turn: Turn,
-    index: Index,
     job: Job,
     digest: str | None,
-    known_keys: tuple[Mapping[tuple[str, str], tuple[str, str]], ...],
+    known_keys: tuple[Mapping[KeyOf, FirstOf], ...],
     new: dict[str, Job],
 ) -> Job | None:
     if digest is None:
         return None
     key = job.owner, job.spec.idempotency_key or ""
-    known = next((found for keys in (index.keys, *known_keys) if (found := keys.get(key))), None)
+    known = turn.first_of(key) or next((found for keys in known_keys if (found := keys.get(key))), None)
     if known is None:
         return None
     job_id, payload = known
@@ -161,7 +169,10 @@ def _first_of_key(
             job_id=job_id,
         )
     entry = turn.entry(job_id)
-    return entry.job if entry is not None else new[job_id]
+    first = entry.job if entry is not None else new.get(job_id)
+    if first is None:  # it ended, and left the memory, between this submit's look-ups and its turn
+        raise Unavailable(f"The first job of the idempotency key {key[1]!r} has to be looked up again.", "Try again.")
+    return first
 
 
 def _check_parents(turn: Turn, job: Job, new: dict[str, Job]) -> None:
@@ -197,9 +208,7 @@ def _create(turn: Turn, index: Index, job: Job, digest: str | None, encoded: byt
         elif parent.state is not JobState.SUCCEEDED and not spec.after_any:
             broken = broken or parent
     if digest is not None:
-        owner, key = job.owner, spec.idempotency_key or ""
-        index.remember_key(owner, key, job.id, digest)
-        turn.on_discard(lambda: index.keys.pop((owner, key), None) and None)
+        turn.claim((job.owner, spec.idempotency_key or ""), (job.id, digest))
     entry = turn.create(job, NO_BLOCKERS if broken or not blockers else blockers, digest, encoded)
     if broken is not None:
         turn.move(entry, "job_failed", parent_failed(broken, turn.now))

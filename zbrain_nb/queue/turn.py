@@ -15,7 +15,7 @@ import msgspec
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.transitions import advance
-from zbrain_nb.queue.index import Entry, Index
+from zbrain_nb.queue.index import Entry, FirstOf, Index, KeyOf
 from zbrain_nb.store.rows import Change, encode, job_row
 
 Command = Callable[["Turn"], Any]
@@ -46,13 +46,14 @@ class Stage:
         Time of the commit, seconds since the epoch.
     """
 
-    __slots__ = ("index", "next_seq", "now", "overlay")
+    __slots__ = ("firsts", "index", "next_seq", "now", "overlay")
 
     def __init__(self, index: Index, next_seq: Callable[[], int], now: float) -> None:
         self.index = index
         self.next_seq = next_seq
         self.now = now
         self.overlay: dict[str, Entry] = {}
+        self.firsts: dict[KeyOf, FirstOf] = {}
 
 
 _NOTHING: Any = ()
@@ -76,18 +77,21 @@ class Turn(Change):
         Jobs as they will be, by id.
     facts : list of Fact or Job
         What to publish; a new job stands for its own submit.
+    claims : list of (owner, key) and (job id, payload hash)
+        Idempotency keys that are taken when this is committed.
     answer : object
         What the caller gets.
     error : ZBrainError or None
         What the caller gets instead.
     """
 
-    __slots__ = ("_command", "_stage", "_undo", "answer", "entries", "error", "facts", "future", "subject")
+    __slots__ = ("_command", "_stage", "answer", "claims", "entries", "error", "facts", "future", "subject")
     facts: list[Fact | Job]
+    claims: list[tuple[KeyOf, FirstOf]]
 
     def __init__(self, command: Command, subject: Any, future: asyncio.Future[Any]) -> None:
         # Most turns are one submit: lists are made when something is put into them.
-        self.touched = self.jobs = self.transitions = self.logs = self.facts = _NOTHING
+        self.touched = self.jobs = self.transitions = self.logs = self.facts = self.claims = _NOTHING
         self.entries: dict[str, Entry] = {}
         self.answer: Any = None
         self.error: ZBrainError | None = None
@@ -95,7 +99,6 @@ class Turn(Change):
         self.subject = subject
         self._command = command
         self._stage: Stage
-        self._undo: list[Callable[[], None]] | None = None
 
     def take(self, stage: Stage) -> None:
         """Let the command decide."""
@@ -134,16 +137,16 @@ class Turn(Change):
             self.touched = []
         self.touched.append(job_id)
 
-    def on_discard(self, undo: Callable[[], None]) -> None:
-        """Have `undo` called if the commit fails."""
-        if self._undo is None:
-            self._undo = []
-        self._undo.append(undo)
+    def first_of(self, key: KeyOf) -> FirstOf | None:
+        """Return who took an idempotency key, as decided so far; older ones only the store knows."""
+        return self._stage.firsts.get(key) or self._stage.index.keys.get(key)
 
-    def discard(self) -> None:
-        """Take back what was remembered outside the overlay."""
-        for undo in reversed(self._undo or ()):
-            undo()
+    def claim(self, key: KeyOf, first: FirstOf) -> None:
+        """Take an idempotency key."""
+        if self.claims is _NOTHING:
+            self.claims = []
+        self.claims.append((key, first))
+        self._stage.firsts[key] = first
 
     def create(
         self, job: Job, blockers: set[str] | frozenset[str], payload_hash: str | None = None, spec: bytes | None = None

@@ -87,9 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.info("not needed", extra={"why": error.message})
         if options.port:
             where = f" at {other.url}" if other else ""
-            sys.stderr.write(
-                f"zbrain serve: another host serves {data.root}{where}; port {options.port} is not used.\n"
-            )
+            sys.stderr.write(f"zbrain serve: port {options.port} is not used: {data.root} is served already{where}.\n")
             return 1
     except ZBrainError as error:
         sys.stderr.write(f"zbrain serve: {error}\n")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import end_everything
 from zbrain_nb.cli.printing import printable
-from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.datadir import DataDir, lock_holder
 
 ZBRAIN = [sys.executable, "-c", "from zbrain_nb.cli import main; main()"]
 
@@ -132,3 +132,40 @@ def test_printable_keeps_no_escape_but_colours() -> None:
     assert printable(hostile) == "abc\N{REPLACEMENT CHARACTER}d\N{REPLACEMENT CHARACTER}"
     assert printable(hostile, colours=True).startswith("a\x1b[31mb\x1b[0m")
     assert "\x1b[2J" not in printable(hostile, colours=True)
+
+
+def test_run_into_a_closed_pipe_cancels_the_job(data: DataDir) -> None:
+    process = subprocess.Popen(
+        [*ZBRAIN, "run", "--name", "unread", "--", "sh", "-c", "while :; do echo y; sleep 0.02; done"],
+        env={**os.environ, "ZDB_DATA": str(data.root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"y\n"
+    process.stdout.close()
+    assert process.wait(30) != 0
+    listed = json.loads(zbrain(data, "ls", "--json").stdout)
+    assert next(job for job in listed if job["name"] == "unread")["cancel_requested_at"]
+
+
+def test_serve_beside_a_host_says_so_and_fails_only_if_a_port_was_asked_for(data: DataDir) -> None:
+    zbrain(data, "run", "--", "true")
+    assert zbrain(data, "serve").returncode == 0
+    beside = zbrain(data, "serve", "--port", "18999")
+    assert beside.returncode == 1
+    assert f"port 18999 is not used: {data.root} is served already at http://127.0.0.1:" in beside.stderr
+
+
+def test_stop_ends_the_worker_of_a_killed_host_too(tmp_path: Path) -> None:
+    data = DataDir(tmp_path / "data")
+    zbrain(data, "run", "--", "true")
+    host, worker = lock_holder(data.host_lock), lock_holder(data.worker / "worker.lock")
+    assert host is not None
+    os.kill(host, signal.SIGKILL)
+    stopped = zbrain(data, "stop")
+    assert stopped.returncode == 0
+    assert f"worker {worker} ended" in stopped.stderr
+    assert lock_holder(data.worker / "worker.lock") is None
+    assert "no host serves" in zbrain(data, "stop").stderr
+    end_everything(data.root)

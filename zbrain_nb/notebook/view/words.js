@@ -167,7 +167,7 @@ export function triesOf(feed) {
 }
 
 /** The facts of the foot, as pairs. */
-export function footOf({ job }) {
+export function footOf({ job, shipped }) {
   const { spec } = job;
   const ended = ENDED.has(job.state);
   const { cpus, memory_mb: memory, gpus } = spec.resources ?? {};
@@ -188,7 +188,7 @@ export function footOf({ job }) {
     ended && job.exit_code != null && ['Exit code', String(job.exit_code)],
     job.attempt > 0 && ['Attempt', `${job.attempt} of ${attemptsOf(job)}`],
     job.worker_id && ['Worker', job.worker_id],
-    feed.shipped && ['Took along', feed.shipped],
+    shipped && ['Took along', shipped],
     'timeout_secs' in spec && ['Deadline', limit == null ? 'none' : `${clock(limit)}${until}`],
   ].filter(Boolean);
   return facts.length ? facts : null;
