@@ -1,261 +1,27 @@
-"""`AsyncClient`, all that a client can ask of a server, and `Client`, its blocking face."""
+"""`Client`: the blocking face of `AsyncClient`, and what `zbrain_nb.connect` returns."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 import inspect
 import os
 import sys
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import anyio
-import msgspec
-
+from zbrain_nb.client.asynchronous import AsyncClient
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.loop import shared_loop
-from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound
-from zbrain_nb.model.events import JOB_ONLY, LogEntry
-from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
+from zbrain_nb.model.job import Job, JobSpec, JobState
 from zbrain_nb.model.payload import pack_call
 from zbrain_nb.model.protocol import WorkerInfo
 
 T = TypeVar("T")
-LOG_PAGE = 1000
-
-
-class _Jobs(msgspec.Struct):
-    jobs: list[dict[str, Any]]
-    next_cursor: str | None = None
-
-
-class _Page(msgspec.Struct):
-    entries: list[LogEntry]
-    next_seq: int
-
-
-class _Outputs(msgspec.Struct):
-    outputs: list[dict[str, Any]]
-    event_seq: int
-
-
-class _Artifacts(msgspec.Struct):
-    artifacts: list[JobArtifact]
-
-
-class _Workers(msgspec.Struct):
-    workers: list[WorkerInfo]
-
-
-class _Canceled(msgspec.Struct):
-    result: CancelResult
-
-
-class Update(msgspec.Struct):
-    """One step in the life of a followed job: its new state, new log lines, or new outputs (and their event)."""
-
-    job: Job | None = None
-    entries: list[LogEntry] = []
-    outputs: list[dict[str, Any]] = []
-    seq: int = 0
-
-
-class AsyncClient:
-    """A client for code that runs in an event loop.
-
-    Parameters
-    ----------
-    locate : callable
-        Finds the server (see `zbrain_nb.client.locating.locator`).
-    """
-
-    def __init__(self, locate: Locator) -> None:
-        self.transport = Transport(locate)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self.transport.close()
-
-    async def check(self) -> None:
-        """Find the server, and see that it answers and takes the token.
-
-        Raises
-        ------
-        ServerUnreachable
-            If no server answers.
-        Unauthorized
-            If it refuses the token.
-        """
-        await self.transport.request("GET", "workers")
-
-    async def submit(self, specs: Sequence[JobSpec]) -> list[Job]:
-        """Submit jobs, all or nothing; what is returned is committed.
-
-        A broken connection is no reason to submit twice: specs without a key of their own are given one.
-
-        Raises
-        ------
-        MissingBlobs
-            If a spec names blobs that the server does not have.
-        InvalidSpec
-            If the server refuses a spec.
-        """
-        body = [msgspec.to_builtins(spec) for spec in specs]
-        for one in body:
-            one["idempotency_key"] = one["idempotency_key"] or f"client-{uuid.uuid4().hex}"
-        return [read_job(raw) for raw in await self.transport.post("jobs", body, list[dict[str, Any]])]
-
-    async def get(self, job_id: str) -> Job:
-        """Return a job as it is now.
-
-        Raises
-        ------
-        JobNotFound
-            If there is none with this id.
-        """
-        return read_job(await self.transport.get(f"jobs/{_quoted(job_id)}", dict[str, Any]))
-
-    async def jobs(
-        self,
-        state: JobState | str | None = None,
-        limit: int = 50,
-        *,
-        cursor: str | None = None,
-        name: str | None = None,
-        q: str | None = None,
-    ) -> list[Job]:
-        """Return jobs, newest first."""
-        query = {"state": state, "limit": limit, "cursor": cursor, "name": name, "q": q}
-        params = {key: str(value) for key, value in query.items() if value is not None}
-        return [read_job(raw) for raw in (await self.transport.get("jobs", _Jobs, params=params)).jobs]
-
-    async def cancel(self, job_id: str) -> CancelResult:
-        """Cancel a job."""
-        return (await self.transport.post(f"jobs/{_quoted(job_id)}/cancel", {}, _Canceled)).result
-
-    async def retry(self, job_id: str) -> Job:
-        """Submit an ended job's spec again, as a new job."""
-        answer = await self.transport.request("POST", f"jobs/{_quoted(job_id)}/retry", repeatable=False, content=b"")
-        return read_job(msgspec.json.decode(answer.content))
-
-    async def logs(self, job_id: str, from_seq: int = 0) -> AsyncIterator[list[LogEntry]]:
-        """Yield the log that there is now, page by page."""
-        while True:
-            page = await self.transport.get(
-                f"jobs/{_quoted(job_id)}/logs", _Page, params={"from_seq": str(from_seq), "limit": str(LOG_PAGE)}
-            )
-            if page.entries:
-                yield page.entries
-            if len(page.entries) < LOG_PAGE:
-                return
-            from_seq = page.next_seq
-
-    async def count_log_lines(self, job_id: str) -> int:
-        """Return how many lines the log has now."""
-        lines: int = (await self.transport.get(f"jobs/{_quoted(job_id)}", dict[str, Any]))["log_lines"]
-        return lines
-
-    async def outputs(self, job_id: str) -> list[dict[str, Any]]:
-        """Return the rich outputs as nbformat output dicts."""
-        return (await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)).outputs
-
-    async def artifacts(self, job_id: str) -> list[JobArtifact]:
-        """Return the files kept with a job."""
-        return (await self.transport.get(f"jobs/{_quoted(job_id)}/artifacts", _Artifacts)).artifacts
-
-    async def workers(self) -> list[WorkerInfo]:
-        """Return the workers that the queue knows."""
-        return (await self.transport.get("workers", _Workers)).workers
-
-    async def follow(self, job_id: str, *, from_seq: int = 0, logs: bool = True) -> AsyncGenerator[Update, None]:
-        """Yield a job's state, log and outputs, first as they are, then as they change, until the job ended.
-
-        Each log line comes once and in order; the last update carries the ended job, after all of its log.
-
-        Parameters
-        ----------
-        job_id : str
-            Whom to follow.
-        from_seq : int
-            First ``log_seq`` wanted.
-        logs : bool
-            Whether lines and outputs are wanted too, or the state alone.
-        """
-        # Outputs first: their event_seq is the point behind which the socket brings everything else.
-        shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
-        job, seen = await self.get(job_id), from_seq
-        if job.state.ended and job.event_seq > shown.event_seq:  # it ended between the two
-            shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
-        if logs:
-            async for page in self.logs(job_id, seen):
-                seen = page[-1].seq + 1
-                yield Update(entries=page)
-            if shown.outputs:
-                yield Update(outputs=shown.outputs, seq=shown.event_seq)
-        yield Update(job=job)
-        if job.state.ended:
-            return
-        events = self.transport.events([f"jobs/{job_id}"], shown.event_seq)
-        try:
-            async for batch in events:
-                for event in batch:
-                    if event.kind == "job_logged" and logs:
-                        fresh = [e for e in _entries(event.data) if e.seq >= seen]
-                        if fresh:
-                            seen = fresh[-1].seq + 1
-                            yield Update(entries=fresh)
-                    elif event.kind == "job_displayed" and logs:
-                        yield Update(outputs=event.data["outputs"], seq=event.seq)
-                    elif event.kind not in JOB_ONLY and event.seq > job.event_seq:
-                        job = await self.get(job_id)
-                        if not job.state.ended:
-                            yield Update(job=job)
-                    # The job may be further than its events are: what it wrote before its end is still to come.
-                    if job.state.ended and (event.seq >= job.event_seq or not logs):
-                        yield Update(job=job)
-                        return
-        finally:
-            await events.aclose()
-
-    async def wait(self, job_id: str) -> Job:
-        """Return the job once it has ended."""
-        job: Job | None = None
-        async for update in self.follow(job_id, logs=False):
-            job = update.job or job
-        if job is None:
-            raise JobNotFound(f"There is no job {job_id}.")
-        return job
-
-    async def put_blob(self, data: bytes) -> str:
-        """Upload bytes unless the server has them; return their SHA-256."""
-        digest = hashlib.sha256(data).hexdigest()
-        answer = await self.transport.request("HEAD", f"blobs/{digest}", expect=(200, 404))
-        if answer.status_code == 404:
-            await self.transport.request(
-                "PUT", f"blobs/{digest}", content=data, timeout=None, headers={"Content-Length": str(len(data))}
-            )
-        return digest
-
-    async def read(self, path: str) -> bytes:
-        """Return the bytes at a route."""
-        return b"".join([chunk async for chunk in self.transport.download(path)])
-
-    async def download(self, path: str, target: Path) -> None:
-        """Write the bytes at a route to a file; it appears only once it is whole."""
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            async with await anyio.open_file(part, "wb", buffering=CHUNK_BYTES) as file:
-                async for chunk in self.transport.download(path):
-                    await file.write(chunk)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 class Client:
@@ -407,11 +173,6 @@ class Client:
         return self.call(self.asynchronous.workers)
 
 
-def read_job(raw: dict[str, Any]) -> Job:
-    """Make a `Job` from a server's JSON, which says more than the struct holds."""
-    return msgspec.convert(raw, Job)
-
-
 def _refuse_ambiguous(function: Callable[..., Any], fields: Iterable[str]) -> None:
     """Refuse an option that could be the job's or the function's."""
     try:
@@ -434,14 +195,3 @@ def _words(command: Any) -> list[str]:
         raise InvalidSpec(
             f"A command is a list of texts, not {command!r:.80}.", 'Such as ["python", "train.py"].', field="cmd"
         ) from None
-
-
-def _quoted(job_id: str) -> str:
-    try:
-        return str(uuid.UUID(job_id))
-    except ValueError:
-        raise JobNotFound(f"There is no job {job_id!r}.", "A job id looks like a UUID.") from None
-
-
-def _entries(data: dict[str, Any]) -> list[LogEntry]:
-    return msgspec.convert(data["entries"], list[LogEntry])

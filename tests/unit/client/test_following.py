@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zbrain_nb.client.client import AsyncClient
+from zbrain_nb.client.asynchronous import AsyncClient
 from zbrain_nb.client.locating import locator
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import JobNotFound, ServerUnreachable, Unauthorized
