@@ -53,6 +53,8 @@ class JobHandle:
         self.shipped = ""
         #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
         self.before_return: list[Callable[[], None]] = []
+        #: Called with the new handle by `retry`; the magic moves ``--out`` names to it.
+        self.after_retry: list[Callable[[JobHandle], None]] = []
 
     @property
     def client(self) -> Client:
@@ -172,7 +174,11 @@ class JobHandle:
         WrongState
             If the job is still active.
         """
-        return JobHandle(self._client, self._client.call(self._client.asynchronous.retry, self.id))
+        again = JobHandle(self._client, self._client.call(self._client.asynchronous.retry, self.id))
+        again.shipped = self.shipped
+        for call in self.after_retry:
+            call(again)
+        return again
 
     def logs(self, *, follow: bool = False, from_seq: int = 0) -> Iterator[LogEntry]:
         """Yield the log's lines in order; with `follow`, until the job ends."""

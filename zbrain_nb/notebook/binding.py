@@ -39,13 +39,15 @@ class OutBindings:
     def add(self, handle: JobHandle, names: Iterable[str]) -> None:
         """Unbind `names` now, so that nobody takes an old value for the new one, and bind them at the job's end.
 
-        The handle's `wait` and `result` return after that.
+        The handle's `wait` and `result` return after that; what `retry` makes of it binds the names too.
         """
+        names = list(names)
         with self._lock:
             for name in names:
                 _, before = self._waiting.get(name, ("", _ABSENT))
                 self._waiting[name] = (handle.id, self._namespace.pop(name, before))
         handle.before_return.append(lambda: self.finish(handle))
+        handle.after_retry.append(lambda again: self.add(again, names))
         done = handle.add_done_callback(self.finish)
         done.add_done_callback(lambda future: _report(handle, future))
 

@@ -21,6 +21,7 @@ class FakeHandle:
         self.job = Job(JobSpec(code="1"), state=JobState.RUNNING)
         self.id, self.name = self.job.id, "cell"
         self.before_return: list[Any] = []
+        self.after_retry: list[Any] = []
         self.blobs: dict[str, bytes] = {}
 
     def refresh(self) -> FakeHandle:
@@ -99,6 +100,17 @@ def test_old_value_returns_when_two_jobs_in_a_row_fail() -> None:
     for job in jobs:
         job.end(JobState.FAILED)
     assert namespace == {"model": "old"}
+
+
+def test_retry_of_a_failed_job_binds_the_name() -> None:
+    namespace: dict[str, Any] = {"model": "old"}
+    job, again = FakeHandle(), FakeHandle()
+    bindings(namespace, job, again).add(job, ["model"])  # type: ignore[arg-type]
+    job.end(JobState.FAILED)
+    job.after_retry[0](again)
+    assert "model" not in namespace
+    again.end(model="new")
+    assert namespace == {"model": "new"}
 
 
 def test_users_own_assignment_meanwhile_is_kept() -> None:
