@@ -110,7 +110,11 @@ class Lab:
         """End the server as Ctrl-C does, with its kernels."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(30)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                # Jupyter's own file threads (anyio's) sometimes outlive its loop, and the process waits for them.
+                self.kill()
 
     def write_notebook(self, name: str, *cells: str) -> None:
         """Write a notebook with these code cells."""
