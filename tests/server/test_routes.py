@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import Any
@@ -251,4 +252,106 @@ async def test_events_socket_refuses_browsers_and_odd_topics(api: httpx.AsyncCli
         "Sec-WebSocket-Version": "13",
     }
     assert (await api.get("events", headers=upgrade | {"Origin": "http://evil.example"})).status_code == 403
+    assert_error(await api.get("events", headers=upgrade | {"Origin": "http://evil.example"}), 403, "forbidden")
     assert_error(await api.get("events?topics=everything", headers=upgrade), 400, "malformed")
+    for name in upgrade:
+        fewer = {key: value for key, value in upgrade.items() if key != name}
+        assert_error(await api.get("events", headers=fewer), 400, "malformed")
+
+
+async def test_values_of_env_are_shown_to_no_reader(api: httpx.AsyncClient, owner: Owner) -> None:
+    url = f"ws{owner.url.removeprefix('http')}zbrain/api/events"
+    headers = {"Authorization": f"token {owner.token}"}
+    env = {"SECRET_NAME": "hunter2"}
+    ready = asyncio.Event()
+
+    async def follow(query: str) -> str:
+        said = ""
+        async with connect(f"{url}?{query}", additional_headers=headers, proxy=None) as socket:
+            ready.set()
+            while "job_canceled" not in said:
+                said += str(await socket.recv())
+        return said
+
+    live = asyncio.create_task(follow("topics=orgs/default"))
+    await ready.wait()
+    answers = [await api.post("jobs", json={"cmd": ["true"], "env": env})]
+    job_id = answers[0].json()["id"]
+    answers += [await api.get(f"jobs/{job_id}"), await api.get("jobs"), await api.post(f"jobs/{job_id}/cancel")]
+    answers.append(await api.post(f"jobs/{job_id}/retry"))
+    texts = [answer.text for answer in answers]
+    texts.append(await asyncio.wait_for(live, 10))
+    texts += [await asyncio.wait_for(follow(f"topics={t}&after=0"), 10) for t in (f"jobs/{job_id}", "orgs/default")]
+    for text in texts:
+        assert "SECRET_NAME" in text
+        assert "hunter2" not in text
+
+
+async def test_method_that_a_route_does_not_take_is_405(api: httpx.AsyncClient) -> None:
+    assert_error(await api.delete("jobs"), 405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("path", ["jobs", "workers", "workers/w1/events", "nothing"])
+async def test_body_over_the_limit_is_413_before_it_is_read(owner: Owner, path: str) -> None:
+    async def ask(token: str) -> tuple[bytes, dict[str, Any]]:
+        address = httpx.URL(owner.url)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        head = f"POST /zbrain/api/{path} HTTP/1.1\r\nHost: {address.host}\r\nAuthorization: token {token}\r\n"
+        writer.write(f"{head}Content-Length: {300 << 20}\r\n\r\n[".encode())
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        top, _, body = answer.partition(b"\r\n\r\n")
+        return top.splitlines()[0], json.loads(body)
+
+    status, body = await ask(owner.token)
+    assert (status.split()[1], body["error"]["code"]) == (b"413", "too_large")
+    status, body = await ask("x")
+    assert (status.split()[1], body["error"]["code"]) == (b"401", "unauthorized")
+
+
+async def test_submit_spec_over_its_limit_is_413_even_among_small_ones(api: httpx.AsyncClient) -> None:
+    large = {"cmd": ["true"], "input": "x" * (10 << 20)}
+    assert_error(await api.post("jobs", json=large), 413, "too_large")
+    error = assert_error(await api.post("jobs", json=[{"cmd": ["true"]}, large, {"cmd": ["true"]}]), 413, "too_large")
+    assert error["index"] == 1
+    assert (await api.get("jobs")).json()["jobs"] == []
+    half = {"cmd": ["true"], "input": "x" * (6 << 20)}
+    assert (await api.post("jobs", json=[half, half])).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", ""),
+        ("id", "a/b c"),
+        ("id", ".."),
+        ("id", "x" * 201),
+        ("id", "é"),
+        ("pid", 2**63),
+        ("pid", -1),
+        ("slots", 2**63),
+        ("org_id", "a,b"),
+        ("kind", ""),
+    ],
+)
+async def test_registration_of_a_worker_that_cannot_be_is_422(api: httpx.AsyncClient, field: str, value: Any) -> None:
+    error = assert_error(await api.post("workers", json={"id": "w1", field: value}), 422, "invalid_spec")
+    assert error["field"] == field
+    assert (await api.get("workers")).json() == {"workers": []}
+
+
+async def test_events_that_do_not_hold_are_answered_each(api: httpx.AsyncClient) -> None:
+    job = await leased(api)
+    for fields in (
+        {"artifacts": [5]},
+        {"artifacts": [{"name": "x", "sha256": "odd", "size": 1}]},
+        {"exit_code": 1180591620717411303424},
+        {"seq": 2**63},
+        {"seq": -5},
+    ):
+        answer = await api.post("workers/w1/events", json={"events": [event(job, "completed", 1) | fields]})
+        assert answer.status_code == 200, answer.text
+        (result,) = answer.json()["results"]
+        assert (result["status"], result["high"]) == ("invalid", 0)
+        assert result["message"].endswith(".")
+    assert (await api.get(f"jobs/{job['id']}")).json()["state"] == "running"

@@ -26,6 +26,8 @@ def test_settings_defaults_are_the_seeds() -> None:
         ("ZWORKER_CONCURRENCY", "2.5"),
         ("ZBRAIN_MAX_RETRIES", "-1"),
         ("ZBRAIN_WAIT", "maybe"),
+        ("ZWORKER_MODE", "foo"),
+        ("ZDEFAULT_ORG_ID", "a/b"),
     ],
 )
 def test_settings_bad_value_names_the_variable(name: str, value: str) -> None:
@@ -35,3 +37,8 @@ def test_settings_bad_value_names_the_variable(name: str, value: str) -> None:
 
 def test_settings_empty_value_counts_as_absent() -> None:
     assert read_settings({"ZBRAIN_LEASE_TTL": "", "ZBRAIN_URL": ""}).lease_ttl_secs == 300
+
+
+@pytest.mark.parametrize("mode", ["local", "none"])
+def test_settings_worker_mode_takes_those_that_exist(mode: str) -> None:
+    assert read_settings({"ZWORKER_MODE": mode}).worker_mode == mode

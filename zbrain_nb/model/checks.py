@@ -10,13 +10,14 @@ from zbrain_nb.model.errors import InvalidSpec
 
 MAX_ENTRIES = 10_000
 MAX_ORG_ID = 200
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _NOT_IN_ORG = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029,/\\]")
 
 
 def check_number(field: str, value: Any, *, low: float, high: float, whole: bool = False) -> None:
     """Refuse what is not a finite number from `low` to `high`."""
     kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or value != value or abs(value) == math.inf:
+    if isinstance(value, bool) or not isinstance(value, kinds) or not abs(value) < math.inf:
         raise InvalidSpec(f"{field} must be a {'whole ' if whole else ''}number.", field=field)
     if not low <= value <= high:
         raise InvalidSpec(f"{field} must lie between {low:g} and {high:g}, not {_short(value)}.", field=field)
@@ -25,6 +26,11 @@ def check_number(field: str, value: Any, *, low: float, high: float, whole: bool
 def _short(value: float) -> str:
     text = repr(value) if abs(value) < 1e300 else "a number out of all bounds"
     return text
+
+
+def is_sha256(value: Any) -> bool:
+    """Whether `value` is 64 lower-case hexadecimal digits, the name of a blob."""
+    return type(value) is str and _SHA256.match(value) is not None
 
 
 def check_text(field: str, value: Any, limit: int, *, empty: bool = False) -> None:

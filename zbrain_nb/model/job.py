@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from zbrain_nb.model.checks import check_mapping, check_number, check_org_id, check_text, check_texts
+from zbrain_nb.model.checks import check_mapping, check_number, check_org_id, check_text, check_texts, is_sha256
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.ids import new_id
 
@@ -23,7 +23,6 @@ MAX_NAME = 200
 MAX_CODE_BYTES = 8 * 1024 * 1024
 MAX_SPEC_BYTES = 10 * 1024 * 1024
 MAX_SECS = 10 * 366 * 86400
-_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENV_NAME = re.compile(r"[^=\x00]+\Z")
@@ -321,12 +320,12 @@ def _check(spec: JobSpec) -> None:
             raise InvalidSpec("cmd must name a program.", field="cmd")
     elif spec.code is not None:
         check_text("code", spec.code, MAX_CODE_BYTES, empty=True)
-    elif type(spec.function) is not str or not _SHA256.match(spec.function):
+    elif not is_sha256(spec.function):
         raise InvalidSpec("function must be the SHA-256 of an uploaded blob.", field="function")
     if spec.inputs:
         check_mapping("inputs", spec.inputs, 64)
         for name, digest in spec.inputs.items():
-            if not _SHA256.match(digest):
+            if not is_sha256(digest):
                 raise InvalidSpec(f"inputs.{name} must be a SHA-256.", field=f"inputs.{name}")
     if spec.env:
         check_mapping("env", spec.env, 131_071)

@@ -7,12 +7,21 @@ request with the same `request_id` gets the same leases, an event already taken 
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
 
+from zbrain_nb.model.checks import check_number, check_org_id, check_text
+from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import AnyWorkerEvent
 from zbrain_nb.model.job import Job, Resources
+
+MAX_PID = 2**31 - 1
+MAX_SLOTS = 1_000_000
+MAX_KIND = 200
+MAX_PATH = 4096
+_WORKER_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,200}\Z")
 
 
 class WorkerInfo(msgspec.Struct, kw_only=True):
@@ -54,6 +63,29 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     org_id: str | None = None
     python: str = ""
     seen_at: float = 0.0
+
+
+def check_worker(info: WorkerInfo) -> None:
+    """Refuse a worker that no route could address, or whose numbers and texts nobody could have.
+
+    Raises
+    ------
+    InvalidSpec
+        Naming the field.
+    """
+    if not _WORKER_ID.match(info.id) or info.id in (".", ".."):
+        raise InvalidSpec(
+            f"{info.id[:80]!r} cannot name a worker.", "Use up to 200 of A-Z a-z 0-9 _ . : @ and -.", field="id"
+        )
+    check_number("pid", info.pid, low=0, high=MAX_PID, whole=True)
+    for name in ("slots", "free"):
+        check_number(name, getattr(info, name), low=0, high=MAX_SLOTS, whole=True)
+    check_text("kind", info.kind, MAX_KIND)
+    for name in ("host", "boot_id", "python", "folder"):
+        if getattr(info, name) is not None:
+            check_text(name, getattr(info, name), MAX_PATH, empty=True)
+    if info.org_id is not None:
+        check_org_id("org_id", info.org_id)
 
 
 class AttemptRef(msgspec.Struct, frozen=True):

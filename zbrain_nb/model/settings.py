@@ -13,7 +13,6 @@ import platformdirs
 from zbrain_nb.model.checks import check_org_id
 from zbrain_nb.model.errors import InvalidSpec, ZBrainError
 
-
 #: The first is the default; with "none" the host leaves the jobs to workers that come by themselves.
 WORKER_MODES = ("local", "none")
 

@@ -109,13 +109,15 @@ class QueueCore:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._desk.close()
-        await self._commits.drain()
-        self._bus.close()
-        await self._folder.stop()
-        if self.storage.path is not None:
-            await self.storage.close()
-        self._set_up(self.lease_ttl_secs)
+        try:
+            self._desk.close()
+            await self._commits.drain()
+            self._bus.close()
+            await self._folder.stop()
+        finally:
+            if self.storage.path is not None:
+                await self.storage.close()
+            self._set_up(self.lease_ttl_secs)
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from zbrain_nb.model.checks import is_sha256
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import ENDINGS, WorkerArtifact, WorkerEvent
 from zbrain_nb.model.job import JobArtifact
@@ -49,12 +50,10 @@ async def keep_files(store: ArtifactStore, events: Sequence[WorkerEvent]) -> tup
 
 
 def _blobs(artifacts: list[Any], event: Any) -> list[str]:
-    hashes = [artifact.get("sha256") if isinstance(artifact, dict) else artifact.sha256 for artifact in artifacts]
-    hashes += [variable.sha256 for variable in event.variables]
-    result = getattr(event, "result", None)
-    if result is not None:
-        hashes.append(result.sha256)
-    return [text for text in hashes if isinstance(text, str)]
+    """Return the hashes that can be looked up; `intake` refuses the event with any other."""
+    named = [*artifacts, *event.variables, getattr(event, "result", None)]
+    hashes = [one.get("sha256") if isinstance(one, dict) else getattr(one, "sha256", None) for one in named]
+    return [str(text) for text in hashes if is_sha256(text)]
 
 
 async def _keep(store: ArtifactStore, artifact: WorkerArtifact) -> JobArtifact:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from zbrain_nb.model.checks import check_number, is_sha256
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import (
     ENDINGS,
@@ -28,6 +29,9 @@ from zbrain_nb.queue.index import Entry
 from zbrain_nb.queue.turn import Turn
 
 MAX_ARTIFACT_NAME = 1000
+#: Numbers of events, attempts and bytes stay below this: the store keeps them in 64 bits.
+MAX_COUNT = 2**62
+MAX_EXIT_CODE = 2**31 - 1
 Status = Literal["ok", "gap", "stale", "invalid"]
 
 
@@ -83,6 +87,10 @@ class Intake:
     def _take_one(
         self, turn: Turn, event: WorkerEvent, worker_id: str | None, absent: set[str], taken: list[WorkerEvent]
     ) -> tuple[Status, int, int, str]:
+        try:
+            _check_numbers(event)
+        except InvalidSpec as error:
+            return "invalid", event.attempt or 0, 0, error.message
         entry = turn.entry(event.job_id)
         if entry is None:
             return "stale", event.attempt or 0, 0, "No such job."
@@ -145,6 +153,19 @@ class Intake:
         return entry if lines else turn.note(entry, seq)
 
 
+def _check_numbers(event: WorkerEvent) -> None:
+    """Refuse numbers that the store could not keep, whatever else the event says."""
+    for name in ("attempt", "after", "seq"):
+        value = getattr(event, name)
+        if value is not None:
+            check_number(name, value, low=0, high=MAX_COUNT, whole=True)
+    if event.after is not None and event.seq is not None and event.seq <= event.after:
+        raise InvalidSpec("seq must be greater than after.", field="seq")
+    exit_code = getattr(event, "exit_code", None)
+    if exit_code is not None:
+        check_number("exit_code", exit_code, low=-MAX_EXIT_CODE - 1, high=MAX_EXIT_CODE, whole=True)
+
+
 def _says_nothing_new(event: WorkerEvent, entry: Entry) -> bool:
     job = entry.job
     if isinstance(event, JobStarted):
@@ -186,9 +207,9 @@ def _as_progress(value: Any) -> dict[str, Any] | None:
     given = value if isinstance(value, dict) else {"fraction": value}
     fraction, note = given.get("fraction"), given.get("note")
     if fraction is not None:
-        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not math.isfinite(fraction):
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not abs(fraction) < math.inf:
             raise InvalidSpec("progress must be a number from 0 to 1.", field="progress")
-        fraction = min(1.0, max(0.0, float(fraction)))
+        fraction = float(min(1, max(0, fraction)))
     return {"fraction": fraction, "note": None if note is None else _clean(str(note))[:1000]}
 
 
@@ -202,14 +223,17 @@ def _checked_ending(event: Any, absent: set[str]) -> Any:
     artifacts = [as_artifact(artifact) for artifact in event.artifacts]
     result = getattr(event, "result", None)
     for kept in [*artifacts, *event.variables, *([result] if result else [])]:
+        if not is_sha256(kept.sha256):
+            raise InvalidSpec(f"The sha256 of {str(kept.name)[:80]!r} is no SHA-256.", field="artifacts")
+        check_number("size", kept.size, low=0, high=MAX_COUNT, whole=True)
         if kept.sha256 in absent:
             raise InvalidSpec(f"The blob of {kept.name!r} is not here.", "Upload it first.", field="artifacts")
     changed: dict[str, Any] = {"artifacts": artifacts}
     if isinstance(event, JobCompleted):
         try:
             changed["output"] = msgspec.json.decode(msgspec.json.encode(event.output, enc_hook=str))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InvalidSpec(f"The output is not JSON: {error}", field="output") from error
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise InvalidSpec(f"The output is not JSON: {error}.", field="output") from error
     return msgspec.structs.replace(event, **changed)
 
 
@@ -224,7 +248,7 @@ def as_artifact(value: Any) -> JobArtifact:
     try:
         artifact = msgspec.convert(value, JobArtifact, from_attributes=False)
     except msgspec.ValidationError as error:
-        raise InvalidSpec(f"An artifact needs name, sha256 and size: {error}", field="artifacts") from error
+        raise InvalidSpec(f"An artifact needs name, sha256 and size: {error}.", field="artifacts") from error
     check_artifact_name(artifact.name)
     return artifact
 

@@ -80,6 +80,7 @@ class Folder:
         self._storage = storage
         self._index = index
         self._task: asyncio.Task[None] | None = None
+        self._is_failing = False
 
     def nudge(self) -> None:
         """Fold in a while, if there is something to fold."""
@@ -90,8 +91,11 @@ class Folder:
         await asyncio.sleep(FOLD_PAUSE_SECS)
         try:
             await self.fold()
+            self._is_failing = False
         except ZBrainError as error:
-            log.warning("Jobs could not be folded; the next change tries again.", extra={"why": str(error)})
+            if not self._is_failing:
+                log.warning("Jobs could not be folded; every change tries again.", extra={"why": str(error)})
+            self._is_failing = True
 
     async def fold(self) -> None:
         """Fold all there is."""
@@ -107,9 +111,12 @@ class Folder:
         await self._storage.write(lambda database: database.fold([folded_row(job) for job in chunk]))
 
     async def stop(self) -> None:
-        """Cancel what is planned and fold all there is."""
+        """Cancel what is planned and fold all there is; what the store refuses now, the next start folds."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
-        await self.fold()
+        try:
+            await self.fold()
+        except ZBrainError as error:
+            log.warning("Jobs could not be folded; the next start tries again.", extra={"why": str(error)})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tornado import web
+from tornado import routing, web
 
 from zbrain_nb.model.datadir import proof
 from zbrain_nb.model.hosting import NONCE_HEADER
-from zbrain_nb.server.handlers.base import ApiHandler, HostContext, UnknownRoute
+from zbrain_nb.server.handlers.base import ApiHandler, HostContext, OverLimit, TooLargeHandler, UnknownRoute
 from zbrain_nb.server.handlers.events import EventsHandler
 from zbrain_nb.server.handlers.files import (
     ArtifactHandler,
@@ -49,7 +49,7 @@ ROUTES: list[tuple[str, Any]] = [
     (rf"{WORKER}/events", WorkerEventsHandler),
     (r"events", EventsHandler),
 ]
-#: Routes that hold a request's or answer's body too large to gather in memory, or open a WebSocket.
+#: What stands before each route; clients append it to the host's address.
 API = "/zbrain/api/"
 
 
@@ -73,8 +73,9 @@ class HealthHandler(ApiHandler):
 def make_application(context: HostContext) -> web.Application:
     """Return the host's application, serving ``/zbrain/api/``."""
     routes = [(f"{API}{pattern}", handler) for pattern, handler in ROUTES]
+    blobs = [route for route in routes if route[1] is BlobHandler]  # the one route that streams what it takes
     return web.Application(
-        [*routes, (f"{API}health", HealthHandler)],
+        [*blobs, routing.Rule(OverLimit(), TooLargeHandler), *routes, (f"{API}health", HealthHandler)],
         default_handler_class=UnknownRoute,
         context=context,
         websocket_ping_interval=20,

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import duckdb
 
-from zbrain_nb.model.errors import Conflict, Unavailable, ZBrainError
+from zbrain_nb.model.errors import Conflict, DiskFloor, Unavailable, ZBrainError
 from zbrain_nb.store.rows import FOLDED, JOBS, LOGS, TRANSITIONS, Change, Layout
-from zbrain_nb.store.schema import open_connection
+from zbrain_nb.store.schema import NO_ROOM, open_connection
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_BYTES = 64 * 1024 * 1024
 #: Until a failed checkpoint is tried again: it failed for want of space or an open reader.
 CHECKPOINT_PAUSE_SECS = 5.0
+#: A checkpoint is made if so many times the log's size is free.
+CHECKPOINT_ROOM = 2
+#: Until a database that DuckDB gave up is opened again, if that failed.
+REVIVAL_PAUSE_SECS = 1.0
 
 _FOLD = """
 UPDATE jobs SET folded_seq = incoming.folded_seq, state = incoming.state, attempt = incoming.attempt,
@@ -41,12 +48,58 @@ class Database:
 
     def __init__(self, path: Path | None) -> None:
         self._connection = open_connection(path)
+        self._path = path
         self._wal = path.with_name(path.name + ".wal") if path else None
         self._no_checkpoint_before = 0.0
+        self._no_revival_before = 0.0
+        self._is_failing = False
+        self._is_invalid = False
+        self._cursors: WeakSet[duckdb.DuckDBPyConnection] = WeakSet()
+        self._handing_out = threading.Lock()
+        #: Grows when the database was opened again: cursors of before are closed.
+        self.generation = 0
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """Return a further cursor on the same database, for a reader."""
-        return self._connection.cursor()
+        """Return a further cursor on the same database, for a reader; any thread may ask."""
+        with self._handing_out:
+            cursor = self._connection.cursor()
+            self._cursors.add(cursor)
+        return cursor
+
+    def note_failure(self, error: BaseException) -> None:
+        """Log the first failure of an episode, and note whether DuckDB gave the database up."""
+        if isinstance(error, duckdb.FatalException):
+            self._is_invalid = True
+        if isinstance(error, duckdb.Error) and not self._is_failing:
+            self._is_failing = True
+            log.error("The store cannot write; callers are told until it can again.", extra={"why": str(error)})
+
+    def _note_success(self) -> None:
+        if self._is_failing:
+            self._is_failing = False
+            log.warning("The store writes again.")
+
+    def revive_if_invalid(self) -> None:
+        """Open the database again if DuckDB gave it up, as after a checkpoint that found no space.
+
+        What was committed stands in the write-ahead log. Every cursor has to go first: while one is left, DuckDB
+        hands out the same invalid database.
+        """
+        if not self._is_invalid or self._path is None or time.monotonic() < self._no_revival_before:
+            return
+        self._no_revival_before = time.monotonic() + REVIVAL_PAUSE_SECS
+        with self._handing_out:
+            for connection in [*self._cursors, self._connection]:
+                with contextlib.suppress(duckdb.Error):
+                    connection.close()
+            self.generation += 1
+            try:
+                self._connection = open_connection(self._path, may_set_aside=False)
+            except (duckdb.Error, ZBrainError) as error:
+                log.debug("The database cannot be opened again yet.", extra={"why": str(error)})
+                return
+        self._is_invalid = False
+        log.warning("The database was opened again after DuckDB had given it up.", extra={"database": str(self._path)})
 
     def append(self, changes: Sequence[Change]) -> list[ZBrainError | None]:
         """Write `changes` in one transaction; if a row is refused, find the guilty and write the others.
@@ -68,13 +121,14 @@ class Database:
             return
         try:
             self._transact([changes[i] for i in some])
+            self._note_success()
             return
         except (duckdb.ConstraintException, duckdb.DataError) as error:
             refused = error
         except duckdb.Error as error:
-            log.error("A commit failed; its callers were told, the store goes on.", extra={"why": str(error)})
+            self.note_failure(error)
             for i in some:
-                outcomes[i] = unavailable(error)
+                outcomes[i] = _disk_floor(error) if changes[i].jobs and _is_full(error) else unavailable(error)
                 tainted.update(changes[i].keys)
             return
         if len(some) == 1:
@@ -148,10 +202,17 @@ class Database:
         except FileNotFoundError:
             return
         if grown > CHECKPOINT_BYTES and time.monotonic() >= self._no_checkpoint_before:
+            if shutil.disk_usage(self._wal.parent).free < CHECKPOINT_ROOM * grown:  # DuckDB would give up the database
+                self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS
+                return
             try:
                 self._connection.execute("CHECKPOINT")
             except duckdb.Error as error:
                 self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS
+                if isinstance(error, duckdb.FatalException):
+                    self.note_failure(error)
+                    self.revive_if_invalid()
+                    return
                 log.warning("A checkpoint has to wait.", extra={"why": str(error), "wal_bytes": grown})
 
     def close(self) -> None:
@@ -167,6 +228,17 @@ class Database:
 def unavailable(error: duckdb.Error) -> ZBrainError:
     """Return what callers are told when DuckDB refused for a reason that is not theirs."""
     made = Unavailable(f"The store could not do it: {str(error).splitlines()[0]}", "Try again.")
+    made.__cause__ = error
+    return made
+
+
+def _is_full(error: duckdb.Error) -> bool:
+    text = str(error)
+    return any(sign in text for sign in NO_ROOM)
+
+
+def _disk_floor(error: duckdb.Error) -> ZBrainError:
+    made = DiskFloor("The disk is full: the store could not keep the job.", "Make room, then submit it again.")
     made.__cause__ = error
     return made
 

@@ -33,7 +33,7 @@ def encode(value: Any) -> bytes:
     try:
         return _encode(value)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise InvalidSpec(f"A value cannot be written as JSON: {error}") from error
+        raise InvalidSpec(f"A value cannot be written as JSON: {error}.") from error
 
 
 class Change:
@@ -212,6 +212,9 @@ def job_row(job: Job, event_seq: int, payload_hash: str | None = None, spec: byt
 def folded_row(job: Job) -> tuple[Any, ...]:
     """Return what the row of a job shows of its later life, in the order of `FOLDED`."""
     fields = {name: getattr(job, name) for name in _FOLDED_FIELDS}
+    code = job.exit_code
+    if code is not None and not -(2**31) <= code < 2**31:
+        code = None  # written before such codes were refused; one row shall not keep all others from being folded
     return (
         job.id,
         job.event_seq,
@@ -220,7 +223,7 @@ def folded_row(job: Job) -> tuple[Any, ...]:
         micros(job.started_at),
         micros(job.finished_at),
         job.worker_id,
-        job.exit_code,
+        code,
         job.reason,
         encode({name: value for name, value in fields.items() if value is not None}).decode(),
     )

@@ -17,6 +17,10 @@ SCHEMA_VERSION = 1
 MEMORY_LIMIT = "1GB"
 #: The writer checkpoints between batches; DuckDB itself, in the middle of a commit, never does.
 NO_AUTOMATIC_CHECKPOINT = "1TB"
+#: Holds from the very opening on, which replays the write-ahead log.
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {"checkpoint_threshold": NO_AUTOMATIC_CHECKPOINT}
+#: How DuckDB says that the disk takes no more: no reason to take the database for damaged.
+NO_ROOM = ("No space left", "Disk quota exceeded", "File too large", "Could not write file")
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -72,8 +76,10 @@ CREATE TABLE IF NOT EXISTS workers (id VARCHAR PRIMARY KEY, info VARCHAR NOT NUL
 """
 
 
-def open_connection(path: Path | None) -> duckdb.DuckDBPyConnection:
+def open_connection(path: Path | None, *, may_set_aside: bool = True) -> duckdb.DuckDBPyConnection:
     """Open the database at `path` (None is one in memory) with its tables and settings.
+
+    One that cannot be read is set aside and a new one made, unless `may_set_aside` is false.
 
     Raises
     ------
@@ -82,10 +88,9 @@ def open_connection(path: Path | None) -> duckdb.DuckDBPyConnection:
     ZBrainError
         If a newer version of zbrain_nb or DuckDB wrote it, or the file may not be read.
     """
-    connection = _connect(path)
+    connection = _connect(path, may_set_aside)
     connection.execute("SET autoinstall_known_extensions = false")
     connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-    connection.execute(f"SET checkpoint_threshold = '{NO_AUTOMATIC_CHECKPOINT}'")
     connection.execute(_TABLES)
     connection.execute("INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])
     row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
@@ -97,25 +102,27 @@ def open_connection(path: Path | None) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _connect(path: Path | None) -> duckdb.DuckDBPyConnection:
+def _connect(path: Path | None, may_set_aside: bool) -> duckdb.DuckDBPyConnection:
     if path is None:
-        return duckdb.connect(":memory:")
+        return duckdb.connect(":memory:", config=_CONFIG)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ZBrainError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
     try:
-        return duckdb.connect(str(path))
+        return duckdb.connect(str(path), config=_CONFIG)
     except duckdb.Error as error:
         text = str(error)
         if "lock" in text:
             raise Unavailable(
                 f"Another process has the database {path} open.", "One host serves a data directory."
             ) from error
-        if "Permission denied" in text or "newer version" in text or "No space" in text:
+        if "Permission denied" in text or "newer version" in text or any(sign in text for sign in NO_ROOM):
             raise ZBrainError(f"The database {path} cannot be opened: {text.splitlines()[0]}") from error
+        if not may_set_aside:
+            raise
         _set_aside(path, text)
-    return duckdb.connect(str(path))
+    return duckdb.connect(str(path), config=_CONFIG)
 
 
 def _set_aside(path: Path, why: str) -> None:

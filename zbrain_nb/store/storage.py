@@ -165,11 +165,13 @@ class Storage:
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
     def _cursor(self) -> queries.Cursor:
+        database = self._writer.database if self._writer is not None else None
+        if database is None:
+            raise ZBrainError("The storage is closed.")
         cursor: queries.Cursor | None = getattr(self._local, "cursor", None)
-        if cursor is None:
-            if self._writer is None or self._writer.database is None:
-                raise ZBrainError("The storage is closed.")
-            cursor = self._local.cursor = self._writer.database.cursor()
+        if cursor is None or self._local.generation != database.generation:
+            self._local.generation = database.generation
+            cursor = self._local.cursor = database.cursor()
             self._cursors.append(cursor)
         return cursor
 

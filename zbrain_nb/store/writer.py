@@ -9,6 +9,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import duckdb
+
 from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.store.database import Database
 
@@ -68,8 +70,12 @@ class Writer:
             self._opened.set()
         while (item := self._tasks.get()) is not None:
             task, done = item
+            database.revive_if_invalid()
             try:
                 result = task(database)
+            except duckdb.Error as error:
+                database.note_failure(error)
+                done(None, error)
             except Exception as error:
                 log.exception("A task of the writer failed.")
                 done(None, error)

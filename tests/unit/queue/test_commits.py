@@ -11,9 +11,10 @@ import pytest
 
 from tests.unit.queue.stage import TRUE, Hand, turns
 from zbrain_nb import CancelResult, Job, JobQueue, JobSpec, JobState, Storage
-from zbrain_nb.model.errors import Conflict, Unavailable
+from zbrain_nb.model.errors import Conflict, DiskFloor, Unavailable, ZBrainError
 from zbrain_nb.model.events import JobCompleted, JobLogged
 from zbrain_nb.model.protocol import LeaseRequest
+from zbrain_nb.queue.submits import as_job, decide_batch
 from zbrain_nb.store.database import Database
 
 pytestmark = pytest.mark.anyio
@@ -48,7 +49,7 @@ async def test_failed_commit_tells_its_callers_and_leaves_no_trace(queue, broken
         queue.cancel_job(parent),
         return_exceptions=True,
     )
-    assert [type(result) for result in results] == [Unavailable] * 5
+    assert [type(result) for result in results] == [DiskFloor] * 4 + [Unavailable]
     broken_disk.clear()
     assert queue.active_jobs() == len(await queue.list()) == 1
     assert (await queue.get(parent)).state is JobState.PENDING
@@ -56,6 +57,72 @@ async def test_failed_commit_tells_its_callers_and_leaves_no_trace(queue, broken
     assert [event.job_id for event in await live.next_batch()] == [job_id]
     assert not queue._index.children.get(parent) or queue.active_jobs() == 2
     assert await queue.cancel_job(parent) is CancelResult.CANCELED
+
+
+async def test_full_disk_is_logged_once_for_each_time_it_is_full(queue, broken_disk, caplog):
+    for _ in range(2):
+        caplog.clear()
+        broken_disk.add("full")
+        for _ in range(5):
+            with pytest.raises(DiskFloor):
+                await queue.submit(TRUE)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        broken_disk.clear()
+        await queue.submit(TRUE)
+        await queue.submit(TRUE)
+        assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+_FULL_DISK = """
+import asyncio, logging, resource, sys
+from zbrain_nb import JobQueue, JobSpec, Storage
+from zbrain_nb.model.errors import DiskFloor
+from zbrain_nb.store import database
+
+logging.basicConfig(level="WARNING", format="%(levelname)s %(message)s", stream=sys.stdout)
+database.CHECKPOINT_PAUSE_SECS = database.REVIVAL_PAUSE_SECS = 0.0
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+async def main():
+    queue = JobQueue(Storage(sys.argv[1]), sys.argv[1] + "/blobs")
+    spec = JobSpec(cmd=["true"], input="x" * 30_000)
+    await queue.open()
+    wal = queue.storage.path.with_name(queue.storage.path.name + ".wal")
+    ids = []
+    for room, checkpoint_bytes in ((70_000, 1_000), (10_000, 1 << 30)):
+        # The log takes two more jobs, but their checkpoint finds no room; then the log takes none.
+        database.CHECKPOINT_BYTES = checkpoint_bytes
+        limit((wal.stat().st_size if wal.exists() else 0) + room)
+        for _ in range(5):
+            try:
+                ids.append(await queue.submit(spec))
+            except DiskFloor as error:
+                print(error.status)
+            assert (await queue.get(ids[0])).id == ids[0]
+            await asyncio.sleep(0.02)
+        limit(resource.RLIM_INFINITY)
+        ids += [await queue.submit(spec) for _ in range(3)]
+        assert {job.id for job in await queue.list(limit=100)} == set(ids)
+    assert {job.id for job in await queue.list(limit=100)} == set(ids)
+    await queue.close()
+    async with JobQueue(Storage(sys.argv[1]), sys.argv[1] + "/blobs") as again:
+        assert {job.id for job in await again.list(limit=100)} == set(ids)
+    print("whole")
+
+asyncio.run(main())
+"""
+
+
+async def test_store_is_usable_again_when_space_comes_back(tmp_path):
+    command = [sys.executable, "-c", _FULL_DISK, str(tmp_path)]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "507" in done.stdout
+    assert "The database was opened again" in done.stdout
+    assert done.stdout.splitlines()[-1] == "whole"
+    assert not list(tmp_path.glob("*unreadable*"))
 
 
 async def test_failed_commit_of_a_lease_gives_the_job_to_the_next(queue, broken_disk):
@@ -176,6 +243,65 @@ async def test_close_finishes_what_is_under_way(tmp_path):
     ids = await asyncio.gather(*submits)
     async with JobQueue(Storage(tmp_path), tmp_path / "blobs") as again:
         assert {job.id for job in await again.list()} == set(ids)
+
+
+async def test_close_that_meets_a_defect_closes_the_storage_all_the_same(tmp_path, monkeypatch):
+    queue = await JobQueue(Storage(tmp_path), tmp_path / "blobs").open()
+    job_id = await queue.submit(TRUE)
+    await queue.cancel_job(job_id)
+    monkeypatch.setattr(Database, "fold", lambda self, rows: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        await queue.close()
+    assert not queue.storage.is_open
+    monkeypatch.undo()
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs") as again:
+        assert (await again.get(job_id)).state is JobState.CANCELED
+
+
+async def test_code_that_was_kept_before_codes_were_bounded_is_folded(queue):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+
+    def poison(turn):
+        turn.move(turn.entry(job.id), "job_failed", {"state": JobState.FAILED, "exit_code": 2**70})
+
+    await queue._commits.run(poison)
+    await queue.fold()
+    assert queue._index.unfolded == {}
+    assert (await queue.storage.get_job(job.id)).state is JobState.FAILED
+
+
+async def test_key_of_a_commit_under_way_is_not_known_before_it_is_through(queue, broken_disk):
+    spec = JobSpec(cmd=["true"], idempotency_key="k")
+    broken_disk.add("full")
+    results = await asyncio.gather(queue.submit(spec), queue.submit(spec), return_exceptions=True)
+    assert all(isinstance(result, ZBrainError) for result in results)
+    assert queue._index.keys == {}
+    broken_disk.clear()
+    first = asyncio.create_task(queue.submit(spec))
+    while not queue._commits._under_way:
+        await asyncio.sleep(0)
+    assert queue._index.keys == {}
+    job_id = await first
+    assert queue._index.keys["ada", "k"][0] == job_id
+    assert await queue.submit(spec) == job_id
+
+
+async def test_key_of_a_refused_submit_is_free_for_the_next(queue):
+    spec = JobSpec(cmd=["true"], idempotency_key="k")
+    ghost = Job(spec)
+    await queue.storage.save_job(Job(TRUE, id=ghost.id))  # behind the queue's back: only the database knows
+
+    def submit(given):
+        own = as_job(given, None, "ada", "default")
+        return queue._commits.post(lambda turn: decide_batch(turn, queue._index, [own], {}))
+
+    results = await asyncio.gather(submit(ghost), submit(spec), return_exceptions=True)
+    assert isinstance(results[0], Conflict)
+    assert isinstance(results[1], Unavailable), "it was told to be the ghost, which was never kept"
+    job_id = await queue.submit(spec)
+    assert job_id != ghost.id
+    assert (await queue.get(job_id)).spec == spec
 
 
 _WRITER = """

@@ -18,7 +18,7 @@ from zbrain_nb.model.events import (
     WorkerArtifact,
 )
 from zbrain_nb.model.ids import new_id
-from zbrain_nb.model.job import JobArtifact, Resources
+from zbrain_nb.model.job import JobArtifact, Resources, Variable
 from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +143,19 @@ async def test_events_survive_a_restart_exactly_once(queue, clock):
         JobCompleted("", artifacts=[JobArtifact("x", "a" * 64, 1)]),
         JobFailed("", error="\ud800"),
         JobStarted("", after=0, seq=0),
+        JobStarted("", after=2, seq=1),
+        JobStarted("", seq=-5),
+        JobStarted("", after=-1, seq=1),
+        JobStarted("", seq=2**63),
+        JobStarted("", after=0, seq=2**62 + 1),
+        JobFailed("", exit_code=2**70),
+        JobFailed("", exit_code=2**31),
+        JobCompleted("", exit_code=-(2**31) - 1),
+        JobCompleted("", artifacts=[5]),
+        JobCompleted("", artifacts=[{"name": "x", "sha256": "odd", "size": 1}]),
+        JobCompleted("", artifacts=[{"name": "x", "sha256": 5, "size": 1}]),
+        JobCompleted("", result=JobArtifact("x", "../odd", 1)),
+        JobCompleted("", variables=[Variable("x", "int", "1", "A" * 64, 1)]),
     ],
 )
 async def test_events_that_do_not_hold_are_invalid_and_change_nothing(queue, event):
@@ -151,11 +164,8 @@ async def test_events_that_do_not_hold_are_invalid_and_change_nothing(queue, eve
     hand = await Hand(queue).register()
     job = await hand.run()
     (result,) = await hand.send(msgspec.structs.replace(event, job_id=job.id, attempt=1))
-    if event.seq == 0:
-        assert result.status == "ok", "number 0 was taken before the first event"
-    else:
-        assert result.status == "invalid"
-        assert result.message
+    assert result.status == "invalid"
+    assert result.message.endswith(".")
     assert await queue.get(job.id) == job
     assert (await hand.send(line(job, 0, 1)))[0].status == "ok"
 
@@ -509,3 +519,36 @@ async def test_acquire_lease_filters_by_org(queue):
     assert await queue.acquire_lease("w", "lab", resources={"cpus": 0.5}) is None
     assert (await queue.acquire_lease("w", "lab", resources={"cpus": 1})).id == job_id
     assert [info.id for info in queue.workers()] == ["w"]
+
+
+async def test_event_that_does_not_hold_leaves_the_other_jobs_of_its_batch_alone(queue):
+    hand = await Hand(queue).register()
+    one, two = await hand.run(), await hand.run()
+    bad = {"name": "x", "sha256": "odd", "size": 1}
+    results = await hand.send(JobCompleted(one.id, attempt=1, artifacts=[bad]), JobCompleted(two.id, attempt=1))
+    assert [result.status for result in results] == ["invalid", "ok"]
+    assert (await queue.get(two.id)).state is JobState.SUCCEEDED
+
+
+async def test_event_with_a_huge_exit_code_keeps_nothing_from_being_folded(queue):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    (result,) = await hand.send(JobFailed(job.id, attempt=1, exit_code=1180591620717411303424))
+    assert (result.status, "exit_code" in result.message) == ("invalid", True)
+    await hand.send(JobFailed(job.id, attempt=1, exit_code=-(2**31)))
+    await queue.fold()
+    assert (await queue.storage.get_job(job.id)).exit_code == -(2**31)
+
+
+async def test_progress_beyond_all_numbers_is_all_of_it(queue):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    assert (await hand.send(JobProgress(job.id, attempt=1, progress=10**400)))[0].status == "ok"
+    assert (await queue.get(job.id)).progress["fraction"] == 1.0
+
+
+async def test_attempt_out_of_all_bounds_is_invalid(queue):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    for attempt in (-1, 2**63):
+        assert (await hand.send(JobStarted(job.id, attempt=attempt)))[0].status == "invalid"

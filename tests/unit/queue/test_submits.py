@@ -215,3 +215,27 @@ async def test_retry_job_makes_a_new_job_of_the_same_spec_without_the_key(queue)
     assert (again.retry_of, again.state, again.spec.name, again.spec.idempotency_key) == (job_id, "pending", "n", None)
     await queue.close()
     assert (await queue.get(again.id)).retry_of == job_id
+
+
+@pytest.mark.parametrize("unsupported", [{"secrets": ["token"]}, {"concurrency_group": "g"}])
+async def test_submit_of_what_is_not_built_yet_is_refused_by_name(queue, unsupported):
+    spec = JobSpec(cmd=["true"], **unsupported)  # the spec itself holds
+    (field,) = unsupported
+    for given in (spec, Job(spec)):
+        with pytest.raises(InvalidSpec, match=f"{field} is not supported yet") as caught:
+            await queue.submit(given)
+        assert caught.value.details["field"] == field
+    with pytest.raises(InvalidSpec) as caught:
+        await queue.submit_many([TRUE, spec])
+    assert (caught.value.details["field"], caught.value.details["index"]) == (field, 1)
+    assert queue.active_jobs() == 0
+
+
+@pytest.mark.parametrize("org_id", ["a,b", "a/b", "a\nb", "a\\b", "\x7f", ""])
+async def test_org_that_no_topic_can_name_is_refused(queue, org_id):
+    with pytest.raises(InvalidSpec) as caught:
+        JobSpec(cmd=["true"], org_id=org_id)
+    assert caught.value.details["field"] == "org_id"
+    if org_id:  # a Job without one gets the caller's own
+        with pytest.raises(InvalidSpec):
+            await queue.submit(Job(TRUE, org_id=org_id))

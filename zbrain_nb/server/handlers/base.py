@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hmac
 import logging
+import sys
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
-from tornado import httputil, web
+from tornado import httputil, routing, web
 
 from zbrain_nb.model.errors import (
     Forbidden,
     InvalidSpec,
     JobNotFound,
     Malformed,
+    MethodNotAllowed,
     NotFound,
     TooLarge,
     Unauthorized,
@@ -193,13 +195,19 @@ def as_zbrain_error(error: BaseException | None, status: int) -> ZBrainError:
         return error
     if isinstance(error, web.HTTPError):
         status = error.status_code
-        kinds: dict[int, type[ZBrainError]] = {400: Malformed, 403: Forbidden, 404: NotFound, 413: TooLarge}
+        kinds: dict[int, type[ZBrainError]] = {
+            400: Malformed,
+            403: Forbidden,
+            404: NotFound,
+            405: MethodNotAllowed,
+            413: TooLarge,
+        }
         kind = kinds.get(status)
         message = error.log_message or error.reason or f"Refused with status {status}"
         if kind is not None:
             return kind(f"{message}.".replace("..", "."))
         translated = ZBrainError(f"{message}.")
-        translated.status = status  # type: ignore[misc] # one-off status of tornado's own (405, 416)
+        translated.status = status  # type: ignore[misc] # one-off status of tornado's own (416)
         return translated
     return ZBrainError("The host failed at this request; its log has the details.", "`zbrain doctor` shows the log.")
 
@@ -226,6 +234,33 @@ class StreamedBody:
         """Raise what `refuse` kept."""
         if self._refusal is not None:
             raise self._refusal
+
+
+class OverLimit(routing.Matcher):
+    """Matches requests whose announced body no ordinary route takes.
+
+    tornado would answer them, before any handler is made, with a bare 400.
+    """
+
+    def match(self, request: httputil.HTTPServerRequest) -> dict[str, Any] | None:
+        """Look at the length alone."""
+        length = request.headers.get("Content-Length", "")
+        return {} if length.isdecimal() and int(length) > MAX_BODY_BYTES else None
+
+
+@web.stream_request_body
+class TooLargeHandler(ApiHandler):
+    """What is over the limit: 413 in the one shape, before the body is read."""
+
+    def prepare(self) -> None:
+        """Authenticate first, so that strangers learn nothing."""
+        # tornado shall not add a refusal of its own behind this one
+        self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
+        super().prepare()
+        raise TooLarge(f"The request is over {MAX_BODY_BYTES >> 20} MiB.", "Send inputs as blobs.")
+
+    def data_received(self, chunk: bytes) -> None:
+        """Drop what its sender had sent already."""
 
 
 class UnknownRoute(ApiHandler):

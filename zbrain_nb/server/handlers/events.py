@@ -9,7 +9,7 @@ import logging
 import msgspec
 from tornado import websocket
 
-from zbrain_nb.model.errors import Malformed
+from zbrain_nb.model.errors import Forbidden, Malformed
 from zbrain_nb.queue.bus import Subscription
 from zbrain_nb.server.handlers.base import ApiHandler
 
@@ -29,6 +29,7 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
 
     async def get(self, *args: str, **kwargs: str) -> None:
         """Check the query before the upgrade, while an error can still be told."""
+        self._check_upgrade()
         topics = [t for t in self.get_query_argument("topics", "").split(",") if t]
         if len(topics) > MAX_TOPICS or any(not t.startswith(("jobs/", "orgs/")) for t in topics):
             raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
@@ -37,6 +38,21 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         await super().get(*args, **kwargs)
         if self._sending is None:  # no upgrade came of it
             self._subscription.close()
+
+    def _check_upgrade(self) -> None:
+        """Refuse in the one shape what tornado would refuse as plain text."""
+        headers = self.request.headers
+        wanted = [word.strip().lower() for word in headers.get("Connection", "").split(",")]
+        if (
+            headers.get("Upgrade", "").lower() != "websocket"
+            or "upgrade" not in wanted
+            or headers.get("Sec-WebSocket-Version") not in ("7", "8", "13")
+            or not headers.get("Sec-WebSocket-Key")
+        ):
+            raise Malformed("events is a WebSocket; this request does not ask for one.", "Open it as ws://.")
+        origin = headers.get("Origin") or headers.get("Sec-Websocket-Origin")
+        if origin is not None and not self.check_origin(origin):
+            raise Forbidden("Browsers come through Jupyter, not to the host itself.")
 
     def open(self, *args: str, **kwargs: str) -> None:
         """Begin to send."""

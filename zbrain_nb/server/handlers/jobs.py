@@ -8,20 +8,18 @@ import msgspec
 
 from zbrain_nb.model.errors import InvalidSpec, Malformed, TooLarge
 from zbrain_nb.model.events import LogStream
-from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState
+from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState, shown
 from zbrain_nb.model.settings import Settings
-from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, ApiHandler
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
 MAX_LOG = 10_000
 
 
 def job_json(job: Job) -> dict[str, Any]:
-    """Return a job as every read shows it: with its title as ``name``, and without the values of ``env``."""
-    body: dict[str, Any] = msgspec.to_builtins(job)
-    body["name"] = job.name
-    body["spec"]["env"] = dict.fromkeys(job.spec.env, "***")
-    return body
+    """Return a job as every answer shows it: as `shown` does, with its title as ``name``."""
+    return shown(job) | {"name": job.name}
 
 
 def read_spec(raw: Any, settings: Settings, *, where: str = "") -> JobSpec:
@@ -47,20 +45,25 @@ def read_spec(raw: Any, settings: Settings, *, where: str = "") -> JobSpec:
         raise InvalidSpec(f"{where}{text}.", field=field) from error
 
 
+def _check_sizes(items: list[Any], *, many: bool) -> None:
+    for position, item in enumerate(items):
+        if len(encode(item)) > MAX_SPEC_BYTES:
+            where, details = (f"Spec {position}", {"index": position}) if many else ("The spec", {})
+            raise TooLarge(f"{where} is over {MAX_SPEC_BYTES >> 20} MiB.", "Send inputs as blobs.", **details)
+
+
 class JobsHandler(ApiHandler):
     """``POST jobs`` and ``GET jobs``."""
 
     async def post(self) -> None:
         """Submit one spec or a list of them, all or nothing; 201 means committed."""
-        if len(self.request.body) > MAX_BODY_BYTES:
-            raise TooLarge(f"The request is over {MAX_BODY_BYTES >> 20} MiB.", "Send inputs as blobs.")
         raw = self.decode(object)
         many = isinstance(raw, list)
         items: list[Any] = raw if isinstance(raw, list) else [raw]
         if not items:
             raise InvalidSpec("The list of specs is empty.")
-        if len(self.request.body) > MAX_SPEC_BYTES * len(items):
-            raise TooLarge(f"A spec is over {MAX_SPEC_BYTES >> 20} MiB.", "Send inputs as blobs.")
+        if len(self.request.body) > MAX_SPEC_BYTES:
+            _check_sizes(items, many=many)
         settings = self.context.settings
         key = self.request.headers.get("Idempotency-Key")
         if key and not many and isinstance(raw, dict):
