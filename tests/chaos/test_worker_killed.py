@@ -63,13 +63,17 @@ class Place:
             self.worker.wait()
 
     async def end(self) -> None:
-        if self.worker is not None:
-            self.worker.terminate()
-            assert await asyncio.to_thread(self.worker.wait, 20) in (0, -9)
-        await self.stop_host()
-        self.log.close()
-        if (spawner := lock_holder(self.data.worker / "spawner.lock")) is not None:
-            os.kill(spawner, signal.SIGTERM)
+        """End the worker, the host and the spawner, and wait for each, whatever went wrong before."""
+        try:
+            code = await asyncio.to_thread(end_worker, self.worker)
+        finally:
+            self.log.close()
+            try:
+                await self.stop_host()
+            finally:
+                await asyncio.to_thread(end_spawner, self.data)
+        # a worker that is still importing has no handler for SIGTERM yet
+        assert code in (0, -signal.SIGTERM, -signal.SIGKILL), (self.data.root / "worker.log").read_text()[-3000:]
 
     async def ended(self, job_id: str, secs: float = 60.0) -> Job:
         deadline = time.monotonic() + secs
@@ -88,10 +92,12 @@ class Place:
 async def place(data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
     monkeypatch.setenv("ZBRAIN_PRELOAD", "")
     place = Place(data_dir)
-    await place.start_host()
-    place.start_worker()
-    yield place
-    await place.end()
+    try:
+        await place.start_host()
+        place.start_worker()
+        yield place
+    finally:
+        await place.end()
 
 
 def spec(**fields: Any) -> JobSpec:
@@ -225,8 +231,31 @@ async def test_anything_killed_every_job_ends_and_no_line_comes_twice(place: Pla
         wait_for(lambda job_id=job_id: not pids_with(f"ZBRAIN_JOB_ID={job_id}"))
 
 
+def end_worker(worker: subprocess.Popen[bytes] | None) -> int:
+    """Return the exit code; a worker that does not end in time is killed, and its code is then 1."""
+    if worker is None:
+        return 0
+    worker.terminate()
+    try:
+        return worker.wait(20)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+        return 1
+
+
+def end_spawner(data: DataDir) -> None:
+    lock = data.worker / "spawner.lock"
+    deadline = time.monotonic() + 20
+    while (pid := lock_holder(lock)) is not None and pid != os.getpid():
+        assert time.monotonic() < deadline, f"the spawner {pid} does not end"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.05)  # the end of a process that is not our child has no event
+
+
 def kill(pid: int | None) -> None:
-    if pid:
+    if pid and pid != os.getpid():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

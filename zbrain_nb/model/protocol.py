@@ -73,9 +73,9 @@ def check_worker(info: WorkerInfo) -> None:
     InvalidSpec
         Naming the field.
     """
-    if not _WORKER_ID.match(info.id) or info.id in (".", ".."):
+    if type(info.id) is not str or not _WORKER_ID.match(info.id) or info.id in (".", ".."):
         raise InvalidSpec(
-            f"{info.id[:80]!r} cannot name a worker.", "Use up to 200 of A-Z a-z 0-9 _ . : @ and -.", field="id"
+            f"{str(info.id)[:80]!r} cannot name a worker.", "Use up to 200 of A-Z a-z 0-9 _ . : @ and -.", field="id"
         )
     check_number("pid", info.pid, low=0, high=MAX_PID, whole=True)
     for name in ("slots", "free"):

@@ -87,11 +87,12 @@ class Intake:
     def _take_one(
         self, turn: Turn, event: WorkerEvent, worker_id: str | None, absent: set[str], taken: list[WorkerEvent]
     ) -> tuple[Status, int, int, str]:
+        entry = turn.entry(event.job_id)
         try:
             _check_numbers(event)
         except InvalidSpec as error:
-            return "invalid", event.attempt or 0, 0, error.message
-        entry = turn.entry(event.job_id)
+            is_current = entry is not None and event.attempt in (None, entry.job.attempt)
+            return "invalid", event.attempt or 0, entry.high if entry is not None and is_current else 0, error.message
         if entry is None:
             return "stale", event.attempt or 0, 0, "No such job."
         turn.touch(event.job_id)
@@ -159,8 +160,8 @@ def _check_numbers(event: WorkerEvent) -> None:
         value = getattr(event, name)
         if value is not None:
             check_number(name, value, low=0, high=MAX_COUNT, whole=True)
-    if event.after is not None and event.seq is not None and event.seq <= event.after:
-        raise InvalidSpec("seq must be greater than after.", field="seq")
+    if event.seq is not None and event.seq <= (event.after or 0):
+        raise InvalidSpec("seq must be greater than after, and than 0.", field="seq")
     exit_code = getattr(event, "exit_code", None)
     if exit_code is not None:
         check_number("exit_code", exit_code, low=-MAX_EXIT_CODE - 1, high=MAX_EXIT_CODE, whole=True)

@@ -225,6 +225,9 @@ class JobSide(QueueCore):
         if not is_id(job_id):
             return 0
         await self.open()
+        entry = self._index.get(job_id)
+        if entry is not None:
+            return entry.log_seq
         _, lines = await self.storage.read(queries.positions, [job_id])
         return lines.get(job_id, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import islice
 
 import msgspec
 
@@ -81,10 +82,11 @@ class Folder:
         self._index = index
         self._task: asyncio.Task[None] | None = None
         self._is_failing = False
+        self._refused: dict[str, Job] = {}
 
     def nudge(self) -> None:
         """Fold in a while, if there is something to fold."""
-        if self._index.unfolded and (self._task is None or self._task.done()):
+        if len(self._index.unfolded) > len(self._refused) and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._fold_later())
 
     async def _fold_later(self) -> None:
@@ -98,17 +100,21 @@ class Folder:
             self._is_failing = True
 
     async def fold(self) -> None:
-        """Fold all there is."""
+        """Fold all there is; a job whose row is refused stays in memory and is tried again when it changes."""
         unfolded = self._index.unfolded
-        while unfolded:
-            chunk = [job for _, job in zip(range(FOLD_CHUNK), unfolded.values(), strict=False)]
-            await self._write(chunk)
+        while chunk := list(
+            islice((job for job in unfolded.values() if self._refused.get(job.id) is not job), FOLD_CHUNK)
+        ):
+            refused = await self._write(chunk)
             for job in chunk:
-                if unfolded.get(job.id) is job:
+                if job.id in refused:
+                    self._refused[job.id] = job
+                elif unfolded.get(job.id) is job:
                     del unfolded[job.id]
+                    self._refused.pop(job.id, None)
 
-    async def _write(self, chunk: list[Job]) -> None:
-        await self._storage.write(lambda database: database.fold([folded_row(job) for job in chunk]))
+    async def _write(self, chunk: list[Job]) -> set[str]:
+        return await self._storage.write(lambda database: database.fold([folded_row(job) for job in chunk]))
 
     async def stop(self) -> None:
         """Cancel what is planned and fold all there is; what the store refuses now, the next start folds."""

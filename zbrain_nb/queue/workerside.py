@@ -25,6 +25,7 @@ from zbrain_nb.model.protocol import (
     LeaseRequest,
     Registered,
     WorkerInfo,
+    check_worker,
 )
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.files import keep_files
@@ -69,7 +70,14 @@ class WorkerSide(QueueCore):
         return self._desk.renew(job_id, worker_id, attempt)
 
     async def register_worker(self, info: WorkerInfo) -> Registered:
-        """Register a worker; one that is known goes on with its leases."""
+        """Register a worker; one that is known goes on with its leases.
+
+        Raises
+        ------
+        InvalidSpec
+            If a value does not hold, for example an id that no route can address.
+        """
+        check_worker(info)
         await self.open()
         text = msgspec.json.encode(info).decode()
         await self.storage.write(lambda database: database.save_worker(info.id, text))

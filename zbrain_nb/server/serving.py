@@ -15,28 +15,11 @@ import msgspec
 
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import Conflict, ZBrainError
+from zbrain_nb.model.logs import configure_logging
 from zbrain_nb.model.settings import Settings, read_settings
 from zbrain_nb.server.host import Host
 
 log = logging.getLogger(__name__)
-_PLAIN = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName"}
-
-
-class _FieldFormatter(logging.Formatter):
-    """One line a record, its `extra` fields behind the message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        fields = {k: v for k, v in record.__dict__.items() if k not in _PLAIN}
-        return text + "".join(f" {name}={value}" for name, value in fields.items())
-
-
-def configure_logging(program: str, level: int = logging.INFO) -> None:
-    """Log to stderr, which the starter has pointed at ``host.log``."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_FieldFormatter(f"%(asctime)s {program} %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 async def serve(data: DataDir, settings: Settings, *, bind: str, port: int, idle_secs: float | None) -> None:

@@ -28,6 +28,9 @@ CHECKPOINT_ROOM = 2
 #: Until a database that DuckDB gave up is opened again, if that failed.
 REVIVAL_PAUSE_SECS = 1.0
 
+#: Raised for what one row holds, by DuckDB or on the way to it.
+_REFUSED = (duckdb.ConstraintException, duckdb.DataError, OverflowError, TypeError, ValueError)
+
 _FOLD = """
 UPDATE jobs SET folded_seq = incoming.folded_seq, state = incoming.state, attempt = incoming.attempt,
     started_at = make_timestamp(incoming.started_at), finished_at = make_timestamp(incoming.finished_at),
@@ -182,12 +185,21 @@ class Database:
         self._connection.execute(statement)
         del incoming
 
-    def fold(self, rows: list[tuple[Any, ...]]) -> None:
-        """Show in the jobs table what became of jobs (`rows.folded_row`)."""
-        if rows:
+    def fold(self, rows: list[tuple[Any, ...]]) -> set[str]:
+        """Show in the jobs table what became of jobs (`rows.folded_row`); return the ids whose rows are refused."""
+        if not rows:
+            return set()
+        try:
             _, incoming = FOLDED.as_table(rows)
             self._connection.execute(_FOLD)
             del incoming
+        except _REFUSED as error:
+            if len(rows) == 1:
+                log.error("What became of a job cannot be folded.", extra={"job_id": rows[0][0], "why": str(error)})
+                return {rows[0][0]}
+            middle = len(rows) // 2
+            return self.fold(rows[:middle]) | self.fold(rows[middle:])
+        return set()
 
     def save_worker(self, worker_id: str, info: str) -> None:
         """Keep what is known of a worker, as JSON."""
@@ -244,6 +256,7 @@ def _disk_floor(error: duckdb.Error) -> ZBrainError:
 
 
 def _conflict(error: duckdb.Error) -> ZBrainError:
-    made = Conflict(f"The store refused the row: {str(error).splitlines()[0]}")
+    log.warning("A row was refused.", extra={"why": str(error)})
+    made = Conflict("The store refused what this would have written.", "It contradicts what is stored already.")
     made.__cause__ = error
     return made

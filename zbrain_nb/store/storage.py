@@ -13,7 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import duckdb
 
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.errors import InvalidSpec, ZBrainError
 from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import Job, JobArtifact
@@ -202,7 +202,9 @@ class Storage:
         change.jobs = [job_row(job, self.next_seq()) for job in wanted.values() if job.id not in known]
         await self.commit([change])
         rows = [folded_row(job) for job in wanted.values()]
-        await self.write(lambda database: database.fold(rows))
+        refused = await self.write(lambda database: database.fold(rows))
+        if refused:
+            raise InvalidSpec(f"Jobs hold what cannot be stored: {', '.join(sorted(refused))}.")
 
     async def get_job(self, job_id: str) -> Job | None:
         """Return the job, or None if there is none of this id."""

@@ -17,7 +17,7 @@ import time
 import msgspec
 
 from zbrain_nb.model.datadir import boot_id
-from zbrain_nb.model.errors import WorkerNotFound, ZBrainError
+from zbrain_nb.model.errors import ServerUnreachable, WorkerNotFound, ZBrainError
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import Job, Resources
 from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, LeaseAnswer, LeaseRequest, Registered, WorkerInfo
@@ -35,9 +35,12 @@ from zbrain_nb.worker.spool import End
 
 log = logging.getLogger(__name__)
 LEASE_WAIT_SECS = 20.0
+#: A worker without runs ends when nobody has answered it for so long.
+HOST_GONE_SECS = 600.0
 _LOCK_SECS = 1.0
 _LONGEST_BEAT_SECS = 10.0
 _FOLDER_CHECK_SECS = 2.0
+_HOST_CHECK_SECS = 1.0
 _REPEAT_SECS = 0.25
 _FULL_SECS = 0.05
 
@@ -68,6 +71,8 @@ class WorkerAgent:
         How long the spawner stays when it is not needed.
     warm : bool
         Start the zygote of this interpreter at once, so that the first cell finds it warm.
+    host_gone_secs : float or None
+        It ends when it has had no runs, and nobody has answered it, for so long; None is never.
     """
 
     def __init__(
@@ -80,6 +85,7 @@ class WorkerAgent:
         temp_dir: str | None = None,
         linger_secs: float = 30.0,
         warm: bool = True,
+        host_gone_secs: float | None = HOST_GONE_SECS,
     ) -> None:
         self.id = folder.worker_id()
         self._link = link
@@ -102,9 +108,12 @@ class WorkerAgent:
         self._stopping = asyncio.Event()
         self._open_lease: LeaseRequest | None = None
         self._beat_secs = _LONGEST_BEAT_SECS
+        self._host_gone_secs = host_gone_secs
+        self._needed_at = time.monotonic()  # when it last had runs, or a host that answered
+        self._unanswered = False
 
     async def run(self) -> None:
-        """Work until `stop`, or until the folder is gone.
+        """Work until `stop`, or until the folder is gone, or the host for long.
 
         Raises
         ------
@@ -137,7 +146,13 @@ class WorkerAgent:
             await asyncio.sleep(0.02)
 
     async def _work(self) -> None:
-        loops = (self._lease_for_ever(), self._beat_for_ever(), self._sender.run(), self._watch_folder())
+        loops = (
+            self._lease_for_ever(),
+            self._beat_for_ever(),
+            self._sender.run(),
+            self._watch_folder(),
+            self._watch_host(),
+        )
         tasks = [asyncio.create_task(loop) for loop in (*loops, self._stopping.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -168,11 +183,13 @@ class WorkerAgent:
                 if not self._registered.is_set():
                     await self._register()
                 await self._lease()
+                self._unanswered = False
                 patience.reset()
             except WorkerNotFound:
                 self._registered.clear()
             except ZBrainError as error:
                 log.warning("queue is away", extra={"why": str(error)})
+                self._unanswered = isinstance(error, ServerUnreachable)
                 # whoever answers next may be another host: it has to be told who we are
                 self._registered.clear()
                 await patience.wait()
@@ -346,3 +363,13 @@ class WorkerAgent:
                 break
         log.error("worker folder is gone", extra={"folder": str(self._folder.root)})
         self._runs.terminate_all()
+
+    async def _watch_host(self) -> None:
+        """Return when the host is gone for long and nothing runs here: whoever starts a host starts a worker too."""
+        while True:
+            if not self._unanswered or self._runs.all():
+                self._needed_at = time.monotonic()
+            elif self._host_gone_secs is not None and time.monotonic() - self._needed_at >= self._host_gone_secs:
+                break
+            await asyncio.sleep(_HOST_CHECK_SECS)
+        log.info("worker ends, for its host is gone", extra={"secs": self._host_gone_secs})

@@ -2,8 +2,9 @@
 
 What is made of a spool depends on its content alone, so that a new worker that reads it from the start makes
 the same again and skips what the queue has. Frame n owns the numbers ``4n - 3 ... 4n``: what it completes
-first (unfinished lines that an output pushes out), then what it says itself. An event covers all numbers since
-the one before it.
+first (unfinished lines that an output pushes out), then what it says itself. What has one number goes into one
+event; an event covers all numbers since the one before it. Only a cancel makes less of a spool (`Delivery.hurry`):
+it leaves out lines, but never gives a number to others.
 """
 
 from __future__ import annotations
@@ -24,16 +25,21 @@ from zbrain_nb.model.events import (
     LogStream,
 )
 from zbrain_nb.worker.lines import LineAssembler
+from zbrain_nb.worker.request import LOG_BYTES
 from zbrain_nb.worker.spool import End, Frame, Kind, read_json
+from zbrain_nb.worker.tail import Tail
 
 #: How many numbers a frame owns.
 STRIDE = 4
-_FLUSHED, _SYSTEM, _OWN = 1, 2, 4
+_FLUSHED, _TOLD, _SYSTEM, _OWN = 1, 2, 3, 4
 _LINES_BYTES = 256 * 1024
 _LINE_BYTES = 48
-#: Lines past this are left out of the log, but for the last ones.
-LOG_BYTES = 128 * 1024 * 1024
+#: Of lines past `LOG_BYTES` only so many of the last are kept, from so many of the last bytes.
 LAST_LINES = 200
+_TAIL_BYTES = 256 * 1024
+#: After a cancel, what waits or comes past so many bytes is left out like what is over `LOG_BYTES`.
+HURRY_BYTES = 512 * 1024
+_CANCELED = "The job was canceled: from here on only the last lines of its log are kept."
 _STREAMS = {Kind.STDOUT: LogStream.STDOUT, Kind.STDERR: LogStream.STDERR}
 
 
@@ -72,9 +78,12 @@ class Delivery:
         self._lines_bytes = 0
         self._events: deque[tuple[AnyWorkerEvent, int]] = deque()
         self._logged = high > STRIDE
+        self._start = high  # up to here another delivery, of a worker before, has told what there was to tell
         self._log_bytes = 0
-        self._left_out = 0
-        self._last_lines: deque[tuple[LogStream, float, str]] = deque(maxlen=LAST_LINES)
+        self._hurry_bytes: int | None = None  # what may still be told of the log after a cancel
+        self._tail: Tail[LogStream] | None = None  # what is left out, since it is
+        self._mark = ""  # says that something is left out, and was not told yet
+        self._taken = 0  # how many of the events may be on their way
         self._closed = False
         self.finished: dict[str, Any] | None = None
         self.end: End | None = None
@@ -101,17 +110,16 @@ class Delivery:
         self._frames += 1
         kind = frame.kind
         if kind in _STREAMS:
-            stream = _STREAMS[Kind(kind)]
-            self._log(stream, frame.ts, self._assemblers[stream].feed(frame.payload), _OWN)
+            self._feed_output(_STREAMS[Kind(kind)], frame.ts, frame.payload)
         elif kind == Kind.EVENT:
             self._feed_event(frame)
         elif kind == Kind.BEGIN:
             self._add(JobStarted(job_id=self._job_id, worker_id=self._worker_id), 100, _OWN)
         elif kind == Kind.MARK:
-            self._log(LogStream.SYSTEM, frame.ts, [frame.payload.decode(errors="replace")], _OWN)
+            self._log([(LogStream.SYSTEM, frame.ts, frame.payload.decode(errors="replace"))], _OWN)
         elif kind == Kind.END:
             self._flush(frame.ts)
-            self._tell_last_lines(frame.ts)
+            self._tell_last_lines()
             self.end = msgspec.json.decode(frame.payload, type=End)
 
     def _feed_event(self, frame: Frame) -> None:
@@ -129,28 +137,94 @@ class Delivery:
         elif kind == "finished":
             self.finished = event
 
-    def _flush(self, ts: float) -> None:
-        for stream, assembler in self._assemblers.items():
-            self._log(stream, ts, assembler.flush(), _FLUSHED)
-
-    def _log(self, stream: LogStream, ts: float, lines: list[str], part: int) -> None:
-        """Take lines of a stream, up to the cap; of what comes after it the last lines are told at the end."""
-        size = sum(map(len, lines)) + _LINE_BYTES * len(lines)
+    def _feed_output(self, stream: LogStream, ts: float, data: bytes) -> None:
+        """Take output; what is left out is neither decoded nor split."""
+        size = len(data) + _LINE_BYTES * data.count(b"\n")
         self._log_bytes += size
-        if self._log_bytes <= LOG_BYTES or stream == LogStream.SYSTEM:
-            self._add_lines([(stream, ts, line) for line in lines], size, part)
+        if self._tail is None:
+            if self._log_bytes > LOG_BYTES:
+                self._leave_out(
+                    ts, f"The log is over {LOG_BYTES >> 20} MiB: from here on only its last lines are kept."
+                )
+            elif self._hurry_bytes is not None and self._number(_OWN) > self._start:
+                self._hurry_bytes -= size
+                if self._hurry_bytes < 0:
+                    self._leave_out(ts, _CANCELED)
+        if self._tail is None:
+            self._log([(stream, ts, line) for line in self._assemblers[stream].feed(data)], _OWN)
             return
-        if not self._left_out:
-            sentence = f"The log is over {LOG_BYTES >> 20} MiB: from here on only its last lines are kept."
-            self._add_lines([(LogStream.SYSTEM, ts, sentence)], len(sentence), part)
-        self._left_out += len(lines)
-        self._last_lines.extend((stream, ts, line) for line in lines)
+        self._tail.add(stream, ts, data)
+        if self._mark:
+            self._log([(LogStream.SYSTEM, ts, self._mark)], _OWN)
+            self._mark = ""
 
-    def _tell_last_lines(self, ts: float) -> None:
-        if self._left_out:
-            sentence = f"{self._left_out - len(self._last_lines):,} lines were left out here."
-            lines = [(LogStream.SYSTEM, ts, sentence), *self._last_lines]
-            self._add_lines(lines, sum(len(line) + _LINE_BYTES for _, _, line in lines), _FLUSHED)
+    def _leave_out(self, ts: float, mark: str) -> Tail[LogStream]:
+        """Tell no more of the output before the end; unfinished lines belong to what is left out."""
+        tail = self._tail = Tail(_TAIL_BYTES)
+        self._mark = mark
+        for stream, assembler in self._assemblers.items():
+            if rest := assembler.take_rest():
+                tail.add(stream, ts, rest)
+        return tail
+
+    def _flush(self, ts: float) -> None:
+        rests = [(stream, ts, line) for stream, assembler in self._assemblers.items() for line in assembler.flush()]
+        self._log(rests, _FLUSHED)
+
+    def _tell_last_lines(self) -> None:
+        """Tell the last of the lines that were left out."""
+        if self._tail is None or not (pieces := self._tail.take()):
+            return
+        count = self._tail.breaks
+        lines: list[tuple[LogStream, float, str]] = []
+        for stream, ts, data in pieces:
+            lines += [(stream, ts, line) for line in self._assemblers[stream].feed(data)]
+        for stream, assembler in self._assemblers.items():
+            rest = assembler.flush()
+            count += len(rest)
+            lines += [(stream, pieces[-1].ts, line) for line in rest]
+        last = lines[-LAST_LINES:]
+        sentence = f"{max(count - len(last), 0):,} lines were left out here."
+        self._log([(LogStream.SYSTEM, pieces[-1].ts, sentence), *last], _TOLD)
+
+    def _log(self, lines: list[tuple[LogStream, float, str]], part: int) -> None:
+        """Add lines; all that have the same number have to come at once."""
+        self._add_lines(lines, sum(len(line) + _LINE_BYTES for _, _, line in lines), part)
+
+    def hurry(self) -> None:
+        """Hear of a cancel: the ending shall come soon, so that a backlog of output is left out of the log.
+
+        Events that may be on their way stay as they are. What is left out costs its numbers, no more: a delivery
+        that begins after any of the events that are sent goes on from there, and tells no line a second time.
+        """
+        if self._hurry_bytes is not None:
+            return
+        self._hurry_bytes = HURRY_BYTES
+        self._close_lines()
+        events = list(self._events)
+        self._events = deque(events[: self._taken])
+        self._last = (self._events[-1][0].seq or 0) if self._events else self._high
+        dropped: list[tuple[LogStream, float, str]] = []
+        for event, size in events[self._taken :]:
+            if isinstance(event, JobLogged):
+                self._hurry_bytes -= size
+                if self._hurry_bytes < 0:
+                    self.waiting_bytes -= size
+                    dropped += event.lines
+                    continue
+            self._append(event, size, event.seq or 0)
+        if dropped:
+            self._drop(dropped)
+
+    def _drop(self, lines: list[tuple[LogStream, float, str]]) -> None:
+        """Leave out lines that were made already, and all output from here on."""
+        rests = self._leave_out(lines[-1][1], _CANCELED)
+        tail = self._tail = Tail(_TAIL_BYTES)
+        for stream, ts, line in lines:
+            if stream in self._assemblers:
+                tail.add(stream, ts, line.encode() + b"\n")
+        for piece in rests.take():
+            tail.add(*piece)
 
     def _add_lines(self, lines: list[tuple[LogStream, float, str]], size: int, part: int) -> None:
         number = self._number(part)
@@ -191,11 +265,11 @@ class Delivery:
         """Hear that the attempt vanished: what it has written is all; an ending has to follow."""
         self._frames += 1
         self._flush(ts)
-        self._tell_last_lines(ts)
+        self._tell_last_lines()
 
     def say(self, ts: float, sentences: list[str]) -> None:
         """Add lines of the worker itself, before the ending."""
-        self._log(LogStream.SYSTEM, ts, sentences, _SYSTEM)
+        self._log([(LogStream.SYSTEM, ts, sentence) for sentence in sentences], _SYSTEM)
 
     def close(self, ending: AnyWorkerEvent) -> None:
         """Add the ending."""
@@ -216,6 +290,7 @@ class Delivery:
                 break
             events.append(event)
             total += size
+        self._taken = len(events)
         return events, total
 
     def acknowledge(self, high: int) -> bool:
@@ -224,6 +299,7 @@ class Delivery:
             return False
         while self._events and (self._events[0][0].seq or 0) <= high:
             self.waiting_bytes -= self._events.popleft()[1]
+            self._taken = max(0, self._taken - 1)
         self._high = high
         return True
 

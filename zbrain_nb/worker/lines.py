@@ -29,6 +29,13 @@ class LineAssembler:
         rest, self._rest = self._rest.rstrip("\r"), ""
         return [*lines, rest] if rest else lines
 
+    def take_rest(self) -> bytes:
+        """Return the unfinished line, if any, as bytes, and forget it."""
+        rest = self._rest.encode() + self._decoder.getstate()[0]
+        self._decoder.reset()
+        self._rest = ""
+        return rest
+
     def _cut(self, text: str) -> list[str]:
         *parts, rest = (self._rest + text).split("\n")
         lines: list[str] = []

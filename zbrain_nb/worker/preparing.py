@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from pathlib import Path
+
+from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job
@@ -16,6 +19,13 @@ from zbrain_nb.worker.patience import Patience, is_passing
 from zbrain_nb.worker.request import RunRequest
 
 CACHE_BYTES = 4 << 30
+
+
+class UnknownKernel(ZBrainError):
+    """The worker has no kernel of that name that runs Python."""
+
+    code = "unknown_kernel"
+    status = 422
 
 
 class Preparer:
@@ -41,10 +51,13 @@ class Preparer:
 
         Raises
         ------
+        UnknownKernel
+            If the job names a kernel that this worker does not have.
         ZBrainError
             If an input cannot be had.
         """
         spec = job.spec
+        python = await asyncio.to_thread(find_python, spec.kernel) if spec.kernel else sys.executable
         outbox = self._folder.outbox(job.id, job.attempt)
         scratch = None
         if spec.cwd is None:
@@ -61,7 +74,7 @@ class Preparer:
             outbox=str(outbox),
             timeout_secs=spec.timeout_secs,
             memory_mb=spec.resources.memory_mb,
-            python=spec.kernel if spec.kernel and os.path.isabs(spec.kernel) else sys.executable,
+            python=python,
             inputs={name: await self._fetch(job, name, sha256) for name, sha256 in spec.inputs.items()},
             keep=spec.keep,
             artifacts=spec.artifacts,
@@ -97,6 +110,31 @@ class Preparer:
             total += size
             if total > CACHE_BYTES and mtime < files[0][0] - 3600:
                 path.unlink(missing_ok=True)
+
+
+def find_python(kernel: str) -> str:
+    """Return the interpreter of a kernel, which is the name of a kernelspec or an absolute path.
+
+    Raises
+    ------
+    UnknownKernel
+        If there is no kernelspec of that name, or it does not run Python.
+    """
+    if os.path.isabs(kernel):
+        return kernel
+    try:
+        spec = KernelSpecManager().get_kernel_spec(kernel)
+    except (NoSuchKernel, OSError, ValueError):  # of a broken file too
+        raise UnknownKernel(f"The kernel {kernel!r} was not found on the worker.") from None
+    program = spec.argv[0] if spec.argv else ""
+    if spec.language.lower() != "python" or not program:
+        raise UnknownKernel(f"The kernel {kernel!r} on the worker does not run Python.")
+    if program in ("python", "python3", f"python3.{sys.version_info[1]}"):
+        return sys.executable  # as Jupyter reads these
+    found = shutil.which(program)
+    if found is None:
+        raise UnknownKernel(f"The kernel {kernel!r} names {program!r}, which was not found on the worker.")
+    return found
 
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
 from zbrain_nb.worker.launch import Child
 from zbrain_nb.worker.spool import HEADER, MAX_PAYLOAD, Kind, SpoolWriter, pack
+from zbrain_nb.worker.tail import Tail
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024
 #: What is read of one pipe before the others get their turn: more than a pipe holds, so that all output
 #: written before an event is spooled before it.
 _TURN = 1024 * 1024
 #: At the very end, when the tree is gone, no stranger who got hold of a pipe keeps us longer than this.
 _LAST_TURN = 16 * 1024 * 1024
+#: Of output that is dropped so much of the end is kept: it tells most of why a job failed.
+_TAIL_BYTES = 64 * 1024
 _FRAMES = frozenset({Kind.STDOUT, Kind.STDERR, Kind.EVENT})
 
 
@@ -29,14 +33,15 @@ class Pump:
     fifo : int or None
         Where other processes of the job send events.
     cap_bytes : int
-        Output past this size of the spool is dropped, with one mark; other events past twice this size.
-        The event that a cell ends with is always kept.
+        Output past this size of the spool is dropped, with one mark, but for the last of it; other events past
+        twice this size. The event that a cell ends with is always kept.
     """
 
     def __init__(self, spool: SpoolWriter, child: Child, fifo: int | None, cap_bytes: int) -> None:
         self._spool = spool
         self._cap = cap_bytes
-        self._marked = False
+        self._marked: set[str] = set()
+        self._tail: Tail[Kind] | None = None  # output that is dropped, since it is
         self._output = {child.stdout: Kind.STDOUT, child.stderr: Kind.STDERR}
         self._events = {child.events: _Splitter(MAX_PAYLOAD)}
         if fifo is not None:
@@ -72,6 +77,14 @@ class Pump:
     def drain(self) -> None:
         """Move what is left when the job's processes are gone, without waiting for the pipes' ends."""
         self.move(set(self.sources), _LAST_TURN)
+        if self._tail is None:
+            return
+        begun: set[Kind] = set()
+        with contextlib.suppress(OSError):  # no room for it
+            for kind, ts, data in self._tail.take():
+                # it does not go on where the output was cut off
+                self._spool.append(kind, data if kind in begun else b"\n" + data, ts)
+                begun.add(kind)
 
     def _move_output(self, source: int, kind: Kind, turn: int) -> None:
         moved = 0
@@ -117,8 +130,16 @@ class Pump:
 
     def _append(self, kind: Kind, payload: bytes) -> None:
         final = kind == Kind.EVENT and b'"finished"' in payload[:64]
-        if not final and self._spool.size + len(payload) > (2 if kind == Kind.EVENT else 1) * self._cap:
-            self._mark(f"Output past {self._cap:,} bytes was dropped.")
+        size = self._spool.size + len(payload)
+        if kind != Kind.EVENT:
+            if self._tail is None and size > self._cap:
+                self._tail = Tail(_TAIL_BYTES)
+                self._mark(f"Output past {self._cap:,} bytes was dropped, but for its last lines.")
+            if self._tail is not None:
+                self._tail.add(kind, time.time(), payload)
+                return
+        elif not final and size > 2 * self._cap:
+            self._mark(f"Events past {2 * self._cap:,} bytes were dropped.")
             return
         try:
             self._spool.append(kind, payload)
@@ -139,13 +160,13 @@ class Pump:
             return
 
     def _mark(self, sentence: str) -> None:
-        if self._marked:
+        if sentence in self._marked:
             return
         try:
             self._spool.append_packed(pack(Kind.MARK, sentence.encode()))
         except OSError:
             return  # no room for the mark either: the next drop tries again
-        self._marked = True
+        self._marked.add(sentence)
 
 
 class _Splitter:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-GIB = 1 << 30
+#: How much of a job's output is kept, about: as much is spooled, and as much becomes its log.
+LOG_BYTES = 128 * 1024 * 1024
 
 
 class RunRequest(msgspec.Struct, kw_only=True):
@@ -44,7 +45,7 @@ class RunRequest(msgspec.Struct, kw_only=True):
     artifacts : list of str
         Globs relative to `cwd`.
     spool_cap_bytes : int
-        Output past this is dropped.
+        Output past this is dropped, but for its last lines.
     title : str
         A short text to show.
     """
@@ -65,7 +66,7 @@ class RunRequest(msgspec.Struct, kw_only=True):
     inputs: dict[str, str] = {}
     keep: list[str] | str | None = None
     artifacts: list[str] = []
-    spool_cap_bytes: int = GIB
+    spool_cap_bytes: int = LOG_BYTES
     title: str = ""
 
     @property

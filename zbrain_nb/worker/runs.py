@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from zbrain_nb.model.datadir import is_locked
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import JobCanceled, JobFailed
 from zbrain_nb.model.job import Job
@@ -24,6 +25,7 @@ from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.finishing import Ending, lost
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
 from zbrain_nb.worker.grip import Grip
+from zbrain_nb.worker.preparing import UnknownKernel
 from zbrain_nb.worker.request import RunRequest, read_request, write_private
 from zbrain_nb.worker.sockets import bind
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolReader, write_closed
@@ -33,7 +35,13 @@ Key = tuple[str, int]
 #: A run's spool is read no further while so much of it waits for the queue.
 _WINDOW_BYTES = 8 * 1024 * 1024
 _TICK_SECS = 1.0
-_PAUSE_SECS = 5.0
+#: When the worker fails at a run it takes the run up again so often, after pauses that double from the first one.
+_RETRIES = 6
+_FIRST_PAUSE_SECS = 0.5
+#: How long the processes of a run that is given up get to end.
+_GIVE_UP_SECS = 30.0
+#: How much of a spool is read in one go: the other runs wait for so long.
+_READ_BYTES = 256 * 1024
 _NOTHING_HERE = "Its worker was stopped before the job could start."
 T = TypeVar("T")
 
@@ -48,22 +56,28 @@ class Run:
         As it was leased; None if that is not known any more.
     delivery : Delivery
         Its events on their way.
+    start : int
+        The highest number that the queue had when the run was taken up.
     ended : bool
         Whether its processes are gone: it takes up no slot.
     canceled, stale : bool
         Whether its processes shall end; of a stale one nothing is told any more.
+    failures : int
+        How often the worker failed at it without getting any further.
     """
 
     job_id: str
     attempt: int
     job: Job | None
     delivery: Delivery
+    start: int = 0
     request: RunRequest | None = None
     reader: SpoolReader | None = None
     grip: Grip | None = None
     ended: bool = False
     canceled: bool = False
     stale: bool = False
+    failures: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -155,6 +169,7 @@ class Runs:
         if run is None or run.canceled:
             return False
         run.canceled = True
+        run.delivery.hurry()
         self._end_job(run)
         run.wake.set()
         return True
@@ -173,7 +188,9 @@ class Runs:
             if run.task is not None and run.task is not asyncio.current_task():
                 run.task.cancel()
             again = self._add(run.job_id, run.attempt, run.job, high)
-            again.canceled, again.stale = run.canceled, run.stale
+            again.canceled, again.stale, again.failures = run.canceled, run.stale, run.failures
+            if again.canceled:
+                again.delivery.hurry()
 
     def terminate_all(self) -> None:
         """End the processes of all runs, without waiting."""
@@ -181,7 +198,7 @@ class Runs:
             self._end_job(run)
 
     def _add(self, job_id: str, attempt: int, job: Job | None, high: int) -> Run:
-        run = Run(job_id, attempt, job, Delivery(job_id, attempt, self._worker_id, high))
+        run = Run(job_id, attempt, job, Delivery(job_id, attempt, self._worker_id, high), high)
         self._runs[run.key] = run
         run.task = asyncio.create_task(self._live(run), name=f"run {job_id}.{attempt}")
         return run
@@ -197,16 +214,48 @@ class Runs:
         """Bring one attempt from its lease to the acknowledged end, whatever comes between."""
         try:
             await self._live_once(run)
-        except Exception:
+        except Exception as error:
             # all that matters lies in the folder, so the attempt can be taken up again from there
-            log.exception("run is taken up again", extra={"job": run.job_id, "attempt": run.attempt})
-            await asyncio.sleep(_PAUSE_SECS)
-            self.restart(run, run.delivery.high)
+            if run.delivery.high > run.start:
+                run.failures = 0  # it got further than the last time
+            run.failures += 1
+            fields = {"job": run.job_id, "attempt": run.attempt, "failures": run.failures}
+            if run.failures > _RETRIES:
+                log.exception("run is given up", extra=fields)
+                await self._give_up(run, error)
+            else:
+                log.exception("run is taken up again", extra=fields)
+                await asyncio.sleep(_FIRST_PAUSE_SECS * 2 ** (run.failures - 1))
+                self.restart(run, run.delivery.high)
         finally:
             if run.reader is not None:
                 run.reader.close()
             if run.grip is not None:
                 run.grip.release()
+
+    async def _give_up(self, run: Run, error: Exception) -> None:
+        """End an attempt at which the worker fails again and again, and say why."""
+        run.canceled = True
+        self._end_job(run)
+        with contextlib.suppress(OSError):  # TimeoutError too
+            spool = self._folder.spool_path(*run.key)
+            write_closed(spool, End(reason="canceled"))  # bars a launch that is under way
+            async with asyncio.timeout(_GIVE_UP_SECS):
+                while is_locked(spool):
+                    await self._wait(run, 0.1)
+        run.ended = True
+        run.delivery = Delivery(run.job_id, run.attempt, self._worker_id, run.delivery.high)
+        what = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        reason = f"Its worker failed at it {run.failures} times, the last time with {what}"
+        run.delivery.close(JobFailed(job_id=run.job_id, reason=reason))
+        self._changed()
+        while not (run.delivery.done or run.stale):
+            await self._wait(run, 60)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self._folder.remove, run.request, *run.key)
+        if self._runs.get(run.key) is run:
+            del self._runs[run.key]
+        self._changed()
 
     async def _live_once(self, run: Run) -> None:
         ending = await self._run(run)
@@ -230,6 +279,8 @@ class Runs:
         if not path.exists():
             try:
                 await self._make_request(run)
+            except UnknownKernel as error:
+                return Ending(JobFailed(job_id=run.job_id, reason=error.message, final=True), [])
             except (ZBrainError, OSError) as error:
                 log.warning("run cannot be prepared", extra={"job": run.job_id, "why": str(error)})
                 return Ending(JobFailed(job_id=run.job_id, reason=f"It could not be prepared: {error}"), [])
@@ -281,7 +332,7 @@ class Runs:
                 await self._wait(run, _TICK_SECS)
                 continue
             locked = run.reader.is_locked()  # before the read: the end is written before the lock is freed
-            frames = run.reader.read()
+            frames = run.reader.read(_READ_BYTES)
             for frame in frames:
                 if frame.kind == Kind.BEGIN:
                     self._take_grip(run, msgspec.json.decode(frame.payload, type=Begin))

@@ -79,14 +79,19 @@ class Sender:
                 self._apply(result)
 
     def _gather(self, waiting: list[Run], limit: int) -> list[AnyWorkerEvent]:
+        """Return the next batch: one run after the other comes first, and all others get what is left to each.
+
+        Who has little to say is in every batch, however much the others have.
+        """
         self._first += 1
         start = self._first % len(waiting)
+        share = limit // len(waiting)
         events: list[AnyWorkerEvent] = []
         total = 0
         for run in waiting[start:] + waiting[:start]:
-            more, size = run.delivery.take(max(limit - total, 0))
-            if events and total + size > limit:
-                break
+            more, size = run.delivery.take(share)
+            if events and size > share and total + size > limit:
+                continue
             events += more
             total += size
         return events

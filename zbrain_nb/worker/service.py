@@ -13,8 +13,9 @@ from pathlib import Path
 from zbrain_nb.client.locating import Locator, locator
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.logs import configure_logging
 from zbrain_nb.model.settings import read_settings
-from zbrain_nb.worker.agent import WorkerAgent
+from zbrain_nb.worker.agent import HOST_GONE_SECS, WorkerAgent
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.link import HttpLink, follow
 
@@ -69,15 +70,26 @@ def run_worker(
     place = WorkerFolder(folder)
     slots = concurrency or settings.worker_concurrency
     try:
-        asyncio.run(_serve(place, locate, slots, org_id, settings.worker_temp_dir))
+        # an operator's worker of a server elsewhere waits for it for as long as it takes
+        gone_secs = HOST_GONE_SECS if url is None else None
+        asyncio.run(_serve(place, locate, slots, org_id, settings.worker_temp_dir, gone_secs))
     except ZBrainError as error:
         log.error("worker cannot run: %s", error)
         return 1
     return 0
 
 
-async def _serve(place: WorkerFolder, locate: Locator, slots: int, org_id: str | None, temp_dir: str | None) -> None:
-    agent = WorkerAgent(HttpLink(locate), place, concurrency=slots, org_id=org_id, temp_dir=temp_dir)
+async def _serve(
+    place: WorkerFolder,
+    locate: Locator,
+    slots: int,
+    org_id: str | None,
+    temp_dir: str | None,
+    host_gone_secs: float | None,
+) -> None:
+    agent = WorkerAgent(
+        HttpLink(locate), place, concurrency=slots, org_id=org_id, temp_dir=temp_dir, host_gone_secs=host_gone_secs
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, agent.stop)
     await agent.run()
@@ -94,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.concurrency is not None and options.concurrency < 1:
         parser.error("--concurrency takes a whole number of at least 1")
-    _log_to_stderr()
+    configure_logging("worker")
     try:
         data = DataDir(options.data) if options.data else None
         token = os.environ.get("ZBRAIN_TOKEN")
@@ -109,21 +121,3 @@ def main(arguments: list[str] | None = None) -> int:
     except ZBrainError as error:
         log.error("worker cannot run: %s", error)
         return 1
-
-
-class _FieldFormatter(logging.Formatter):
-    """One line a record, its `extra` fields behind the message."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text + "".join(f" {name}={value}" for name, value in vars(record).items() if name not in _PLAIN)
-
-
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(_FieldFormatter("%(asctime)s worker %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -14,6 +14,7 @@ from zbrain_nb import CancelResult, Job, JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.errors import Conflict, DiskFloor, Unavailable, ZBrainError
 from zbrain_nb.model.events import JobCompleted, JobLogged
 from zbrain_nb.model.protocol import LeaseRequest
+from zbrain_nb.queue import loading
 from zbrain_nb.queue.submits import as_job, decide_batch
 from zbrain_nb.store.database import Database
 
@@ -157,6 +158,7 @@ async def test_one_guilty_submit_fails_alone(queue):
     good += [asyncio.create_task(queue.submit(TRUE)) for _ in range(3)]
     results = await asyncio.gather(*good, bad, return_exceptions=True)
     assert [type(result) for result in results] == [str] * 6 + [Conflict]
+    assert "constraint" not in str(results[-1]).lower()
     assert queue.active_jobs() == 6
     await queue.close()
     await queue.open()
@@ -269,6 +271,26 @@ async def test_code_that_was_kept_before_codes_were_bounded_is_folded(queue):
     await queue.fold()
     assert queue._index.unfolded == {}
     assert (await queue.storage.get_job(job.id)).state is JobState.FAILED
+
+
+async def test_row_that_cannot_be_folded_keeps_no_other_from_it(queue, monkeypatch, caplog):
+    folded_row = loading.folded_row
+    hand = await Hand(queue).register()
+    jobs = [await hand.run() for _ in range(5)]
+
+    def poisoned(job):
+        row = folded_row(job)
+        return (*row[:7], 2**70, *row[8:]) if job.id == jobs[2].id else row
+
+    monkeypatch.setattr(loading, "folded_row", poisoned)
+    await hand.send(*(JobCompleted(job.id, attempt=1) for job in jobs))
+    await queue.fold()
+    await queue.fold()
+    assert [record.job_id for record in caplog.records if record.levelname == "ERROR"] == [jobs[2].id]
+    assert list(queue._index.unfolded) == [jobs[2].id]
+    assert len(await queue.list(state="succeeded")) == 5
+    rows = await queue.storage.read(lambda c: c.execute("SELECT id::VARCHAR, state FROM jobs").fetchall())
+    assert {job_id for job_id, state in rows if state == "succeeded"} == {job.id for job in jobs} - {jobs[2].id}
 
 
 async def test_key_of_a_commit_under_way_is_not_known_before_it_is_through(queue, broken_disk):

@@ -19,7 +19,8 @@ from zbrain_nb.model.events import (
 )
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import JobArtifact, Resources, Variable
-from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest
+from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, WorkerInfo
+from zbrain_nb.store import queries
 
 pytestmark = pytest.mark.anyio
 RETRIES = JobSpec(cmd=["true"], max_retries=2)
@@ -145,6 +146,7 @@ async def test_events_survive_a_restart_exactly_once(queue, clock):
         JobStarted("", after=0, seq=0),
         JobStarted("", after=2, seq=1),
         JobStarted("", seq=-5),
+        JobStarted("", seq=0),
         JobStarted("", after=-1, seq=1),
         JobStarted("", seq=2**63),
         JobStarted("", after=0, seq=2**62 + 1),
@@ -545,6 +547,30 @@ async def test_progress_beyond_all_numbers_is_all_of_it(queue):
     job = await hand.run()
     assert (await hand.send(JobProgress(job.id, attempt=1, progress=10**400)))[0].status == "ok"
     assert (await queue.get(job.id)).progress["fraction"] == 1.0
+
+
+async def test_numbers_that_do_not_hold_are_answered_with_what_is_committed(queue):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    await hand.send(line(job, 0, 1))
+    (result,) = await hand.send(JobStarted(job.id, attempt=1, seq=2**63))
+    assert (result.status, result.high) == ("invalid", 1)
+
+
+@pytest.mark.parametrize("worker_id", ["", "a/b c", "..", 5])
+async def test_registration_of_an_id_that_no_route_can_address_is_invalid_in_process_too(queue, worker_id):
+    with pytest.raises(InvalidSpec):
+        await queue.register_worker(WorkerInfo(id=worker_id))
+    assert queue.workers() == []
+
+
+async def test_count_of_log_lines_of_a_live_job_asks_no_store(queue, monkeypatch):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    await hand.send(line(job, 0, 1))
+    stored = await queue.storage.read(queries.positions, [job.id])
+    monkeypatch.setattr(queue.storage, "read", None)
+    assert await queue.count_log_lines(job.id) == stored[1][job.id] == 1
 
 
 async def test_attempt_out_of_all_bounds_is_invalid(queue):

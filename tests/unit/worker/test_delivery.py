@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from zbrain_nb.model.events import (
     LogStream,
 )
 from zbrain_nb.worker.delivery import Delivery
+from zbrain_nb.worker.lines import LineAssembler
 from zbrain_nb.worker.spool import Frame, Kind
 
 BEGIN = Frame(Kind.BEGIN, 0.0, b'{"pid":1,"supervisor_pid":2}')
@@ -174,3 +176,122 @@ def test_log_over_its_cap_keeps_the_head_and_the_last_lines(monkeypatch: pytest.
         assert sum("only its last lines are kept" in line for line in lines) == 1
     assert lines[-200:] == [f"line {i}" for i in range(4800, 5000)]
     assert "lines were left out here" in lines[-201]
+
+
+RESTS = [
+    BEGIN,
+    Frame(Kind.STDOUT, 1.0, (b"l" * 52 + b"\n") * 2100 + b"P" * 60000),
+    Frame(Kind.STDERR, 2.0, b"FATAL tail on stderr"),
+    END,
+]
+
+
+def lines_of(events: list[AnyWorkerEvent]) -> list[str]:
+    return [line for one in events if isinstance(one, JobLogged) for _, _, line in one.lines]
+
+
+@pytest.mark.parametrize("bound", [1, 60_000, 256 * 1024])
+@pytest.mark.parametrize("lost", [False, True])
+def test_unfinished_lines_of_both_streams_come_once_whatever_the_bounds(
+    monkeypatch: pytest.MonkeyPatch, bound: int, lost: bool
+) -> None:
+    """Also when the worker is killed after any of the events."""
+    monkeypatch.setattr("zbrain_nb.worker.delivery._LINES_BYTES", bound)
+
+    def run(high: int) -> list[AnyWorkerEvent]:
+        delivery = feed(RESTS[: 3 if lost else 4], high)
+        if lost:
+            delivery.lose(9.0)
+            delivery.close(JobFailed(job_id="j", lost=True))
+        return delivery.take(10**9)[0]
+
+    whole = run(0)
+    lines = lines_of(whole)
+    assert lines.count("FATAL tail on stderr") == 1
+    assert lines.count("P" * 60000) == 1
+    assert len(lines) == 2102
+    for at, one in enumerate(whole):
+        rest = run(one.seq or 0)
+        in_order(rest, one.seq or 0)
+        assert lines_of(whole[: at + 1] + rest) == lines
+
+
+def test_output_over_the_cap_is_neither_split_nor_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zbrain_nb.worker.delivery.LOG_BYTES", 100 * 1024)
+    fed: list[int] = []
+    original = LineAssembler.feed
+
+    def spy(self: LineAssembler, data: bytes) -> list[str]:
+        fed.append(len(data))
+        return original(self, data)
+
+    monkeypatch.setattr(LineAssembler, "feed", spy)
+    frames = [BEGIN, Frame(Kind.STDOUT, 1.0, b"cut "), *[Frame(Kind.STDOUT, 1.0, b"yes\n" * 16384)] * 200]
+    events, _ = feed([*frames, Frame(Kind.STDERR, 2.0, b"last words"), END]).take(10**9)
+    assert sum(fed) < 600_000
+    lines = lines_of(events)
+    assert lines[-200:] == ["yes"] * 199 + ["last words"]
+    assert f"{16384 * 200 - 199:,} lines were left out here." in lines
+
+
+NUMBERED = re.compile(r"\d+\.\d+$")
+
+
+def chatty(count: int) -> list[Frame]:
+    return [Frame(Kind.STDOUT, 1.0, b"".join(b"%d.%d\n" % (i, k) for k in range(1000))) for i in range(count)]
+
+
+@pytest.mark.parametrize("taken", [0, 1, 10**5])
+@pytest.mark.parametrize("at", [2, 40, 90])
+def test_cancel_leaves_out_the_backlog_with_a_mark(at: int, taken: int) -> None:
+    frames = [BEGIN, *chatty(90), Frame(Kind.EVENT, 2.0, DISPLAY), Frame(Kind.STDERR, 3.0, b"bye"), END]
+    delivery = feed(frames[:at])
+    on_the_way, _ = delivery.take(taken) if taken else ([], 0)
+    delivery.hurry()
+    for frame in frames[at:]:
+        delivery.feed(frame)
+    delivery.close(JobCompleted(job_id="j"))
+    events, _ = delivery.take(10**9)
+    assert events[: len(on_the_way)] == on_the_way  # the queue may have these already
+    in_order(events)
+    lines = lines_of(events)
+    assert sum(map(len, lines)) < 900_000
+    assert any("was canceled" in line or "left out here" in line for line in lines)
+    assert lines[-1] == "bye"
+    assert lines[-2] == "89.999"
+    numbered = [line for line in lines if NUMBERED.match(line)]
+    assert len(numbered) == len(set(numbered))
+    assert numbered == sorted(numbered, key=lambda line: tuple(map(int, line.split("."))))
+    assert sum(isinstance(one, JobDisplayed) for one in events) == 1
+    assert isinstance(events[-1], JobCompleted)
+
+
+def test_cancel_of_a_quiet_job_leaves_nothing_out() -> None:
+    delivery = feed([BEGIN, Frame(Kind.STDOUT, 1.0, b"a\nb")])
+    delivery.hurry()
+    for frame in [Frame(Kind.STDOUT, 1.0, b"c\ntidy\n"), END]:
+        delivery.feed(frame)
+    delivery.close(JobCompleted(job_id="j"))
+    assert lines_of(delivery.take(10**6)[0]) == ["a", "bc", "tidy"]
+
+
+@pytest.mark.parametrize("again", [0, 3, 30, 93])
+def test_cancel_and_a_killed_worker_no_line_comes_twice(again: int) -> None:
+    """The first worker hears of the cancel at frame 20, the second one at `again`."""
+    frames = [BEGIN, *chatty(45), Frame(Kind.EVENT, 2.0, DISPLAY), *chatty(90)[45:], END]
+
+    def run(high: int, at: int) -> list[AnyWorkerEvent]:
+        delivery = Delivery("j", 1, "w", high)
+        for number, frame in enumerate(frames):
+            if number == at:
+                delivery.hurry()
+            delivery.feed(frame)
+        delivery.close(JobCompleted(job_id="j"))
+        return delivery.take(10**9)[0]
+
+    first = run(0, 20)
+    for at, one in enumerate(first):
+        rest = run(one.seq or 0, again)
+        in_order(rest, one.seq or 0)
+        numbered = [line for line in lines_of(first[: at + 1] + rest) if NUMBERED.match(line)]
+        assert len(numbered) == len(set(numbered))

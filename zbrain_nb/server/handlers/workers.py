@@ -7,14 +7,7 @@ import asyncio
 import msgspec
 
 from zbrain_nb.model.errors import StaleAttempt
-from zbrain_nb.model.protocol import (
-    EventBatch,
-    HeartbeatRequest,
-    LeaseAnswer,
-    LeaseRequest,
-    WorkerInfo,
-    check_worker,
-)
+from zbrain_nb.model.protocol import EventBatch, HeartbeatRequest, LeaseAnswer, LeaseRequest, WorkerInfo
 from zbrain_nb.server.handlers.base import ApiHandler
 
 MAX_WAIT_SECS = 60.0
@@ -25,9 +18,7 @@ class WorkersHandler(ApiHandler):
 
     async def post(self) -> None:
         """Register, or register again after a restart of either side; 201."""
-        info = self.decode(WorkerInfo)
-        check_worker(info)
-        self.reply(await self.queue.register_worker(info), 201)
+        self.reply(await self.queue.register_worker(self.decode(WorkerInfo)), 201)
 
     def get(self) -> None:
         """List the workers that the queue knows."""
