@@ -8,8 +8,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job
 from zbrain_nb.worker.environment import job_environment
@@ -122,6 +120,8 @@ def find_python(kernel: str) -> str:
     """
     if os.path.isabs(kernel):
         return kernel
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel  # 40 ms that few workers need
+
     try:
         spec = KernelSpecManager().get_kernel_spec(kernel)
     except (NoSuchKernel, OSError, ValueError):  # of a broken file too

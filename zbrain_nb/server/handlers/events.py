@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 
 import msgspec
 from tornado import websocket
@@ -15,6 +16,7 @@ from zbrain_nb.server.handlers.base import ApiHandler
 
 log = logging.getLogger(__name__)
 MAX_TOPICS = 1000
+_TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
 
 
 class EventsHandler(ApiHandler, websocket.WebSocketHandler):
@@ -31,7 +33,7 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         """Check the query before the upgrade, while an error can still be told."""
         self._check_upgrade()
         topics = [t for t in self.get_query_argument("topics", "").split(",") if t]
-        if len(topics) > MAX_TOPICS or any(not t.startswith(("jobs/", "orgs/")) for t in topics):
+        if len(topics) > MAX_TOPICS or not all(map(_TOPIC.fullmatch, topics)):
             raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
         after = self.int_argument("after", -1)
         self._subscription = self.queue.subscribe(topics or None, None if after < 0 else after)
