@@ -29,9 +29,7 @@ def wait_and_show(handle: JobHandle) -> None:
             for output in update.outputs:
                 _show(output)
     except KeyboardInterrupt:
-        sys.stderr.write(
-            f"zbrain: detached; the job goes on. client.job({handle.id!r}).cancel() ends it, .wait() waits again.\n"
-        )
+        sys.stderr.write("zbrain: detached; the job goes on. _zb.cancel() ends it, _zb.wait() waits again.\n")
         return
     error = handle.exception()
     if error is not None:
