@@ -226,7 +226,9 @@ async def test_anything_killed_every_job_ends_and_no_line_comes_twice(place: Pla
         else:
             # what looks like a zygote may have been the process of a cell
             assert job.losses == 1 or job.reason == "Killed by SIGKILL.", (job.state, job.reason)
-            assert lines == COUNTED[: len(lines)]
+            # print() writes a line in pieces; whoever is killed between two leaves a part of one
+            assert lines[:-1] == COUNTED[: len(lines[:-1])]
+            assert not lines or COUNTED[len(lines) - 1].startswith(lines[-1])
     for job_id in ids:
         wait_for(lambda job_id=job_id: not pids_with(f"ZBRAIN_JOB_ID={job_id}"))
 

@@ -117,6 +117,8 @@ JOBS = Layout(
         "name": _TEXT,
         "created_at": _TIME,
         "spec": _TEXT,
+        "lane": _TEXT,
+        "rank": _INT,
         "idempotency_key": _TEXT,
         "payload_hash": _TEXT,
         "retry_of": _UUID,
@@ -193,7 +195,14 @@ def micros(when: dt.datetime | None) -> int | None:
     return None if when is None else round(when.timestamp() * 1e6)
 
 
-def job_row(job: Job, event_seq: int, payload_hash: str | None = None, spec: bytes | None = None) -> tuple[Any, ...]:
+def job_row(
+    job: Job,
+    event_seq: int,
+    payload_hash: str | None = None,
+    spec: bytes | None = None,
+    lane: str | None = None,
+    rank: int | None = None,
+) -> tuple[Any, ...]:
     """Return the row of a submit, in the order of `JOBS`; `spec` is the encoded spec, if it is at hand."""
     return (
         job.id,
@@ -203,6 +212,8 @@ def job_row(job: Job, event_seq: int, payload_hash: str | None = None, spec: byt
         job.spec.title,
         round(job.created_at.timestamp() * 1e6),
         (spec or encode(job.spec)).decode(),
+        lane,
+        rank,
         job.spec.idempotency_key,
         payload_hash,
         job.retry_of,

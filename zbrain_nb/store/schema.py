@@ -25,7 +25,8 @@ NO_ROOM = ("No space left", "Disk quota exceeded", "File too large", "Could not 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
 
--- One row per submit, appended; the columns from `state` on are folded in later, for lists and history.
+-- One row per submit, appended; `lane` and `rank` are its place in line, and null if it waits for other jobs.
+-- The columns from `state` on are folded in later, for lists and history.
 CREATE TABLE IF NOT EXISTS jobs (
     id UUID PRIMARY KEY,
     event_seq BIGINT NOT NULL,
@@ -37,6 +38,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     idempotency_key VARCHAR,
     payload_hash VARCHAR,
     retry_of UUID,
+    lane VARCHAR,
+    rank BIGINT,
     state VARCHAR NOT NULL DEFAULT 'pending',
     attempt INTEGER NOT NULL DEFAULT 0,
     started_at TIMESTAMP,
