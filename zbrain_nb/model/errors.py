@@ -143,6 +143,13 @@ class InvalidSpec(ZBrainError):
     status = 422
 
 
+class OverQuota(ZBrainError):
+    """A limit of the org or the owner is reached; ``details`` has ``quota``, ``limit`` and ``used``."""
+
+    code = "over_quota"
+    status = 429
+
+
 class BlobMismatch(ZBrainError):
     """The bytes do not hash to the name they were given."""
 

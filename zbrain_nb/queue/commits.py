@@ -143,7 +143,7 @@ class Commits:
             if turn.error is None:
                 apply(turn.entries.values())
                 if turn.claims:
-                    self._index.remember_keys(turn.claims)
+                    self._index.keys.remember(turn.claims)
         self._index.spare_collector()
         self._under_way = False
         self._applied()
@@ -183,3 +183,4 @@ class Commits:
                     entry = self._index.live.get(job_id)
                     if entry is not None:
                         self._index.line_up(entry)
+        self._index.ready.release_all()

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 
@@ -22,9 +22,12 @@ from zbrain_nb.queue.commits import Commits
 from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
+from zbrain_nb.queue.limits import Limits
 from zbrain_nb.queue.loading import Folder, load, restore_positions
+from zbrain_nb.queue.refill import Refill
+from zbrain_nb.queue.turn import Borrowed, Command, LookAgain, Turn
 from zbrain_nb.queue.workers import WorkerDesk
-from zbrain_nb.store import queries
+from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.storage import Storage, is_id
 
@@ -45,6 +48,7 @@ class QueueCore:
         default_org_id: str = "default",
         owner: str | None = None,
         clock: Clock | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.storage = storage
         self.artifacts = artifacts if isinstance(artifacts, ArtifactStore) else ArtifactStore(artifacts)
@@ -52,6 +56,7 @@ class QueueCore:
         self.owner = owner or getpass.getuser()
         self.events = TakenEvents()
         self._clock = clock or Clock()
+        self._limits = limits or Limits()
         self._opening: asyncio.Lock | None = None
         self._is_open = False
         self._cleanup: asyncio.Task[None] | None = None
@@ -61,13 +66,15 @@ class QueueCore:
         self._set_up(lease_ttl_secs)
 
     def _set_up(self, lease_ttl_secs: float) -> None:
-        self._index = Index(self._clock)
+        self._index = Index(self._clock, self._limits)
         self._index.leases.ttl_secs = lease_ttl_secs
         self._commits = Commits(self.storage, self._index, self._clock, self._bus.publish, self._serve)
         self._endings = Endings(self._index)
         self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock)
         self._intake = Intake(self._endings, self._desk.start)
         self._folder = Folder(self.storage, self._index)
+        self._refill = Refill(self.storage, self._index, self._serve)
+        self._key_reader: asyncio.Task[None] | None = None
 
     # Opening and closing
 
@@ -89,8 +96,15 @@ class QueueCore:
                 self._desk.known_before = await load(self.storage, self._index)
                 self._bus.start(self.storage.last_seq)
                 self._is_open = True
+                self._key_reader = asyncio.get_running_loop().create_task(self._read_keys(self._index))
                 self._serve()
         return self
+
+    async def _read_keys(self, index: Index) -> None:
+        try:
+            index.keys.add_stored(await self.storage.read(waiting.key_fingerprints))
+        except ZBrainError as error:
+            log.warning("Idempotency keys were not read; the store is asked for each.", extra={"why": str(error)})
 
     async def close(self) -> None:
         """Finish commits under way, fold, and close the store; harmless when closed."""
@@ -112,6 +126,10 @@ class QueueCore:
         try:
             self._desk.close()
             await self._commits.drain()
+            if self._key_reader is not None:
+                self._key_reader.cancel()
+                await asyncio.gather(self._key_reader, return_exceptions=True)
+            await self._refill.stop()
             self._bus.close()
             await self._folder.stop()
         finally:
@@ -143,7 +161,7 @@ class QueueCore:
 
     def active_jobs(self) -> int:
         """Return how many jobs have not ended."""
-        return len(self._index.live)
+        return len(self._index.live) + self._index.ready.parked
 
     async def get(self, job_id: str) -> Job | None:
         """Return the job as it is now, or None if there is none of this id."""
@@ -151,30 +169,39 @@ class QueueCore:
         entry = self._index.get(job_id)
         if entry is not None:
             return self._shown(entry)
-        return await self.storage.get_job(job_id)
+        job = await self.storage.get_job(job_id)
+        return None if job is None else self._present(job)
 
-    async def _fetch(self, ids: Iterable[str]) -> dict[str, Entry]:
-        """Return the ended jobs among `ids`, from memory or the store."""
-        found: dict[str, Entry] = {}
-        asked = []
-        for job_id in ids:
-            if job_id in self._index.live:
-                continue
-            recent = self._index.recent.get(job_id)
-            if recent is not None:
-                found[job_id] = recent
-            elif is_id(job_id):
-                asked.append(job_id)
+    async def _borrow(self, ids: Iterable[str]) -> Borrowed:
+        """Return those of the jobs that are not in memory, from the store: ended ones, and parked ones."""
+        seen_seq = self._index.applied_seq
+        asked = [job_id for job_id in ids if self._index.get(job_id) is None and is_id(job_id)]
+        borrowed = Borrowed({}, seen_seq)
         if not asked:
-            return found
-        jobs = await self.storage.read(queries.jobs_by_id, asked)
-        ended = {job_id: job for job_id, job in jobs.items() if job.state.ended}
-        highs, log_seqs = await self.storage.read(queries.positions, list(ended))
-        for job_id, job in ended.items():
-            entry = found[job_id] = Entry(job, job.event_seq)
-            restore_positions(entry, highs.get(job_id, {}), log_seqs.get(job_id, 0))
-            self._index.remember(entry)
-        return found
+            return borrowed
+        found = await self.storage.read(waiting.placed_by_id, asked)
+        highs, log_seqs = await self.storage.read(queries.positions, [one.job.id for one in found if one.job.attempt])
+        for job, rank, order, _ in found:
+            entry = borrowed.entries[job.id] = Entry(job, order, rank)
+            restore_positions(entry, highs.get(job.id, {}), log_seqs.get(job.id, 0))
+            if job.state.ended and self._index.get(job.id) is None:
+                self._index.remember(entry)
+        return borrowed
+
+    async def _decide(self, ids: Iterable[str], command: Command) -> Any:
+        """Run a command that may look at the jobs `ids`, wherever they are kept."""
+        wanted = set(ids)
+        while True:
+            borrowed = await self._borrow(wanted)
+
+            def decide(turn: Turn, borrowed: Borrowed = borrowed) -> Any:
+                turn.borrow(borrowed)
+                return command(turn)
+
+            try:
+                return await self._commits.run(decide)
+            except LookAgain as error:
+                wanted.update(error.details.get("ids", ()))
 
     def _shown(self, entry: Entry) -> Job:
         job = entry.job
@@ -184,9 +211,9 @@ class QueueCore:
 
     def _present(self, row: Job) -> Job:
         entry = self._index.get(row.id)
-        if entry is not None:
-            return self._shown(entry)
-        return self._index.unfolded.get(row.id, row)
+        if entry is None:
+            entry = Entry(self._index.unfolded.get(row.id, row), row.event_seq)
+        return self._shown(entry)
 
     async def _read_events(
         self, after: int, upto: int, jobs: list[str] | None, orgs: list[str] | None, limit: int
@@ -229,6 +256,7 @@ class QueueCore:
         if not self._is_open:
             return
         self._desk.serve()
+        self._refill.nudge()
         self._folder.nudge()
         delayed = self._index.delayed
         if delayed and (self._timer is None or delayed[0][0] < self._timer_at):

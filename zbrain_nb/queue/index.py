@@ -1,4 +1,8 @@
-"""The live jobs in memory, as they were committed, and what hangs on them."""
+"""The jobs that are in memory, as they were committed, and what hangs on them.
+
+All jobs are that run, that are tried again, or that wait for other jobs; of those that could run at once, the
+windows of their lanes (`lanes.py`).
+"""
 
 from __future__ import annotations
 
@@ -12,21 +16,16 @@ import msgspec
 
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.queue.clock import Clock
+from zbrain_nb.queue.keys import Keys
+from zbrain_nb.queue.lanes import Lane, Place
 from zbrain_nb.queue.leases import Leases
+from zbrain_nb.queue.limits import Limits
 from zbrain_nb.queue.ready import ReadyQueues
 
 #: Ended jobs that are kept in memory, for those who ask at once.
 RECENT = 2_000
-#: Idempotency keys kept in memory; older ones are asked of the store.
-KEYS = 100_000
 #: See `Index.spare_collector`.
 FREEZE_STEP = 5_000
-
-
-#: Owner and idempotency key.
-KeyOf = tuple[str, str]
-#: The job first submitted under a key, and the hash of its payload.
-FirstOf = tuple[str, str]
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -37,7 +36,11 @@ class Entry(msgspec.Struct, gc=False):
     job : Job
         The snapshot that callers get.
     order : int
-        ``event_seq`` of the submit: the place in line.
+        ``event_seq`` of the submit.
+    rank : int
+        The place in its lane, before `order`.
+    lane : Lane or None
+        Where it waits or was leased from; None for a job that ended.
     blockers : set of str
         Jobs of `JobSpec.after` that have not ended. The one thing that changes in place.
     high : int
@@ -50,6 +53,8 @@ class Entry(msgspec.Struct, gc=False):
 
     job: Job
     order: int
+    rank: int = 0
+    lane: Lane | None = None
     blockers: set[str] | frozenset[str] = frozenset()
     high: int = 0
     log_seq: int = 0
@@ -59,12 +64,21 @@ class Entry(msgspec.Struct, gc=False):
         """Return a copy to change."""
         return copy(self)
 
+    @property
+    def place(self) -> Place:
+        """Where it stands in its lane."""
+        return self.rank, self.order
+
     def is_ready(self, now: float) -> bool:
         """Whether a worker could take it."""
         job = self.job
         if job.state is JobState.PENDING:
             return not self.blockers
         return job.state is JobState.RETRYING and (job.not_before is None or job.not_before.timestamp() <= now)
+
+    def may_park(self) -> bool:
+        """Whether the store alone could keep it: nothing is known of it that its row does not say."""
+        return self.job.state is JobState.PENDING and not self.job.attempt and not self.job.spec.after
 
 
 class Index:
@@ -73,32 +87,44 @@ class Index:
     Attributes
     ----------
     live : dict of str to Entry
-        Jobs that have not ended.
+        Jobs in memory that have not ended.
     recent : dict of str to Entry
         The last that ended.
     unfolded : dict of str to Job
         Jobs whose row in the store does not show their present state yet.
-    keys : dict of (owner, key) to (job id, payload hash)
-        Idempotency keys of late.
+    keys : Keys
+        Idempotency keys.
     children : dict of str to list of str
-        Who waits for a live job.
+        Who waits for a job that has not ended.
+    applied_seq : int
+        The last ``event_seq`` that was taken over.
+    forgotten_seq : int
+        Jobs that ended with a greater ``event_seq`` are all in memory.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, limits: Limits) -> None:
         self._clock = clock
         self.live: dict[str, Entry] = {}
         self.recent: OrderedDict[str, Entry] = OrderedDict()
         self.unfolded: dict[str, Job] = {}
-        self.keys: OrderedDict[KeyOf, FirstOf] = OrderedDict()
+        self.keys = Keys()
         self.children: dict[str, list[str]] = {}
-        self.ready = ReadyQueues()
+        self.ready = ReadyQueues(limits)
         self.delayed: list[tuple[float, str]] = []
         self.leases = Leases(clock)
+        self.applied_seq = 0
+        self.forgotten_seq = 0
+        self.last_base = 0
         self._freeze_at = FREEZE_STEP
 
     def get(self, job_id: str) -> Entry | None:
-        """Return the job, if it is live or ended of late."""
+        """Return the job, if it is live and in memory, or ended of late."""
         return self.live.get(job_id) or self.recent.get(job_id)
+
+    def rank_base(self, now: float) -> int:
+        """Return the time from which ranks are counted, in microseconds; it never goes back."""
+        self.last_base = max(self.last_base, round(now * 1e6))
+        return self.last_base
 
     def spare_collector(self) -> None:
         """Keep the garbage collector from walking many waiting jobs again and again (measured: 18 µs a submit).
@@ -118,26 +144,99 @@ class Index:
         """Take over jobs as they were committed."""
         for entry in entries:
             job = entry.job
+            self.applied_seq = max(self.applied_seq, job.event_seq)
             old = self.live.get(job.id)
             if old is None and job.state is JobState.PENDING:
-                self.live[job.id] = entry
-                if not entry.blockers:
-                    self.ready.push(job, entry.order)
+                self._add(entry)
             else:
                 self._replace(old, entry)
+
+    def _add(self, entry: Entry) -> None:
+        """Take over a new job: into memory, or only into the count of those that are parked."""
+        lane, ready = self._known_lane(entry), self.ready
+        ready.count(lane, 1, 0)
+        place = entry.place
+        if entry.job.spec.after:
+            self.live[entry.job.id] = entry
+            if not entry.blockers:
+                ready.push(lane, place, entry.job.id)
+        elif lane.admits(place, ready.window_size):
+            self.live[entry.job.id] = entry
+            ready.push(lane, place, entry.job.id)
+            if len(lane.window) > 2 * ready.window_size:
+                self.spill(lane)
+        else:
+            ready.park(lane, entry)
+
+    def _known_lane(self, entry: Entry) -> Lane:
+        """Return the entry's lane; one that was forgotten while the entry was decided is made again."""
+        lane = entry.lane
+        if lane is None or not lane.is_known:
+            lane = entry.lane = self.ready.lane(entry.job)
+        return lane
+
+    def restore(self, entry: Entry) -> None:
+        """Take over a live job from the store; one that waits for others is lined up by who knows their states."""
+        job, lane = entry.job, self._known_lane(entry)
+        runs = job.state is JobState.RUNNING
+        self.live[job.id] = entry
+        self.ready.count(lane, not runs, runs)
+        if runs:
+            self.leases.grant(job.id, job.worker_id or "", job.attempt)
+        elif job.state is JobState.RETRYING or not job.spec.after:
+            self.line_up(entry)
+
+    def spill(self, lane: Lane) -> None:
+        """Leave the far end of a window that grew too long to the store."""
+        lane.window.sort()
+        size = self.ready.window_size
+        kept, rest = lane.window[:size], lane.window[size:]
+        bound = kept[-1][:2]
+        lane.bound = bound if lane.bound is None else min(lane.bound, bound)
+        lane.epoch += 1
+        for rank, order, job_id in rest:
+            entry = self.live.get(job_id)
+            if entry is None:
+                continue
+            if entry.may_park():
+                del self.live[job_id]
+                self.ready.park(lane, entry)
+            else:
+                kept.append((rank, order, job_id))
+        lane.window = kept
+
+    def unpark(self, entry: Entry) -> bool:
+        """Take a parked job into its window, unless it is known already or has ended; return whether it was taken."""
+        job_id = entry.job.id
+        if job_id in self.live or job_id in self.recent or job_id in self.unfolded:
+            return False
+        lane = self._known_lane(entry)
+        self.live[job_id] = entry
+        self.ready.unpark(lane)
+        lane.push(entry.place, job_id)
+        return True
 
     def _replace(self, old: Entry | None, entry: Entry) -> None:
         job = entry.job
         state = job.state
+        lane = self._known_lane(entry)
+        was = old.job.state if old is not None else JobState.PENDING
+        if old is None:
+            if job.spec.after:  # it was refused as it came, for a parent that had failed
+                self.ready.count(lane, 1, 0)
+            else:
+                self.ready.unpark(lane)
+        self._count(lane, was, state)
         if state.ended:
             self.live.pop(job.id, None)
+            entry.lane = None
             self.remember(entry)
             self.unfolded[job.id] = job
             self.leases.release(job.id)
             self._unblock_children(job.id)
             return
         self.live[job.id] = entry
-        if old is not None and old.job.state is state and old.job.attempt == job.attempt:
+        if was is state and old is not None and old.job.attempt == job.attempt:
             return
         self.unfolded[job.id] = job
         if state is JobState.RUNNING:
@@ -146,11 +245,17 @@ class Index:
             self.leases.release(job.id)
             self.line_up(entry)
 
+    def _count(self, lane: Lane, was: JobState, state: JobState) -> None:
+        ran, runs = was is JobState.RUNNING, state is JobState.RUNNING
+        waited, waits = not ran and not was.ended, not runs and not state.ended
+        if ran != runs or waited != waits:
+            self.ready.count(lane, waits - waited, runs - ran)
+
     def line_up(self, entry: Entry) -> None:
         """Put a waiting job where a lease or the clock will find it."""
         job = entry.job
         if entry.is_ready(self._clock.time()):
-            self.ready.push(job, entry.order)
+            self.ready.push(self._known_lane(entry), entry.place, job.id)
         elif job.state is JobState.RETRYING and job.not_before is not None:
             heapq.heappush(self.delayed, (job.not_before.timestamp(), job.id))
 
@@ -159,13 +264,8 @@ class Index:
         self.recent[entry.job.id] = entry
         self.recent.move_to_end(entry.job.id)
         if len(self.recent) > RECENT:
-            self.recent.popitem(last=False)
-
-    def remember_keys(self, firsts: Iterable[tuple[KeyOf, FirstOf]]) -> None:
-        """Keep idempotency keys for a while."""
-        self.keys.update(firsts)
-        while len(self.keys) > KEYS:
-            self.keys.popitem(last=False)
+            _, forgotten = self.recent.popitem(last=False)
+            self.forgotten_seq = max(self.forgotten_seq, forgotten.job.event_seq)
 
     def add_child(self, parent_id: str, child_id: str) -> None:
         """Note that `child_id` waits for `parent_id`."""
@@ -186,6 +286,6 @@ class Index:
         while self.delayed and self.delayed[0][0] <= now:
             entry = self.live.get(heapq.heappop(self.delayed)[1])
             if entry is not None and entry.job.state is JobState.RETRYING and entry.is_ready(now):
-                self.ready.push(entry.job, entry.order)
+                self.line_up(entry)
                 found.append(entry)
         return found

@@ -31,6 +31,8 @@ class JobQueue(JobSide, WorkerSide):
         The owner of jobs submitted without one; None is the account of this process.
     clock : Clock
         For tests.
+    limits : Limits
+        How many jobs an org or an owner may have; none unless given.
     """
 
     def subscribe(self, topics: Iterable[str] | None = None, after: int | None = None) -> Subscription:

@@ -21,7 +21,6 @@ from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.listing import list_jobs, make_filter
 from zbrain_nb.queue.outputs import reduce_outputs
 from zbrain_nb.queue.submits import Accepted, as_job, blobs_of, decide_batch, decide_plain, needs_checks
-from zbrain_nb.queue.turn import Turn
 from zbrain_nb.store import queries
 from zbrain_nb.store.storage import is_id
 
@@ -97,13 +96,9 @@ class JobSide(QueueCore):
                 raise MissingBlobs("Blobs that the job reads are not here.", "Upload them.", blobs=missing)
         keys = await self._stored_keys(own)
         ids = {parent for job in own for parent in job.spec.after} | {job_id for job_id, _ in keys.values()}
-        ended = await self._fetch(ids)
-
-        def decide(turn: Turn) -> builtins.list[Accepted]:
-            turn.borrow(ended)
-            return decide_batch(turn, self._index, own, keys)
-
-        accepted: builtins.list[Accepted] = await self._commits.run(decide)
+        accepted: builtins.list[Accepted] = await self._decide(
+            ids, lambda turn: decide_batch(turn, self._index, own, keys)
+        )
         return accepted
 
     async def _stored_keys(self, jobs: Sequence[Job]) -> dict[tuple[str, str], tuple[str, str]]:
@@ -116,7 +111,7 @@ class JobSide(QueueCore):
             known = self._index.keys.get((job.owner, key))
             if known is not None:
                 found[job.owner, key] = known
-            else:
+            elif self._index.keys.may_be_stored((job.owner, key)):
                 wanted.setdefault(job.owner, set()).add(key)
         for owner, keys in wanted.items():
             stored = await self.storage.read(queries.keyed_jobs, owner, keys)
@@ -183,13 +178,7 @@ class JobSide(QueueCore):
             The same for a repeated call, as long as the job stands the same.
         """
         await self.open()
-        ended = await self._fetch([job_id])
-
-        def decide(turn: Turn) -> CancelResult:
-            turn.borrow(ended)
-            return self._endings.cancel(turn, job_id, by)
-
-        result: CancelResult = await self._commits.run(decide)
+        result: CancelResult = await self._decide([job_id], lambda turn: self._endings.cancel(turn, job_id, by))
         return result
 
     async def retry_job(self, job_id: str, *, owner: str | None = None) -> Job:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from itertools import islice
+from collections import defaultdict
 
 import msgspec
 
@@ -12,7 +12,10 @@ from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.queue.index import Entry, Index
-from zbrain_nb.store import queries
+from zbrain_nb.queue.lanes import LaneKey, Place
+from zbrain_nb.queue.pauses import read_pauses
+from zbrain_nb.queue.ready import window_for
+from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.rows import folded_row
 from zbrain_nb.store.storage import Storage
 
@@ -21,43 +24,71 @@ log = logging.getLogger(__name__)
 #: Jobs folded in one statement: between two, the writer commits.
 FOLD_CHUNK = 1_000
 FOLD_PAUSE_SECS = 1.0
+#: Under this key the store keeps up to which ``event_seq`` its jobs table is up to date.
+FOLDED_SEQ = "folded_seq"
 
 
 async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
-    """Bring the live jobs into `index`, each running one with a full term of grace.
+    """Bring what has not ended into `index`, each running job with a full term of grace.
 
     Returns
     -------
     dict of str to WorkerInfo
         The workers that registered before.
     """
-    jobs = await storage.read(queries.live_jobs)
-    highs, log_seqs = await storage.read(queries.positions, [job.id for job in jobs if job.attempt])
-    parents = {parent for job in jobs if job.state is JobState.PENDING for parent in job.spec.after}
-    ended = {job.id for job in jobs if job.state.ended}
-    live = {job.id for job in jobs} - ended
-    for job in jobs:
-        entry = Entry(job, job.event_seq)
-        restore_positions(entry, highs.get(job.id, {}), log_seqs.get(job.id, 0))
-        if job.state.ended:
+    folded_seq = int(await storage.read(waiting.meta, FOLDED_SEQ) or 0)
+    found = await storage.read(waiting.snapshot, folded_seq, window_for)
+    index.applied_seq = storage.last_seq
+    index.last_base = found.last_base
+    highs, log_seqs = await storage.read(queries.positions, [one.job.id for one in found.jobs if one.job.attempt])
+    for one in found.jobs:
+        entry = _entry(index, one)
+        restore_positions(entry, highs.get(one.job.id, {}), log_seqs.get(one.job.id, 0))
+        if one.job.state.ended:
             index.remember(entry)
-            index.unfolded[job.id] = job
-            continue
-        index.live[job.id] = entry
-        if job.state is JobState.RUNNING:
-            index.leases.grant(job.id, job.worker_id or "", job.attempt)
-            continue
-        if job.state is JobState.PENDING and job.spec.after:
-            entry.blockers = {parent for parent in job.spec.after if parent in live}
-            for parent in entry.blockers:
-                index.add_child(parent, job.id)
-        if not entry.blockers:
-            index.line_up(entry)
-    if jobs:
-        log.info("Jobs were found in the store.", extra={"live": len(live), "parents": len(parents)})
+            index.unfolded[one.job.id] = one.job
+        else:
+            index.restore(entry)
+    for one in found.windows:
+        index.restore(_entry(index, one))
+    _restore_parked(index, found)
+    await _restore_blockers(storage, index, [one.job for one in found.jobs if one.job.state is JobState.PENDING])
+    if index.live:
+        log.info("Jobs were found in the store.", extra={"live": len(index.live), "parked": index.ready.parked})
     index.spare_collector()
+    index.ready.paused.update(await read_pauses(storage))
     known = [msgspec.json.decode(text, type=WorkerInfo) for text in await storage.read(queries.workers)]
     return {info.id: info for info in known}
+
+
+def _entry(index: Index, one: waiting.Placed) -> Entry:
+    return Entry(one.job, one.order, one.rank, None if one.job.state.ended else index.ready.lane(one.job))
+
+
+def _restore_parked(index: Index, found: waiting.Snapshot) -> None:
+    loaded: dict[str | None, list[Place]] = defaultdict(list)
+    for one in found.windows:
+        loaded[one.lane].append((one.rank, one.order))
+    for text, jobs in found.lanes.items():
+        parked = jobs - len(loaded[text])
+        if parked > 0:
+            lane = index.ready.lanes[LaneKey.from_text(text)]
+            index.ready.park_stored(lane, parked, max(loaded[text]))
+            index.ready.count(lane, parked, 0)
+
+
+async def _restore_blockers(storage: Storage, index: Index, jobs: list[Job]) -> None:
+    """Let jobs wait for those of their parents that have not ended; some of these may be parked."""
+    unknown = {parent for job in jobs for parent in job.spec.after} - index.live.keys()
+    parents = await storage.read(queries.jobs_by_id, list(unknown))
+    waited_for = index.live.keys() | {parent.id for parent in parents.values() if not parent.state.ended}
+    for job in jobs:
+        entry = index.live[job.id]
+        entry.blockers = waited_for.intersection(job.spec.after)
+        for parent in entry.blockers:
+            index.add_child(parent, job.id)
+        if not entry.blockers:
+            index.line_up(entry)
 
 
 def restore_positions(entry: Entry, highs: dict[int, int], log_seq: int) -> None:
@@ -90,9 +121,10 @@ class Folder:
             self._task = asyncio.get_running_loop().create_task(self._fold_later())
 
     async def _fold_later(self) -> None:
-        await asyncio.sleep(FOLD_PAUSE_SECS)
         try:
-            await self.fold()
+            while len(self._index.unfolded) > len(self._refused):
+                await asyncio.sleep(FOLD_PAUSE_SECS)
+                await self.fold()
             self._is_failing = False
         except ZBrainError as error:
             if not self._is_failing:
@@ -101,10 +133,10 @@ class Folder:
 
     async def fold(self) -> None:
         """Fold all there is; a job whose row is refused stays in memory and is tried again when it changes."""
-        unfolded = self._index.unfolded
-        while chunk := list(
-            islice((job for job in unfolded.values() if self._refused.get(job.id) is not job), FOLD_CHUNK)
-        ):
+        unfolded, upto = self._index.unfolded, self._index.applied_seq
+        jobs = [job for job in unfolded.values() if self._refused.get(job.id) is not job]
+        for start in range(0, len(jobs), FOLD_CHUNK):
+            chunk = jobs[start : start + FOLD_CHUNK]
             refused = await self._write(chunk)
             for job in chunk:
                 if job.id in refused:
@@ -112,6 +144,8 @@ class Folder:
                 elif unfolded.get(job.id) is job:
                     del unfolded[job.id]
                     self._refused.pop(job.id, None)
+        if jobs and not self._refused:
+            await self._storage.write(lambda database: database.save_meta(FOLDED_SEQ, str(upto)))
 
     async def _write(self, chunk: list[Job]) -> set[str]:
         return await self._storage.write(lambda database: database.fold([folded_row(job) for job in chunk]))

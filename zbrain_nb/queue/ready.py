@@ -1,19 +1,32 @@
-"""Which jobs could run now, in the order in which they should.
+"""Which job goes next: between orgs in fair turns, within one by rank, and never one that has to wait.
 
-Jobs of one kind, org and need of resources form a lane; within a lane, and between lanes, the higher priority
-goes first, then the earlier submit. A need that fits nowhere therefore holds up its own lane only.
+The orgs share by virtual time (start-time fair queuing, Goyal, Vin and Cheng 1996): each lease moves its org's
+time on by the CPUs it takes, and the org whose time is least goes first. This is deficit round-robin without
+rounds: a job as large as many rounds needs no walk over them. An org that had nothing to do catches up with the
+others and saves nothing.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from zbrain_nb.model.job import Job, Resources
+from zbrain_nb.queue.lanes import Account, Lane, LaneKey, Place
+from zbrain_nb.queue.limits import Limits
 
-_Lane = tuple[str, str, Resources]
+if TYPE_CHECKING:
+    from zbrain_nb.queue.index import Entry
+
+#: Jobs of a lane in memory, and of all lanes that have more in the store.
+WINDOW = 1_000
+WINDOWS = 40_000
+SMALLEST_WINDOW = 50
 
 
 class Want(msgspec.Struct, kw_only=True):
@@ -61,39 +74,307 @@ class Want(msgspec.Struct, kw_only=True):
         )
 
 
-class ReadyQueues:
-    """The lanes. A job that was leased or canceled stays in its lane until it comes to the head."""
+class _Branch:
+    """The lanes of one kind in one org that have something to give, first heads first."""
+
+    __slots__ = ("heads", "needs")
 
     def __init__(self) -> None:
-        self._lanes: dict[_Lane, list[tuple[int, int, str]]] = {}
+        self.heads: list[tuple[int, int, int, Lane]] = []
+        self.needs: Counter[Resources] = Counter()
 
-    def push(self, job: Job, order: int) -> None:
-        """Add a job; `order` grows with the time of submit."""
+
+class _Org(Account):
+    __slots__ = ("branches", "time")
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.branches: dict[str, _Branch] = {}
+        self.time = 0.0
+
+
+class ReadyQueues:
+    """The lanes of all orgs.
+
+    Attributes
+    ----------
+    limits : Limits
+        How many jobs an org or an owner may run.
+    paused : dict of (org, kind) to str
+        Queues from which nothing is leased, and why, in words.
+    lanes : dict of LaneKey to Lane
+        Lanes with jobs that have not ended.
+    hungry : dict of Lane to None
+        Lanes whose window should be filled from the store.
+    parked : int
+        How many waiting jobs are in the store alone.
+    window_size : int
+        How many jobs of a lane are kept in memory, now.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.paused: dict[tuple[str, str], str] = {}
+        self.lanes: dict[LaneKey, Lane] = {}
+        self.hungry: dict[Lane, None] = {}
+        self.orgs: dict[str, _Org] = {}
+        self.owners: dict[str, Account] = {}
+        self.groups: dict[tuple[str, str], Account] = {}
+        self.parked = 0
+        self.window_size = WINDOW
+        self._parking = 0
+        self._numbers = count()
+        self._time = 0.0
+
+    # The lanes and who counts their jobs
+
+    def lane(self, job: Job) -> Lane:
+        """Return the lane in which `job` waits; made if there is none."""
+        key = LaneKey.of(job)
+        return self.lanes.get(key) or self.open_lane(key)
+
+    def open_lane(self, key: LaneKey) -> Lane:
+        """Make a lane."""
+        org = self.orgs.get(key.org_id) or self.orgs.setdefault(key.org_id, _Org(key.org_id))
+        owner = self.owners.get(key.owner) or self.owners.setdefault(key.owner, Account(key.owner))
+        group = None
+        if key.group is not None:
+            name = (key.org_id, key.group)
+            group = self.groups.get(name) or self.groups.setdefault(name, Account(key.group))
+        lane = self.lanes[key] = Lane(key, org, owner, group)
+        return lane
+
+    def count(self, lane: Lane, waiting: int, running: int) -> None:
+        """Add to the numbers of jobs that wait and run; a lane without any is forgotten."""
+        lane.members += waiting + running
+        for account in (lane.org, lane.owner, lane.group):
+            if account is not None:
+                account.waiting += waiting
+                account.running += running
+                if running < 0 and account.held:
+                    self._release(account)
+        if lane.members <= 0:
+            self._forget(lane)
+
+    def _forget(self, lane: Lane) -> None:
+        lane.is_known = False
+        if self.lanes.get(lane.key) is lane:
+            del self.lanes[lane.key]
+        self._unlist(lane)
+        owner, group = lane.owner, lane.group
+        if not owner.waiting and not owner.running:
+            self.owners.pop(owner.name, None)
+        if group is not None and not group.waiting and not group.running:
+            self.groups.pop((lane.key.org_id, group.name), None)
+
+    def park(self, lane: Lane, entry: Entry) -> None:
+        """Count a job that is in the store alone from now on."""
+        self.parked += 1
+        if not lane.parked:
+            self._count_parking(1)
+        lane.park(entry)
+
+    def park_stored(self, lane: Lane, jobs: int, bound: Place) -> None:
+        """Count jobs that the store had behind `bound` when the queue opened."""
+        self.parked += jobs
+        lane.parked, lane.bound = jobs, bound
+        self._count_parking(1)
+
+    def empty_store(self, lane: Lane) -> None:
+        """Note that the store has none of the lane's jobs any more that are not in memory."""
+        if lane.parked:
+            self.parked -= lane.parked
+            lane.parked = 0
+            self._count_parking(-1)
+
+    def unpark(self, lane: Lane) -> None:
+        """Count out a job that is parked no more."""
+        if not lane.parked:
+            return
+        self.parked -= 1
+        lane.parked -= 1
+        if not lane.parked:
+            self._count_parking(-1)
+
+    def _count_parking(self, lanes: int) -> None:
+        self._parking += lanes
+        self.window_size = window_for(self._parking)
+
+    # Who can be served
+
+    def push(self, lane: Lane, place: Place, job_id: str) -> None:
+        """Add a job that could run now."""
+        lane.push(place, job_id)
+        if lane.listed_at is None or place < lane.listed_at:
+            self._list(lane)
+
+    def look_again(self, lane: Lane) -> None:
+        """List a lane whose window or bound changed; note it if the window runs low."""
+        self._list(lane)
+        if lane.is_hungry(self.window_size):
+            self.hungry[lane] = None
+
+    def _list(self, lane: Lane) -> None:
+        place = lane.head()
+        if place is None or place == lane.listed_at:
+            return
+        branch = self._branch(lane)
+        if lane.listed_at is None:
+            branch.needs[lane.key.resources] += 1
+        lane.listed_at = place
+        heapq.heappush(branch.heads, (*place, next(self._numbers), lane))
+
+    def _unlist(self, lane: Lane) -> None:
+        if lane.listed_at is None:
+            return
+        lane.listed_at = None
+        needs = self._branch(lane).needs
+        needs[lane.key.resources] -= 1
+        if needs[lane.key.resources] <= 0:
+            del needs[lane.key.resources]
+
+    def _branch(self, lane: Lane) -> _Branch:
+        org = self.orgs[lane.key.org_id]
+        branch = org.branches.get(lane.key.kind)
+        if branch is None:
+            branch = org.branches[lane.key.kind] = _Branch()
+        return branch
+
+    def _release(self, account: Account) -> None:
+        held, account.held = account.held, {}
+        for lane in held:
+            if lane.is_known:
+                self._list(lane)
+
+    def release_all(self) -> None:
+        """List every lane again that is held back: what held it may not have come true."""
+        for account in [*self.orgs.values(), *self.owners.values(), *self.groups.values()]:
+            self._release(account)
+
+    def _open_branches(self, org: _Org, want: Want) -> Iterator[_Branch]:
+        for kind in want.kinds:
+            branch = org.branches.get(kind)
+            if branch is not None and branch.needs and not self.is_paused(org.name, kind):
+                yield branch
+
+    def is_paused(self, org_id: str, kind: str) -> bool:
+        """Whether nothing of the kind is leased in the org."""
+        return bool(self.paused) and (org_id, kind) in self.paused
+
+    def why_held(self, job: Job) -> str | None:
+        """Return one sentence if a pause or a limit makes `job` wait, else None."""
         spec = job.spec
-        lane = (spec.kind, job.org_id, spec.resources)
-        heap = self._lanes.get(lane)
-        if heap is None:
-            heap = self._lanes[lane] = []
-        heapq.heappush(heap, (-spec.priority, order, job.id))
+        if self.is_paused(job.org_id, spec.kind):
+            return self.paused[job.org_id, spec.kind]
+        org, owner = self.orgs.get(job.org_id), self.owners.get(job.owner)
+        most = self.limits.org_running
+        if most is not None and org is not None and org.running >= most:
+            return f"Over the limit of the org {job.org_id}: {most} may run at once."
+        most = self.limits.owner_running
+        if most is not None and owner is not None and owner.running >= most:
+            return f"Over the limit of {job.owner}: {most} may run at once."
+        group = self.groups.get((job.org_id, spec.concurrency_group)) if spec.concurrency_group else None
+        if group is not None and group.running:
+            return f"Waiting for another job of the group {group.name!r} to end; they run one at a time."
+        return None
+
+    def _wanted(self, want: Want) -> Iterable[_Org]:
+        if want.org_id is None:
+            return self.orgs.values()
+        org = self.orgs.get(want.org_id)
+        return [] if org is None else [org]
 
     def may_fit(self, want: Want) -> bool:
         """Whether some lane has what is wanted; its jobs may turn out to be gone."""
-        return any(self._serves(lane, want) for lane in self._lanes)
+        most = self.limits.org_running
+        return any(
+            any(want.fits(need) for need in branch.needs)
+            for org in self._wanted(want)
+            if most is None or org.running < most
+            for branch in self._open_branches(org, want)
+        )
 
-    def take(self, want: Want, is_ready: Callable[[str], bool]) -> str | None:
-        """Remove and return the id of the first job that is wanted and still ready, or None."""
-        best: list[tuple[int, int, str]] | None = None
-        for lane in [lane for lane in self._lanes if self._serves(lane, want)]:
-            heap = self._lanes[lane]
-            while heap and not is_ready(heap[0][2]):
-                heapq.heappop(heap)
-            if not heap:
-                del self._lanes[lane]
-            elif best is None or heap[0] < best[0]:
-                best = heap
-        return heapq.heappop(best)[2] if best else None
+    # Taking
 
-    @staticmethod
-    def _serves(lane: _Lane, want: Want) -> bool:
-        kind, org_id, need = lane
-        return kind in want.kinds and want.org_id in (None, org_id) and want.fits(need)
+    def take(self, want: Want, is_ready: Callable[[str], bool], leased: Counter[Account]) -> str | None:
+        """Remove and return the id of the job that goes next, or None.
+
+        Parameters
+        ----------
+        want : Want
+            What the worker takes.
+        is_ready : callable
+            Whether a job still waits and may run.
+        leased : Counter of Account
+            What the commit under way has leased already, which no account counts yet.
+        """
+        most = self.limits.org_running
+        turns = [(max(org.time, self._time), n, org) for n, org in enumerate(self._wanted(want))]
+        best: tuple[float, Lane, _Org] | None = None
+        for turn, _, org in sorted(turns):
+            if best is not None and turn > best[0]:
+                break
+            if most is not None and org.running + leased[org] >= most:
+                continue
+            for branch in self._open_branches(org, want):
+                lane = self._first(branch, want, is_ready, leased)
+                if lane is not None and (best is None or lane.window[0] < best[1].window[0]):
+                    best = turn, lane, org
+        if best is None:
+            return None
+        self._time, lane, org = best
+        org.time = self._time + lane.key.resources.cpus
+        job_id = heapq.heappop(lane.window)[2]
+        self._relist(lane)
+        return job_id
+
+    def _first(
+        self, branch: _Branch, want: Want, is_ready: Callable[[str], bool], leased: Counter[Account]
+    ) -> Lane | None:
+        """Return the branch's first lane that may be served, its head ready."""
+        passed: list[tuple[int, int, int, Lane]] = []
+        found = None
+        heads = branch.heads
+        while heads:
+            rank, order, _, lane = heads[0]
+            if lane.listed_at != (rank, order):
+                heapq.heappop(heads)  # the lane is listed elsewhere, or not at all
+                continue
+            if not want.fits(lane.key.resources):
+                passed.append(heapq.heappop(heads))
+                continue
+            holder = self._holder(lane, leased)
+            if holder is not None:
+                heapq.heappop(heads)
+                self._unlist(lane)
+                holder.held[lane] = None
+                continue
+            if lane.window and is_ready(lane.window[0][2]):
+                found = lane
+                break
+            while lane.window and not is_ready(lane.window[0][2]):
+                heapq.heappop(lane.window)
+            self._relist(lane)
+        for item in passed:
+            heapq.heappush(heads, item)
+        return found
+
+    def _relist(self, lane: Lane) -> None:
+        """Put a lane whose head was taken where it stands now."""
+        if lane.head() is None:
+            self._unlist(lane)
+        self.look_again(lane)
+
+    def _holder(self, lane: Lane, leased: Counter[Account]) -> Account | None:
+        """Return the account whose limit holds the lane back."""
+        group, owner, most = lane.group, lane.owner, self.limits.owner_running
+        if group is not None and group.running + leased[group] >= 1:
+            return group
+        if most is not None and owner.running + leased[owner] >= most:
+            return owner
+        return None
+
+
+def window_for(lanes: int) -> int:
+    """Return how many jobs of each lane are kept in memory if so many lanes have more."""
+    return max(SMALLEST_WINDOW, min(WINDOW, WINDOWS // max(1, lanes)))

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from zbrain_nb.model.checks import check_org_id
-from zbrain_nb.model.errors import Conflict, InvalidSpec, KeyConflict, Unavailable, ZBrainError
+from zbrain_nb.model.errors import Conflict, InvalidSpec, KeyConflict, ZBrainError
 from zbrain_nb.model.job import Job, JobSpec, JobState
 from zbrain_nb.queue.clock import as_datetime
-from zbrain_nb.queue.index import FirstOf, Index, KeyOf
-from zbrain_nb.queue.turn import Turn
+from zbrain_nb.queue.index import Index
+from zbrain_nb.queue.keys import FirstOf, KeyOf
+from zbrain_nb.queue.turn import LookAgain, Turn
 from zbrain_nb.store.rows import encode
 from zbrain_nb.store.storage import is_id
 
@@ -62,9 +63,8 @@ def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_
 
 
 def _check_supported(spec: JobSpec) -> None:
-    if spec.secrets or spec.concurrency_group is not None:
-        field = "secrets" if spec.secrets else "concurrency_group"
-        raise InvalidSpec(f"{field} is not supported yet.", field=field)
+    if spec.secrets:
+        raise InvalidSpec("secrets is not supported yet.", field="secrets")
 
 
 def needs_checks(spec: JobSpec) -> bool:
@@ -96,6 +96,7 @@ def decide_plain(turn: Turn) -> None:
     job: Job = turn.subject
     if turn.entry(job.id) is not None:
         raise _taken(job)
+    turn.check_room((job,))
     turn.create(job, NO_BLOCKERS)
 
 
@@ -136,7 +137,9 @@ def decide_batch(turn: Turn, index: Index, jobs: Sequence[Job], stored_keys: Map
         hashes.append(digest)
     created = [job for job, first in zip(jobs, firsts, strict=True) if first is None]
     extras = {job.id: (digest, spec) for job, digest, spec in zip(jobs, hashes, specs, strict=True)}
-    for job in _parents_first(created):
+    created = _parents_first(created)
+    turn.check_room(created)
+    for job in created:
         _create(turn, index, job, *extras[job.id])
     answers = []
     for job, first in zip(jobs, firsts, strict=True):
@@ -170,8 +173,8 @@ def _first_of_key(
         )
     entry = turn.entry(job_id)
     first = entry.job if entry is not None else new.get(job_id)
-    if first is None:  # it ended, and left the memory, between this submit's look-ups and its turn
-        raise Unavailable(f"The first job of the idempotency key {key[1]!r} has to be looked up again.", "Try again.")
+    if first is None:  # it came, and left the memory, between this submit's look-ups and its turn
+        raise LookAgain(f"The first job of the key {key[1]!r} has to be looked up again.", "Try again.", ids=[job_id])
     return first
 
 

@@ -7,18 +7,42 @@ commands of the same commit decided. It raises before it changes anything, or no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.errors import Unavailable, ZBrainError
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.transitions import advance
-from zbrain_nb.queue.index import Entry, FirstOf, Index, KeyOf
+from zbrain_nb.queue.index import Entry, Index
+from zbrain_nb.queue.keys import FirstOf, KeyOf
+from zbrain_nb.queue.lanes import Account, rank_of
+from zbrain_nb.queue.limits import over_pending
+from zbrain_nb.queue.ready import Want
 from zbrain_nb.store.rows import Change, encode, job_row
 
 Command = Callable[["Turn"], Any]
+
+
+class LookAgain(Unavailable):
+    """What was read from the store for a command went out of date before its turn: it is read again."""
+
+
+class Borrowed(msgspec.Struct):
+    """Jobs that are not in memory, as the store had them.
+
+    Attributes
+    ----------
+    entries : dict of str to Entry
+        By id.
+    seen_seq : int
+        The last ``event_seq`` that was applied before they were read.
+    """
+
+    entries: dict[str, Entry]
+    seen_seq: int
 
 
 class Fact(msgspec.Struct, gc=False):
@@ -44,15 +68,25 @@ class Stage:
         Gives the next ``event_seq``.
     now : float
         Time of the commit, seconds since the epoch.
+
+    Attributes
+    ----------
+    leased : Counter of Account
+        How many jobs the commit starts, which no account counts yet.
+    created : Counter of (str, str)
+        How many it adds, by ``("org", name)`` and ``("owner", name)``.
     """
 
-    __slots__ = ("firsts", "index", "next_seq", "now", "overlay")
+    __slots__ = ("base", "created", "firsts", "index", "leased", "next_seq", "now", "overlay")
 
     def __init__(self, index: Index, next_seq: Callable[[], int], now: float) -> None:
         self.index = index
         self.next_seq = next_seq
         self.now = now
+        self.base = index.rank_base(now)
         self.overlay: dict[str, Entry] = {}
+        self.leased: Counter[Account] = Counter()
+        self.created: Counter[tuple[str, str]] = Counter()
         self.firsts: dict[KeyOf, FirstOf] = {}
 
 
@@ -119,12 +153,21 @@ class Turn(Change):
         """Return the job as decided so far, or None if it is neither live nor lately ended."""
         return self._stage.overlay.get(job_id) or self._stage.index.get(job_id)
 
-    def borrow(self, entries: dict[str, Entry]) -> None:
-        """Let the command see ended jobs that were read from the store."""
+    def borrow(self, borrowed: Borrowed) -> None:
+        """Let the command see jobs that were read from the store.
+
+        Raises
+        ------
+        LookAgain
+            If one may have moved on, and left the memory, since it was read.
+        """
         stage = self._stage
-        for job_id, entry in entries.items():
-            if job_id not in stage.overlay and job_id not in stage.index.live:
-                stage.overlay[job_id] = entry
+        for job_id, entry in borrowed.entries.items():
+            if job_id in stage.overlay or stage.index.get(job_id) is not None:
+                continue
+            if not entry.job.state.ended and stage.index.forgotten_seq > borrowed.seen_seq:
+                raise LookAgain("The job has to be looked up again.", "Try again.")
+            stage.overlay[job_id] = entry
 
     def put(self, entry: Entry) -> None:
         """Remember the job as it will be."""
@@ -152,16 +195,55 @@ class Turn(Change):
         self, job: Job, blockers: set[str] | frozenset[str], payload_hash: str | None = None, spec: bytes | None = None
     ) -> Entry:
         """Add a new job; `job` is the queue's own copy, `spec` its encoded spec, if it is at hand."""
-        seq = job.event_seq = self._stage.next_seq()
-        row = job_row(job, seq, payload_hash, spec)
+        stage = self._stage
+        ready = stage.index.ready
+        lane = ready.lane(job)
+        seq = job.event_seq = stage.next_seq()
+        rank = rank_of(stage.base, job.spec.priority)
+        row = job_row(job, seq, payload_hash, spec, None if job.spec.after else lane.text, rank)
         if self.jobs is _NOTHING:
             self.jobs = [row]
         else:
             self.jobs.append(row)
-        entry = Entry(job, seq, blockers)
+        entry = Entry(job, seq, rank, lane, blockers)
         self.put(entry)
         self._say(job)
         return entry
+
+    def check_room(self, jobs: Sequence[Job]) -> None:
+        """Refuse new jobs for which an org or an owner has too many that wait already.
+
+        Raises
+        ------
+        OverQuota
+            Naming the limit and how much of it is used.
+        """
+        ready, created = self._stage.index.ready, self._stage.created
+        if not ready.limits.limits_pending:
+            return
+        more = Counter(("org", job.org_id) for job in jobs) + Counter(("owner", job.owner) for job in jobs)
+        for (what, name), number in more.items():
+            account = (ready.orgs if what == "org" else ready.owners).get(name)
+            used = (account.waiting if account is not None else 0) + created[what, name]
+            most = ready.limits.org_pending if what == "org" else ready.limits.owner_pending
+            if most is not None and used + number > most:
+                raise over_pending(what, name, most, used, number)
+        created.update(more)
+
+    def next_ready(self, want: Want) -> Entry | None:
+        """Take the job that goes next out of its lane, or None."""
+        job_id = self._stage.index.ready.take(want, self._is_ready, self._stage.leased)
+        return None if job_id is None else self.entry(job_id)
+
+    def _is_ready(self, job_id: str) -> bool:
+        entry = self.entry(job_id)
+        return entry is not None and entry.is_ready(self.now)
+
+    def count_leased(self, entry: Entry) -> None:
+        """Let later leases of this commit know that this one is given."""
+        lane = entry.lane
+        if lane is not None:
+            self._stage.leased.update([lane.org, lane.owner, *([lane.group] if lane.group else [])])
 
     def move(self, entry: Entry, kind: str, patch: dict[str, Any], worker_seq: int | None = None) -> Entry:
         """Change fields of a job.

@@ -207,17 +207,10 @@ class WorkerDesk:
     def _decide(self, turn: Turn, waiter: Waiter) -> list[Job]:
         jobs: list[Job] = []
         want = waiter.want
-
-        def is_ready(job_id: str) -> bool:
-            entry = turn.entry(job_id)
-            return entry is not None and entry.is_ready(turn.now)
-
         while len(jobs) < waiter.request.limit and not waiter.is_over:
-            job_id = self._index.ready.take(want, is_ready)
-            if job_id is None:
+            entry = turn.next_ready(want)
+            if entry is None:
                 break
-            entry = turn.entry(job_id)
-            assert entry is not None, "take() gives only what is ready"
             job = self.start(turn, entry, waiter.worker.info.id).job
             want = want.less(job.spec.resources)
             jobs.append(job)
@@ -235,6 +228,7 @@ class WorkerDesk:
         for name in ("reason", "not_before", "error", "exit_code", "progress"):
             if getattr(job, name) is not None:
                 patch[name] = None
+        turn.count_leased(entry)
         return turn.move(entry, "job_leased", patch)
 
     def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
@@ -301,6 +295,9 @@ class WorkerDesk:
                 return f"Waiting for {len(entry.blockers)} jobs to end."
             parent = self._index.live.get(next(iter(entry.blockers)))
             return f"Waiting for the job {parent.job.name!r} to end." if parent else "Waiting for another job."
+        held = self._index.ready.why_held(job)
+        if held is not None:
+            return held
         kind = job.spec.kind
         serving = [record.info for record in self._workers.values() if record.info.kind == kind]
         if not serving:

@@ -151,13 +151,12 @@ class WorkerSide(QueueCore):
 
     async def _take(self, events: Sequence[WorkerEvent], worker_id: str | None) -> list[EventResult]:
         kept, absent = await keep_files(self.artifacts, events)
-        ended = await self._fetch({event.job_id for event in events})
         taken: list[WorkerEvent] = []
 
         def decide(turn: Turn) -> list[EventResult]:
-            turn.borrow(ended)
+            taken.clear()
             return self._intake.take(turn, kept, worker_id, absent, taken)
 
-        results: list[EventResult] = await self._commits.run(decide)
+        results: list[EventResult] = await self._decide({event.job_id for event in events}, decide)
         self.events.extend(taken)
         return results

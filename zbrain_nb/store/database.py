@@ -201,6 +201,13 @@ class Database:
             return self.fold(rows[:middle]) | self.fold(rows[middle:])
         return set()
 
+    def save_meta(self, key: str, value: str | None) -> None:
+        """Keep a value under `key`, or forget it."""
+        if value is None:
+            self._connection.execute("DELETE FROM meta WHERE key = ?", [key])
+        else:
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
+
     def save_worker(self, worker_id: str, info: str) -> None:
         """Keep what is known of a worker, as JSON."""
         self._connection.execute("INSERT OR REPLACE INTO workers VALUES (?, ?)", [worker_id, info])

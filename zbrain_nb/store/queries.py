@@ -21,17 +21,17 @@ Cursor = duckdb.DuckDBPyConnection
 
 #: Kinds of transitions that change no field of the job.
 WITHOUT_PATCH = ("job_displayed", "noted")
-_JOB = (
+JOB_COLUMNS = (
     "id::VARCHAR, event_seq, org_id, owner, epoch_us(created_at), spec, retry_of::VARCHAR, fields, "
     "coalesce(folded_seq, event_seq)"
 )
-_LIVE = "state IN ('pending', 'running', 'retrying')"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
 _decode = msgspec.json.Decoder().decode
 
 
-def _job(row: tuple[Any, ...]) -> Job:
+def make_job(row: tuple[Any, ...]) -> Job:
+    """Return the job of a row of `JOB_COLUMNS`, as it was last folded."""
     job_id, event_seq, org_id, owner, created, spec, retry_of, fields, _ = row
     job = Job(
         _decode_spec(spec),
@@ -54,28 +54,11 @@ def last_seq(cursor: Cursor) -> int:
     return (row and row[0]) or 0
 
 
-def live_jobs(cursor: Cursor) -> list[Job]:
-    """Return the jobs that have not ended, as their events left them, in the order of their submits.
-
-    Jobs that ended after they were last folded are among them.
-    """
-    rows = cursor.execute(f"SELECT {_JOB} FROM jobs WHERE {_LIVE} ORDER BY event_seq").fetchall()
-    jobs = {row[0]: _job(row) for row in rows}
-    patches = cursor.execute(
-        "SELECT t.job_id::VARCHAR, t.event_seq, t.data FROM transitions t JOIN jobs j ON j.id = t.job_id "
-        f"WHERE j.{_LIVE} AND t.event_seq > coalesce(j.folded_seq, j.event_seq) "
-        "AND t.kind NOT IN (SELECT unnest(?)) ORDER BY t.event_seq",
-        [list(WITHOUT_PATCH)],
-    ).fetchall()
-    _apply(jobs, patches)
-    return list(jobs.values())
-
-
 def jobs_by_id(cursor: Cursor, ids: Iterable[str]) -> dict[str, Job]:
     """Return those of the jobs that exist, as their events left them."""
     wanted = list(ids)
-    rows = cursor.execute(f"SELECT {_JOB} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [wanted]).fetchall()
-    jobs = {row[0]: _job(row) for row in rows}
+    rows = cursor.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [wanted]).fetchall()
+    jobs = {row[0]: make_job(row) for row in rows}
     moving = {row[0]: row[8] for row in rows if not jobs[row[0]].state.ended}  # nothing follows an end
     if moving:
         patches = cursor.execute(
@@ -83,11 +66,12 @@ def jobs_by_id(cursor: Cursor, ids: Iterable[str]) -> dict[str, Job]:
             "AND event_seq > ? AND kind NOT IN (SELECT unnest(?)) ORDER BY event_seq",
             [list(moving), min(moving.values()), list(WITHOUT_PATCH)],
         ).fetchall()
-        _apply(jobs, patches)
+        apply_patches(jobs, patches)
     return jobs
 
 
-def _apply(jobs: dict[str, Job], patches: list[tuple[Any, ...]]) -> None:
+def apply_patches(jobs: dict[str, Job], patches: list[tuple[Any, ...]]) -> None:
+    """Replace each job by what its patches, ``(job id, event_seq, data)`` in order, make of it."""
     for job_id, event_seq, data in patches:
         job = jobs.get(job_id)
         if job is not None and event_seq > job.event_seq:
@@ -160,9 +144,9 @@ def list_jobs(
         where.append("(contains(lower(name), lower(?)) OR starts_with(id::VARCHAR, lower(?)))")
         values += [search, search]
     rows = cursor.execute(
-        f"SELECT {_JOB} FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
+        f"SELECT {JOB_COLUMNS} FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
     ).fetchall()
-    return [_job(row) for row in rows]
+    return [make_job(row) for row in rows]
 
 
 def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -240,7 +224,7 @@ def events_between(
     tail = f"ORDER BY event_seq LIMIT {limit:d}"
     cursor.execute("BEGIN")
     try:
-        submits = cursor.execute(f"SELECT {_JOB} FROM jobs WHERE {span} {match_jobs} {tail}", values).fetchall()
+        submits = cursor.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE {span} {match_jobs} {tail}", values).fetchall()
         moves = cursor.execute(
             "SELECT event_seq, kind, job_id::VARCHAR, org_id, attempt, epoch_us(ts), data FROM transitions "
             f"WHERE {span} AND kind <> 'noted' {match_moves} {tail}",
@@ -285,4 +269,4 @@ def events_between(
 
 
 def _as_submitted(row: tuple[Any, ...]) -> Job:
-    return _job((*row[:7], None, row[8]))
+    return make_job((*row[:7], None, row[8]))

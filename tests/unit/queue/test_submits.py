@@ -217,7 +217,7 @@ async def test_retry_job_makes_a_new_job_of_the_same_spec_without_the_key(queue)
     assert (await queue.get(again.id)).retry_of == job_id
 
 
-@pytest.mark.parametrize("unsupported", [{"secrets": ["token"]}, {"concurrency_group": "g"}])
+@pytest.mark.parametrize("unsupported", [{"secrets": ["token"]}])
 async def test_submit_of_what_is_not_built_yet_is_refused_by_name(queue, unsupported):
     spec = JobSpec(cmd=["true"], **unsupported)  # the spec itself holds
     (field,) = unsupported

@@ -1,0 +1,157 @@
+"""Lanes: the waiting jobs that a worker may not tell apart, in order, the first of them in memory.
+
+A lane holds the jobs of one kind, org, owner, need of resources and concurrency group. Its order never changes
+while jobs wait: the *rank* of a job is the time of its submit, put back by `AGING_SECS` for each point of
+priority. So a higher priority goes first, and whoever waits long enough overtakes it all the same.
+
+Only the head of a lane, its *window*, is in memory. What lies behind is *parked*: its rows are in the store
+alone, and the window is filled from there when it runs low (`refill.py`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from zbrain_nb.model.job import Job, Resources
+
+if TYPE_CHECKING:
+    from zbrain_nb.queue.index import Entry
+
+#: One point of priority is worth so much waiting.
+AGING_SECS = 3600.0
+_AGING_MICROS = round(AGING_SECS * 1e6)
+
+#: ``(rank, order)``: where a job stands in its lane; `order` is the ``event_seq`` of its submit.
+Place = tuple[int, int]
+
+
+class LaneKey(NamedTuple):
+    """What the jobs of a lane have in common."""
+
+    kind: str
+    org_id: str
+    owner: str
+    resources: Resources
+    group: str | None
+
+    @classmethod
+    def of(cls, job: Job) -> LaneKey:
+        """Return the key of the lane in which `job` waits."""
+        spec = job.spec
+        return cls(spec.worker.partition(":")[0], job.org_id, job.owner, spec.resources, spec.concurrency_group)
+
+    def as_text(self) -> str:
+        """Return it as the store keeps it."""
+        need = self.resources
+        return msgspec.json.encode(
+            [self.kind, self.org_id, self.owner, need.cpus, need.memory_mb, need.gpus, self.group]
+        ).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> LaneKey:
+        """Read what `as_text` wrote."""
+        kind, org_id, owner, cpus, memory_mb, gpus, group = msgspec.json.decode(text)
+        return cls(kind, org_id, owner, Resources(cpus, memory_mb, gpus), group)
+
+
+def rank_of(micros: int, priority: int) -> int:
+    """Return the rank of a job submitted at `micros` (since the epoch); the smaller goes first."""
+    return micros - priority * _AGING_MICROS
+
+
+class Account:
+    """Counts the jobs of an org, an owner or a concurrency group.
+
+    Attributes
+    ----------
+    name : str
+        Of which.
+    waiting, running : int
+        How many jobs have not ended, without and with an attempt under way.
+    held : dict of Lane to None
+        Lanes that are passed over until fewer run here.
+    """
+
+    __slots__ = ("held", "name", "running", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.waiting = 0
+        self.running = 0
+        self.held: dict[Lane, None] = {}
+
+
+class Lane:
+    """One lane.
+
+    Attributes
+    ----------
+    window : list
+        A heap of ``(rank, order, job id)``; jobs that moved on stay in it until they come to its head.
+    parked : int
+        How many waiting jobs lie in the store alone.
+    bound : Place or None
+        Every parked job stands behind it, and every other that could be parked before or at it. Holds while
+        jobs are parked.
+    arrived : list of Entry or None
+        While the window is filled from the store: jobs that were parked meanwhile.
+    epoch : int
+        Grows when jobs left the window for the store: what was read before is out of date.
+    listed_at : Place or None
+        Under which place the lane stands among the lanes that can be served; None if it does not.
+    members : int
+        Jobs of the lane that have not ended, wherever they are.
+    """
+
+    __slots__ = (
+        "arrived", "bound", "epoch", "group", "is_known", "key", "listed_at", "members", "org", "owner", "parked",
+        "text", "window",
+    )  # fmt: skip
+    window: list[tuple[int, int, str]]
+    arrived: list[Entry] | None
+
+    def __init__(self, key: LaneKey, org: Account, owner: Account, group: Account | None) -> None:
+        self.key = key
+        self.text = key.as_text()
+        self.org, self.owner, self.group = org, owner, group
+        self.window = []
+        self.parked = 0
+        self.bound: Place | None = None
+        self.arrived = None
+        self.epoch = 0
+        self.listed_at: Place | None = None
+        self.members = 0
+        self.is_known = True
+
+    def admits(self, place: Place, size: int) -> bool:
+        """Whether a new job at `place` belongs into a window of about `size`, not among the parked."""
+        if not self.parked:
+            if len(self.window) < size:
+                return True
+            self.bound = max(self.window)[:2]
+        assert self.bound is not None, "parked jobs have a bound"
+        return place <= self.bound
+
+    def park(self, entry: Entry) -> None:
+        """Count a job that is in the store alone from now on."""
+        self.parked += 1
+        if self.arrived is not None:
+            self.arrived.append(entry)
+
+    def head(self) -> Place | None:
+        """Return the first place of the window, unless parked jobs may stand before it."""
+        if not self.window:
+            return None
+        place = self.window[0][:2]
+        return None if self.parked and self.bound is not None and place > self.bound else place
+
+    def is_hungry(self, size: int) -> bool:
+        """Whether the window should be filled from the store."""
+        return self.parked > 0 and self.arrived is None and (len(self.window) < size // 2 or self.head() is None)
+
+    def push(self, place: Place, job_id: str) -> None:
+        """Add a job to the window."""
+        heapq.heappush(self.window, (*place, job_id))
