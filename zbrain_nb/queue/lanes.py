@@ -47,7 +47,7 @@ class LaneKey(NamedTuple):
         """Return it as the store keeps it."""
         need = self.resources
         return msgspec.json.encode(
-            [self.kind, self.org_id, self.owner, need.cpus, need.memory_mb, need.gpus, self.group]
+            [self.kind, self.org_id, self.owner, float(need.cpus), need.memory_mb, need.gpus, self.group]
         ).decode()
 
     @classmethod
