@@ -125,7 +125,7 @@ def main() -> None:
             )
         )
     columns = (
-        "waiting", "p50 ms", "p99 ms", "max ms", "open s", "MB before", "opened", "at work", "after submits", "submits/s",
+        "waiting", "p50 ms", "p99 ms", "max ms", "open s", "MB new", "opened", "at work", "submitted", "submits/s",
     )  # fmt: skip
     print_table("submit to lease by long poll", columns, rows)
     print(f"p50 with {options.pending:,} waiting: {found[1]['p50'] / found[0]['p50']:.2f}x that with {BATCH:,}")

@@ -168,6 +168,19 @@ async def test_retry_makes_a_new_job_and_refuses_an_active_one(api: httpx.AsyncC
     assert again.json()["retry_of"] == job["id"]
 
 
+async def test_paused_queue_waits_and_says_so_until_it_is_resumed(api: httpx.AsyncClient) -> None:
+    job = await submit(api, org_id="the lab")
+    paused = (await api.post("queues/the%20lab/local/pause")).json()
+    assert (paused["org_id"], paused["waiting"]) == ("the lab", 1)
+    assert (await api.get("queues")).json() == {"queues": [paused]}
+    assert (await api.get(f"jobs/{job['id']}")).json()["reason"] == paused["paused"]
+    assert (await api.post("queues/the%20lab/local/resume")).json()["paused"] is None
+
+
+async def test_impossible_queue_is_422(api: httpx.AsyncClient) -> None:
+    assert_error(await api.post("queues/a%2Fb/local/pause"), 422, "invalid_spec")
+
+
 async def test_blob_is_kept_only_under_its_own_hash(api: httpx.AsyncClient) -> None:
     data = b"x" * 300_000
     digest = hashlib.sha256(data).hexdigest()

@@ -50,6 +50,8 @@ Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
 Timeout = Annotated[float | None, typer.Option(metavar="SECS", help="End it after so long.")]
 Retries = Annotated[int, typer.Option(min=0, help="Try again so often when it fails.")]
 Artifacts = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Files to keep; may be repeated.")]
+Kind = Annotated[str, typer.Argument(metavar="[KIND]", help="Kind of worker.")]
+Org = Annotated[str | None, typer.Option(help="Which org (default: ZDEFAULT_ORG_ID).")]
 VERBATIM = {"allow_interspersed_args": False}
 
 
@@ -139,6 +141,36 @@ def cancel(job: JobName) -> None:
 def retry(job: JobName) -> None:
     """Submit an ended job again and print the new id."""
     typer.echo(connect().job(job).retry().id)
+
+
+@app.command()
+def pause(kind: Kind = "local", org: Org = None) -> None:
+    """Start no more jobs of a queue until `zbrain resume`; what runs goes on."""
+    queue = connect().pause(kind, org_id=org)
+    _say(f"{queue.paused} {queue.waiting} wait, {queue.running} run.")
+
+
+@app.command()
+def resume(kind: Kind = "local", org: Org = None) -> None:
+    """Let a paused queue go on."""
+    queue = connect().resume(kind, org_id=org)
+    _say(f"The queue {queue.kind} of the org {queue.org_id} goes on. {queue.waiting} wait, {queue.running} run.")
+
+
+@app.command()
+def queues(as_json: Json = False) -> None:
+    """List the queues that have something to do, or are paused."""
+    found = connect().queues()
+    if as_json:
+        _json([msgspec.to_builtins(queue) for queue in found])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("Org", "Kind", "Waiting", "Running", "Paused"):
+        table.add_column(column)
+    for queue in found:
+        texts = map(_plain, (queue.org_id, queue.kind, str(queue.waiting), str(queue.running), queue.paused or ""))
+        table.add_row(*texts)
+    Console().print(table)
 
 
 @app.command()

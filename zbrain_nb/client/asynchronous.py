@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -18,6 +19,7 @@ from zbrain_nb.model.errors import JobNotFound
 from zbrain_nb.model.events import JOB_ONLY, LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.protocol import WorkerInfo
+from zbrain_nb.model.queues import QueueInfo
 
 LOG_PAGE = 1000
 
@@ -56,6 +58,10 @@ class Update(msgspec.Struct):
     entries: list[LogEntry] = []
     outputs: list[dict[str, Any]] = []
     seq: int = 0
+
+
+class _Queues(msgspec.Struct):
+    queues: list[QueueInfo]
 
 
 class AsyncClient:
@@ -165,6 +171,18 @@ class AsyncClient:
         """Return the workers that the queue knows."""
         return (await self.transport.get("workers", _Workers)).workers
 
+    async def queues(self) -> list[QueueInfo]:
+        """Return the queues that have something to do, or are paused."""
+        return (await self.transport.get("queues", _Queues)).queues
+
+    async def pause(self, org_id: str, kind: str) -> QueueInfo:
+        """Have no more jobs of a queue leased; what runs goes on."""
+        return await self.transport.post(f"queues/{_segment(org_id)}/{_segment(kind)}/pause", {}, QueueInfo)
+
+    async def resume(self, org_id: str, kind: str) -> QueueInfo:
+        """Let a paused queue go on."""
+        return await self.transport.post(f"queues/{_segment(org_id)}/{_segment(kind)}/resume", {}, QueueInfo)
+
     async def follow(self, job_id: str, *, from_seq: int = 0, logs: bool = True) -> AsyncGenerator[Update, None]:
         """Yield a job's state, log and outputs, first as they are, then as they change, until the job ended.
 
@@ -260,6 +278,10 @@ def _quoted(job_id: str) -> str:
         return str(uuid.UUID(job_id))
     except ValueError:
         raise JobNotFound(f"There is no job {job_id!r}.", "A job id looks like a UUID.") from None
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")
 
 
 def _entries(data: dict[str, Any]) -> list[LogEntry]:

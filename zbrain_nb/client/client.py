@@ -20,6 +20,8 @@ from zbrain_nb.model.errors import InvalidSpec, JobNotFound
 from zbrain_nb.model.job import Job, JobSpec, JobState
 from zbrain_nb.model.payload import pack_call
 from zbrain_nb.model.protocol import WorkerInfo
+from zbrain_nb.model.queues import QueueInfo
+from zbrain_nb.model.settings import read_settings
 
 T = TypeVar("T")
 
@@ -171,6 +173,26 @@ class Client:
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that the queue knows."""
         return self.call(self.asynchronous.workers)
+
+    def queues(self) -> list[QueueInfo]:
+        """Return the queues, one for each org and kind of worker, that have something to do or are paused."""
+        return self.call(self.asynchronous.queues)
+
+    def pause(self, kind: str = "local", *, org_id: str | None = None) -> QueueInfo:
+        """Have no more jobs of a queue started, until `resume`; what runs goes on.
+
+        Parameters
+        ----------
+        kind : str
+            Kind of worker.
+        org_id : str, optional
+            None is ``ZDEFAULT_ORG_ID``.
+        """
+        return self.call(self.asynchronous.pause, org_id or read_settings().default_org_id, kind)
+
+    def resume(self, kind: str = "local", *, org_id: str | None = None) -> QueueInfo:
+        """Let a paused queue go on (see `pause`)."""
+        return self.call(self.asynchronous.resume, org_id or read_settings().default_org_id, kind)
 
 
 def _refuse_ambiguous(function: Callable[..., Any], fields: Iterable[str]) -> None:

@@ -42,6 +42,9 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZWORKER_TEMP_DIR``: where jobs without a ``cwd`` run.
     default_org_id : str
         ``ZDEFAULT_ORG_ID``: the org of a single user.
+    org_running, owner_running, org_pending, owner_pending : int or None
+        ``ZBRAIN_MAX_RUNNING``, ``ZBRAIN_MAX_RUNNING_PER_OWNER``, ``ZBRAIN_MAX_PENDING``,
+        ``ZBRAIN_MAX_PENDING_PER_OWNER``: how many jobs of one org, or owner, run and wait at once.
     url, token : str or None
         ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
     wait : bool or None
@@ -58,6 +61,10 @@ class Settings(msgspec.Struct, kw_only=True):
     worker_concurrency: int = 4
     worker_temp_dir: str | None = None
     default_org_id: str = "default"
+    org_running: int | None = None
+    owner_running: int | None = None
+    org_pending: int | None = None
+    owner_pending: int | None = None
     url: str | None = None
     token: str | None = None
     wait: bool | None = None
@@ -88,6 +95,10 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         worker_concurrency=int(number("ZWORKER_CONCURRENCY", 4, low=1, whole=True)),
         worker_temp_dir=_absolute(environ.get("ZWORKER_TEMP_DIR")),
         default_org_id=number.org("ZDEFAULT_ORG_ID", "default"),
+        org_running=number.limit("ZBRAIN_MAX_RUNNING"),
+        owner_running=number.limit("ZBRAIN_MAX_RUNNING_PER_OWNER"),
+        org_pending=number.limit("ZBRAIN_MAX_PENDING"),
+        owner_pending=number.limit("ZBRAIN_MAX_PENDING_PER_OWNER"),
         url=environ.get("ZBRAIN_URL") or None,
         token=environ.get("ZBRAIN_TOKEN") or None,
         wait=number.flag("ZBRAIN_WAIT"),
@@ -116,6 +127,9 @@ class _Reader:
                 f"{name}={text!r} does not hold: it takes a {'whole ' if whole else ''}number of at least {low:g}."
             )
         return value
+
+    def limit(self, name: str) -> int | None:
+        return int(self(name, 0, low=1, whole=True)) or None
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         text = self._environ.get(name) or choices[0]

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 
 from zbrain_nb.queue.bus import Subscription
 from zbrain_nb.queue.jobside import JobSide
+from zbrain_nb.queue.operating import OperatorSide
 from zbrain_nb.queue.submits import Accepted
 from zbrain_nb.queue.workerside import WorkerSide
 
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(JobSide, WorkerSide):
+class JobQueue(JobSide, WorkerSide, OperatorSide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.

@@ -102,13 +102,13 @@ class Lane:
         Grows when jobs left the window for the store: what was read before is out of date.
     listed_at : Place or None
         Under which place the lane stands among the lanes that can be served; None if it does not.
-    members : int
-        Jobs of the lane that have not ended, wherever they are.
+    members, running : int
+        Jobs of the lane that have not ended, wherever they are, and those with an attempt under way.
     """
 
     __slots__ = (
         "arrived", "bound", "epoch", "group", "is_known", "key", "listed_at", "members", "org", "owner", "parked",
-        "text", "window",
+        "running", "text", "window",
     )  # fmt: skip
     window: list[tuple[int, int, str]]
     arrived: list[Entry] | None
@@ -123,7 +123,7 @@ class Lane:
         self.arrived = None
         self.epoch = 0
         self.listed_at: Place | None = None
-        self.members = 0
+        self.members = self.running = 0
         self.is_known = True
 
     def admits(self, place: Place, size: int) -> bool:

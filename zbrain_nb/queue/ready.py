@@ -147,6 +147,7 @@ class ReadyQueues:
     def count(self, lane: Lane, waiting: int, running: int) -> None:
         """Add to the numbers of jobs that wait and run; a lane without any is forgotten."""
         lane.members += waiting + running
+        lane.running += running
         for account in (lane.org, lane.owner, lane.group):
             if account is not None:
                 account.waiting += waiting

@@ -26,6 +26,7 @@ from zbrain_nb.server.handlers.jobs import (
     OutputsHandler,
     RetryHandler,
 )
+from zbrain_nb.server.handlers.queues import PauseHandler, QueuesHandler, ResumeHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
 
 JOB = r"jobs/([0-9a-fA-F-]{36})"
@@ -47,6 +48,9 @@ ROUTES: list[tuple[str, Any]] = [
     (rf"{WORKER}/leases", LeasesHandler),
     (rf"{WORKER}/heartbeat", HeartbeatHandler),
     (rf"{WORKER}/events", WorkerEventsHandler),
+    (r"queues", QueuesHandler),
+    (r"queues/([^/]+)/([^/]+)/pause", PauseHandler),
+    (r"queues/([^/]+)/([^/]+)/resume", ResumeHandler),
     (r"events", EventsHandler),
 ]
 #: What stands before each route; clients append it to the host's address.

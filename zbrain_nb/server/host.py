@@ -20,6 +20,7 @@ from zbrain_nb.model.datadir import DataDir, FileLock, Owner, boot_id
 from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
+from zbrain_nb.queue.limits import Limits
 from zbrain_nb.server.application import make_application
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
 from zbrain_nb.server.local_worker import LocalWorkerWatch
@@ -79,6 +80,7 @@ class Host:
             self.data.artifacts,
             lease_ttl_secs=self.settings.lease_ttl_secs,
             default_org_id=self.settings.default_org_id,
+            limits=_limits(self.settings),
         )
         await queue.open()
         queue.start_lease_cleanup()
@@ -146,3 +148,12 @@ class Host:
         if owner is not None and owner.instance == context.instance:
             self.data.owner_file.unlink(missing_ok=True)
         self._lock.release()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        org_running=settings.org_running,
+        owner_running=settings.owner_running,
+        org_pending=settings.org_pending,
+        owner_pending=settings.owner_pending,
+    )

@@ -169,3 +169,15 @@ def test_stop_ends_the_worker_of_a_killed_host_too(tmp_path: Path) -> None:
     assert lock_holder(data.worker / "worker.lock") is None
     assert "no host serves" in zbrain(data, "stop").stderr
     end_everything(data.root)
+
+
+def test_paused_queue_starts_nothing_until_it_is_resumed(data: DataDir) -> None:
+    paused = zbrain(data, "pause", "--org", "lab")
+    assert (paused.returncode, paused.stdout) == (0, "")
+    assert "The queue local of the org lab is paused" in paused.stderr
+    (queue,) = json.loads(zbrain(data, "queues", "--json").stdout)
+    assert (queue["org_id"], queue["kind"], queue["waiting"]) == ("lab", "local", 0)
+    assert "paused" in zbrain(data, "queues").stdout
+    resumed = zbrain(data, "resume", "--org", "lab")
+    assert "goes on" in resumed.stderr
+    assert json.loads(zbrain(data, "queues", "--json").stdout) == []

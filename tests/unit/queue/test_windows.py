@@ -12,7 +12,6 @@ from zbrain_nb import CancelResult, JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.queue import ready
 
-
 pytestmark = pytest.mark.anyio
 
 
@@ -214,5 +213,3 @@ async def test_any_mix_leaves_order_and_counts_right(tmp_path, clock, seed):
     await queue.close()
     assert await lease_all(queue, "v") == [job_id for _, _, job_id in sorted(line)]
     await queue.close()
-
-

@@ -1,0 +1,75 @@
+"""The face that operators see: the queues, and their pauses."""
+
+from __future__ import annotations
+
+from zbrain_nb.model.checks import check_org_id, check_text
+from zbrain_nb.model.protocol import MAX_KIND
+from zbrain_nb.model.queues import QueueInfo
+from zbrain_nb.queue.clock import as_datetime
+from zbrain_nb.queue.core import QueueCore
+from zbrain_nb.queue.pauses import save_pause
+
+
+class OperatorSide(QueueCore):
+    """Methods about whole queues."""
+
+    async def pause(self, org_id: str, kind: str, *, by: str | None = None) -> QueueInfo:
+        """Lease no more jobs of `kind` in `org_id`, until `resume`, over restarts too; what runs goes on.
+
+        Parameters
+        ----------
+        by : str, optional
+            Who pauses, for the reason of the jobs that wait.
+
+        Raises
+        ------
+        InvalidSpec
+            If `org_id` or `kind` cannot be one.
+        """
+        _check(org_id, kind)
+        await self.open()
+        since = as_datetime(self._clock.time())
+        who = f" by {by}" if by else ""
+        why = f"The queue {kind} of the org {org_id} is paused{who} since {since:%Y-%m-%d %H:%M} UTC."
+        paused = self._index.ready.paused
+        if (org_id, kind) not in paused:
+            await save_pause(self.storage, (org_id, kind), why)
+            paused.setdefault((org_id, kind), why)
+        return self._queue(org_id, kind)
+
+    async def resume(self, org_id: str, kind: str) -> QueueInfo:
+        """End a pause; harmless if there is none.
+
+        Raises
+        ------
+        InvalidSpec
+            If `org_id` or `kind` cannot be one.
+        """
+        _check(org_id, kind)
+        await self.open()
+        if (org_id, kind) in self._index.ready.paused:
+            await save_pause(self.storage, (org_id, kind), None)
+            self._index.ready.paused.pop((org_id, kind), None)
+            self._serve()
+        return self._queue(org_id, kind)
+
+    def queues(self) -> list[QueueInfo]:
+        """Return the queues that have jobs that have not ended, or are paused, by org and kind."""
+        names = {(lane.key.org_id, lane.key.kind) for lane in self._index.ready.lanes.values()}
+        return [self._queue(*name) for name in sorted(names | set(self._index.ready.paused))]
+
+    def _queue(self, org_id: str, kind: str) -> QueueInfo:
+        ready = self._index.ready
+        lanes = [lane for key, lane in ready.lanes.items() if key.org_id == org_id and key.kind == kind]
+        return QueueInfo(
+            org_id=org_id,
+            kind=kind,
+            waiting=sum(lane.members - lane.running for lane in lanes),
+            running=sum(lane.running for lane in lanes),
+            paused=ready.paused.get((org_id, kind)),
+        )
+
+
+def _check(org_id: str, kind: str) -> None:
+    check_org_id("org", org_id)
+    check_text("kind", kind, MAX_KIND)
