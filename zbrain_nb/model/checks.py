@@ -64,7 +64,8 @@ def check_texts(field: str, value: Any, limit: int) -> None:
     if len(value) > MAX_ENTRIES:
         raise InvalidSpec(f"{field} has more than {MAX_ENTRIES:,} entries.", field=field)
     for index, item in enumerate(value):
-        check_text(f"{field}[{index}]", item, limit, empty=True)
+        if type(item) is not str or len(item) > limit or not item.isascii() or "\x00" in item:
+            check_text(f"{field}[{index}]", item, limit, empty=True)
 
 
 def check_mapping(field: str, value: Any, limit: int) -> None:

@@ -359,7 +359,8 @@ def _check(spec: JobSpec) -> None:
             raise InvalidSpec(f"cwd must be an absolute path, not {spec.cwd!r}.", field="cwd")
     if spec.secrets:
         check_texts("secrets", spec.secrets, MAX_NAME)
-    check_text("worker", spec.worker, MAX_NAME)
+    if spec.worker != "local":
+        check_text("worker", spec.worker, MAX_NAME)
     if spec.kernel is not None:
         check_text("kernel", spec.kernel, 4096)
     if spec.concurrency_group is not None:

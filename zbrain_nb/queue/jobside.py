@@ -20,7 +20,15 @@ from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobStat
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.listing import list_jobs, make_filter
 from zbrain_nb.queue.outputs import reduce_outputs
-from zbrain_nb.queue.submits import Accepted, as_job, blobs_of, decide_batch, decide_plain, needs_checks
+from zbrain_nb.queue.submits import (
+    Accepted,
+    as_job,
+    blobs_of,
+    decide_batch,
+    decide_many_plain,
+    decide_plain,
+    needs_checks,
+)
 from zbrain_nb.store import queries
 from zbrain_nb.store.storage import is_id
 
@@ -89,6 +97,9 @@ class JobSide(QueueCore):
                 raise
         if not own:
             return []
+        if not any(isinstance(job, Job) or needs_checks(job) for job in given):
+            plain: builtins.list[Accepted] = await self._commits.run(lambda turn: decide_many_plain(turn, own))
+            return plain
         blobs = blobs_of(own)
         if blobs:
             missing = await asyncio.to_thread(self.artifacts.missing, blobs)

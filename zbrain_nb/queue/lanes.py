@@ -107,8 +107,8 @@ class Lane:
     """
 
     __slots__ = (
-        "arrived", "bound", "epoch", "group", "is_known", "key", "listed_at", "members", "org", "owner", "parked",
-        "running", "text", "window",
+        "arrived", "bound", "epoch", "group", "is_known", "key", "listed_at", "members", "names", "org", "owner",
+        "parked", "running", "text", "window",
     )  # fmt: skip
     window: list[tuple[int, int, str]]
     arrived: list[Entry] | None
@@ -116,6 +116,7 @@ class Lane:
     def __init__(self, key: LaneKey, org: Account, owner: Account, group: Account | None) -> None:
         self.key = key
         self.text = key.as_text()
+        self.names = key.kind, key.org_id, key.owner, key.group
         self.org, self.owner, self.group = org, owner, group
         self.window = []
         self.parked = 0

@@ -124,14 +124,24 @@ class ReadyQueues:
         self.window_size = WINDOW
         self._parking = 0
         self._numbers = count()
+        self._last: Lane | None = None
         self._time = 0.0
 
     # The lanes and who counts their jobs
 
     def lane(self, job: Job) -> Lane:
         """Return the lane in which `job` waits; made if there is none."""
+        last, spec = self._last, job.spec
+        if (
+            last is not None  # the next job is most often like the last one
+            and last.is_known
+            and spec.resources is last.key.resources
+            and (spec.worker, job.org_id, job.owner, spec.concurrency_group) == last.names
+        ):
+            return last
         key = LaneKey.of(job)
-        return self.lanes.get(key) or self.open_lane(key)
+        lane = self._last = self.lanes.get(key) or self.open_lane(key)
+        return lane
 
     def open_lane(self, key: LaneKey) -> Lane:
         """Make a lane."""

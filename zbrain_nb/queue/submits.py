@@ -100,6 +100,22 @@ def decide_plain(turn: Turn) -> None:
     turn.create(job, NO_BLOCKERS)
 
 
+def decide_many_plain(turn: Turn, jobs: Sequence[Job]) -> list[Accepted]:
+    """Accept jobs, all or none, that need no checks and whose ids were made for them."""
+    specs = []
+    for position, job in enumerate(jobs):
+        try:
+            specs.append(encode(job.spec))
+        except InvalidSpec as error:
+            if len(jobs) > 1:
+                error.details.setdefault("index", position)
+            raise
+    turn.check_room(jobs)
+    for job, spec in zip(jobs, specs, strict=True):
+        turn.create(job, NO_BLOCKERS, None, spec)
+    return [Accepted(job, False) for job in jobs]
+
+
 def decide_batch(turn: Turn, index: Index, jobs: Sequence[Job], stored_keys: Mapping[KeyOf, FirstOf]) -> list[Accepted]:
     """Accept jobs, all or none.
 
