@@ -103,6 +103,23 @@ async def test_submit_same_key_twice_is_one_job(api: httpx.AsyncClient) -> None:
     assert_error(other, 409, "key_conflict")
 
 
+async def test_submit_same_batch_twice_under_one_key_is_one_batch(api: httpx.AsyncClient) -> None:
+    batch, key = [{"cmd": ["a", str(n)]} for n in range(5)], {"Idempotency-Key": "k"}
+    first = await api.post("jobs", json=batch, headers=key)
+    second = await api.post("jobs", json=batch, headers=key)
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert [job["id"] for job in second.json()] == [job["id"] for job in first.json()]
+    assert all(job["deduplicated"] for job in second.json())
+    assert_error(await api.post("jobs", json=batch[:4], headers=key), 409, "key_conflict")
+    assert len((await api.get("jobs")).json()["jobs"]) == 5
+
+
+async def test_header_fills_a_key_that_is_null(api: httpx.AsyncClient) -> None:
+    spec, key = {"cmd": ["a"], "idempotency_key": None}, {"Idempotency-Key": "k"}
+    first = await api.post("jobs", json=spec, headers=key)
+    assert (await api.post("jobs", json=spec, headers=key)).json()["id"] == first.json()["id"]
+
+
 async def test_submit_absent_blob_is_409_listing_it(api: httpx.AsyncClient) -> None:
     digest = hashlib.sha256(b"data").hexdigest()
     answer = await api.post("jobs", json={"cmd": ["a"], "inputs": {"x": digest}})

@@ -95,7 +95,7 @@ class AsyncClient:
     async def submit(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Submit jobs, all or nothing; what is returned is committed.
 
-        A broken connection is no reason to submit twice: specs without a key of their own are given one.
+        A broken connection is no reason to submit twice: the request bears a key of its own.
 
         Raises
         ------
@@ -104,10 +104,8 @@ class AsyncClient:
         InvalidSpec
             If the server refuses a spec.
         """
-        body = [msgspec.to_builtins(spec) for spec in specs]
-        for one in body:
-            one["idempotency_key"] = one["idempotency_key"] or f"client-{uuid.uuid4().hex}"
-        return [read_job(raw) for raw in await self.transport.post("jobs", body, list[dict[str, Any]])]
+        key = {"Idempotency-Key": f"client-{uuid.uuid4().hex}"}
+        return await self.transport.post("jobs", list(specs), list[Job], headers=key)
 
     async def get(self, job_id: str) -> Job:
         """Return a job as it is now.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from zbrain_nb.queue.batches import BatchSide
 from zbrain_nb.queue.bus import Subscription
-from zbrain_nb.queue.jobside import JobSide
 from zbrain_nb.queue.operating import OperatorSide
 from zbrain_nb.queue.submits import Accepted
 from zbrain_nb.queue.workerside import WorkerSide
@@ -13,7 +13,7 @@ from zbrain_nb.queue.workerside import WorkerSide
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(JobSide, WorkerSide, OperatorSide):
+class JobQueue(BatchSide, WorkerSide, OperatorSide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.

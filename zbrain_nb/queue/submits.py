@@ -100,8 +100,11 @@ def decide_plain(turn: Turn) -> None:
     turn.create(job, NO_BLOCKERS)
 
 
-def decide_many_plain(turn: Turn, jobs: Sequence[Job]) -> list[Accepted]:
-    """Accept jobs, all or none, that need no checks and whose ids were made for them."""
+def decide_many_plain(turn: Turn, jobs: Sequence[Job], first_hash: str | None = None) -> list[Accepted]:
+    """Accept jobs, all or none, that need no checks and whose ids were made for them.
+
+    `first_hash` is kept with the first, if that bears an idempotency key.
+    """
     specs = []
     for position, job in enumerate(jobs):
         try:
@@ -112,7 +115,8 @@ def decide_many_plain(turn: Turn, jobs: Sequence[Job]) -> list[Accepted]:
             raise
     turn.check_room(jobs)
     for job, spec in zip(jobs, specs, strict=True):
-        turn.create(job, NO_BLOCKERS, None, spec)
+        turn.create(job, NO_BLOCKERS, first_hash, spec)
+        first_hash = None
     return [Accepted(job, False) for job in jobs]
 
 

@@ -122,6 +122,16 @@ def placed_by_id(cursor: Cursor, ids: Iterable[str]) -> list[Placed]:
     return [Placed(jobs[job_id], *place) for job_id, *place in places if job_id in jobs]
 
 
+def batch(cursor: Cursor, first_id: str, count: int) -> list[Job]:
+    """Return the jobs that were submitted in one go behind the first, and it, as they were last folded."""
+    rows = cursor.execute(
+        f"SELECT {JOB_COLUMNS} FROM jobs WHERE event_seq >= (SELECT event_seq FROM jobs WHERE id = $1::UUID) "
+        "AND event_seq < (SELECT event_seq FROM jobs WHERE id = $1::UUID) + $2 ORDER BY event_seq",
+        [first_id, count],
+    ).fetchall()
+    return [make_job(row) for row in rows]
+
+
 def key_fingerprints(cursor: Cursor) -> array[int]:
     """Return 64 bits of a hash of each idempotency key with its owner, sorted."""
     found: array[int] = array("Q")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from zbrain_nb.client.asynchronous import AsyncClient
-from zbrain_nb.client.locating import locator
+from zbrain_nb.client.locating import Endpoint, locator
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import JobNotFound, ServerUnreachable, Unauthorized
 from zbrain_nb.model.events import AnyWorkerEvent, JobCompleted, JobDisplayed, JobLogged, JobStarted, LogStream
@@ -152,8 +153,21 @@ async def test_wrong_token_and_absent_server_are_said(scene: Scene) -> None:
     await nobody.close()
 
 
-async def test_submit_gives_each_spec_a_key_so_that_a_repeat_is_harmless(scene: Scene) -> None:
-    jobs = await scene.client.submit([JobSpec(cmd=["true"]), JobSpec(cmd=["true"])])
-    keys = [job.spec.idempotency_key for job in jobs]
-    assert all(keys)
-    assert keys[0] != keys[1]
+async def test_submit_whose_answer_was_lost_is_sent_again_and_submits_once(scene: Scene, monkeypatch) -> None:
+    specs = [JobSpec(cmd=["true"]), JobSpec(cmd=["false"])]
+    send, sent = httpx.AsyncClient.request, []
+
+    async def lose_first_answer(client, *args, **kwargs):
+        answer = await send(client, *args, **kwargs)
+        sent.append(answer.status_code)
+        if len(sent) == 1:
+            raise httpx.ReadError("the connection broke")
+        return answer
+
+    monkeypatch.setattr(httpx.AsyncClient, "request", lose_first_answer)
+    there = await scene.client.transport.endpoint()
+    client = AsyncClient(lambda: Endpoint(there.url, there.token, "owner file"))
+    jobs = await client.submit(specs)
+    await client.close()
+    assert sent == [201, 200]
+    assert [job.id for job in await scene.queue.list()] == [job.id for job in reversed(jobs)]

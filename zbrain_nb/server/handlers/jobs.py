@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -60,7 +61,10 @@ class JobsHandler(ApiHandler):
     """``POST jobs`` and ``GET jobs``."""
 
     async def post(self) -> None:
-        """Submit one spec or a list of them, all or nothing; 201 means committed."""
+        """Submit one spec or a list of them, all or nothing; 201 means committed.
+
+        An ``Idempotency-Key`` header stands for the whole body.
+        """
         raw = self.decode(object)
         many = isinstance(raw, list)
         items: list[Any] = raw if isinstance(raw, list) else [raw]
@@ -70,10 +74,15 @@ class JobsHandler(ApiHandler):
             _check_sizes(items, many=many)
         settings = self.context.settings
         key = self.request.headers.get("Idempotency-Key")
-        if key and not many and isinstance(raw, dict):
-            raw.setdefault("idempotency_key", key)
+        if key and isinstance(raw, dict) and raw.get("idempotency_key") is None:
+            raw["idempotency_key"] = key
         specs = [read_spec(item, settings, where=f"Spec {n}: " if many else "") for n, item in enumerate(items)]
-        accepted = await self.queue.accept(specs, owner=self.context.owner)
+        owner = self.context.owner
+        if key and many:
+            digest = hashlib.sha256(self.request.body).hexdigest()
+            accepted = await self.queue.accept_once(specs, key, digest, owner=owner)
+        else:
+            accepted = await self.queue.accept(specs, owner=owner)
         bodies = [job_json(one.job, deduplicated=True) if one.deduplicated else job_json(one.job) for one in accepted]
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
 

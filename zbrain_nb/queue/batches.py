@@ -1,0 +1,76 @@
+"""Batches under one idempotency key: sent again because the connection broke, a thousand jobs stay a thousand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from zbrain_nb.model.errors import KeyConflict, Unavailable
+from zbrain_nb.model.job import JobSpec
+from zbrain_nb.queue.jobside import JobSide
+from zbrain_nb.queue.submits import Accepted, as_job, decide_many_plain, needs_checks
+from zbrain_nb.queue.turn import Turn
+from zbrain_nb.store import waiting
+
+
+class BatchSide(JobSide):
+    """Submits of keyed batches."""
+
+    async def accept_once(self, specs: Sequence[JobSpec], key: str, digest: str, *, owner: str) -> list[Accepted]:
+        """Submit specs, all or none, and only once under `key`.
+
+        The first job bears the key for all, and its place tells the others, which are submitted in one go behind
+        it. Specs that need checks of their own, such as parents, get keys of their own made from `key`.
+
+        Parameters
+        ----------
+        key : str
+            The idempotency key of the batch.
+        digest : str
+            A hash of the whole batch as it was sent.
+        owner : str
+            Who submits.
+
+        Raises
+        ------
+        KeyConflict
+            If the key was used with another batch.
+        InvalidSpec, OverQuota, MissingBlobs
+            As `accept` does.
+        """
+        await self.open()
+        if any(map(needs_checks, specs)):
+            return await self.accept([_keyed(spec, f"{key}#{n}") for n, spec in enumerate(specs)], owner=owner)
+        first = _keyed(specs[0], key)
+        own = [as_job(spec, owner, self.owner, self.default_org_id) for spec in (first, *specs[1:])]
+        mark = f"{len(own)}:{digest}"
+        stored = (await self._stored_keys(own[:1])).get((owner, key))
+
+        def decide(turn: Turn) -> list[Accepted] | str:
+            known = turn.first_of((owner, key)) or stored
+            if known is None:
+                made = decide_many_plain(turn, own, mark)
+                turn.claim((owner, key), (own[0].id, mark))
+                return made
+            job_id, payload = known
+            if payload != mark:
+                raise KeyConflict(
+                    f"The idempotency key {key!r} was used before, with another payload (job {job_id}).",
+                    "Use another key.",
+                    job_id=job_id,
+                )
+            turn.touch(job_id)
+            return job_id
+
+        accepted: list[Accepted] | str = await self._commits.run(decide)
+        if not isinstance(accepted, str):
+            return accepted
+        jobs = await self.storage.read(waiting.batch, accepted, len(own))
+        if len(jobs) != len(own):
+            raise Unavailable("The jobs of this batch are not all kept any more.", "Submit it under another key.")
+        return [Accepted(self._present(job), True) for job in jobs]
+
+
+def _keyed(spec: JobSpec, key: str) -> JobSpec:
+    return spec if spec.idempotency_key is not None else msgspec.structs.replace(spec, idempotency_key=key)
