@@ -16,13 +16,16 @@ from zbrain_nb.model.errors import (
     ZBrainError,
 )
 from zbrain_nb.model.job import Job, JobState
-from zbrain_nb.queue.bus import Bus, TakenEvents
+from zbrain_nb.queue.bus import Bus
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
 from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
 from zbrain_nb.queue.loading import Folder, load, restore_positions
+from zbrain_nb.queue.past import StoredPast
+from zbrain_nb.queue.taken import TakenEvents
+from zbrain_nb.queue.watch import Watch
 from zbrain_nb.queue.workers import WorkerDesk
 from zbrain_nb.store import queries
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -57,13 +60,15 @@ class QueueCore:
         self._cleanup: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._bus = Bus(self._read_events, self.open)
+        self._bus = Bus(StoredPast(self.storage, self.get), self.open)
+        self._watch = Watch(self._bus)
         self._set_up(lease_ttl_secs)
 
     def _set_up(self, lease_ttl_secs: float) -> None:
         self._index = Index(self._clock)
         self._index.leases.ttl_secs = lease_ttl_secs
-        self._commits = Commits(self.storage, self._index, self._clock, self._bus.publish, self._serve)
+        self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
+        self._commits.measure = self._watch.metrics.committed
         self._endings = Endings(self._index)
         self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock)
         self._intake = Intake(self._endings, self._desk.start)
@@ -87,6 +92,7 @@ class QueueCore:
             if not self._is_open:
                 await self.storage.open()
                 self._desk.known_before = await load(self.storage, self._index)
+                self._watch.metrics.begin(entry.job.state for entry in self._index.live.values())
                 self._bus.start(self.storage.last_seq)
                 self._is_open = True
                 self._serve()
@@ -113,6 +119,7 @@ class QueueCore:
             self._desk.close()
             await self._commits.drain()
             self._bus.close()
+            self._watch.ring.clear()
             await self._folder.stop()
         finally:
             if self.storage.path is not None:
@@ -187,11 +194,6 @@ class QueueCore:
         if entry is not None:
             return self._shown(entry)
         return self._index.unfolded.get(row.id, row)
-
-    async def _read_events(
-        self, after: int, upto: int, jobs: list[str] | None, orgs: list[str] | None, limit: int
-    ) -> tuple[list[queries.StoredEvent], int]:
-        return await self.storage.read(queries.events_between, after, upto, jobs, orgs, limit)
 
     # What passes with time
 
