@@ -26,6 +26,7 @@ from zbrain_nb.server.handlers.jobs import (
     OutputsHandler,
     RetryHandler,
 )
+from zbrain_nb.server.handlers.metrics import MetricsHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
 
 JOB = r"jobs/([0-9a-fA-F-]{36})"
@@ -48,6 +49,7 @@ ROUTES: list[tuple[str, Any]] = [
     (rf"{WORKER}/heartbeat", HeartbeatHandler),
     (rf"{WORKER}/events", WorkerEventsHandler),
     (r"events", EventsHandler),
+    (r"metrics", MetricsHandler),
 ]
 #: What stands before each route; clients append it to the host's address.
 API = "/zbrain/api/"
