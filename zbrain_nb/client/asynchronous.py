@@ -16,12 +16,14 @@ import msgspec
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.model.errors import JobNotFound
-from zbrain_nb.model.events import JOB_ONLY, LogEntry
+from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
 
 LOG_PAGE = 1000
+#: Events that leave the job as it is; a subscriber that lags is told so, and has nothing to do.
+_NO_CHANGE = JOB_ONLY | {"lagged", "reset"}
 
 
 class _Jobs(msgspec.Struct):
@@ -184,7 +186,9 @@ class AsyncClient:
     async def follow(self, job_id: str, *, from_seq: int = 0, logs: bool = True) -> AsyncGenerator[Update, None]:
         """Yield a job's state, log and outputs, first as they are, then as they change, until the job ended.
 
-        Each log line comes once and in order; the last update carries the ended job, after all of its log.
+        Each log line comes once and in order; the last update carries the ended job, after all of its log. Should
+        the server not keep any more what happened while the connection was lost, the outputs come again, behind a
+        ``clear_output``.
 
         Parameters
         ----------
@@ -213,14 +217,24 @@ class AsyncClient:
         try:
             async for batch in events:
                 for event in batch:
-                    if event.kind == "job_logged" and logs:
+                    if event.kind == "reset":  # what led here is not kept any more: begin again from what is there
+                        job = _job_of(event, job_id) or await self.get(job_id)
+                        if logs:
+                            async for page in self.logs(job_id, seen):
+                                seen = page[-1].seq + 1
+                                yield Update(entries=page)
+                            shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
+                            yield Update(outputs=_instead(shown.outputs), seq=shown.event_seq)
+                        if not job.state.ended:
+                            yield Update(job=job)
+                    elif event.kind == "job_logged" and logs:
                         fresh = [e for e in _entries(event.data) if e.seq >= seen]
                         if fresh:
                             seen = fresh[-1].seq + 1
                             yield Update(entries=fresh)
-                    elif event.kind == "job_displayed" and logs:
+                    elif event.kind == "job_displayed" and logs and event.seq > shown.event_seq:
                         yield Update(outputs=event.data["outputs"], seq=event.seq)
-                    elif event.kind not in JOB_ONLY and event.seq > job.event_seq:
+                    elif event.kind not in _NO_CHANGE and event.seq > job.event_seq:
                         job = await self.get(job_id)
                         if not job.state.ended:
                             yield Update(job=job)
@@ -284,3 +298,12 @@ def _segment(name: str) -> str:
 
 def _entries(data: dict[str, Any]) -> list[LogEntry]:
     return msgspec.convert(data["entries"], list[LogEntry])
+
+
+def _job_of(reset: Event, job_id: str) -> Job | None:
+    return next((read_job(raw) for raw in reset.data["jobs"] if raw["id"] == job_id), None)
+
+
+def _instead(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return outputs that take the place of all before them, in the language of outputs itself."""
+    return [{"output_type": "clear_output", "wait": bool(outputs)}, *outputs]

@@ -53,10 +53,10 @@ class Event(msgspec.Struct, frozen=True):
     seq : int
         ``event_seq``, growing over the whole queue; a filter makes gaps.
     topic : str
-        ``jobs/{id}``. A subscription to ``orgs/{org}`` gets the state changes of the org's jobs, a
-        subscription to ``jobs/{id}`` also its log and outputs.
+        ``jobs/{id}``, or empty for the `SUBSCRIPTION_KINDS`. A subscription to ``orgs/{org}`` gets the state changes
+        of the org's jobs, a subscription to ``jobs/{id}`` also its log and outputs.
     kind : str
-        One of `KINDS`.
+        One of `KINDS` or `SUBSCRIPTION_KINDS`.
     job_id : str
         Of which job.
     attempt : int
@@ -94,6 +94,11 @@ KINDS = (
     "job_cancel_requested",
     "job_canceled",
 )
+#: Kinds that concern the subscription itself, and no job. ``lagged``: events came faster than they were taken, so that
+#: those behind ``data["after"]`` come from the store; nothing is lost, nothing is to be done. ``reset``: events behind
+#: ``data["after"]`` are not kept any more; ``data["jobs"]`` are the followed jobs as they are now, whose logs and
+#: outputs have to be read again, and jobs of ``data["orgs"]`` listed again. Events go on behind the event's own `seq`.
+SUBSCRIPTION_KINDS = ("lagged", "reset")
 #: Kinds delivered only to who follows the job itself: an org's dashboard is not flooded by logs.
 JOB_ONLY = frozenset({"job_logged", "job_displayed"})
 

@@ -6,6 +6,9 @@ import logging
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+#: The logger that tells of each change of a job's state.
+TRANSITIONS = "zbrain_nb.queue.watch"
+
 
 def configure_logging(program: str, level: int = logging.INFO) -> None:
     """Log to stderr, which the starter of a process has pointed at its log file.
@@ -21,6 +24,11 @@ def configure_logging(program: str, level: int = logging.INFO) -> None:
     handler.setFormatter(_FieldFormatter(f"%(asctime)s {program} %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def log_transitions() -> None:
+    """Write a line for each change of a job's state, which are too many for any day."""
+    logging.getLogger(TRANSITIONS).setLevel(logging.DEBUG)
 
 
 class _FieldFormatter(logging.Formatter):

@@ -49,6 +49,8 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
     wait : bool or None
         ``ZBRAIN_WAIT``: whether the magic waits; None is when nobody watches.
+    log_transitions : bool
+        ``ZBRAIN_LOG_TRANSITIONS``: whether the host's log has a line for each change of a job's state.
     """
 
     data: str
@@ -68,6 +70,7 @@ class Settings(msgspec.Struct, kw_only=True):
     url: str | None = None
     token: str | None = None
     wait: bool | None = None
+    log_transitions: bool = False
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -102,6 +105,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         url=environ.get("ZBRAIN_URL") or None,
         token=environ.get("ZBRAIN_TOKEN") or None,
         wait=number.flag("ZBRAIN_WAIT"),
+        log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
     )
 
 

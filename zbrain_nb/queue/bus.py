@@ -1,32 +1,34 @@
-"""The bus: who follows which events. It receives subscribers; it knows none.
-
-A subscription gets every matching event once and in order. Live events wait for it in memory up to a bound; one
-that lags behind that, or that begins in the past, reads from the store until it has caught up.
-"""
+"""The bus: who follows which events. It receives subscribers; it knows none."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from types import TracebackType
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Protocol
 
-import msgspec
-
-from zbrain_nb.model.errors import Malformed
-from zbrain_nb.model.events import JOB_ONLY, Event, WorkerEvent
-from zbrain_nb.model.job import Job, shown
+from zbrain_nb.model.events import JOB_ONLY
+from zbrain_nb.model.job import Job
+from zbrain_nb.queue.notices import Notice
+from zbrain_nb.queue.subscription import Subscription
 from zbrain_nb.queue.turn import Fact
 from zbrain_nb.store.queries import StoredEvent
 
-#: Live events that wait for one subscriber.
-BACKLOG = 10_000
-#: Rows read from the store at a time.
-PAGE = 2_000
+#: What all live events that wait for subscribers may take together, an event counted for each of them.
+MAX_HELD_BYTES = 64 * 1024 * 1024
 
-#: ``read(after, upto, job_ids, org_ids, limit)``: events from the store, and up to where they are complete.
-Reader = Callable[[int, int, list[str] | None, list[str] | None, int], Awaitable[tuple[list[StoredEvent], int]]]
+
+class Past(Protocol):
+    """What a subscription asks about events that it did not hear."""
+
+    async def read(
+        self, after: int, upto: int, job_ids: list[str] | None, org_ids: list[str] | None, limit: int
+    ) -> tuple[list[StoredEvent], int]:
+        """Return events in order, and up to which number they are complete."""
+
+    def oldest(self) -> int:
+        """Return the first number from which on all events are kept; it grows before events are dropped."""
+
+    async def snapshot(self, job_ids: list[str]) -> list[dict[str, Any]]:
+        """Return jobs as they are now, as readers see them; unknown ones are left out."""
 
 
 class Bus:
@@ -34,23 +36,41 @@ class Bus:
 
     Parameters
     ----------
-    read : Reader
-        How a subscription reads what it missed.
+    past : Past
+        Where a subscription reads what it missed.
     open : callable
         Opens the queue; the first to wait for events does so if nobody did before.
+
+    Attributes
+    ----------
+    published_seq : int
+        Number of the last event that was published.
+    held_bytes : int
+        About what the events take that wait for subscribers.
+    lags, resets : int
+        How often a subscriber fell behind, and asked for what is kept no more.
     """
 
-    def __init__(self, read: Reader, open: Callable[[], Awaitable[object]]) -> None:
-        self.read = read
+    def __init__(self, past: Past, open: Callable[[], Awaitable[object]]) -> None:
+        self.past = past
         self.open = open
         self.is_open = False
         self.published_seq = 0
+        self.held_bytes = 0
+        self.max_held_bytes = MAX_HELD_BYTES
+        self.lags = 0
+        self.resets = 0
         self._all: set[Subscription] = set()
         self._by_job: dict[str, set[Subscription]] = {}
         self._by_org: dict[str, set[Subscription]] = {}
 
     def __len__(self) -> int:
         return len(self._everybody())
+
+    @property
+    def lag(self) -> int:
+        """How far, in numbers of events, the slowest subscriber is behind."""
+        return max((subscription.lag for subscription in self._everybody()), default=0)
 
     def subscribe(self, topics: Iterable[str] | None, after: int | None) -> Subscription:
         """Add a subscriber (see `JobQueue.subscribe`)."""
@@ -90,19 +110,20 @@ class Bus:
             return
         last = facts[-1]
         self.published_seq = last.event_seq if isinstance(last, Job) else last.seq
-        if not (self._all or self._by_job or self._by_org):
+        everything, by_job, by_org = self._all, self._by_job, self._by_org
+        if not (everything or by_job or by_org):
             return
         woken: set[Subscription] = set()
         for said in facts:
             job_id, kind = (said.id, "job_submitted") if isinstance(said, Job) else (said.job_id, said.kind)
-            targets = self._all | self._by_job.get(job_id, _NOBODY)
-            if kind not in JOB_ONLY:
-                targets |= self._by_org.get(said.org_id, _NOBODY)
-            if targets:
-                event = _event(_submitted(said) if isinstance(said, Job) else said)
-                for subscription in targets:
-                    subscription.push(event)
-                woken |= targets
+            of_org = by_org.get(said.org_id) if by_org and kind not in JOB_ONLY else None
+            groups = [members for members in (everything, by_job.get(job_id), of_org) if members]
+            if groups:
+                notice = Notice.of(said)
+                for members in groups:
+                    woken |= members
+                    for subscription in members:
+                        subscription.push(notice)
         for subscription in woken:
             subscription.wake()
 
@@ -111,162 +132,3 @@ class Bus:
         self.is_open = False
         for subscription in self._everybody():
             subscription.close()
-
-
-_NOBODY: frozenset[Any] = frozenset()
-
-
-def _submitted(job: Job) -> Fact:
-    ts = job.created_at.timestamp()
-    return Fact(job.event_seq, "job_submitted", job.id, job.org_id, 0, ts, shown(job))
-
-
-def _event(fact: Fact) -> Event:
-    topic = f"jobs/{fact.job_id}"
-    return Event(fact.seq, topic, fact.kind, fact.job_id, fact.attempt, fact.ts, fact.data, fact.org_id)
-
-
-def _stored(event: StoredEvent) -> Event:
-    if event.job is not None:
-        data = shown(event.job)
-    elif event.kind == "job_logged":
-        data = {"entries": msgspec.to_builtins(event.entries)}
-    else:
-        data = event.data or {}
-    return Event(
-        event.seq, f"jobs/{event.job_id}", event.kind, event.job_id, event.attempt, event.ts, data, event.org_id
-    )
-
-
-class Subscription:
-    """An async iterator of `Event`; also an async context manager that closes it.
-
-    Attributes
-    ----------
-    position : int
-        ``event_seq`` up to which everything was delivered: `after` for a next subscription.
-    """
-
-    def __init__(self, bus: Bus, topics: Iterable[str] | None, after: int | None) -> None:
-        self.job_ids: list[str] | None = None
-        self.org_ids: list[str] | None = None
-        if topics is not None:
-            self.job_ids, self.org_ids = _parse(topics)
-        self._bus = bus
-        self._after = after
-        self.position = 0
-        self._is_behind = False
-        self.start()
-        self._live: deque[Event] = deque()
-        self._unread: deque[Event] = deque()
-        self._woken: asyncio.Future[None] | None = None
-        self._is_closed = False
-
-    def start(self) -> None:
-        """Take the place from which to go on: behind `after`, or behind all that was published."""
-        self.position = self._bus.published_seq if self._after is None else self._after
-        self._is_behind = self._after is not None and self._after < self._bus.published_seq
-
-    def push(self, event: Event) -> None:
-        """Add a live event; past the bound all are dropped and will be read from the store."""
-        if len(self._live) >= BACKLOG:
-            self._live.clear()
-            self._is_behind = True
-        if not self._is_behind:
-            self._live.append(event)
-
-    def wake(self) -> None:
-        """Let `next_batch` look again."""
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
-
-    async def next_batch(self) -> list[Event]:
-        """Wait for events and return all that are there, in order; an empty list means closed."""
-        if not self._bus.is_open and not self._is_closed:
-            await self._bus.open()
-        while not self._is_closed:
-            if self._is_behind:
-                events = await self._read_page()
-            else:
-                events = [event for event in self._live if event.seq > self.position]
-                self._live.clear()
-                if events:
-                    self.position = events[-1].seq
-            if events:
-                return events
-            if not self._is_behind and not self._live and not self._is_closed:
-                self._woken = asyncio.get_running_loop().create_future()
-                await self._woken
-        return []
-
-    async def _read_page(self) -> list[Event]:
-        upto = self._bus.published_seq
-        found, whole = await self._bus.read(self.position, upto, self.job_ids, self.org_ids, PAGE)
-        self.position = whole
-        # What was published while the page was read is not in it, and push() kept none of it.
-        self._is_behind = whole < self._bus.published_seq
-        return [_stored(event) for event in found]
-
-    def close(self) -> None:
-        """End the subscription; whoever iterates over it gets to the end."""
-        self._is_closed = True
-        self._bus.unsubscribe(self)
-        self.wake()
-
-    def __aiter__(self) -> AsyncIterator[Event]:
-        return self
-
-    async def __anext__(self) -> Event:
-        if not self._unread:
-            self._unread.extend(await self.next_batch())
-        if not self._unread:
-            raise StopAsyncIteration
-        return self._unread.popleft()
-
-    async def __aenter__(self) -> Subscription:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _parse(topics: Iterable[str]) -> tuple[list[str], list[str]]:
-    jobs, orgs = [], []
-    for topic in topics:
-        room, _, name = topic.partition("/")
-        if room == "jobs" and name:
-            jobs.append(name)
-        elif room == "orgs" and name:
-            orgs.append(name)
-        else:
-            raise Malformed(f"{topic!r} is no topic.", "Topics are jobs/ID and orgs/ORG.")
-    return jobs, orgs
-
-
-class TakenEvents:
-    """What workers sent and the queue took, for who wants to watch: a bounded async iterator.
-
-    When nobody reads, the oldest are dropped. The events carry their numbers, so handling one again changes
-    nothing.
-    """
-
-    def __init__(self, limit: int = BACKLOG) -> None:
-        self._events: deque[WorkerEvent] = deque(maxlen=limit)
-        self._woken: asyncio.Future[None] | None = None
-
-    def extend(self, events: list[WorkerEvent]) -> None:
-        """Add events."""
-        self._events.extend(events)
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
-
-    def __aiter__(self) -> AsyncIterator[WorkerEvent]:
-        return self
-
-    async def __anext__(self) -> WorkerEvent:
-        while not self._events:
-            self._woken = asyncio.get_running_loop().create_future()
-            await self._woken
-        return self._events.popleft()

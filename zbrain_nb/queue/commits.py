@@ -54,6 +54,9 @@ class Commits:
         self._under_way = False
         self._is_scheduled = False
         self._idle: asyncio.Future[None] | None = None
+        self._begun = 0.0
+        #: Called after a commit: how many commands wrote, how many seconds that took, and whether it failed.
+        self.measure: Callable[..., None] | None = None
 
     def post(self, command: Command, subject: Any = None) -> asyncio.Future[Any]:
         """Queue a command; the future gets its answer when all it decided is durable.
@@ -98,6 +101,7 @@ class Commits:
         writing = [turn for turn in turns if turn.jobs or turn.transitions or turn.logs]
         loop = asyncio.get_running_loop()
         self._under_way = True
+        self._begun = loop.time()
         if not writing:
             loop.call_soon(self._committed, turns, writing, [], None)
             return
@@ -132,6 +136,9 @@ class Commits:
         outcomes: list[ZBrainError | None] | None,
         error: BaseException | None,
     ) -> None:
+        if writing and self.measure is not None:
+            spent = asyncio.get_running_loop().time() - self._begun
+            self.measure(len(writing), spent, failed=outcomes is None or all(outcomes))
         if outcomes is None:
             failure = Unavailable("The store could not write.", "Try again.")
             failure.__cause__ = error

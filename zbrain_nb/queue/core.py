@@ -16,7 +16,7 @@ from zbrain_nb.model.errors import (
     ZBrainError,
 )
 from zbrain_nb.model.job import Job, JobState
-from zbrain_nb.queue.bus import Bus, TakenEvents
+from zbrain_nb.queue.bus import Bus
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
 from zbrain_nb.queue.endings import Endings
@@ -24,8 +24,11 @@ from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
 from zbrain_nb.queue.limits import Limits
 from zbrain_nb.queue.loading import Folder, load, restore_positions
+from zbrain_nb.queue.past import StoredPast
 from zbrain_nb.queue.refill import Refill
+from zbrain_nb.queue.taken import TakenEvents
 from zbrain_nb.queue.turn import Borrowed, Command, LookAgain, Turn
+from zbrain_nb.queue.watch import Watch
 from zbrain_nb.queue.workers import WorkerDesk
 from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -62,13 +65,15 @@ class QueueCore:
         self._cleanup: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._bus = Bus(self._read_events, self.open)
+        self._bus = Bus(StoredPast(self.storage, self.get), self.open)
+        self._watch = Watch(self._bus)
         self._set_up(lease_ttl_secs)
 
     def _set_up(self, lease_ttl_secs: float) -> None:
         self._index = Index(self._clock, self._limits)
         self._index.leases.ttl_secs = lease_ttl_secs
-        self._commits = Commits(self.storage, self._index, self._clock, self._bus.publish, self._serve)
+        self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
+        self._commits.measure = self._watch.metrics.committed
         self._endings = Endings(self._index)
         self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock)
         self._intake = Intake(self._endings, self._desk.start)
@@ -94,6 +99,9 @@ class QueueCore:
             if not self._is_open:
                 await self.storage.open()
                 self._desk.known_before = await load(self.storage, self._index)
+                self._watch.metrics.begin(
+                    (entry.job.state for entry in self._index.live.values()), parked=self._index.ready.parked
+                )
                 self._bus.start(self.storage.last_seq)
                 self._is_open = True
                 self._key_reader = asyncio.get_running_loop().create_task(self._read_keys(self._index))
@@ -131,6 +139,7 @@ class QueueCore:
                 await asyncio.gather(self._key_reader, return_exceptions=True)
             await self._refill.stop()
             self._bus.close()
+            self._watch.ring.clear()
             await self._folder.stop()
         finally:
             if self.storage.path is not None:
@@ -214,11 +223,6 @@ class QueueCore:
         if entry is None:
             entry = Entry(self._index.unfolded.get(row.id, row), row.event_seq)
         return self._shown(entry)
-
-    async def _read_events(
-        self, after: int, upto: int, jobs: list[str] | None, orgs: list[str] | None, limit: int
-    ) -> tuple[list[queries.StoredEvent], int]:
-        return await self.storage.read(queries.events_between, after, upto, jobs, orgs, limit)
 
     # What passes with time
 

@@ -18,7 +18,6 @@ from zbrain_nb.model.events import (
     JobLogged,
     JobProgress,
     JobStarted,
-    LogStream,
     WorkerEvent,
 )
 from zbrain_nb.model.job import JobArtifact, JobState
@@ -26,6 +25,7 @@ from zbrain_nb.model.protocol import EventResult
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry
+from zbrain_nb.queue.loglines import as_columns, clean, from_texts
 from zbrain_nb.queue.turn import Turn
 
 MAX_ARTIFACT_NAME = 1000
@@ -132,8 +132,7 @@ class Intake:
         if isinstance(event, JobStarted):
             return turn.move(entry, "job_started", {"started_at": as_datetime(turn.now)}, seq)
         if isinstance(event, JobLogged):
-            lines = [(str(stream), _timestamp(ts), _clean(line)) for stream, ts, line in event.lines]
-            return turn.append_log(entry, lines, seq) if lines else turn.note(entry, seq)
+            return turn.append_log(entry, as_columns(event.lines), seq) if event.lines else turn.note(entry, seq)
         if isinstance(event, JobDisplayed):
             _check_outputs(event.outputs)
             return turn.display(entry, event.outputs, seq) if event.outputs else turn.note(entry, seq)
@@ -144,14 +143,13 @@ class Intake:
         raise InvalidSpec(f"{type(event).__name__} is no event of a worker.")
 
     def _progress(self, turn: Turn, entry: Entry, event: JobProgress, seq: int) -> Entry:
-        lines = [(LogStream.STDOUT, line) for line in split_lines(event.stdout)]
-        lines += [(LogStream.STDERR, line) for line in split_lines(event.stderr)]
+        stdout, stderr = split_lines(event.stdout), split_lines(event.stderr)
         progress = _as_progress(event.progress)
-        if lines:
-            entry = turn.append_log(entry, [(str(stream), turn.now, line) for stream, line in lines], seq)
+        if stdout or stderr:
+            entry = turn.append_log(entry, from_texts(stdout, stderr, turn.now), seq)
         if progress is not None:
             return turn.move(entry, "job_progressed", {"progress": progress}, seq)
-        return entry if lines else turn.note(entry, seq)
+        return entry if stdout or stderr else turn.note(entry, seq)
 
 
 def _check_numbers(event: WorkerEvent) -> None:
@@ -187,19 +185,7 @@ def split_lines(text: str | None) -> list[str]:
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
-    return [_clean(line.removesuffix("\r")) for line in lines]
-
-
-def _clean(line: Any) -> str:
-    if type(line) is not str:
-        raise InvalidSpec("A log line must be text.", field="lines")
-    return line if line.isascii() else line.encode(errors="replace").decode()
-
-
-def _timestamp(ts: Any) -> float:
-    if isinstance(ts, bool) or not isinstance(ts, (int, float)) or not 0 <= ts < 1e11:
-        raise InvalidSpec("The time of a log line must be seconds since the epoch.", field="lines")
-    return round(float(ts), 6)
+    return [line.removesuffix("\r") for line in lines]
 
 
 def _as_progress(value: Any) -> dict[str, Any] | None:
@@ -211,7 +197,7 @@ def _as_progress(value: Any) -> dict[str, Any] | None:
         if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not abs(fraction) < math.inf:
             raise InvalidSpec("progress must be a number from 0 to 1.", field="progress")
         fraction = float(min(1, max(0, fraction)))
-    return {"fraction": fraction, "note": None if note is None else _clean(str(note))[:1000]}
+    return {"fraction": fraction, "note": None if note is None else clean(str(note))[:1000]}
 
 
 def _check_outputs(outputs: Any) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from zbrain_nb.queue.batches import BatchSide
-from zbrain_nb.queue.bus import Subscription
+from zbrain_nb.queue.metrics import Measures
 from zbrain_nb.queue.operating import OperatorSide
 from zbrain_nb.queue.submits import Accepted
+from zbrain_nb.queue.subscription import Subscription
 from zbrain_nb.queue.workerside import WorkerSide
 
 __all__ = ["Accepted", "JobQueue"]
@@ -57,3 +59,36 @@ class JobQueue(BatchSide, WorkerSide, OperatorSide):
             If a topic is none.
         """
         return self._bus.subscribe(topics, after)
+
+    def measures(self) -> Measures:
+        """Return the queue's numbers, for a scrape."""
+        bus, ring, path = self._bus, self._watch.ring, self.storage.path
+        live, workers = self._index.live, self.workers()
+        blocked = {child for children in self._index.children.values() for child in children}
+        held = [live[job_id] for job_id in self._index.leases.jobs() if job_id in live]
+        return Measures(
+            metrics=self._watch.metrics,
+            blocked=sum(job_id in live for job_id in blocked),
+            canceling=sum(entry.job.cancel_requested_at is not None for entry in held),
+            lease_renewals=self._index.leases.renewals,
+            database_bytes=_size(path),
+            wal_bytes=_size(path and path.with_name(path.name + ".wal")),
+            published_seq=bus.published_seq,
+            subscribers=len(bus),
+            event_lag=bus.lag,
+            subscriber_lags=bus.lags,
+            subscriber_resets=bus.resets,
+            held_event_bytes=bus.held_bytes,
+            ring_jobs=len(ring),
+            ring_bytes=ring.held_bytes,
+            workers=len(workers),
+            slots=sum(info.slots for info in workers),
+            free_slots=sum(info.free for info in workers),
+        )
+
+
+def _size(path: Path | None) -> int:
+    try:
+        return path.stat().st_size if path is not None else 0
+    except FileNotFoundError:
+        return 0

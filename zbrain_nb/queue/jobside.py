@@ -218,7 +218,15 @@ class JobSide(QueueCore):
         if not is_id(job_id):
             return []
         await self.open()
-        return await self.storage.read(queries.log_entries, job_id, max(0, from_seq), max(0, limit), stream)
+        from_seq, limit = max(0, from_seq), max(0, limit)
+        entry = self._index.live.get(job_id)
+        if entry is not None:
+            if from_seq >= entry.log_seq:
+                return []
+            recent = self._watch.ring.read(job_id, from_seq, limit, stream)
+            if recent is not None:
+                return recent
+        return await self.storage.read(queries.log_entries, job_id, from_seq, limit, stream)
 
     async def count_log_lines(self, job_id: str) -> int:
         """Return how many lines the job's log has; 0 for an unknown job."""

@@ -31,6 +31,7 @@ class Leases:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.ttl_secs = 300.0
+        self.renewals = 0
         self._by_job: dict[str, Lease] = {}
         self._by_worker: dict[str, set[str]] = {}
 
@@ -49,6 +50,7 @@ class Leases:
 
     def renew(self, job_id: str) -> None:
         """Give the job's lease a full term from now."""
+        self.renewals += 1
         self._by_job[job_id].ends_at = self._clock.monotonic() + self.ttl_secs
 
     def release(self, job_id: str) -> None:
@@ -59,6 +61,10 @@ class Leases:
             held.discard(job_id)
             if not held:
                 del self._by_worker[lease.worker_id]
+
+    def jobs(self) -> list[str]:
+        """Return the ids of all running jobs."""
+        return list(self._by_job)
 
     def held_by(self, worker_id: str) -> list[str]:
         """Return the jobs that a worker runs, in order of their ids."""

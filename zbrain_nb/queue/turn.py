@@ -20,7 +20,9 @@ from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.keys import FirstOf, KeyOf
 from zbrain_nb.queue.lanes import Account, rank_of
 from zbrain_nb.queue.limits import over_pending
+from zbrain_nb.queue.loglines import Columns
 from zbrain_nb.queue.ready import Want
+from zbrain_nb.store.lines import Lines
 from zbrain_nb.store.rows import Change, encode, job_row
 
 Command = Callable[["Turn"], Any]
@@ -46,7 +48,15 @@ class Borrowed(msgspec.Struct):
 
 
 class Fact(msgspec.Struct, gc=False):
-    """What happened to a job, as an event before anybody was found to want it."""
+    """What happened to a job, as an event before anybody was found to want it.
+
+    Attributes
+    ----------
+    data : bytes or Lines
+        The event's data as JSON, or what becomes ``{"entries": [...]}``.
+    job, before : Job or None
+        For a change of the job: as it is now, and as it was.
+    """
 
     seq: int
     kind: str
@@ -54,7 +64,9 @@ class Fact(msgspec.Struct, gc=False):
     org_id: str
     attempt: int
     ts: float
-    data: dict[str, Any]
+    data: bytes | Lines
+    job: Job | None = None
+    before: Job | None = None
 
 
 class Stage:
@@ -268,7 +280,7 @@ class Turn(Change):
         job = advance(entry.job, patch)
         data = encode(patch)
         self._record(seq, job, kind, data, worker_seq)
-        self._say(Fact(seq, kind, job.id, job.org_id, job.attempt, self.now, msgspec.json.decode(data)))
+        self._say(Fact(seq, kind, job.id, job.org_id, job.attempt, self.now, data, job, entry.job))
         moved = entry.copy()
         moved.job = job
         if worker_seq is not None:
@@ -285,8 +297,7 @@ class Turn(Change):
         data = encode({"outputs": outputs})
         job = entry.job
         self._record(seq, job, "job_displayed", data, worker_seq)
-        said = msgspec.json.decode(data)
-        self._say(Fact(seq, "job_displayed", job.id, job.org_id, job.attempt, self.now, said))
+        self._say(Fact(seq, "job_displayed", job.id, job.org_id, job.attempt, self.now, data))
         return self._advance_high(entry, worker_seq)
 
     def note(self, entry: Entry, worker_seq: int) -> Entry:
@@ -294,24 +305,27 @@ class Turn(Change):
         self._record(self._stage.next_seq(), entry.job, "noted", b"{}", worker_seq)
         return self._advance_high(entry, worker_seq)
 
-    def append_log(self, entry: Entry, lines: list[tuple[str, float, str]], worker_seq: int | None) -> Entry:
-        """Append lines, ``(stream, ts, line)``, to the job's log."""
+    def append_log(self, entry: Entry, lines: Columns, worker_seq: int | None) -> Entry:
+        """Append lines to the job's log."""
         seq = self._stage.next_seq()
-        job, log_seq = entry.job, entry.log_seq
-        job_id, attempt = job.id, job.attempt
+        job = entry.job
+        appended = Lines(
+            job.id,
+            entry.log_seq,
+            job.attempt,
+            worker_seq,
+            seq,
+            lines.streams,
+            lines.micros,
+            lines.texts,
+            lines.text_chars,
+        )
         if self.logs is _NOTHING:
             self.logs = []
-        self.logs.extend(
-            (job_id, log_seq + i, attempt, worker_seq, seq, stream, round(ts * 1e6), line)
-            for i, (stream, ts, line) in enumerate(lines)
-        )
-        entries = [
-            {"seq": log_seq + i, "attempt": attempt, "stream": stream, "ts": ts, "line": line}
-            for i, (stream, ts, line) in enumerate(lines)
-        ]
-        self._say(Fact(seq, "job_logged", job_id, job.org_id, attempt, lines[0][1], {"entries": entries}))
+        self.logs.append(appended)
+        self._say(Fact(seq, "job_logged", job.id, job.org_id, job.attempt, appended.ts, appended))
         logged = entry.copy()
-        logged.log_seq = log_seq + len(lines)
+        logged.log_seq = appended.end
         if worker_seq is not None:
             logged.high = worker_seq
         self.put(logged)

@@ -26,6 +26,7 @@ from zbrain_nb.server.handlers.jobs import (
     OutputsHandler,
     RetryHandler,
 )
+from zbrain_nb.server.handlers.metrics import MetricsHandler
 from zbrain_nb.server.handlers.queues import PauseHandler, QueuesHandler, ResumeHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
 
@@ -52,6 +53,7 @@ ROUTES: list[tuple[str, Any]] = [
     (r"queues/([^/]+)/([^/]+)/pause", PauseHandler),
     (r"queues/([^/]+)/([^/]+)/resume", ResumeHandler),
     (r"events", EventsHandler),
+    (r"metrics", MetricsHandler),
 ]
 #: What stands before each route; clients append it to the host's address.
 API = "/zbrain/api/"

@@ -23,6 +23,7 @@ from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.limits import Limits
 from zbrain_nb.server.application import make_application
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
+from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.local_worker import LocalWorkerWatch
 from zbrain_nb.store.storage import Storage
 
@@ -91,6 +92,7 @@ class Host:
             owner=getpass.getuser(),
             instance=secrets.token_hex(8),
             host_names={"127.0.0.1", "localhost", "::1", self._bind},
+            metrics=registry_of(queue),
         )
         try:
             sockets = bind_sockets(self._port, self._bind)

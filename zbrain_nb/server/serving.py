@@ -15,7 +15,7 @@ import msgspec
 
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import Conflict, ZBrainError
-from zbrain_nb.model.logs import configure_logging
+from zbrain_nb.model.logs import configure_logging, log_transitions
 from zbrain_nb.model.settings import Settings, read_settings
 from zbrain_nb.server.host import Host
 
@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging("host")
     try:
         settings = read_settings()
+        if settings.log_transitions:
+            log_transitions()
         if options.data:
             settings = msgspec.structs.replace(settings, data=options.data)
         data = DataDir(settings.data, options.artifacts or settings.artifacts)

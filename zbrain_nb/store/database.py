@@ -156,14 +156,15 @@ class Database:
         else:
             jobs = [row for change in changes for row in change.jobs]
             transitions = [row for change in changes for row in change.transitions]
-            logs = [row for change in changes for row in change.logs]
-        parts = [(a, b) for a, b in ((JOBS, jobs), (TRANSITIONS, transitions), (LOGS, logs)) if b]
+            logs = [lines for change in changes for lines in change.logs]
+        tables: list[tuple[Layout, list[Any]]] = [(JOBS, jobs), (TRANSITIONS, transitions), (LOGS, logs)]
+        parts = [(layout, rows) for layout, rows in tables if rows]
         if len(parts) == 1:
             self._insert(*parts[0])
         elif parts:
             self._in_transaction(parts)
 
-    def _in_transaction(self, parts: Iterable[tuple[Layout, list[tuple[Any, ...]]]]) -> None:
+    def _in_transaction(self, parts: Iterable[tuple[Layout, list[Any]]]) -> None:
         self._connection.execute("BEGIN")
         try:
             for layout, rows in parts:
@@ -177,9 +178,10 @@ class Database:
         with contextlib.suppress(duckdb.TransactionException):  # a failed COMMIT has rolled back already
             self._connection.execute("ROLLBACK")
 
-    def _insert(self, layout: Layout, rows: list[tuple[Any, ...]]) -> None:
-        if len(rows) == 1:
-            self._connection.execute(layout.insert_one, rows[0])
+    def _insert(self, layout: Layout, rows: list[Any]) -> None:
+        one = layout.single(rows)
+        if one is not None:
+            self._connection.execute(layout.insert_one, one)
             return
         statement, incoming = layout.as_table(rows)  # DuckDB finds `incoming` by its name
         self._connection.execute(statement)

@@ -8,6 +8,7 @@ turn both into DuckDB's own types.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from arro3.core import Array, DataType, Table
 
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.job import Job
+from zbrain_nb.store.lines import Lines, as_columns
 
 TEXT, INT, UUID, TIME = "{}", "{}", "{}::UUID", "make_timestamp({})"
 _TYPES = {TEXT: DataType.string(), UUID: DataType.string(), TIME: DataType.int64()}
@@ -46,15 +48,17 @@ class Change:
     keys : list of str
         Ids of the jobs that the change reads or writes. When a change fails, later changes of the same batch
         that share a key fail with it, for they were decided on what it said.
-    jobs, transitions, logs : list of tuple
-        Rows in the order of `JOBS`, `TRANSITIONS` and `LOGS`.
+    jobs, transitions : list of tuple
+        Rows in the order of `JOBS` and `TRANSITIONS`.
+    logs : list of Lines
+        Lines of logs.
     """
 
     __slots__ = ("jobs", "logs", "touched", "transitions")
     touched: list[str]
     jobs: list[tuple[Any, ...]]
     transitions: list[tuple[Any, ...]]
-    logs: list[tuple[Any, ...]]
+    logs: list[Lines]
 
     def __init__(self) -> None:
         self.touched, self.jobs, self.transitions, self.logs = [], [], [], []
@@ -94,14 +98,34 @@ class Layout:
             into = ", ".join(name for name, _ in some)
             self._insert_many[width] = f"INSERT INTO {table} ({into}) SELECT {chosen} FROM incoming"
 
-    def as_table(self, rows: list[tuple[Any, ...]]) -> tuple[str, Table]:
+    def single(self, rows: list[Any]) -> tuple[Any, ...] | None:
+        """Return the values for `insert_one` if `rows` is but one row, else None."""
+        return rows[0] if len(rows) == 1 else None
+
+    def columns(self, rows: list[Any]) -> Sequence[Sequence[Any]]:
+        """Return `rows` column by column."""
+        return list(zip(*rows, strict=True))
+
+    def as_table(self, rows: list[Any]) -> tuple[str, Table]:
         """Return the statement that inserts `rows` from a table named ``incoming``, and that table."""
-        columns = list(zip(*rows, strict=True))
+        columns = self.columns(rows)
         width = len(columns)
         if self._rare and all(column.count(None) == len(column) for column in columns[self._usual :]):
             width = self._usual
         arrays = [Array(columns[i], self._types[i]) for i in range(width)]
         return self._insert_many[width], Table.from_arrays(arrays, names=self.names[:width])
+
+
+class LogLayout(Layout):
+    """A layout whose rows come as `Lines`, many in one."""
+
+    def single(self, rows: list[Any]) -> tuple[Any, ...] | None:
+        """Return the one line of `rows`, or None if they hold more."""
+        return rows[0].row() if len(rows) == 1 and len(rows[0]) == 1 else None
+
+    def columns(self, rows: list[Any]) -> Sequence[Sequence[Any]]:
+        """Return all lines column by column."""
+        return as_columns(rows)
 
 
 _TEXT, _INT = (TEXT, DataType.string()), (INT, DataType.int64())
@@ -138,7 +162,7 @@ TRANSITIONS = Layout(
         "worker_seq": _INT,
     },
 )
-LOGS = Layout(
+LOGS = LogLayout(
     "logs",
     {
         "job_id": _UUID,

@@ -14,11 +14,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import duckdb
 
 from zbrain_nb.model.errors import InvalidSpec, ZBrainError
-from zbrain_nb.model.events import LogEntry
+from zbrain_nb.model.events import LogEntry, LogStream
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import Job, JobArtifact
 from zbrain_nb.store import queries
 from zbrain_nb.store.database import Database, unavailable
+from zbrain_nb.store.lines import Lines
 from zbrain_nb.store.rows import Change, encode, folded_row, job_row
 from zbrain_nb.store.writer import Done, Task, Writer
 
@@ -223,10 +224,7 @@ class Storage:
         await self.open()
         change = Change()
         seq = self.next_seq()
-        change.logs = [
-            (job_id, entry.seq, entry.attempt, None, seq, str(entry.stream), round(entry.ts * 1e6), entry.line)
-            for entry in entries
-        ]
+        change.logs = [_as_lines(job_id, entry, seq) for entry in entries]
         await self.commit([change])
 
     async def save_artifacts(self, job_id: str, artifacts: Iterable[JobArtifact]) -> None:
@@ -243,6 +241,11 @@ class Storage:
             data = encode(patch).decode()
             change.transitions.append((seq, job_id, job.org_id, job.attempt, "job_progressed", now, data, None))
         await self.commit([change])
+
+
+def _as_lines(job_id: str, entry: LogEntry, seq: int) -> Lines:
+    stream, micros, text = LogStream(entry.stream), round(entry.ts * 1e6), entry.line
+    return Lines(job_id, entry.seq, entry.attempt, None, seq, (stream,), (micros,), (text,), len(text))
 
 
 def is_id(text: object) -> bool:

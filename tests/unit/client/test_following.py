@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from zbrain_nb.model.events import AnyWorkerEvent, JobCompleted, JobDisplayed, J
 from zbrain_nb.model.job import Job, JobSpec, JobState
 from zbrain_nb.model.protocol import EventBatch, LeaseRequest, WorkerInfo
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue import subscription
 from zbrain_nb.server.host import Host
 
 pytestmark = pytest.mark.anyio
@@ -120,6 +122,52 @@ async def test_follow_job_that_ends_while_it_is_looked_at_loses_nothing(scene: S
     assert shown == ["figure"]
     assert states[-1] is JobState.SUCCEEDED
     assert states.count(JobState.SUCCEEDED) == 1
+
+
+async def test_follow_goes_on_when_the_server_forgot_the_past(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happened between the look at the job and the opening of the socket is dropped from the store."""
+    job = await scene.submit()
+    await scene.lease()
+    await scene.say(JobStarted(job.id), JobLogged(job.id, lines(2)), JobDisplayed(job.id, [OUTPUT]))
+    texts, outputs, states = [], [], []
+    async for update in scene.client.follow(job.id):
+        texts += [entry.line for entry in update.entries]
+        outputs += update.outputs
+        states += [update.job.state] if update.job else []
+        if update.job and len(states) == 1:
+            await scene.say(JobLogged(job.id, lines(2, 2)), JobDisplayed(job.id, [OUTPUT]))
+            monkeypatch.setattr(scene.queue._bus.past, "oldest", lambda: scene.queue.event_seq)
+        elif update.job and len(states) == 2:
+            monkeypatch.undo()
+            await scene.say(JobLogged(job.id, lines(2, 4)), JobCompleted(job.id))
+            states.append(JobState.PENDING)  # a mark: this was reached once
+    assert texts == [f"line {number}" for number in range(6)]
+    assert outputs == [OUTPUT, {"output_type": "clear_output", "wait": True}, OUTPUT, OUTPUT]
+    assert states == [JobState.RUNNING, JobState.RUNNING, JobState.PENDING, JobState.SUCCEEDED]
+
+
+async def test_follow_takes_no_notice_of_lagging(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "LIVE_EVENTS", 2)
+    job = await scene.submit()
+    await scene.lease()
+    texts, states = [], []
+    async for update in scene.client.follow(job.id):
+        texts += [entry.line for entry in update.entries]
+        states += [update.job.state] if update.job else []
+        if len(states) == 1 and not texts:
+            await scene.say(JobStarted(job.id), JobLogged(job.id, lines(1)))  # now the socket is open
+        elif len(texts) == 1:
+            texts.append("")
+            number = scene.number
+            later = [
+                JobLogged(job.id, lines(1, i), attempt=1, after=number + i - 1, seq=number + i) for i in range(1, 9)
+            ]
+            await asyncio.gather(*(scene.queue.take_events("w", EventBatch([event])) for event in later))
+            scene.number += 8
+            await scene.say(JobCompleted(job.id))
+    assert texts == ["line 0", "", *(f"line {number}" for number in range(1, 9))]
+    assert states[-1] is JobState.SUCCEEDED
+    assert scene.queue.measures().subscriber_lags == 1
 
 
 async def test_follow_from_a_line_on(scene: Scene) -> None:

@@ -8,7 +8,8 @@ from zbrain_nb import Job, JobSpec
 from zbrain_nb.model.errors import Malformed
 from zbrain_nb.model.events import KINDS, JobCompleted, JobDisplayed, JobFailed, JobLogged, JobProgress, JobStarted
 from zbrain_nb.model.transitions import advance, read_patch
-from zbrain_nb.queue import bus
+from zbrain_nb.queue import subscription as subscriptions
+from zbrain_nb.queue.taken import TakenEvents
 
 pytestmark = pytest.mark.anyio
 
@@ -83,7 +84,7 @@ async def test_topics_decide_who_hears_what(queue):
     hand = await Hand(queue).register()
     other = await queue.submit(JobSpec(cmd=["true"], org_id="else", worker="else"))
     begin = queue.event_seq
-    subscriptions = {
+    followers = {
         name: queue.subscribe(topics)
         for name, topics in {
             "org": ["orgs/default"],
@@ -96,13 +97,13 @@ async def test_topics_decide_who_hears_what(queue):
     job_id = await a_life(queue, hand)
     await queue.cancel_job(other)
     last = queue.event_seq
-    org = await collect(subscriptions["org"], last - 1)
+    org = await collect(followers["org"], last - 1)
     assert {event.job_id for event in org} == {job_id}
     assert not {event.kind for event in org} & {"job_logged", "job_displayed"}
-    assert [e.kind for e in await collect(subscriptions["foreign"], last)] == ["job_canceled"]
-    assert [e.kind for e in await collect(subscriptions["job"], last)] == ["job_canceled"]
-    assert not subscriptions["none"]._live
-    both = await collect(subscriptions["both"], last)
+    assert [e.kind for e in await collect(followers["foreign"], last)] == ["job_canceled"]
+    assert [e.kind for e in await collect(followers["job"], last)] == ["job_canceled"]
+    assert not followers["none"]._live
+    both = await collect(followers["both"], last)
     assert both[:-1] == org
     stored = await collect(queue.subscribe(["orgs/default", f"jobs/{other}"], after=begin), last)
     assert stored == both
@@ -117,25 +118,33 @@ async def test_topics_that_are_none_are_malformed(queue):
 
 
 async def test_lagging_subscriber_catches_up_without_gap_or_repeat(queue, monkeypatch):
-    monkeypatch.setattr(bus, "BACKLOG", 5)
-    monkeypatch.setattr(bus, "PAGE", 4)
+    monkeypatch.setattr(subscriptions, "LIVE_EVENTS", 8)
+    monkeypatch.setattr(subscriptions, "FIRST_PAGE", 4)
     hand = await Hand(queue).register()
-    slow = queue.subscribe()
+    slow, quick = queue.subscribe(), queue.subscribe()
     for _ in range(4):
         await a_life(queue, hand)
-    assert len(slow._live) <= 5
+        last = queue.event_seq
+        assert [e.kind for e in await collect(quick, last)].count("lagged") == 0
+    assert len(slow._live) == 8
     events = await collect(slow, queue.event_seq)
     await queue.submit(TRUE)
     events += await collect(slow, queue.event_seq)
+    (lagged,) = [event for event in events if event.kind == "lagged"]
+    assert events.index(lagged) == 8
+    assert lagged.seq == lagged.data["after"] == events[7].seq
+    assert (lagged.data["dropped"], lagged.data["upto"]) == (3 * 8, last)
+    events.remove(lagged)
     everything = await collect(queue.subscribe(after=0), queue.event_seq)
     assert events == everything
     seqs = [event.seq for event in events]
     assert seqs == sorted(set(seqs))
     assert len(seqs) == 4 * 8 + 1
+    assert queue.measures().subscriber_lags == 1
 
 
 async def test_catching_up_while_events_go_on_misses_none(queue, monkeypatch):
-    monkeypatch.setattr(bus, "PAGE", 3)
+    monkeypatch.setattr(subscriptions, "FIRST_PAGE", 3)
     await queue.submit_many([TRUE] * 10)
     subscription = queue.subscribe(after=0)
     seen = []
@@ -152,7 +161,7 @@ async def test_catching_up_while_events_go_on_misses_none(queue, monkeypatch):
 
 
 async def test_one_log_event_of_more_lines_than_a_page_comes_whole(queue, monkeypatch):
-    monkeypatch.setattr(bus, "PAGE", 3)
+    monkeypatch.setattr(subscriptions, "FIRST_PAGE", 3)
     hand = await Hand(queue).register()
     job = await hand.run()
     await hand.send(JobLogged(job.id, attempt=1, lines=[("stdout", 1.0, str(i)) for i in range(20)]))
@@ -162,7 +171,7 @@ async def test_one_log_event_of_more_lines_than_a_page_comes_whole(queue, monkey
 
 
 async def test_log_event_across_the_end_of_a_page_comes_whole(queue, monkeypatch):
-    monkeypatch.setattr(bus, "PAGE", 4)
+    monkeypatch.setattr(subscriptions, "FIRST_PAGE", 4)
     hand = await Hand(queue).register()
     job = await hand.run()
     for _ in range(5):
@@ -212,6 +221,12 @@ async def test_taken_events_are_stamped_and_the_oldest_dropped(queue):
     second = await anext(queue.events)
     assert (type(second), second.seq) == (JobFailed, 2)
     assert len(await queue.get_logs(job.id)) == 1
-    few = bus.TakenEvents(limit=2)
+    few = TakenEvents(limit=2)
     few.extend([1, 2, 3])
     assert [await anext(few), await anext(few)] == [2, 3]
+    small = TakenEvents(limit_bytes=3000)
+    logged = JobLogged("j", lines=[("stdout", 1.0, "x" * 1000)])
+    small.extend([logged] * 5)
+    assert len(small._events) == 1
+    assert await anext(small) == logged
+    assert small._bytes == 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hmac
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
+from prometheus_client import CollectorRegistry
 from tornado import httputil, routing, web
 
 from zbrain_nb.model.errors import (
@@ -54,6 +55,8 @@ class HostContext:
         Requests of clients so far (not of workers): the host's idle watch looks at it.
     followers : int
         WebSockets open now.
+    metrics : CollectorRegistry
+        What ``GET metrics`` shows.
     """
 
     queue: JobQueue
@@ -64,6 +67,7 @@ class HostContext:
     host_names: set[str]
     requests: int = 0
     followers: int = 0
+    metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
 
 
 class ApiHandler(web.RequestHandler):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 
-import msgspec
 from tornado import websocket
 
-from zbrain_nb.model.errors import Forbidden, Malformed
-from zbrain_nb.queue.bus import Subscription
+from zbrain_nb.model.errors import Forbidden, Malformed, ZBrainError
+from zbrain_nb.queue.subscription import Subscription
 from zbrain_nb.server.handlers.base import ApiHandler
 
 log = logging.getLogger(__name__)
 MAX_TOPICS = 1000
+#: Why a socket is closed (RFC 6455, section 7.4.1, and IANA's registry).
+GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013
 _TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
 
 
@@ -63,10 +63,18 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         self._sending = asyncio.ensure_future(self._send())
 
     async def _send(self) -> None:
+        """Send frame by frame, each when the one before it is out of the host: a slow reader holds back itself."""
         assert self._subscription is not None
-        with contextlib.suppress(websocket.WebSocketClosedError):
-            while batch := await self._subscription.next_batch():
-                await self.write_message(msgspec.json.encode(batch))
+        try:
+            while frame := await self._subscription.next_frame():
+                await self.write_message(frame)
+        except websocket.WebSocketClosedError:
+            return
+        except ZBrainError as error:
+            log.warning("Events could not be read; the follower has to come again.", extra={"why": error.message})
+            self.close(TRY_AGAIN_LATER, "the store could not be read")
+            return
+        self.close(GOING_AWAY, "the queue was closed")
 
     def on_message(self, message: str | bytes) -> None:
         """Ignore what clients say: this socket only speaks."""

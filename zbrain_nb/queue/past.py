@@ -1,0 +1,48 @@
+"""What followers of events ask of the store: events that they missed, and jobs as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from zbrain_nb.model.job import Job, shown
+from zbrain_nb.store import queries
+from zbrain_nb.store.storage import Storage
+
+
+class StoredPast:
+    """The `zbrain_nb.queue.bus.Past` of a queue.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where events are kept.
+    look : callable
+        Returns a job as it is now, or None.
+    """
+
+    def __init__(self, storage: Storage, look: Callable[[str], Awaitable[Job | None]]) -> None:
+        self._storage = storage
+        self._look = look
+
+    async def read(
+        self, after: int, upto: int, job_ids: list[str] | None, org_ids: list[str] | None, limit: int
+    ) -> tuple[list[queries.StoredEvent], int]:
+        """Return events of a span, in order, and up to which number they are complete.
+
+        Raises
+        ------
+        Unavailable
+            If the database refused.
+        """
+        return await self._storage.read(queries.events_between, after, upto, job_ids, org_ids, limit)
+
+    def oldest(self) -> int:
+        """Return the first number from which on all events are kept; it grows before events are dropped."""
+        oldest: int = getattr(self._storage, "oldest_event_seq", 0)
+        return oldest
+
+    async def snapshot(self, job_ids: list[str]) -> list[dict[str, Any]]:
+        """Return jobs as they are now, as readers see them; unknown ones are left out."""
+        jobs = [await self._look(job_id) for job_id in job_ids]
+        return [shown(job) | {"name": job.name} for job in jobs if job is not None]

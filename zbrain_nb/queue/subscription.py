@@ -1,0 +1,271 @@
+"""`Subscription`: one follower's place among the events.
+
+It gets every matching event once and in order. Events wait for it in memory up to a bound of number and size. When
+they do not fit, no more are kept: what is missing is read from the store, page by page and only as fast as the
+follower takes them, so that a slow one costs others nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from zbrain_nb.model.errors import Malformed
+from zbrain_nb.model.events import Event
+from zbrain_nb.queue.notices import Notice
+
+if TYPE_CHECKING:
+    from zbrain_nb.queue.bus import Bus
+
+#: Live events that wait for one subscriber, and how large they may be together.
+LIVE_EVENTS = 10_000
+LIVE_BYTES = 8 * 1024 * 1024
+#: What is handed out at once; a larger event goes alone.
+BATCH_EVENTS = 5_000
+BATCH_BYTES = 1024 * 1024
+#: Rows read from the store at a time: few at first, more while pages stay small.
+FIRST_PAGE, LAST_PAGE = 100, 20_000
+
+
+class Subscription:
+    """An async iterator of `Event`; also an async context manager that closes it.
+
+    Two events concern the subscription itself, with no job and an empty topic. ``lagged`` says that live events did
+    not fit and that from here on, once, they come from the store. ``reset`` says that events behind `after` are not
+    in the store any more: its data holds the followed jobs as they are now, and live events go on from there.
+
+    Attributes
+    ----------
+    position : int
+        ``event_seq`` up to which everything was delivered: `after` for a next subscription.
+    """
+
+    def __init__(self, bus: Bus, topics: Iterable[str] | None, after: int | None) -> None:
+        self.job_ids: list[str] | None = None
+        self.org_ids: list[str] | None = None
+        if topics is not None:
+            self.job_ids, self.org_ids = parse_topics(topics)
+        self._bus = bus
+        self._after = after
+        # What is to be delivered: a page from the store, live events, and then, with `_has_gap`, what is only stored.
+        self._page: deque[Notice] = deque()
+        self._page_end = 0
+        self._page_limit = FIRST_PAGE
+        self._live: deque[Notice] = deque()
+        self._live_bytes = 0
+        self._has_gap = False
+        self._lagged = False  # and not told yet
+        self._dropped = 0
+        self._is_catching_up = False
+        self._unread: deque[Event] = deque()
+        self._woken: asyncio.Future[None] | None = None
+        self._is_closed = False
+        self._pushed = 0
+        self.position = 0
+        self.start()
+
+    def start(self) -> None:
+        """Take the place from which to go on: behind `after`, or behind all that was published."""
+        published = self._bus.published_seq
+        self.position = published if self._after is None else self._after
+        # A number that was not given yet comes from another database: that is seen when the past is read.
+        self._has_gap = self._is_catching_up = self.position != published
+
+    @property
+    def lag(self) -> int:
+        """How far, in numbers of events, it is behind what was published; 0 if nothing waits for it."""
+        if not (self._page or self._live or self._has_gap):
+            return 0
+        return max(0, self._bus.published_seq - self.position)
+
+    def push(self, notice: Notice) -> None:
+        """Add a live event; one that does not fit, and all that follow, will be read from the store."""
+        if notice.seq <= self._pushed:
+            return  # it came by another topic already
+        self._pushed = notice.seq
+        size = notice.size_bytes
+        if not self._has_gap and not self._fits(size):
+            self._has_gap = True
+            if not self._is_catching_up:
+                self._lagged = True
+                self._is_catching_up = True
+        if self._has_gap:
+            self._dropped += 1
+            return
+        self._live.append(notice)
+        self._live_bytes += size
+        self._bus.held_bytes += size
+
+    def _fits(self, size: int) -> bool:
+        if not self._live:
+            return True  # one may be larger than all bounds
+        return (
+            len(self._live) < LIVE_EVENTS
+            and self._live_bytes + size <= LIVE_BYTES
+            and self._bus.held_bytes + size <= self._bus.max_held_bytes
+        )
+
+    def wake(self) -> None:
+        """Let `next_batch` look again."""
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    async def next_batch(self) -> list[Event]:
+        """Wait for events and return some, in order; an empty list means closed.
+
+        Raises
+        ------
+        Unavailable
+            If the store could not be read; the next call goes on from the same place.
+        """
+        return [notice.event() for notice in await self._next()]
+
+    async def next_frame(self) -> bytes:
+        """Like `next_batch`, as a JSON array; an empty one of no bytes means closed."""
+        notices = await self._next()
+        return b"[%b]" % b",".join([notice.raw() for notice in notices]) if notices else b""
+
+    async def _next(self) -> list[Notice]:
+        if not self._bus.is_open and not self._is_closed:
+            await self._bus.open()
+        while not self._is_closed:
+            notices = self._take()
+            if not notices and self._has_gap:
+                notices = [self._tell_lag()] if self._lagged else await self._read_past()
+            if notices:
+                return notices
+            if not (self._page or self._live or self._has_gap or self._is_closed):
+                self._is_catching_up = False
+                self._woken = asyncio.get_running_loop().create_future()
+                await self._woken
+        return []
+
+    def _take(self) -> list[Notice]:
+        """Return what is at hand, up to the bounds of one batch."""
+        taken: list[Notice] = []
+        room = BATCH_BYTES
+        while self._page or self._live:
+            source = self._page or self._live
+            size = source[0].size_bytes
+            if taken and (size > room or len(taken) >= BATCH_EVENTS):
+                break
+            notice = source.popleft()
+            if source is self._live:
+                self._live_bytes -= size
+                self._bus.held_bytes -= size
+                if notice.seq <= self.position:
+                    continue
+                self.position = notice.seq
+            else:
+                self.position = notice.seq if self._page else self._page_end
+            room -= size
+            taken.append(notice)
+        return taken
+
+    def _tell_lag(self) -> Notice:
+        self._lagged = False
+        data = {"after": self.position, "upto": self._bus.published_seq, "dropped": self._dropped}
+        self._dropped = 0
+        self._bus.lags += 1
+        return Notice.told("lagged", self.position, time.time(), data)
+
+    async def _read_past(self) -> list[Notice]:
+        """Read the next page from the store; return a reset if it is not there any more."""
+        past, upto = self._bus.past, self._bus.published_seq
+        if self._is_lost(upto):
+            return [await self._reset()]
+        self._has_gap = False  # what is published from here on follows the page, if the page reaches so far
+        whole = -1
+        try:
+            found, whole = await past.read(self.position, upto, self.job_ids, self.org_ids, self._page_limit)
+        finally:
+            if whole < upto:
+                self._drop_live()
+                self._has_gap = True
+        if self._is_lost(upto):  # it was dropped while it was read
+            return [await self._reset()]
+        self._page.extend(map(Notice.read, found))
+        self._page_end = whole
+        if not self._page:
+            self.position = whole
+        self._fit_page_limit(sum(notice.size_bytes for notice in self._page))
+        return self._take()
+
+    def _fit_page_limit(self, size: int) -> None:
+        if size <= BATCH_BYTES // 2:
+            self._page_limit = min(LAST_PAGE, self._page_limit * 2)
+        elif size > 2 * BATCH_BYTES:
+            self._page_limit = max(FIRST_PAGE, self._page_limit // 2)
+
+    def _is_lost(self, published: int) -> bool:
+        """Whether events behind the position are in the store no more, or never were."""
+        return self.position + 1 < self._bus.past.oldest() or self.position > published
+
+    async def _reset(self) -> Notice:
+        """Go on from now, with the followed jobs as they are."""
+        bus, asked = self._bus, self.position
+        self._drop_live()
+        self._has_gap = self._lagged = False
+        self.position = bus.published_seq
+        try:
+            jobs = await bus.past.snapshot(self.job_ids or [])
+        except BaseException:
+            self.position, self._has_gap = asked, True
+            raise
+        bus.resets += 1
+        data = {"after": asked, "oldest": bus.past.oldest(), "jobs": jobs, "orgs": self.org_ids or []}
+        return Notice.told("reset", self.position, time.time(), data)
+
+    def _drop_live(self) -> None:
+        self._bus.held_bytes -= self._live_bytes
+        self._live_bytes = 0
+        self._live.clear()
+
+    def close(self) -> None:
+        """End the subscription; whoever iterates over it gets to the end."""
+        self._is_closed = True
+        self._drop_live()
+        self._bus.unsubscribe(self)
+        self.wake()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        if not self._unread:
+            self._unread.extend(await self.next_batch())
+        if not self._unread:
+            raise StopAsyncIteration
+        return self._unread.popleft()
+
+    async def __aenter__(self) -> Subscription:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def parse_topics(topics: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the ids of the jobs and the names of the orgs.
+
+    Raises
+    ------
+    Malformed
+        If a topic is neither ``jobs/ID`` nor ``orgs/ORG``.
+    """
+    jobs, orgs = [], []
+    for topic in topics:
+        room, _, name = topic.partition("/")
+        if room == "jobs" and name:
+            jobs.append(name)
+        elif room == "orgs" and name:
+            orgs.append(name)
+        else:
+            raise Malformed(f"{topic!r} is no topic.", "Topics are jobs/ID and orgs/ORG.")
+    return jobs, orgs
