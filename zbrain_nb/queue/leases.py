@@ -79,6 +79,8 @@ class Waiter:
         Whether a command of it stands before the decider.
     is_over : bool
         Whether nobody waits any more: what is not decided yet shall not be.
+    is_late : bool
+        Whether the time to wait is over: what is decided next is the answer, whatever it is.
     """
 
     def __init__(self, worker: WorkerRecord, request: LeaseRequest, want: Want) -> None:
@@ -88,6 +90,7 @@ class Waiter:
         self.answered = asyncio.get_running_loop().create_future()
         self.is_posted = False
         self.is_over = False
+        self.is_late = False
         self.listeners = 0
 
     answered: asyncio.Future[list[Job]]

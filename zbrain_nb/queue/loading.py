@@ -100,11 +100,18 @@ class Folder:
             self._is_failing = True
 
     async def fold(self) -> None:
-        """Fold all there is; a job whose row is refused stays in memory and is tried again when it changes."""
+        """Fold all there is now; a job whose row is refused stays in memory and is tried again when it changes.
+
+        What changes meanwhile waits for the next time: else a busy queue would fold for ever, a few jobs at a time.
+        """
         unfolded = self._index.unfolded
-        while chunk := list(
-            islice((job for job in unfolded.values() if self._refused.get(job.id) is not job), FOLD_CHUNK)
+        left = len(unfolded)
+        while left > 0 and (
+            chunk := list(
+                islice((job for job in unfolded.values() if self._refused.get(job.id) is not job), FOLD_CHUNK)
+            )
         ):
+            left -= len(chunk)
             refused = await self._write(chunk)
             for job in chunk:
                 if job.id in refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from zbrain_nb.model.protocol import (
     LeaseRequest,
     Registered,
     WorkerInfo,
+    check_heartbeat,
+    check_lease_request,
     check_worker,
 )
 from zbrain_nb.queue.core import QueueCore
@@ -86,15 +89,25 @@ class WorkerSide(QueueCore):
     async def lease(self, worker_id: str, req: LeaseRequest) -> LeaseAnswer:
         """Answer when a job fits or a cancel is due, else, empty, after ``wait_secs``.
 
+        Events in the request are taken first, in the same commit, and the answer is then not held back.
         May be cancelled: what was leased by then is found by a repeat with the same ``request_id``.
 
         Raises
         ------
+        InvalidSpec
+            If a value of the request does not hold.
         WorkerNotFound
             If the worker has to register first.
         """
+        check_lease_request(req)
         await self.open()
-        return await self._desk.lease(worker_id, req)
+        if not req.events:
+            return await self._desk.lease(worker_id, req)
+        self._desk.record(worker_id)
+        taken = await self._post_events(req.events, worker_id)
+        answer = await self._desk.lease(worker_id, msgspec.structs.replace(req, wait_secs=0.0))
+        answer.results = await taken
+        return answer
 
     async def heartbeat(self, worker_id: str, req: HeartbeatRequest) -> HeartbeatAnswer:
         """Renew a worker's leases and say how each of its attempts stands.
@@ -103,7 +116,10 @@ class WorkerSide(QueueCore):
         ------
         WorkerNotFound
             If the worker has to register first.
+        InvalidSpec
+            If a value of the request does not hold.
         """
+        check_heartbeat(req)
         await self.open()
         return self._desk.heartbeat(worker_id, req)
 
@@ -150,6 +166,12 @@ class WorkerSide(QueueCore):
             raise InvalidSpec(result.message)
 
     async def _take(self, events: Sequence[WorkerEvent], worker_id: str | None) -> list[EventResult]:
+        return await (await self._post_events(events, worker_id))
+
+    async def _post_events(
+        self, events: Sequence[WorkerEvent], worker_id: str | None
+    ) -> asyncio.Future[list[EventResult]]:
+        """Put events before the decider; what the future gives is durable."""
         kept, absent = await keep_files(self.artifacts, events)
         ended = await self._fetch({event.job_id for event in events})
         taken: list[WorkerEvent] = []
@@ -158,6 +180,10 @@ class WorkerSide(QueueCore):
             turn.borrow(ended)
             return self._intake.take(turn, kept, worker_id, absent, taken)
 
-        results: list[EventResult] = await self._commits.run(decide)
-        self.events.extend(taken)
+        results = self._commits.post(decide)
+        results.add_done_callback(lambda done: self.events.extend(taken) if _succeeded(done) else None)
         return results
+
+
+def _succeeded(done: asyncio.Future[Any]) -> bool:
+    return not done.cancelled() and done.exception() is None
