@@ -32,7 +32,7 @@ from huey import SqliteHuey
 from tests.benchmarks.bench_submit import make_changes
 from tests.benchmarks.table import print_table
 from tests.conftest import end_everything
-from zbrain_nb import FifoScheduler, Job, JobSpec, RemoteQueue
+from zbrain_nb import FifoScheduler, Job, RemoteQueue
 from zbrain_nb.client.locating import locator
 from zbrain_nb.client.transport import Transport
 from zbrain_nb.model.datadir import DataDir

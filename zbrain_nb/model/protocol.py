@@ -101,10 +101,22 @@ class AttemptRef(msgspec.Struct, frozen=True, gc=False):
 
 
 class Registered(msgspec.Struct):
-    """Answer to a registration: how to behave, and the attempts that the queue thinks this worker runs."""
+    """Answer to a registration: how to behave, and the attempts that the queue thinks this worker runs.
+
+    Attributes
+    ----------
+    lease_ttl_secs : float
+        How long after the last renewal an attempt may go to another worker.
+    attempts : list of AttemptRef
+        What the worker runs, in the queue's eyes; registering has renewed their leases.
+    is_fenced : bool
+        Whether the queue cannot see the locks in the worker's folder, so that the clock alone decides: then the
+        worker has to end an attempt before its lease does, counted from before it sent the last renewal.
+    """
 
     lease_ttl_secs: float
     attempts: list[AttemptRef] = []
+    is_fenced: bool = False
 
 
 class LeaseRequest(msgspec.Struct, kw_only=True):

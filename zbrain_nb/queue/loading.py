@@ -86,18 +86,23 @@ class Folder:
 
     def nudge(self) -> None:
         """Fold in a while, if there is something to fold."""
-        if len(self._index.unfolded) > len(self._refused) and (self._task is None or self._task.done()):
+        if self._has_work() and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._fold_later())
 
     async def _fold_later(self) -> None:
-        await asyncio.sleep(FOLD_PAUSE_SECS)
-        try:
-            await self.fold()
-            self._is_failing = False
-        except ZBrainError as error:
-            if not self._is_failing:
-                log.warning("Jobs could not be folded; every change tries again.", extra={"why": str(error)})
-            self._is_failing = True
+        while self._has_work():
+            await asyncio.sleep(FOLD_PAUSE_SECS)
+            try:
+                await self.fold()
+                self._is_failing = False
+            except ZBrainError as error:
+                if not self._is_failing:
+                    log.warning("Jobs could not be folded; every change tries again.", extra={"why": str(error)})
+                self._is_failing = True
+                return
+
+    def _has_work(self) -> bool:
+        return len(self._index.unfolded) > len(self._refused)
 
     async def fold(self) -> None:
         """Fold all there is now; a job whose row is refused stays in memory and is tried again when it changes.

@@ -32,6 +32,7 @@ from zbrain_nb.model.protocol import (
 )
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.files import keep_files
+from zbrain_nb.queue.leases import is_seen
 from zbrain_nb.queue.ready import Want
 from zbrain_nb.queue.turn import Turn
 
@@ -84,7 +85,9 @@ class WorkerSide(QueueCore):
         await self.open()
         text = msgspec.json.encode(info).decode()
         await self.storage.write(lambda database: database.save_worker(info.id, text))
-        return self._desk.register(info)
+        answer = self._desk.register(info)
+        answer.is_fenced = not await asyncio.to_thread(is_seen, info)
+        return answer
 
     async def lease(self, worker_id: str, req: LeaseRequest) -> LeaseAnswer:
         """Answer when a job fits or a cancel is due, else, empty, after ``wait_secs``.

@@ -6,6 +6,8 @@ A file of eight bytes in ``runs/``: seconds of CLOCK_BOOTTIME, which also counts
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import struct
 import time
@@ -26,13 +28,60 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def write_fence(path: Path, until: float) -> None:
-    """Set the fence; a supervisor that reads at the same time sees the old or the new."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def fence_path(folder: Path, job_id: str, attempt: int) -> Path:
+    """Where the fence of an attempt lies in a worker's folder."""
+    return folder / "runs" / f"{job_id}.{attempt}.fence"
+
+
+def _write(path: Path, until: float, flags: int) -> None:
+    """Set a fence; a supervisor that reads at the same time sees the old or the new."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
     try:
         os.pwrite(descriptor, _SECONDS.pack(until), 0)
     finally:
         os.close(descriptor)
+
+
+class Fences:
+    """The worker's side: sets the fences of its attempts while its queue says that it needs any.
+
+    Parameters
+    ----------
+    folder : Path
+        The worker's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ttl_secs: float | None = None
+
+    @property
+    def are_up(self) -> bool:
+        """Whether the queue goes by the clock."""
+        return self._ttl_secs is not None
+
+    def set_up(self, ttl_secs: float | None) -> None:
+        """Hear how long leases last, or, with None, that no clock ends what runs here."""
+        if ttl_secs is None and self._ttl_secs is not None:
+            for path in (self._folder / "runs").glob("*.fence"):
+                with contextlib.suppress(FileNotFoundError):
+                    _write(path, math.inf, 0)
+        self._ttl_secs = ttl_secs
+
+    def begin(self, job_id: str, attempt: int, asked_at: float) -> None:
+        """Put a fence around an attempt whose lease was asked for at `asked_at` (see `now`)."""
+        if self._ttl_secs is not None:
+            _write(fence_path(self._folder, job_id, attempt), self._until(self._ttl_secs, asked_at), os.O_CREAT)
+
+    def renew(self, job_id: str, attempt: int, asked_at: float) -> None:
+        """Move the fence of an attempt whose lease was renewed by a request sent at `asked_at`; harmless without."""
+        if self._ttl_secs is not None:
+            with contextlib.suppress(FileNotFoundError):  # the attempt is over
+                _write(fence_path(self._folder, job_id, attempt), self._until(self._ttl_secs, asked_at), 0)
+
+    @staticmethod
+    def _until(ttl_secs: float, asked_at: float) -> float:
+        return asked_at + ttl_secs - margin_secs(ttl_secs)
 
 
 class Fence:

@@ -168,13 +168,13 @@ class HttpLink:
         try:
             if status in (200, 201):
                 return msgspec.json.decode(content, type=kind)
-            error = error_from_json(msgspec.json.decode(content), status)
+            refusal = error_from_json(msgspec.json.decode(content), status)
         except msgspec.DecodeError as failure:
             self._transport.forget(endpoint)
             raise ServerUnreachable(f"Something else than zbrain answers at {path} ({failure}).") from failure
-        if isinstance(error, (Unauthorized, Unavailable, ServerUnreachable)):
+        if isinstance(refusal, (Unauthorized, Unavailable, ServerUnreachable)):
             self._transport.forget(endpoint)  # another host may serve by now
-        raise error
+        raise refusal
 
     def _wires_to(self, endpoint: Endpoint) -> Wires:
         if self._wires is None or self._wires[0] != endpoint:
