@@ -29,6 +29,7 @@ _HOMES = {
     "store.storage": ("Storage",),
     "queue.jobqueue": ("JobQueue",),
     "worker.kinds": ("LocalWorker", "Worker"),
+    "worker.remote": ("RemoteQueue",),
     "worker.scheduler": ("FifoScheduler",),
     "client.asynchronous": ("AsyncClient",),
     "client.client": ("Client",),

@@ -175,7 +175,7 @@ class JobCompleted(WorkerEvent, tag="completed", frozen=True):
 
 
 class JobFailed(WorkerEvent, tag="failed", frozen=True):
-    """The attempt failed; with `lost`, it vanished with all its processes.
+    """The attempt failed; with `lost`, it vanished with all its processes; with `unstarted`, these never ran.
 
     `error` is text, or a dict with ``ename``, ``evalue`` and ``traceback`` (list of str). `reason` is one
     sentence for a person. With `final` no retry is made, whatever the spec allows.
@@ -187,6 +187,7 @@ class JobFailed(WorkerEvent, tag="failed", frozen=True):
     exit_code: int | None = None
     reason: str | None = None
     lost: bool = False
+    unstarted: bool = False
     final: bool = False
 
 

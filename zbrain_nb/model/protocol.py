@@ -1,8 +1,10 @@
 """What workers and the queue say to each other, over HTTP or in process.
 
 A worker registers, holds one lease request open at a time (a long poll, which also brings cancels), sends
-heartbeats from a timer of their own, and delivers events in batches. Each request may be sent twice: a lease
-request with the same `request_id` gets the same leases, an event already taken is acknowledged again.
+heartbeats from a timer of their own, and delivers events in batches. Who has events and wants jobs at the same
+time says both in one lease request: one round trip and one commit for the end of a job and the next one's lease.
+Each request may be sent twice: a lease request with the same `request_id` gets the same leases, an event already
+taken is acknowledged again.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ from typing import Literal
 
 import msgspec
 
-from zbrain_nb.model.checks import check_number, check_org_id, check_text
+from zbrain_nb.model.checks import check_number, check_org_id, check_text, check_texts
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import AnyWorkerEvent
 from zbrain_nb.model.job import Job, Resources
 
 MAX_PID = 2**31 - 1
 MAX_SLOTS = 1_000_000
+#: The longest that a lease request may ask to be held open.
+MAX_WAIT_SECS = 3600.0
 MAX_KIND = 200
 MAX_PATH = 4096
 _WORKER_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,200}\Z")
@@ -88,7 +92,7 @@ def check_worker(info: WorkerInfo) -> None:
         check_org_id("org_id", info.org_id)
 
 
-class AttemptRef(msgspec.Struct, frozen=True):
+class AttemptRef(msgspec.Struct, frozen=True, gc=False):
     """One attempt of one job, with the highest ``worker_seq`` that the queue has committed (`high`)."""
 
     job_id: str
@@ -97,10 +101,22 @@ class AttemptRef(msgspec.Struct, frozen=True):
 
 
 class Registered(msgspec.Struct):
-    """Answer to a registration: how to behave, and the attempts that the queue thinks this worker runs."""
+    """Answer to a registration: how to behave, and the attempts that the queue thinks this worker runs.
+
+    Attributes
+    ----------
+    lease_ttl_secs : float
+        How long after the last renewal an attempt may go to another worker.
+    attempts : list of AttemptRef
+        What the worker runs, in the queue's eyes; registering has renewed their leases.
+    is_fenced : bool
+        Whether the queue cannot see the locks in the worker's folder, so that the clock alone decides: then the
+        worker has to end an attempt before its lease does, counted from before it sent the last renewal.
+    """
 
     lease_ttl_secs: float
     attempts: list[AttemptRef] = []
+    is_fenced: bool = False
 
 
 class LeaseRequest(msgspec.Struct, kw_only=True):
@@ -118,6 +134,9 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
         Kinds of jobs it takes; None is its registered kind.
     resources : Resources or None
         What is free; None is no limit.
+    events : list of events
+        Taken first, as ``POST workers/{id}/events`` takes them; the answer is then not held back, whatever
+        `wait_secs` says. What is free counts as after these.
     """
 
     request_id: str
@@ -125,6 +144,22 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
     wait_secs: float = 20.0
     kinds: list[str] | None = None
     resources: Resources | None = None
+    events: list[AnyWorkerEvent] = []
+
+
+def check_lease_request(request: LeaseRequest) -> None:
+    """Refuse a lease request that no worker could mean.
+
+    Raises
+    ------
+    InvalidSpec
+        Naming the field.
+    """
+    check_text("request_id", request.request_id, MAX_KIND)
+    check_number("limit", request.limit, low=0, high=MAX_SLOTS, whole=True)
+    check_number("wait_secs", request.wait_secs, low=0, high=MAX_WAIT_SECS)
+    if request.kinds is not None:
+        check_texts("kinds", request.kinds, MAX_KIND)
 
 
 class Lease(msgspec.Struct):
@@ -134,10 +169,17 @@ class Lease(msgspec.Struct):
 
 
 class LeaseAnswer(msgspec.Struct):
-    """New leases, and attempts of this worker that shall be canceled (repeated until they ended)."""
+    """New leases, and attempts of this worker that shall be canceled (repeated until they ended).
+
+    Attributes
+    ----------
+    results : list of EventResult
+        What became of the request's events, one result for each attempt among them.
+    """
 
     leases: list[Lease] = []
     cancels: list[AttemptRef] = []
+    results: list[EventResult] = []
 
 
 class HeartbeatRequest(msgspec.Struct):
@@ -145,6 +187,19 @@ class HeartbeatRequest(msgspec.Struct):
 
     attempts: list[AttemptRef] = []
     free: int = 0
+
+
+def check_heartbeat(request: HeartbeatRequest) -> None:
+    """Refuse a heartbeat that no worker could mean.
+
+    Raises
+    ------
+    InvalidSpec
+        Naming the field.
+    """
+    check_number("free", request.free, low=0, high=MAX_SLOTS, whole=True)
+    if len(request.attempts) > MAX_SLOTS:
+        raise InvalidSpec(f"attempts has more than {MAX_SLOTS:,} entries.", field="attempts")
 
 
 class Verdict(msgspec.Struct):

@@ -43,7 +43,8 @@ class Endings:
         job = entry.job
         kept: dict[str, Any] = {"artifacts": event.artifacts, "variables": event.variables}
         if isinstance(event, JobFailed) and event.lost:
-            return self._lose(turn, entry, event.reason or "Its worker vanished.", worker_seq)
+            never_ran = event.unstarted and entry.high == 0
+            return self._lose(turn, entry, event.reason or "Its worker vanished.", worker_seq, never_ran=never_ran)
         kept["exit_code"] = event.exit_code
         if job.cancel_requested_at is not None or isinstance(event, JobCanceled):
             reason = event.reason if isinstance(event, JobCanceled) else None
@@ -108,20 +109,21 @@ class Endings:
         }
         return turn.move(entry, "job_retrying", patch, worker_seq)
 
-    def _lose(self, turn: Turn, entry: Entry, reason: str, worker_seq: int | None) -> Entry:
+    def _lose(self, turn: Turn, entry: Entry, reason: str, worker_seq: int | None, *, never_ran: bool = False) -> Entry:
         job = entry.job
         losses = job.losses + 1
         patch: dict[str, Any] = {"losses": losses}
         if job.cancel_requested_at is not None:
             return self._cancel(turn, entry, f"{reason} A cancel had been requested.", patch, worker_seq)
-        if job.spec.reruns_if_lost and losses < MAX_LOSSES:
+        may_rerun = job.spec.reruns_if_lost or never_ran  # what never ran had no effects
+        if may_rerun and losses < MAX_LOSSES:
             patch |= {
                 "state": JobState.RETRYING,
                 "not_before": as_datetime(turn.now),
                 "reason": f"{reason} It runs again at once; a lost attempt uses up no retry.",
             }
             return turn.move(entry, "job_retrying", patch, worker_seq)
-        if job.spec.reruns_if_lost:
+        if may_rerun:
             reason = f"{reason} That was the third loss; the job may be what ends its workers."
         else:
             reason = f"{reason} It was not run again, for it may have had effects already."

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from pathlib import Path
 
+from zbrain_nb.model import datadir
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.protocol import LeaseRequest, WorkerInfo
 from zbrain_nb.queue.clock import Clock
@@ -12,6 +14,16 @@ from zbrain_nb.queue.ready import Want
 
 #: Answers to lease requests kept for each worker, so that a repeat gets the same.
 ANSWERS = 16
+
+
+def is_seen(info: WorkerInfo) -> bool:
+    """Whether this process sees the worker's locks, and so knows what of it lives, whatever the clock says.
+
+    The boot id alone does not tell: containers of one machine have the same, and folders of their own.
+    """
+    if not info.folder or not info.boot_id or info.boot_id != datadir.boot_id():
+        return False
+    return datadir.is_locked(Path(info.folder) / "worker.lock")
 
 
 class Lease:
@@ -85,6 +97,8 @@ class Waiter:
         Whether a command of it stands before the decider.
     is_over : bool
         Whether nobody waits any more: what is not decided yet shall not be.
+    is_late : bool
+        Whether the time to wait is over: what is decided next is the answer, whatever it is.
     """
 
     def __init__(self, worker: WorkerRecord, request: LeaseRequest, want: Want) -> None:
@@ -94,6 +108,7 @@ class Waiter:
         self.answered = asyncio.get_running_loop().create_future()
         self.is_posted = False
         self.is_over = False
+        self.is_late = False
         self.listeners = 0
 
     answered: asyncio.Future[list[Job]]

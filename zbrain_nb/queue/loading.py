@@ -117,22 +117,29 @@ class Folder:
 
     def nudge(self) -> None:
         """Fold in a while, if there is something to fold."""
-        if len(self._index.unfolded) > len(self._refused) and (self._task is None or self._task.done()):
+        if self._has_work() and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._fold_later())
 
     async def _fold_later(self) -> None:
-        try:
-            while len(self._index.unfolded) > len(self._refused):
-                await asyncio.sleep(FOLD_PAUSE_SECS)
+        while self._has_work():
+            await asyncio.sleep(FOLD_PAUSE_SECS)
+            try:
                 await self.fold()
-            self._is_failing = False
-        except ZBrainError as error:
-            if not self._is_failing:
-                log.warning("Jobs could not be folded; every change tries again.", extra={"why": str(error)})
-            self._is_failing = True
+                self._is_failing = False
+            except ZBrainError as error:
+                if not self._is_failing:
+                    log.warning("Jobs could not be folded; every change tries again.", extra={"why": str(error)})
+                self._is_failing = True
+                return
+
+    def _has_work(self) -> bool:
+        return len(self._index.unfolded) > len(self._refused)
 
     async def fold(self) -> None:
-        """Fold all there is; a job whose row is refused stays in memory and is tried again when it changes."""
+        """Fold all there is now; a job whose row is refused stays in memory and is tried again when it changes.
+
+        What changes meanwhile waits for the next time: else a busy queue would fold for ever, a few jobs at a time.
+        """
         unfolded, upto = self._index.unfolded, self._index.applied_seq
         jobs = [job for job in unfolded.values() if self._refused.get(job.id) is not job]
         for start in range(0, len(jobs), FOLD_CHUNK):

@@ -179,13 +179,13 @@ class WorkerDesk:
         if error is not None and waiter.listeners and not waiter.answered.done():
             waiter.answered.set_exception(error)
         jobs = [] if error is not None else future.result()
-        if jobs or error is not None or waiter.is_over or self._has_news(waiter.worker):
+        if jobs or error is not None or waiter.is_over or waiter.is_late or self._has_news(waiter.worker):
             self._settle(waiter, jobs)
         elif self._index.ready.may_fit(waiter.want):  # a job came in with the very commit that found none
             self._post(waiter)
 
     def _time_out(self, waiter: Waiter) -> None:
-        waiter.is_over = True
+        waiter.is_late = True  # what stands before the decider is still decided: somebody waits for that
         if not waiter.is_posted:
             self._settle(waiter, [])
 

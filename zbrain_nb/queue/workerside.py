@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,10 +26,13 @@ from zbrain_nb.model.protocol import (
     LeaseRequest,
     Registered,
     WorkerInfo,
+    check_heartbeat,
+    check_lease_request,
     check_worker,
 )
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.files import keep_files
+from zbrain_nb.queue.leases import is_seen
 from zbrain_nb.queue.ready import Want
 from zbrain_nb.queue.turn import Turn
 
@@ -81,20 +85,32 @@ class WorkerSide(QueueCore):
         await self.open()
         text = msgspec.json.encode(info).decode()
         await self.storage.write(lambda database: database.save_worker(info.id, text))
-        return self._desk.register(info)
+        answer = self._desk.register(info)
+        answer.is_fenced = not await asyncio.to_thread(is_seen, info)
+        return answer
 
     async def lease(self, worker_id: str, req: LeaseRequest) -> LeaseAnswer:
         """Answer when a job fits or a cancel is due, else, empty, after ``wait_secs``.
 
+        Events in the request are taken first, in the same commit, and the answer is then not held back.
         May be cancelled: what was leased by then is found by a repeat with the same ``request_id``.
 
         Raises
         ------
+        InvalidSpec
+            If a value of the request does not hold.
         WorkerNotFound
             If the worker has to register first.
         """
+        check_lease_request(req)
         await self.open()
-        return await self._desk.lease(worker_id, req)
+        if not req.events:
+            return await self._desk.lease(worker_id, req)
+        self._desk.record(worker_id)
+        taken = await self._post_events(req.events, worker_id)
+        answer = await self._desk.lease(worker_id, msgspec.structs.replace(req, wait_secs=0.0))
+        answer.results = await taken
+        return answer
 
     async def heartbeat(self, worker_id: str, req: HeartbeatRequest) -> HeartbeatAnswer:
         """Renew a worker's leases and say how each of its attempts stands.
@@ -103,7 +119,10 @@ class WorkerSide(QueueCore):
         ------
         WorkerNotFound
             If the worker has to register first.
+        InvalidSpec
+            If a value of the request does not hold.
         """
+        check_heartbeat(req)
         await self.open()
         return self._desk.heartbeat(worker_id, req)
 
@@ -150,13 +169,24 @@ class WorkerSide(QueueCore):
             raise InvalidSpec(result.message)
 
     async def _take(self, events: Sequence[WorkerEvent], worker_id: str | None) -> list[EventResult]:
+        return await (await self._post_events(events, worker_id))
+
+    async def _post_events(
+        self, events: Sequence[WorkerEvent], worker_id: str | None
+    ) -> asyncio.Future[list[EventResult]]:
+        """Put events before the decider; what the future gives is durable."""
         kept, absent = await keep_files(self.artifacts, events)
+        borrowed = await self._borrow({event.job_id for event in events})
         taken: list[WorkerEvent] = []
 
         def decide(turn: Turn) -> list[EventResult]:
-            taken.clear()
+            turn.borrow(borrowed)
             return self._intake.take(turn, kept, worker_id, absent, taken)
 
-        results: list[EventResult] = await self._decide({event.job_id for event in events}, decide)
-        self.events.extend(taken)
+        results = self._commits.post(decide)
+        results.add_done_callback(lambda done: self.events.extend(taken) if _succeeded(done) else None)
         return results
+
+
+def _succeeded(done: asyncio.Future[Any]) -> bool:
+    return not done.cancelled() and done.exception() is None

@@ -20,7 +20,9 @@ from zbrain_nb.model.datadir import boot_id
 from zbrain_nb.model.errors import ServerUnreachable, WorkerNotFound, ZBrainError
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import Job, Resources
-from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, LeaseAnswer, LeaseRequest, Registered, WorkerInfo
+from zbrain_nb.model.protocol import LeaseAnswer, LeaseRequest, Registered, WorkerInfo
+from zbrain_nb.worker.beats import Heart
+from zbrain_nb.worker.fence import Fences, now
 from zbrain_nb.worker.finishing import Ending, finish
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
 from zbrain_nb.worker.keeping import UploadKeeper
@@ -38,7 +40,6 @@ LEASE_WAIT_SECS = 20.0
 #: A worker without runs ends when nobody has answered it for so long.
 HOST_GONE_SECS = 600.0
 _LOCK_SECS = 1.0
-_LONGEST_BEAT_SECS = 10.0
 _FOLDER_CHECK_SECS = 2.0
 _HOST_CHECK_SECS = 1.0
 _REPEAT_SECS = 0.25
@@ -73,6 +74,8 @@ class WorkerAgent:
         Start the zygote of this interpreter at once, so that the first cell finds it warm.
     host_gone_secs : float or None
         It ends when it has had no runs, and nobody has answered it, for so long; None is never.
+    fenced : bool
+        Let the clock end its attempts when the queue does not hear it, as on another machine.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class WorkerAgent:
         linger_secs: float = 30.0,
         warm: bool = True,
         host_gone_secs: float | None = HOST_GONE_SECS,
+        fenced: bool = False,
     ) -> None:
         self.id = folder.worker_id()
         self._link = link
@@ -105,9 +109,14 @@ class WorkerAgent:
         self._registered = asyncio.Event()
         self._sender = Sender(link, self._runs, self._registered, self.id)
         self._capacity = asyncio.Event()
+        self._fences = Fences(folder.root)
+        self._heart = Heart(
+            link, self.id, self._runs, self._fences, self._registered, free=self._free, unknown=self._capacity.set
+        )
         self._stopping = asyncio.Event()
         self._open_lease: LeaseRequest | None = None
-        self._beat_secs = _LONGEST_BEAT_SECS
+        self._asked_at = 0.0  # when that was sent first
+        self._is_fenced = fenced
         self._host_gone_secs = host_gone_secs
         self._needed_at = time.monotonic()  # when it last had runs, or a host that answered
         self._unanswered = False
@@ -148,7 +157,7 @@ class WorkerAgent:
     async def _work(self) -> None:
         loops = (
             self._lease_for_ever(),
-            self._beat_for_ever(),
+            self._heart.beat_for_ever(),
             self._sender.run(),
             self._watch_folder(),
             self._watch_host(),
@@ -197,15 +206,17 @@ class WorkerAgent:
     async def _register(self) -> None:
         """Make this worker known, and bring both sides' lists of its attempts into line."""
         held = {run.key: run for run in self._runs.all()}
+        asked_at = now()
         answer = await self._link.register(self._info())
-        self._beat_secs = min(answer.lease_ttl_secs / 5, _LONGEST_BEAT_SECS)
-        missing = self._compare(answer, held)
+        self._heart.set_pace(answer.lease_ttl_secs)
+        self._fences.set_up(answer.lease_ttl_secs if answer.is_fenced else None)
+        missing = self._compare(answer, held, asked_at)
         if missing:
             # perhaps they were leased by an answer that never arrived: the same request gets the same leases
             repeated = self._open_lease or self._last_lease()
             if repeated is not None:
                 again = msgspec.structs.replace(repeated, wait_secs=0.0)
-                self._take(await self._link.lease(self.id, again), only=set(missing))
+                self._take(await self._link.lease(self.id, again), asked_at, only=set(missing))
             for key, high in missing.items():
                 if key not in self._runs:
                     self._runs.adopt(*key, high)  # nothing lies here, so it will be told as lost
@@ -213,7 +224,7 @@ class WorkerAgent:
         self._registered.set()
         log.info("registered", extra={"worker": self.id, "attempts": len(answer.attempts)})
 
-    def _compare(self, answer: Registered, held: dict[Key, Run]) -> dict[Key, int]:
+    def _compare(self, answer: Registered, held: dict[Key, Run], asked_at: float) -> dict[Key, int]:
         """Adopt, go on with or discard attempts; return those the queue counts on and of which nothing lies here."""
         listed = {(ref.job_id, ref.attempt): ref.high for ref in answer.attempts}
         on_disk = self._folder.attempts()
@@ -228,6 +239,9 @@ class WorkerAgent:
                 self._runs.adopt(*key, listed.get(key, 0))
                 if key not in listed:
                     self._runs.discard(key)
+        for key in listed:
+            if key in self._runs:
+                self._fences.begin(*key, asked_at)
         return {key: high for key, high in listed.items() if key not in self._runs}
 
     def _info(self) -> WorkerInfo:
@@ -239,7 +253,7 @@ class WorkerAgent:
             slots=self._slots,
             free=self._free(),
             resources=self._offer,
-            folder=str(self._folder.root),
+            folder=None if self._is_fenced else str(self._folder.root),
             org_id=self._org_id,
             python=sys.executable,
         )
@@ -252,8 +266,9 @@ class WorkerAgent:
         request = self._request()
         if not request.limit and await self._gets_capacity():
             return
+        asked_at = now()
         if request.limit:
-            self._open_lease = request
+            self._open_lease, self._asked_at = request, asked_at
             write_private(self._folder.lease_file, msgspec.json.encode(request))
         asking = asyncio.ensure_future(self._link.lease(self.id, request))
         try:
@@ -270,7 +285,7 @@ class WorkerAgent:
                 return
         finally:
             asking.cancel()
-        news = self._take(answer)
+        news = self._take(answer, asked_at)
         self._open_lease = None
         if not news and (answer.leases or answer.cancels):
             await asyncio.sleep(_REPEAT_SECS)  # the queue repeats what we know: no reason to ask at once
@@ -292,7 +307,9 @@ class WorkerAgent:
 
     def _request(self) -> LeaseRequest:
         free = free_resources(self._offer, self._needs())
-        return LeaseRequest(request_id=new_id(), limit=self._free(), wait_secs=LEASE_WAIT_SECS, resources=free)
+        # a lease that ends by the clock counts from before the request for it was sent
+        wait_secs = self._heart.pause_secs if self._fences.are_up else LEASE_WAIT_SECS
+        return LeaseRequest(request_id=new_id(), limit=self._free(), wait_secs=wait_secs, resources=free)
 
     def _offers_more_than(self, request: LeaseRequest) -> bool:
         if self._free() > request.limit:
@@ -303,19 +320,20 @@ class WorkerAgent:
     def _needs(self) -> list[Resources]:
         return [run.job.spec.resources for run in self._runs.active if run.job is not None]
 
-    def _take(self, answer: LeaseAnswer, only: set[Key] | None = None) -> bool:
-        """Start what was leased and cancel what was canceled; return whether any of it was new."""
+    def _take(self, answer: LeaseAnswer, asked_at: float, only: set[Key] | None = None) -> bool:
+        """Start what was leased by a request sent at `asked_at`, cancel what was canceled; return if any was new."""
         news = False
         for lease in answer.leases:
             key = lease.job.id, lease.job.attempt
             if key not in self._runs and (only is None or key in only):
-                self._start(lease.job)
+                self._start(lease.job, asked_at)
                 news = True
         for ref in answer.cancels:
             news |= self._runs.cancel((ref.job_id, ref.attempt))
         return news
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, asked_at: float) -> None:
+        self._fences.begin(job.id, job.attempt, asked_at)
         self._runs.start(job)
         log.debug("attempt leased", extra={"job": job.id, "attempt": job.attempt})
 
@@ -332,28 +350,7 @@ class WorkerAgent:
         with contextlib.suppress(ZBrainError, TimeoutError):
             again = msgspec.structs.replace(self._open_lease, wait_secs=0.0)
             async with asyncio.timeout(2):
-                self._take(await self._link.lease(self.id, again))
-
-    async def _beat_for_ever(self) -> None:
-        while True:
-            await self._registered.wait()
-            refs = [AttemptRef(run.job_id, run.attempt, run.delivery.high) for run in self._runs.all() if not run.stale]
-            try:
-                answer = await self._link.heartbeat(self.id, HeartbeatRequest(attempts=refs, free=self._free()))
-            except WorkerNotFound:
-                self._registered.clear()
-                self._capacity.set()
-                continue
-            except ZBrainError as error:
-                log.warning("heartbeat failed", extra={"why": str(error)})
-            else:
-                for verdict in answer.verdicts:
-                    key = verdict.job_id, verdict.attempt
-                    if verdict.verdict == "stale":
-                        self._runs.discard(key)
-                    elif verdict.verdict == "cancel":
-                        self._runs.cancel(key)
-            await asyncio.sleep(self._beat_secs)
+                self._take(await self._link.lease(self.id, again), self._asked_at)
 
     async def _watch_folder(self) -> None:
         """Return when the folder is gone (its data directory was deleted): then nobody wants its jobs."""

@@ -26,7 +26,7 @@ from zbrain_nb.model.events import (
 )
 from zbrain_nb.worker.lines import LineAssembler
 from zbrain_nb.worker.request import LOG_BYTES
-from zbrain_nb.worker.spool import End, Frame, Kind, read_json
+from zbrain_nb.worker.spool import Begin, End, Frame, Kind, read_json
 from zbrain_nb.worker.tail import Tail
 
 #: How many numbers a frame owns.
@@ -113,7 +113,7 @@ class Delivery:
             self._feed_output(_STREAMS[Kind(kind)], frame.ts, frame.payload)
         elif kind == Kind.EVENT:
             self._feed_event(frame)
-        elif kind == Kind.BEGIN:
+        elif kind == Kind.BEGIN and msgspec.json.decode(frame.payload, type=Begin).pid:  # else nothing was started
             self._add(JobStarted(job_id=self._job_id, worker_id=self._worker_id), 100, _OWN)
         elif kind == Kind.MARK:
             self._log([(LogStream.SYSTEM, frame.ts, frame.payload.decode(errors="replace"))], _OWN)

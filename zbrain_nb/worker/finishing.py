@@ -44,10 +44,13 @@ class Ending(NamedTuple):
 
 
 def lost(
-    job_id: str, reason: str = "The job's processes vanished: they were killed, or the machine restarted."
+    job_id: str,
+    reason: str = "The job's processes vanished: they were killed, or the machine restarted.",
+    *,
+    unstarted: bool = False,
 ) -> Ending:
-    """Return the ending of an attempt that vanished."""
-    return Ending(JobFailed(job_id=job_id, lost=True, reason=reason), [])
+    """Return the ending of an attempt that vanished; `unstarted` if its processes certainly never ran."""
+    return Ending(JobFailed(job_id=job_id, lost=True, unstarted=unstarted, reason=reason), [])
 
 
 async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None, keeper: Keeper) -> Ending:
@@ -89,6 +92,8 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
     sentences += end.message.splitlines()[1:]
     common: dict[str, Any] = {"job_id": request.job_id, "artifacts": artifacts, "variables": variables}
     code = said.get("exit_code", end.exit_code)
+    if end.reason == "fenced":
+        return lost(request.job_id, end.message, unstarted=end.exit_code is None)
     if end.reason == "canceled":
         return Ending(JobCanceled(**common, exit_code=code), sentences)
     if end.reason == "exited" and code == 0 and (request.cmd is not None or said) and not trouble:

@@ -7,7 +7,8 @@
     worker.sock    wakes the worker, spawner.sock takes requests
     lease.json     the lease request under way
     blobs/         inputs of jobs, by SHA-256
-    runs/          of each attempt: lease (.job), request (.json), spool (.spool) and outbox (.out/)
+    runs/          of each attempt: lease (.job), request (.json), spool (.spool), outbox (.out/), and, if the
+                   clock may end it, its fence (.fence)
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import sys
 from pathlib import Path
 
-from zbrain_nb.model.datadir import FileLock, is_locked, spool_path
+from zbrain_nb.model.datadir import FileLock, is_locked, lock_holder, spool_path
 from zbrain_nb.worker.environment import spawner_environment
+from zbrain_nb.worker.fence import fence_path
 from zbrain_nb.worker.request import RunRequest, write_private, write_request
-from zbrain_nb.worker.sockets import Post
+from zbrain_nb.worker.sockets import ARE_YOU_THERE, Post
 
 _NAME = re.compile(r"(.+)\.(\d+)\.(job|json|spool|out)\Z")
 
@@ -80,6 +83,7 @@ class WorkerFolder:
         shutil.rmtree(self.outbox(job_id, attempt), ignore_errors=True)
         self.request_path(job_id, attempt).unlink(missing_ok=True)
         self.job_path(job_id, attempt).unlink(missing_ok=True)
+        fence_path(self.root, job_id, attempt).unlink(missing_ok=True)
         self.spool_path(job_id, attempt).unlink(missing_ok=True)
 
 
@@ -149,6 +153,24 @@ class Launcher:
     def send(self, job_id: str, attempt: int) -> bool:
         """Hand a written request to the spawner; return whether it was taken."""
         return self._post.send(self._folder.request_path(job_id, attempt).name.encode())
+
+    def ask(self) -> None:
+        """Ask the spawner whether it is there; it answers at ``worker.sock``."""
+        self._post.send(ARE_YOU_THERE)
+
+    def replace_spawner(self) -> None:
+        """Kill a spawner that does not answer, so that another can start; what runs goes on."""
+        lock = self._folder.root / "spawner.lock"
+        pid = lock_holder(lock)
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            try:
+                if lock_holder(lock) == pid:  # else the pid may be a stranger's by now
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
 
     def _reap(self) -> None:
         for pid in list(self._children):

@@ -16,7 +16,14 @@ import msgspec
 from zbrain_nb.client.locating import Endpoint, Locator
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.model.datadir import DataDir
-from zbrain_nb.model.errors import BlobMismatch, ServerUnreachable, StaleAttempt
+from zbrain_nb.model.errors import (
+    BlobMismatch,
+    ServerUnreachable,
+    StaleAttempt,
+    Unauthorized,
+    Unavailable,
+    error_from_json,
+)
 from zbrain_nb.model.hosting import find_host
 from zbrain_nb.model.protocol import (
     EventBatch,
@@ -29,6 +36,7 @@ from zbrain_nb.model.protocol import (
     Registered,
     WorkerInfo,
 )
+from zbrain_nb.worker.wire import Wires
 
 T = TypeVar("T")
 
@@ -45,7 +53,7 @@ class Link(Protocol):
         ...
 
     async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
-        """Ask for jobs, and wait for them or for cancels."""
+        """Ask for jobs, and wait for them or for cancels; the events in the request are delivered first."""
         ...
 
     async def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
@@ -85,6 +93,7 @@ class HttpLink:
     def __init__(self, locate: Locator) -> None:
         # the worker's own loops repeat what fails, with their own pauses
         self._transport = Transport(locate, patience_secs=0.0)
+        self._wires: tuple[Endpoint, Wires] | None = None
 
     async def register(self, info: WorkerInfo) -> Registered:
         """See `Link`."""
@@ -144,13 +153,35 @@ class HttpLink:
 
     async def close(self) -> None:
         """See `Link`."""
+        if self._wires is not None:
+            self._wires[1].close()
         await self._transport.close()
 
     async def _ask(self, path: str, body: msgspec.Struct, kind: type[T], timeout: float = 60.0) -> T:
+        endpoint = await self._transport.endpoint()
         try:
-            return await self._transport.post(path, body, kind, timeout=timeout)
-        except msgspec.DecodeError as error:
-            raise ServerUnreachable(f"Something else than zbrain answers at {path} ({error}).") from error
+            status, content = await self._wires_to(endpoint).post(path, msgspec.json.encode(body), timeout)
+        except OSError as error:
+            self._transport.forget(endpoint)
+            why = str(error) or type(error).__name__
+            raise ServerUnreachable(f"No zbrain server answers at {endpoint.url} ({why}).") from error
+        try:
+            if status in (200, 201):
+                return msgspec.json.decode(content, type=kind)
+            refusal = error_from_json(msgspec.json.decode(content), status)
+        except msgspec.DecodeError as failure:
+            self._transport.forget(endpoint)
+            raise ServerUnreachable(f"Something else than zbrain answers at {path} ({failure}).") from failure
+        if isinstance(refusal, (Unauthorized, Unavailable, ServerUnreachable)):
+            self._transport.forget(endpoint)  # another host may serve by now
+        raise refusal
+
+    def _wires_to(self, endpoint: Endpoint) -> Wires:
+        if self._wires is None or self._wires[0] != endpoint:
+            if self._wires is not None:
+                self._wires[1].close()
+            self._wires = endpoint, Wires(endpoint)
+        return self._wires[1]
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:

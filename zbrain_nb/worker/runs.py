@@ -27,7 +27,7 @@ from zbrain_nb.worker.folder import Launcher, WorkerFolder
 from zbrain_nb.worker.grip import Grip
 from zbrain_nb.worker.preparing import UnknownKernel
 from zbrain_nb.worker.request import RunRequest, read_request, write_private
-from zbrain_nb.worker.sockets import bind
+from zbrain_nb.worker.sockets import HERE, bind
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolReader, write_closed
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,22 @@ _FIRST_PAUSE_SECS = 0.5
 _GIVE_UP_SECS = 30.0
 #: How much of a spool is read in one go: the other runs wait for so long.
 _READ_BYTES = 256 * 1024
+#: While a launch waits, the spawner is asked so often whether it is there, and replaced when it was silent for so
+#: long; after so many spawners the launch has failed.
+_ASK_SECS, _SILENT_SECS, _SPAWNERS = 0.5, 10.0, 3
 _NOTHING_HERE = "Its worker was stopped before the job could start."
 T = TypeVar("T")
+
+
+def _unstarted(run: Run) -> Ending:
+    """Return the ending of an attempt of which nothing lies here: it never ran if it was never told of either."""
+    return lost(run.job_id, _NOTHING_HERE, unstarted=run.start == 0)
+
+
+class SpawnerSilent(ZBrainError):
+    """No spawner of the worker's folder starts anything."""
+
+    code = "spawner_silent"
 
 
 @dataclass
@@ -122,6 +136,7 @@ class Runs:
         self._changed = changed
         self._box: socket.socket | None = None
         self._runs: dict[Key, Run] = {}
+        self._asked_at: float | None = None  # when the spawner was asked first what it has not answered
 
     def open(self) -> None:
         """Begin to hear wake-ups; the caller holds the worker's lock."""
@@ -205,10 +220,12 @@ class Runs:
 
     def _on_wake(self, box: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
-            while box.recv(16):
-                pass
-        for run in self._runs.values():
-            run.wake.set()
+            while said := box.recv(16):
+                if said == HERE:
+                    self._asked_at = None
+                    continue
+                for run in self._runs.values():
+                    run.wake.set()
 
     async def _live(self, run: Run) -> None:
         """Bring one attempt from its lease to the acknowledged end, whatever comes between."""
@@ -285,7 +302,7 @@ class Runs:
                 log.warning("run cannot be prepared", extra={"job": run.job_id, "why": str(error)})
                 return Ending(JobFailed(job_id=run.job_id, reason=f"It could not be prepared: {error}"), [])
             if run.request is None:
-                return Ending(JobCanceled(job_id=run.job_id), []) if run.canceled else lost(run.job_id, _NOTHING_HERE)
+                return Ending(JobCanceled(job_id=run.job_id), []) if run.canceled else _unstarted(run)
             await self._launch(run)
         run.reader = SpoolReader(path)
         await self._follow(run)
@@ -313,6 +330,7 @@ class Runs:
         """Have the spawner start the attempt; return when there is a spool."""
         path = self._folder.spool_path(*run.key)
         sent_to: int | None = None
+        spawners = 0
         while not path.exists():
             if run.canceled:
                 # whoever makes the spool decides: either this, or its supervisor was first
@@ -322,7 +340,19 @@ class Runs:
             if sent_to != self._launcher.generation:
                 generation = self._launcher.generation
                 sent_to = generation if self._launcher.send(*run.key) else None
-            await self._wait(run, 0.01 if sent_to is None else 0.5)
+                self._asked_at = None
+            await self._wait(run, 0.01 if sent_to is None else _ASK_SECS)
+            if self._asked_at is None:
+                self._asked_at = time.monotonic()
+                self._launcher.ask()
+            elif time.monotonic() - self._asked_at >= _SILENT_SECS:
+                spawners += 1
+                if spawners > _SPAWNERS:
+                    raise SpawnerSilent(f"None of {spawners} spawners started it.", "See spawner.log in its folder.")
+                fields = {"job": run.job_id, "attempt": run.attempt, "silent_secs": _SILENT_SECS}
+                log.warning("spawner does not answer and is replaced", extra=fields)
+                self._launcher.replace_spawner()
+                self._asked_at = None
 
     async def _follow(self, run: Run) -> None:
         """Read the spool until its end, or until its supervisor is gone without one."""

@@ -1,21 +1,26 @@
-"""`FifoScheduler`: leases jobs one after the other and has a worker run them, in the caller's own event loop."""
+"""`FifoScheduler`: leases jobs in their order and has a worker run them, in the caller's own event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any, Protocol
 
 from zbrain_nb.model.errors import Conflict, ZBrainError
-from zbrain_nb.model.events import JobFailed
+from zbrain_nb.model.events import ENDINGS, JobFailed
 from zbrain_nb.model.job import Job
+from zbrain_nb.model.protocol import AttemptRef, HeartbeatAnswer, HeartbeatRequest
+from zbrain_nb.worker.fence import margin_secs
 from zbrain_nb.worker.kinds import EventSender, LocalWorker, Worker
 from zbrain_nb.worker.patience import Patience
 from zbrain_nb.worker.queuelink import QueueLink
+from zbrain_nb.worker.remote import RemoteQueue
 
 log = logging.getLogger(__name__)
 _LOOK_SECS = 0.5
+_BEATS = 5
 
 
 class LeasingQueue(Protocol):
@@ -24,20 +29,25 @@ class LeasingQueue(Protocol):
     lease_ttl_secs: float
 
     async def acquire_lease(self, worker_id: str, org_id: str | None = None) -> Job | None:
-        """Lease the next job, or return None at once."""
+        """Lease the next job, or return None."""
         ...
 
-    async def renew_lease(self, job_id: str, worker_id: str | None = None, attempt: int | None = None) -> bool:
-        """Keep a lease; False if it is over."""
+    async def heartbeat(self, worker_id: str, req: HeartbeatRequest) -> HeartbeatAnswer:
+        """Renew leases, and say how each attempt stands."""
         ...
 
     async def handle_worker_event(self, event: Any) -> None:
         """Take one event."""
         ...
 
-    async def get(self, job_id: str) -> Job | None:
-        """Return a job."""
-        ...
+
+class _Running:
+    """A job in a slot, what tells its worker to give it up, and until when its lease is known to last."""
+
+    def __init__(self, job: Job, asked_at: float) -> None:
+        self.job = job
+        self.cancel = asyncio.Event()
+        self.renewed_at = asked_at
 
 
 class FifoScheduler:
@@ -45,7 +55,7 @@ class FifoScheduler:
 
     Parameters
     ----------
-    queue : JobQueue or a remote queue with its methods
+    queue : JobQueue or RemoteQueue
         Where jobs come from and events go.
     worker : Worker
         Runs them.
@@ -71,43 +81,61 @@ class FifoScheduler:
         self._worker = worker
         self._org_id = org_id
         self._poll_interval = poll_interval
-        self._slots = asyncio.Semaphore(concurrency)
+        self._concurrency = concurrency
+        self._is_remote = isinstance(queue, RemoteQueue)
         self._stopping = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        if isinstance(worker, LocalWorker) and hasattr(queue, "artifacts"):
-            worker.use_link(QueueLink(queue))  # type: ignore[arg-type]
+        self._running: dict[str, _Running] = {}
+        self._asking: set[asyncio.Task[_Running | None]] = set()
+        if isinstance(worker, LocalWorker):
+            if isinstance(queue, RemoteQueue):
+                worker.use_link(queue.link)
+            elif hasattr(queue, "artifacts"):
+                worker.use_link(QueueLink(queue))  # type: ignore[arg-type]
 
     async def run(self) -> None:
         """Work until `stop`; a second call after that works again. If this is cancelled, what runs is ended too."""
         self._stopping.clear()
-        patience = Patience()
+        watch = asyncio.create_task(self._watch())
+        slots = [asyncio.create_task(self._fill_slot()) for _ in range(self._concurrency)]
         try:
-            while not self._stopping.is_set():
-                await self._slots.acquire()
-                try:
-                    job = None if self._stopping.is_set() else await self._lease(patience)
-                except BaseException:
-                    self._slots.release()
-                    raise
-                if job is None:
-                    self._slots.release()
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._stopping.wait(), self._poll_interval)
-                    continue
-                task = asyncio.create_task(self._execute(job))
-                self._tasks.add(task)
-                task.add_done_callback(self._on_done)
-            await asyncio.gather(*self._tasks)
+            await asyncio.gather(*slots)
         finally:
-            for task in self._tasks:
+            for task in (*slots, watch, *self._asking):
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*slots, watch, *self._asking, return_exceptions=True)
 
     async def stop(self) -> None:
         """Lease no more; `run` returns when the jobs that run have ended."""
         self._stopping.set()
+        if self._is_remote:  # in this process it is answered at once, and a lease shall not get lost
+            for asking in list(self._asking):
+                asking.cancel()
 
-    async def _lease(self, patience: Patience) -> Job | None:
+    async def _fill_slot(self) -> None:
+        """Run one job after the other; the next is asked for as soon as the last has said its end."""
+        patience = Patience()
+        ahead: asyncio.Task[_Running | None] | None = None
+        while True:
+            asking = ahead or (None if self._stopping.is_set() else self._ask(patience))
+            if asking is None:
+                return
+            ahead = None
+            await asyncio.wait({asking})
+            running = None if asking.cancelled() else asking.result()
+            if running is not None:
+                ahead = await self._execute(running, patience)
+            elif not (self._stopping.is_set() or self._is_remote):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self._poll_interval)
+
+    def _ask(self, patience: Patience) -> asyncio.Task[_Running | None]:
+        asking = asyncio.create_task(self._lease(patience))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        return asking
+
+    async def _lease(self, patience: Patience) -> _Running | None:
+        asked_at = _now()
         try:
             job = await self._queue.acquire_lease(self._worker.id, self._org_id)
         except ZBrainError as error:
@@ -115,18 +143,25 @@ class FifoScheduler:
             await patience.wait()
             return None
         patience.reset()
-        return job
+        if job is None:
+            return None
+        running = self._running[job.id] = _Running(job, asked_at)
+        return running
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._slots.release()
+    async def _execute(self, running: _Running, patience: Patience) -> asyncio.Task[_Running | None] | None:
+        """Run a job; return the request for the next one, if there is one already."""
+        job = running.job
+        ahead: asyncio.Task[_Running | None] | None = None
 
-    async def _execute(self, job: Job) -> None:
-        sender = EventSender(job, self._queue.handle_worker_event)
-        cancel = asyncio.Event()
-        watch = asyncio.create_task(self._watch(job, cancel))
+        async def forward(event: Any) -> None:
+            nonlocal ahead
+            if ahead is None and isinstance(event, ENDINGS) and not self._stopping.is_set():
+                ahead = self._ask(patience)  # it goes with the ending
+            await self._queue.handle_worker_event(event)
+
+        sender = EventSender(job, forward)
         try:
-            await self._worker.execute(job, sender, cancel)
+            await self._worker.execute(job, sender, running.cancel)
         except Conflict as error:
             log.warning("attempt is not ours any more", extra={"job": job.id, "why": str(error)})
         except Exception as error:
@@ -135,22 +170,44 @@ class FifoScheduler:
             with contextlib.suppress(ZBrainError):  # the attempt may have ended before the worker failed
                 await sender.send(failed)
         finally:
-            watch.cancel()
+            if self._running.get(job.id) is running:
+                del self._running[job.id]
+        return ahead
 
-    async def _watch(self, job: Job, cancel: asyncio.Event) -> None:
-        """Keep the lease, and set `cancel` when the job shall end or is not ours any more."""
-        loop = asyncio.get_running_loop()
-        pause = min(_LOOK_SECS, self._queue.lease_ttl_secs / 5)
-        renewed = loop.time()
-        while not cancel.is_set():
-            await asyncio.sleep(pause)
-            try:
-                if loop.time() - renewed >= self._queue.lease_ttl_secs / 5:
-                    renewed = loop.time()
-                    await self._queue.renew_lease(job.id, self._worker.id, job.attempt)
-                now = await self._queue.get(job.id)
-            except ZBrainError as error:
-                log.warning("lease not renewed", extra={"job": job.id, "why": str(error)})
+    async def _watch(self) -> None:
+        """Keep the leases, and set `cancel` of jobs that shall end or are not ours any more."""
+        while True:
+            await asyncio.sleep(min(_LOOK_SECS, self._queue.lease_ttl_secs / _BEATS))
+            if not self._running:
                 continue
-            if now is None or now.attempt != job.attempt or now.state.ended or now.cancel_requested_at is not None:
-                cancel.set()
+            asked_at = _now()
+            refs = [AttemptRef(running.job.id, running.job.attempt) for running in self._running.values()]
+            request = HeartbeatRequest(refs, max(0, self._concurrency - len(refs)))
+            try:
+                async with asyncio.timeout(self._queue.lease_ttl_secs / _BEATS):
+                    answer = await self._queue.heartbeat(self._worker.id, request)
+            except (ZBrainError, TimeoutError) as error:
+                log.warning("leases not renewed", extra={"why": str(error)})
+                self._give_up_in_time()
+                continue
+            for verdict in answer.verdicts:
+                running = self._running.get(verdict.job_id)
+                if running is None or running.job.attempt != verdict.attempt:
+                    continue
+                if verdict.verdict == "ok":
+                    running.renewed_at = asked_at
+                else:
+                    running.cancel.set()
+
+    def _give_up_in_time(self) -> None:
+        """Cancel what may soon be given to another worker, because the queue does not hear us."""
+        ttl_secs = self._queue.lease_ttl_secs
+        for running in self._running.values():
+            if _now() - running.renewed_at >= ttl_secs - margin_secs(ttl_secs) and not running.cancel.is_set():
+                log.warning("lease could not be renewed", extra={"job": running.job.id})
+                running.cancel.set()
+
+
+def _now() -> float:
+    """Seconds that also count while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -30,6 +30,7 @@ def run_worker(
     concurrency: int | None = None,
     org_id: str | None = None,
     data: DataDir | None = None,
+    fenced: bool = False,
 ) -> int:
     """Run a worker in this process until SIGTERM or SIGINT; its running jobs go on after it.
 
@@ -45,6 +46,8 @@ def run_worker(
         Takes jobs of this org only.
     data : DataDir, optional
         The data directory; None is that of the settings.
+    fenced : bool
+        See `WorkerAgent`; workers on other machines always are.
 
     Returns
     -------
@@ -72,7 +75,7 @@ def run_worker(
     try:
         # an operator's worker of a server elsewhere waits for it for as long as it takes
         gone_secs = HOST_GONE_SECS if url is None else None
-        asyncio.run(_serve(place, locate, slots, org_id, settings.worker_temp_dir, gone_secs))
+        asyncio.run(_serve(place, locate, slots, org_id, settings.worker_temp_dir, gone_secs, fenced))
     except ZBrainError as error:
         log.error("worker cannot run: %s", error)
         return 1
@@ -86,9 +89,16 @@ async def _serve(
     org_id: str | None,
     temp_dir: str | None,
     host_gone_secs: float | None,
+    fenced: bool,
 ) -> None:
     agent = WorkerAgent(
-        HttpLink(locate), place, concurrency=slots, org_id=org_id, temp_dir=temp_dir, host_gone_secs=host_gone_secs
+        HttpLink(locate),
+        place,
+        concurrency=slots,
+        org_id=org_id,
+        temp_dir=temp_dir,
+        host_gone_secs=host_gone_secs,
+        fenced=fenced,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, agent.stop)
@@ -103,6 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="the worker's own folder (default: worker/ in the data directory)")
     parser.add_argument("--concurrency", type=int, help="how many jobs run at once (default: ZWORKER_CONCURRENCY)")
     parser.add_argument("--org", help="take jobs of this org only")
+    parser.add_argument(
+        "--fenced", action="store_true", help="end jobs in time when the queue is out of reach, as on another machine"
+    )
     options = parser.parse_args(arguments)
     if options.concurrency is not None and options.concurrency < 1:
         parser.error("--concurrency takes a whole number of at least 1")
@@ -117,6 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
             concurrency=options.concurrency,
             org_id=options.org,
             data=data,
+            fenced=options.fenced,
         )
     except ZBrainError as error:
         log.error("worker cannot run: %s", error)

@@ -10,6 +10,9 @@ import contextlib
 import os
 import socket
 
+#: What the worker asks a spawner that seems to do nothing, and what that answers.
+ARE_YOU_THERE, HERE = b"?", b"!"
+
 
 class Post:
     """Sends datagrams to a socket in a folder; never blocks, and a receiver that is away is no error."""

@@ -1,9 +1,10 @@
 """The spawner: a small process that starts supervisors and outlives the worker.
 
 ``python -m zbrain_nb.worker.spawner FOLDER``. Single-threaded, in its own session, holding ``spawner.lock``. Each
-datagram at ``spawner.sock`` names a request file in ``runs/``. Supervisors of commands it forks itself, those of
-cells it has forked by a zygote. It is the second subreaper: if a job kills its own supervisor, the job's
-processes become children of the spawner, which kills them. It imports little, so that its forks are cheap.
+datagram at ``spawner.sock`` names a request file in ``runs/``, or asks whether it is there. Supervisors of commands
+it forks itself, those of cells it has forked by a zygote. It is the second subreaper: if a job kills its own
+supervisor, the job's processes become children of the spawner, which kills them. It imports little, so that its
+forks are cheap.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from zbrain_nb.model.datadir import FileLock, is_locked, spool_path
 from zbrain_nb.worker.launch import run_command
 from zbrain_nb.worker.processes import Killer, become_subreaper
 from zbrain_nb.worker.request import RunRequest, read_request
-from zbrain_nb.worker.sockets import Post, bind
+from zbrain_nb.worker.sockets import ARE_YOU_THERE, HERE, Post, bind
 from zbrain_nb.worker.spool import End, write_closed
 from zbrain_nb.worker.stable import Stable
 from zbrain_nb.worker.supervisor import supervise
@@ -88,6 +89,9 @@ class Spawner:
                 name = self._box.recv(65536).decode()
             except BlockingIOError:
                 return
+            if name == ARE_YOU_THERE.decode():
+                self._post.send(HERE)
+                continue
             with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
                 # a withdrawn request is none
                 self._start(name, read_request(self._folder / "runs" / name))

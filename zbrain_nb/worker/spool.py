@@ -61,7 +61,8 @@ class End(msgspec.Struct, kw_only=True):
     Attributes
     ----------
     reason : str
-        ``exited``, ``canceled``, ``timeout``, ``memory``, ``unstartable`` or ``supervisor`` (it failed).
+        ``exited``, ``canceled``, ``timeout``, ``memory``, ``fenced`` (its lease could not be renewed),
+        ``unstartable`` or ``supervisor`` (it failed).
     exit_code : int or None
         Of the main process; negative is a signal.
     signal : str or None

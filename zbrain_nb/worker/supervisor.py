@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from zbrain_nb.model.datadir import boot_id, spool_path
+from zbrain_nb.worker.fence import Fence, fence_path
+from zbrain_nb.worker.fence import now as _now
 from zbrain_nb.worker.launch import Body, Child, open_fifo
 from zbrain_nb.worker.processes import Killer, become_subreaper, oom_kills, proportional_kib, resident_kib, start_time
 from zbrain_nb.worker.pump import Pump
@@ -25,6 +27,9 @@ from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.sockets import Post
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolWriter
 
+#: A fence is looked at so often: poll's own clock stops while the machine is suspended.
+_FENCE_POLL_SECS = 0.2
+_FENCED = "Its worker could not reach the queue before the lease ended, and ended the job in time."
 #: After a cancel: SIGINT at once, SIGTERM after the first of these seconds, SIGKILL after the second.
 TERM_AFTER_SECS, KILL_AFTER_SECS = 2.0, 5.0
 _MEMORY_POLL_SECS = 0.1
@@ -61,7 +66,8 @@ class Supervisor:
         self._killer = Killer()
         self._post = Post(folder, "worker.sock")
         self._cancel = False
-        self._ending: str | None = None  # why the job is being ended: canceled, timeout, memory
+        self._fence = Fence(fence_path(folder, request.job_id, request.attempt))
+        self._ending: str | None = None  # why the job is being ended: canceled, timeout, memory, fenced
         self._escalate_from = 0.0
         self._step = 0
         self._main = 0
@@ -86,6 +92,9 @@ class Supervisor:
 
     def _run(self) -> End:
         request = self._request
+        if self._is_fenced_off():
+            self._spool.append_struct(Kind.BEGIN, Begin(pid=0, supervisor_pid=0))
+            return End(reason="fenced", message=_FENCED)
         fifo = open_fifo(request.events_path)
         private = [self._wake_read, self._wake_write, self._spool.descriptor, *self._post.descriptors]
         child = Child(request, self._body, private if fifo is None else [*private, fifo])
@@ -117,8 +126,11 @@ class Supervisor:
     def _wait_ms(self, deadline: float | None) -> float:
         """How long to wait for the pipes; short when a clock runs, for poll's own clock stops in suspend."""
         wait = _LONGEST_WAIT_SECS
+        left = self._fence.secs_left()
+        if left is not None:
+            wait = min(max(left, 0.01), _FENCE_POLL_SECS)
         if self._request.memory_mb is not None:
-            wait = _MEMORY_POLL_SECS
+            wait = min(wait, _MEMORY_POLL_SECS)
         if self._ending is not None and self._step < 3:
             wait = min(wait, self._escalate_from + (TERM_AFTER_SECS, KILL_AFTER_SECS)[self._step - 1] - _now())
         elif deadline is not None:
@@ -128,6 +140,11 @@ class Supervisor:
     def _enforce(self, deadline: float | None) -> None:
         """End the job if it was canceled, or is over a limit; ever harder as time passes."""
         now = _now()
+        if self._step < 3 and self._is_fenced_off():
+            # no more patience: another attempt may begin as soon as the lease has ended
+            self._ending, self._step = self._ending or "fenced", 3
+            self._killer.kill(self._reap)
+            return
         if self._ending is None:
             if self._cancel:
                 self._ending = "canceled"
@@ -148,6 +165,10 @@ class Supervisor:
         if self._step == 2 and now >= self._escalate_from + KILL_AFTER_SECS:
             self._step = 3
             self._killer.kill(self._reap)
+
+    def _is_fenced_off(self) -> bool:
+        left = self._fence.secs_left()
+        return left is not None and left <= 0
 
     def _over_memory(self) -> bool:
         if self._request.memory_mb is None:
@@ -182,7 +203,10 @@ class Supervisor:
         if self._ending is None and code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             sentence = "Killed by the kernel, because the machine ran out of memory."
             return End(reason="memory", exit_code=code, signal=name, message=sentence, peak_kib=self._peak_kib)
-        return End(reason=self._ending or "exited", exit_code=code, signal=name, peak_kib=self._peak_kib)
+        message = _FENCED if self._ending == "fenced" else ""
+        return End(
+            reason=self._ending or "exited", exit_code=code, signal=name, message=message, peak_kib=self._peak_kib
+        )
 
     def _write_end(self, end: End) -> None:
         """Write the last frame; on a full disk wait for room, for without it the result is lost."""
@@ -203,8 +227,3 @@ class Supervisor:
     def _on_signal(self, number: int, frame: object) -> None:
         if number == signal.SIGTERM:
             self._cancel = True
-
-
-def _now() -> float:
-    """Seconds that also count while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -7,9 +7,17 @@ import asyncio
 import msgspec
 
 from zbrain_nb.model.errors import StaleAttempt
-from zbrain_nb.model.protocol import EventBatch, HeartbeatRequest, LeaseAnswer, LeaseRequest, WorkerInfo
+from zbrain_nb.model.protocol import (
+    EventBatch,
+    HeartbeatRequest,
+    LeaseAnswer,
+    LeaseRequest,
+    WorkerInfo,
+    check_lease_request,
+)
 from zbrain_nb.server.handlers.base import ApiHandler
 
+#: Held open no longer than this, whatever is asked: proxies on the way may have less patience.
 MAX_WAIT_SECS = 60.0
 
 
@@ -37,9 +45,10 @@ class LeasesHandler(ApiHandler):
     _waiting: asyncio.Task[LeaseAnswer] | None = None
 
     async def post(self, worker_id: str) -> None:
-        """Hold the request open until a job fits, a cancel is due or the time is over."""
+        """Take the events in it, and hold the request open until a job fits, a cancel is due or the time is over."""
         request = self.decode(LeaseRequest)
-        request = msgspec.structs.replace(request, wait_secs=min(max(request.wait_secs, 0.0), MAX_WAIT_SECS))
+        check_lease_request(request)
+        request.wait_secs = min(request.wait_secs, MAX_WAIT_SECS)
         self._waiting = asyncio.ensure_future(self.queue.lease(worker_id, request))
         try:
             answer = await self._waiting

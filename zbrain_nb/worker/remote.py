@@ -1,0 +1,372 @@
+"""A queue elsewhere, as `FifoScheduler` sees one: what is said at the same moment travels in one request.
+
+Slots ask for jobs one by one, and send events one by one. Here they meet: at most one request with news is under
+way, and what comes up meanwhile goes with the next. The end of a job and the lease of the next one are therefore
+one round trip and one commit. When nothing but jobs is wanted, a long poll waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections import deque
+from typing import NamedTuple
+
+from zbrain_nb.client.locating import locator
+from zbrain_nb.model.datadir import boot_id
+from zbrain_nb.model.errors import Conflict, InvalidSpec, StaleAttempt, Unavailable, WorkerNotFound, ZBrainError
+from zbrain_nb.model.events import ENDINGS, AnyWorkerEvent, JobFailed
+from zbrain_nb.model.ids import new_id
+from zbrain_nb.model.job import Job
+from zbrain_nb.model.protocol import (
+    EventBatch,
+    EventResult,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    LeaseAnswer,
+    LeaseRequest,
+    WorkerInfo,
+)
+from zbrain_nb.worker.link import HttpLink, Link
+from zbrain_nb.worker.patience import Patience, is_passing
+
+log = logging.getLogger(__name__)
+Key = tuple[str, int]
+LEASE_WAIT_SECS = 20.0
+#: Events that may wait before `handle_worker_event` makes its caller wait too.
+BACKLOG = 10_000
+BATCH = 2_000
+_CLOSE_SECS = 5.0
+
+
+class _Waiting(NamedTuple):
+    event: AnyWorkerEvent
+    taken: asyncio.Future[None] | None  # None when nobody waits for the answer
+
+
+class RemoteQueue:
+    """The methods of a `JobQueue` that a scheduler needs, over a link; of one worker.
+
+    Parameters
+    ----------
+    link : Link
+        To the queue.
+    kind : str
+        Which jobs the worker takes.
+    slots : int
+        How many it runs at once, for those who look at the list of workers.
+
+    Attributes
+    ----------
+    lease_ttl_secs : float
+        How long the queue waits for a silent worker, as it said at the registration.
+    """
+
+    #: `acquire_lease` waits for a job, and may be cancelled: what was leased by then goes to the next caller.
+    holds_requests = True
+
+    def __init__(self, link: Link, *, kind: str = "local", slots: int = 1) -> None:
+        self.link = link
+        self.lease_ttl_secs = 300.0
+        self._info = WorkerInfo(
+            id="",
+            kind=kind,
+            host=socket.gethostname(),
+            boot_id=boot_id(),
+            pid=os.getpid(),
+            slots=slots,
+            python=sys.executable,
+        )
+        self._registering = asyncio.Lock()
+        self._is_registered = False
+        self._wanting: deque[asyncio.Future[Job | None]] = deque()
+        self._spare: deque[Job] = deque()  # leased, but who had asked for them went away
+        self._waiting: deque[_Waiting] = deque()
+        self._running: set[Key] = set()
+        self._trouble: dict[Key, ZBrainError] = {}  # of events whose sender did not wait for the answer
+        self._drained = asyncio.Event()
+        self._is_scheduled = False
+        self._talk: asyncio.Task[None] | None = None
+        self._poll: asyncio.Task[None] | None = None
+
+    @classmethod
+    def at(cls, url: str, token: str | None = None, *, kind: str = "local", slots: int = 1) -> RemoteQueue:
+        """Return the queue of the server at `url`, its root (the token is ``ZBRAIN_TOKEN`` if none is given)."""
+        return cls(HttpLink(locator(url, token, start=False)), kind=kind, slots=slots)
+
+    async def acquire_lease(self, worker_id: str, org_id: str | None = None) -> Job | None:
+        """Lease the next job; wait some seconds for one, and return None if there was none.
+
+        Raises
+        ------
+        ZBrainError
+            If the queue refuses, or is away.
+        ValueError
+            If `worker_id` or `org_id` is another than before: each worker has a link of its own.
+        """
+        await self._register(worker_id, org_id)
+        if self._spare:
+            return self._spare.popleft()
+        asked: asyncio.Future[Job | None] = asyncio.get_running_loop().create_future()
+        self._wanting.append(asked)
+        self._schedule()
+        return await asked
+
+    async def handle_worker_event(self, event: AnyWorkerEvent) -> None:
+        """Send one event.
+
+        An ending returns when it, and all before it, is durable. Others return when they are in line: what is
+        wrong with them is raised at the next event of their attempt.
+
+        Raises
+        ------
+        StaleAttempt
+            If the attempt is over or another worker's.
+        Conflict, InvalidSpec
+            If events before it are missing, or it does not hold.
+        """
+        if event.attempt is None or event.seq is None:
+            raise InvalidSpec("An event for a queue elsewhere needs its numbers.", "Send it through an EventSender.")
+        key = event.job_id, event.attempt
+        if trouble := self._trouble.get(key):
+            raise trouble
+        ends = isinstance(event, ENDINGS)
+        taken = asyncio.get_running_loop().create_future() if ends else None
+        self._waiting.append(_Waiting(event, taken))
+        self._schedule()
+        if taken is not None:
+            try:
+                await taken
+            finally:
+                self._running.discard(key)
+                self._trouble.pop(key, None)
+        while len(self._waiting) > BACKLOG:
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def heartbeat(self, worker_id: str, req: HeartbeatRequest) -> HeartbeatAnswer:
+        """Renew the leases of attempts, and hear how each stands.
+
+        Raises
+        ------
+        ZBrainError
+            If the queue is away.
+        """
+        try:
+            return await self.link.heartbeat(worker_id, req)
+        except WorkerNotFound:
+            self._is_registered = False
+            await self._register(worker_id, self._info.org_id)
+            return await self.link.heartbeat(worker_id, req)
+
+    async def close(self) -> None:
+        """Give back what was leased and is not run, and close the connections.
+
+        Events that wait are not sent any more: let the scheduler end first.
+        """
+        for task in (self._poll, self._talk):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        with contextlib.suppress(ZBrainError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECS):
+                await self._give_back()
+        await self.link.close()
+
+    async def _give_back(self) -> None:
+        reason = "Its worker ended before the job could start."
+        back: list[AnyWorkerEvent] = [
+            JobFailed(job.id, attempt=job.attempt, after=0, seq=1, lost=True, unstarted=True, reason=reason)
+            for job in self._spare
+        ]
+        self._spare.clear()
+        if back:
+            await self.link.send_events(self._info.id, EventBatch(back))
+
+    async def _register(self, worker_id: str, org_id: str | None) -> None:
+        if self._is_registered and (worker_id, org_id) == (self._info.id, self._info.org_id):
+            return
+        async with self._registering:
+            if self._info.id and (worker_id, org_id) != (self._info.id, self._info.org_id):
+                raise ValueError(f"This link is of the worker {self._info.id!r} and its org.")
+            self._info.id, self._info.org_id = worker_id, org_id
+            if self._is_registered:
+                return
+            answer = await self.link.register(self._info)
+            self.lease_ttl_secs = answer.lease_ttl_secs
+            held = self._running | {(job.id, job.attempt) for job in self._spare}
+            reason = "Its worker was started again."
+            lost: list[AnyWorkerEvent] = [
+                JobFailed(ref.job_id, attempt=ref.attempt, after=ref.high, seq=ref.high + 1, lost=True, reason=reason)
+                for ref in answer.attempts
+                if (ref.job_id, ref.attempt) not in held
+            ]
+            # while a request is under way these may be leases that it will be answered with
+            if lost and self._poll is None and self._talk is None:
+                await self.link.send_events(worker_id, EventBatch(lost))
+            self._is_registered = True
+
+    def _schedule(self) -> None:
+        """Look at the end of this turn of the loop what there is to say."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._say)
+
+    def _say(self) -> None:
+        self._is_scheduled = False
+        if self._talk is None and self._waiting:
+            self._talk = asyncio.create_task(self._talk_once())
+            self._talk.add_done_callback(self._talked)
+        elif self._talk is None and self._poll is None and self._wanting:
+            self._poll = asyncio.create_task(self._poll_once())
+            self._poll.add_done_callback(self._polled)
+
+    def _talked(self, task: asyncio.Task[None]) -> None:
+        self._talk = None
+        self._ended(task)
+
+    def _polled(self, task: asyncio.Task[None]) -> None:
+        self._poll = None
+        self._ended(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        if error := task.exception():
+            self._fail(error)
+        if self._waiting or self._wanting:
+            self._say()
+
+    def _fail(self, error: BaseException) -> None:
+        """Tell who waits for jobs; events are repeated until they are through."""
+        failure = error if isinstance(error, ZBrainError) else Unavailable(f"The link failed: {error!r}.")
+        if not isinstance(error, ZBrainError):
+            log.error("link failed", exc_info=error)
+        while self._wanting:
+            asked = self._wanting.popleft()
+            if not asked.done():
+                asked.set_exception(failure)
+
+    async def _talk_once(self) -> None:
+        """Deliver what waits and, unless a poll does that already, ask for jobs."""
+        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        if len(self._waiting) <= BACKLOG:
+            self._drained.set()
+        events = [waiting.event for waiting in batch]
+        wanted = self._wanted() if self._poll is None else 0
+        if wanted:
+            request = LeaseRequest(request_id=new_id(), limit=wanted, wait_secs=0.0, events=events)
+            answer = await self._insist_on_lease(request)
+            self._hand_out(answer, wanted, is_final=False)
+            results = answer.results
+        else:
+            results = await self._insist_on_events(EventBatch(events))
+        self._settle(batch, results)
+
+    async def _poll_once(self) -> None:
+        wanted = self._wanted()
+        if not wanted:
+            return
+        request = LeaseRequest(
+            request_id=new_id(), limit=wanted, wait_secs=min(LEASE_WAIT_SECS, self.lease_ttl_secs / 4)
+        )
+        try:
+            answer = await self._lease(request)
+        except asyncio.CancelledError:
+            request.wait_secs = 0.0
+            with contextlib.suppress(ZBrainError, TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECS):
+                    self._hand_out(await self.link.lease(self._info.id, request), wanted, is_final=True)
+            raise
+        self._hand_out(answer, wanted, is_final=True)
+
+    def _wanted(self) -> int:
+        """Return how many callers wait for a job; those that went away are forgotten."""
+        if any(asked.done() for asked in self._wanting):
+            self._wanting = deque(asked for asked in self._wanting if not asked.done())
+        return len(self._wanting)
+
+    def _hand_out(self, answer: LeaseAnswer, wanted: int, *, is_final: bool) -> None:
+        """Give jobs to who waits; with `is_final`, those who asked and got none are told so."""
+        for lease in answer.leases:
+            self._running.add((lease.job.id, lease.job.attempt))
+            while self._wanting and self._wanting[0].done():
+                self._wanting.popleft()
+            if self._wanting:
+                self._wanting.popleft().set_result(lease.job)
+            else:
+                self._spare.append(lease.job)
+        if is_final and not answer.leases:
+            for _ in range(min(wanted, len(self._wanting))):
+                asked = self._wanting.popleft()
+                if not asked.done():
+                    asked.set_result(None)
+
+    async def _lease(self, request: LeaseRequest) -> LeaseAnswer:
+        try:
+            return await self.link.lease(self._info.id, request)
+        except WorkerNotFound:
+            self._is_registered = False
+            await self._register(self._info.id, self._info.org_id)
+            return await self.link.lease(self._info.id, request)
+
+    async def _insist_on_lease(self, request: LeaseRequest) -> LeaseAnswer:
+        patience = Patience()
+        while True:
+            try:
+                return await self._lease(request)
+            except ZBrainError as error:
+                if not (is_passing(error) or isinstance(error, WorkerNotFound)):
+                    return LeaseAnswer(results=_refused(request.events, error))
+                log.warning("events wait for the queue", extra={"why": str(error)})
+            await patience.wait()
+
+    async def _insist_on_events(self, batch: EventBatch) -> list[EventResult]:
+        patience = Patience()
+        while True:
+            try:
+                return (await self.link.send_events(self._info.id, batch)).results
+            except WorkerNotFound:
+                self._is_registered = False
+                with contextlib.suppress(ZBrainError):  # then the next try says so again
+                    await self._register(self._info.id, self._info.org_id)
+            except ZBrainError as error:
+                if not is_passing(error):
+                    return _refused(batch.events, error)
+                log.warning("events wait for the queue", extra={"why": str(error)})
+            await patience.wait()
+
+    def _settle(self, batch: list[_Waiting], results: list[EventResult]) -> None:
+        by_key = {(result.job_id, result.attempt): result for result in results}
+        for event, taken in batch:
+            key = event.job_id, event.attempt or 0
+            error = _error_of(event, by_key.get(key))
+            if error is not None and taken is None:
+                self._trouble.setdefault(key, error)
+            if taken is None or taken.done():
+                continue
+            if error is None:
+                taken.set_result(None)
+            else:
+                taken.set_exception(self._trouble.get(key, error))
+
+
+def _refused(events: list[AnyWorkerEvent], error: ZBrainError) -> list[EventResult]:
+    keys = {(event.job_id, event.attempt or 0) for event in events}
+    return [EventResult(*key, status="invalid", message=error.message) for key in keys]
+
+
+def _error_of(event: AnyWorkerEvent, result: EventResult | None) -> ZBrainError | None:
+    if result is None:
+        return Unavailable("The queue said nothing of this event.")
+    if result.status == "ok" or (result.status != "stale" and (event.seq or 0) <= result.high):
+        return None
+    if result.status == "stale":
+        return StaleAttempt(f"Attempt {result.attempt} of job {result.job_id} is stale. {result.message}")
+    if result.status == "gap":
+        return Conflict(f"Events after {result.high} are missing.", high=result.high)
+    return InvalidSpec(result.message)
