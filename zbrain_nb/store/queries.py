@@ -49,7 +49,7 @@ def last_seq(cursor: Cursor) -> int:
     """Return the highest ``event_seq`` that is committed, 0 in a new database."""
     row = cursor.execute(
         "SELECT greatest((SELECT max(event_seq) FROM jobs), (SELECT max(event_seq) FROM transitions), "
-        "(SELECT max(event_seq) FROM logs))"
+        "(SELECT max(event_seq) FROM logs), (SELECT max(first_seq) - 1 FROM segments))"
     ).fetchone()
     return (row and row[0]) or 0
 

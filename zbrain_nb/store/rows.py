@@ -80,6 +80,7 @@ class Layout:
 
     def __init__(self, table: str, columns: dict[str, tuple[str, DataType]], rare: int = 0) -> None:
         self.table = table
+        self._columns = columns
         self.names = list(columns)
         self._types = [kind for _, kind in columns.values()]
         self._rare = rare
@@ -93,6 +94,10 @@ class Layout:
             chosen = ", ".join(form.format(name) for name, (form, _) in some)
             into = ", ".join(name for name, _ in some)
             self._insert_many[width] = f"INSERT INTO {table} ({into}) SELECT {chosen} FROM incoming"
+
+    def of(self, table: str) -> Layout:
+        """Return the same for another table of these columns."""
+        return Layout(table, self._columns, self._rare)
 
     def as_table(self, rows: list[tuple[Any, ...]]) -> tuple[str, Table]:
         """Return the statement that inserts `rows` from a table named ``incoming``, and that table."""
