@@ -26,6 +26,7 @@ from zbrain_nb.queue.loading import Folder, load, restore_positions
 from zbrain_nb.queue.workers import WorkerDesk
 from zbrain_nb.store import queries
 from zbrain_nb.store.artifacts import ArtifactStore
+from zbrain_nb.store.segments import id_time
 from zbrain_nb.store.storage import Storage, is_id
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class QueueCore:
         self._cleanup: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._keys_since = 0.0
         self._bus = Bus(self._read_events, self.open)
         self._set_up(lease_ttl_secs)
 
@@ -213,6 +215,22 @@ class QueueCore:
         """End the attempts whose workers fell silent; return how many."""
         await self.open()
         return await self._desk.expire()
+
+    @property
+    def clock(self) -> Clock:
+        """The queue's clock."""
+        return self._clock
+
+    def ids_in_memory(self) -> set[str]:
+        """Return the jobs that live in memory, and those whose end the store's table does not show yet."""
+        return {*self._index.live, *self._index.unfolded}
+
+    def forget_keys(self, before: float) -> None:
+        """Forget the idempotency keys that were taken before `before`, seconds since the epoch."""
+        self._keys_since = before
+        keys = self._index.keys
+        while keys and id_time(next(iter(keys.values()))[0]) < before:
+            keys.popitem(last=False)
 
     async def fold(self) -> None:
         """Bring the jobs table of the store up to date now, for who reads it with SQL."""

@@ -165,12 +165,17 @@ def list_jobs(
     return [_job(row) for row in rows]
 
 
-def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return the id and the payload's hash of the owner's jobs with these idempotency keys, by key."""
+def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str], since: float = 0.0) -> dict[str, tuple[str, str]]:
+    """Return the id and the payload's hash of the owner's jobs with these idempotency keys, by key.
+
+    Of jobs made before `since`, seconds since the epoch, the keys do not count any more; of several jobs under one
+    key the last holds it.
+    """
     rows = cursor.execute(
         "SELECT idempotency_key, id::VARCHAR, payload_hash FROM jobs "
-        "WHERE idempotency_key IN (SELECT unnest(?)) AND owner = ?",
-        [list(keys), owner],
+        "WHERE idempotency_key IN (SELECT unnest(?)) AND owner = ? AND created_at >= make_timestamp(?) "
+        "ORDER BY event_seq",
+        [list(keys), owner, round(since * 1e6)],
     ).fetchall()
     return {key: (job_id, payload) for key, job_id, payload in rows}
 

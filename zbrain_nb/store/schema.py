@@ -90,9 +90,14 @@ KINDS = tuple(COLUMNS)
 def create_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int, first_seq: int, now: float) -> None:
     """Make an empty segment and enter it; the view of its kind has to be made anew (`show_segments`)."""
     connection.execute(f"CREATE TABLE {kind}_{number} ({COLUMNS[kind]})")
+    index_segment(connection, kind, number)
+    _enter_segment(connection, kind, number, first_seq, now)
+
+
+def index_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int) -> None:
+    """Give the open segment of jobs the index that refuses an id given twice."""
     if kind == "jobs":
         connection.execute(f"CREATE UNIQUE INDEX jobs_{number}_id ON jobs_{number} (id)")
-    _enter_segment(connection, kind, number, first_seq, now)
 
 
 def close_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int, now: float) -> None:
@@ -158,9 +163,14 @@ def _version(connection: duckdb.DuckDBPyConnection) -> int:
     return int(row[0]) if row else 0
 
 
-def _create(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+def create_fixed(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the tables that are no segments, empty."""
     connection.execute(_FIXED)
     connection.execute(_SEGMENTS)
+
+
+def _create(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    create_fixed(connection)
     for kind in KINDS:
         create_segment(connection, kind, 1, 1, now)
         show_segments(connection, kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable
 
 import duckdb
@@ -22,7 +21,8 @@ MAX_CARRIED_OF_ATTEMPT = 1_000
 #: Kinds of transitions of which only the last are carried: each of them replaces or follows the one before.
 _PLENTIFUL = "('job_progressed', 'job_displayed', 'noted')"
 
-_CARRIED = {
+#: What is carried over of the jobs ``$1`` from a segment that is dropped.
+CARRIED = {
     "jobs": "SELECT * FROM {table} WHERE id IN (SELECT unnest($1::UUID[]))",
     "transitions": "SELECT * FROM {table} WHERE job_id IN (SELECT unnest($1::UUID[])) "
     f"QUALIFY kind NOT IN {_PLENTIFUL} OR "
@@ -68,21 +68,6 @@ def read_segments(cursor: duckdb.DuckDBPyConnection) -> list[Segment]:
         "ORDER BY kind, number"
     ).fetchall()
     return [Segment(*row) for row in rows]
-
-
-def carried_rows(cursor: duckdb.DuckDBPyConnection, segment: Segment, job_ids: Iterable[str]) -> tuple[list[str], int]:
-    """Return which of the jobs have rows in the segment, and how many rows of them would be carried over."""
-    column = "id" if segment.kind == "jobs" else "job_id"
-    found = cursor.execute(
-        f"SELECT DISTINCT {column}::VARCHAR FROM {segment.table} WHERE {column} IN (SELECT unnest(?::UUID[]))",
-        [list(job_ids)],
-    ).fetchall()
-    ids = [job_id for (job_id,) in found]
-    if not ids:
-        return ids, 0
-    carried = _CARRIED[segment.kind].format(table=segment.table)
-    row = cursor.execute(f"SELECT count(*) FROM ({carried})", [ids]).fetchone()
-    return ids, row[0] if row else 0
 
 
 class Segments:
@@ -160,7 +145,7 @@ class Segments:
         connection.execute("BEGIN")
         try:
             if job_ids:
-                carried = _CARRIED[kind].format(table=segment.table)
+                carried = CARRIED[kind].format(table=segment.table)
                 connection.execute(f"INSERT INTO {self.all[kind][-1].table} BY NAME {carried}", [job_ids])
             connection.execute("DELETE FROM segments WHERE kind = ? AND number = ?", [kind, segment.number])
             show_segments(connection, kind)
@@ -189,8 +174,3 @@ def _first_id(secs: float) -> str:
 def id_time(job_id: str) -> float:
     """Return when an id was made (UUIDv7), in seconds since the epoch."""
     return int(job_id[:8] + job_id[9:13], 16) / 1000
-
-
-def as_time(secs: float) -> dt.datetime:
-    """Return seconds since the epoch as the database keeps times: in UTC, without saying so."""
-    return dt.datetime.fromtimestamp(secs, dt.UTC).replace(tzinfo=None)
