@@ -229,10 +229,12 @@ class Database:
 
     def _refuse_taken(self, jobs: list[tuple[Any, ...]]) -> None:
         """Refuse ids that older segments hold; the open one has an index that does."""
-        first = self._segments.first_id
-        if not first or min(jobs)[0] >= first:
+        last = self._segments.last_old_id
+        if not last or (len(jobs) == 1 and jobs[0][0] > last):
             return
-        old = [row[0] for row in jobs if row[0] < first]
+        old = [row[0] for row in jobs if row[0] <= last]
+        if not old:
+            return
         taken = self._connection.execute(
             "SELECT id::VARCHAR FROM jobs WHERE id IN (SELECT unnest(?::UUID[])) LIMIT 1", [old]
         ).fetchone()

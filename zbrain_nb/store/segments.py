@@ -92,12 +92,17 @@ class Segments:
         self.layouts: dict[str, Layout] = {kind: layouts[kind].of(self.all[kind][-1].table) for kind in KINDS}
         #: From here on no event was dropped.
         self.oldest_seq = max(segments[0].first_seq for segments in self.all.values())
-        #: Ids below were made before the open segment of jobs: its index alone does not tell whether they are taken.
-        self.first_id = _first_id(self.all["jobs"][-1].opened_at) if len(self.all["jobs"]) > 1 else ""
+        #: Up to this id older segments may hold it; of greater ones the index of the open segment tells.
+        self.last_old_id = self._last_id(self.all["jobs"][:-1])
 
     def _count(self, segment: Segment) -> int:
         row = self._connection.execute(f"SELECT count(*) FROM {segment.table}").fetchone()
         return row[0] if row else 0
+
+    def _last_id(self, segments: list[Segment]) -> str:
+        parts = " UNION ALL ".join(f"SELECT max(id) AS id FROM {segment.table}" for segment in segments)
+        row = self._connection.execute(f"SELECT max(id)::VARCHAR FROM ({parts})").fetchone() if parts else None
+        return (row and row[0]) or ""
 
     def note(self, kind: str, rows: int) -> None:
         """Note that so many rows were appended."""
@@ -163,12 +168,6 @@ def roll_back(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute("ROLLBACK")
     except duckdb.TransactionException:
         return
-
-
-def _first_id(secs: float) -> str:
-    """Return the least id (UUIDv7) of that time."""
-    text = f"{int(secs * 1000):012x}"
-    return f"{text[:8]}-{text[8:]}-7000-8000-000000000000"
 
 
 def id_time(job_id: str) -> float:
