@@ -47,14 +47,41 @@ def open_connection(path: Path | None, *, may_set_aside: bool = True) -> duckdb.
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ZBrainError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
-    try:
+    if not may_set_aside:
         return _open(path)
+    try:
+        return _open_whole(path)
     except duckdb.Error as error:
         _raise_if_whole(path, error)
-        if not may_set_aside:
-            raise
         why = str(error)
     return _open_without_wal(path, why) or _open_anew(path, why)
+
+
+def _open_whole(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open a database and say so if DuckDB took the end of its log for cut off, and dropped it without a word."""
+    wal = wal_of(path)
+    size = wal.stat().st_size if wal.exists() else 0
+    kept = path.with_name(f"{path.name}.torn.wal")
+    fresh = kept.with_name(f"{kept.name}.new")
+    try:
+        if size:
+            shutil.copyfile(wal, fresh)
+    except OSError as error:
+        log.warning("The write-ahead log could not be copied before it is replayed.", extra={"why": str(error)})
+    try:
+        connection = _open(path)
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('opened_at', ?)", [str(time.time())])
+        if size and wal.stat().st_size < size:
+            if fresh.exists():
+                fresh.replace(kept)
+            log.warning(
+                "The end of the write-ahead log was not whole and was dropped: a commit cut off by a kill, which "
+                "nobody was told of, or damage to the disk. The log is kept as it was, until the next such case.",
+                extra={"log": str(kept), "dropped_bytes": size - wal.stat().st_size},
+            )
+    finally:
+        fresh.unlink(missing_ok=True)
+    return connection
 
 
 def set_aside_files(path: Path | None) -> list[Path]:
@@ -95,7 +122,7 @@ def _probe(connection: duckdb.DuckDBPyConnection) -> None:
 def _raise_if_whole(path: Path, error: duckdb.Error) -> None:
     """Translate what does not mean that the file is damaged."""
     text = str(error)
-    if "lock" in text:
+    if "lock on file" in text:
         raise Unavailable(
             f"Another process has the database {path} open.", "One host serves a data directory."
         ) from error
