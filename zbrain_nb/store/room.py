@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 FLOOR_BYTES, FLOOR_PART = 512 << 20, 0.05
 BALLAST_BYTES, BALLAST_PART = 128 << 20, 0.05
 #: Between two looks at the disk.
-LOOK_SECS = 0.25
+LOOK_SECS = 0.02
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
