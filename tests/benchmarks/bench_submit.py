@@ -20,7 +20,7 @@ from huey import SqliteHuey
 from zbrain_nb import JobQueue, JobSpec, Storage
 from zbrain_nb.model.job import Job
 from zbrain_nb.store.database import Database
-from zbrain_nb.store.rows import JOBS, Change, job_row
+from zbrain_nb.store.rows import Change, job_row
 
 CALLERS = 1_000
 
@@ -40,7 +40,7 @@ def raw_single(folder: Path, count: int) -> float:
     times = []
     for change in make_changes(count):
         begin = time.perf_counter()
-        database._connection.execute(JOBS.insert_one, change.jobs[0])
+        database._connection.execute(database._segments.layouts["jobs"].insert_one, change.jobs[0])
         times.append(time.perf_counter() - begin)
     database.close()
     return statistics.median(times)

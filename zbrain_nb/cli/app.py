@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from zbrain_nb.cli.backup import back_up
 from zbrain_nb.cli.doctor import diagnose
 from zbrain_nb.cli.printing import age, printable, state_style
 from zbrain_nb.client.client import Client
@@ -210,6 +211,14 @@ def doctor(as_json: Json = False) -> None:
             typer.echo(f"{'ok ' if finding.good else 'BAD'}  {finding.subject}: {finding.text}")
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder, on the machine of the host.")],
+) -> None:
+    """Copy database and files to DEST, a data directory like this one, while jobs go on."""
+    _say(f"backed up to {back_up(destination)}")
 
 
 @app.command()

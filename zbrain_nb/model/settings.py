@@ -15,6 +15,35 @@ from zbrain_nb.model.errors import InvalidSpec, ZBrainError
 
 #: The first is the default; with "none" the host leaves the jobs to workers that come by themselves.
 WORKER_MODES = ("local", "none")
+_DAY, _HOUR = 86_400.0, 3_600.0
+
+
+class Lifetimes(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things are kept, each in seconds. What living jobs need is kept in any case.
+
+    Attributes
+    ----------
+    jobs_secs : float
+        ``ZBRAIN_KEEP_JOBS_DAYS``: rows of jobs, from their submit on.
+    events_secs : float
+        ``ZBRAIN_KEEP_EVENTS_DAYS``: transitions and rich outputs.
+    logs_secs : float
+        ``ZBRAIN_KEEP_LOGS_DAYS``: log lines.
+    blobs_secs : float
+        ``ZBRAIN_KEEP_BLOBS_HOURS``: files that no kept job names, from when somebody last relied on them.
+    keys_secs : float
+        ``ZBRAIN_KEEP_KEYS_HOURS``: how long an idempotency key answers with its first job.
+    """
+
+    jobs_secs: float = 90 * _DAY
+    events_secs: float = 30 * _DAY
+    logs_secs: float = 30 * _DAY
+    blobs_secs: float = 24 * _HOUR
+    keys_secs: float = 7 * 24 * _HOUR
+
+    def of(self, kind: str) -> float:
+        """Return the life time of a kind of segment: ``jobs``, ``transitions`` or ``logs``."""
+        return {"jobs": self.jobs_secs, "transitions": self.events_secs, "logs": self.logs_secs}[kind]
 
 
 class Settings(msgspec.Struct, kw_only=True):
@@ -51,6 +80,8 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZBRAIN_WAIT``: whether the magic waits; None is when nobody watches.
     log_transitions : bool
         ``ZBRAIN_LOG_TRANSITIONS``: whether the host's log has a line for each change of a job's state.
+    keep : Lifetimes
+        ``ZBRAIN_KEEP_...``: how long the host keeps what has ended.
     """
 
     data: str
@@ -71,6 +102,7 @@ class Settings(msgspec.Struct, kw_only=True):
     token: str | None = None
     wait: bool | None = None
     log_transitions: bool = False
+    keep: Lifetimes = Lifetimes()
 
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -106,6 +138,19 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         token=environ.get("ZBRAIN_TOKEN") or None,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
+        keep=_read_lifetimes(number),
+    )
+
+
+def _read_lifetimes(number: _Reader) -> Lifetimes:
+    usual = Lifetimes()
+    return Lifetimes(
+        jobs_secs=_DAY * number("ZBRAIN_KEEP_JOBS_DAYS", usual.jobs_secs / _DAY, low=0.01),
+        events_secs=_DAY * number("ZBRAIN_KEEP_EVENTS_DAYS", usual.events_secs / _DAY, low=0.01),
+        logs_secs=_DAY * number("ZBRAIN_KEEP_LOGS_DAYS", usual.logs_secs / _DAY, low=0.01),
+        # Long enough for any submit that relies on a blob found here.
+        blobs_secs=_HOUR * number("ZBRAIN_KEEP_BLOBS_HOURS", usual.blobs_secs / _HOUR, low=1),
+        keys_secs=_HOUR * number("ZBRAIN_KEEP_KEYS_HOURS", usual.keys_secs / _HOUR, low=0.01),
     )
 
 

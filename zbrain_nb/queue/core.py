@@ -67,6 +67,7 @@ class QueueCore:
         self._timer_at = 0.0
         self._bus = Bus(StoredPast(self.storage, self.get), self.open)
         self._watch = Watch(self._bus)
+        self._keys_since = 0.0
         self._set_up(lease_ttl_secs)
 
     def _set_up(self, lease_ttl_secs: float) -> None:
@@ -244,6 +245,20 @@ class QueueCore:
         """End the attempts whose workers fell silent; return how many."""
         await self.open()
         return await self._desk.expire()
+
+    @property
+    def clock(self) -> Clock:
+        """The queue's clock."""
+        return self._clock
+
+    def ids_in_memory(self) -> set[str]:
+        """Return the jobs that live in memory, and those whose end the store's table does not show yet."""
+        return {*self._index.live, *self._index.unfolded}
+
+    def forget_keys(self, before: float) -> None:
+        """Forget the idempotency keys that were taken before `before`, seconds since the epoch."""
+        self._keys_since = before
+        self._index.keys.forget(before)
 
     async def fold(self) -> None:
         """Bring the jobs table of the store up to date now, for who reads it with SQL."""

@@ -125,7 +125,7 @@ class JobSide(QueueCore):
             elif self._index.keys.may_be_stored((job.owner, key)):
                 wanted.setdefault(job.owner, set()).add(key)
         for owner, keys in wanted.items():
-            stored = await self.storage.read(queries.keyed_jobs, owner, keys)
+            stored = await self.storage.read(queries.keyed_jobs, owner, keys, self._keys_since)
             found.update({(owner, key): value for key, value in stored.items()})
         return found
 

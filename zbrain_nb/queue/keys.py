@@ -13,6 +13,8 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from zbrain_nb.store.segments import id_time
+
 #: Owner and idempotency key.
 KeyOf = tuple[str, str]
 #: The job first submitted under a key, and the hash of its payload.
@@ -61,3 +63,8 @@ class Keys:
         if len(self._recent) > 2 * RECENT_KEYS:
             old = [self._recent.popitem(last=False)[0] for _ in range(RECENT_KEYS)]
             self._runs.append(array("Q", sorted(map(fingerprint, old))))
+
+    def forget(self, before: float) -> None:
+        """Forget the keys of jobs that were made before `before`, seconds since the epoch."""
+        while self._recent and id_time(next(iter(self._recent.values()))[0]) < before:
+            self._recent.popitem(last=False)

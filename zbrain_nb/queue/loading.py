@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 #: Jobs folded in one statement: between two, the writer commits.
 FOLD_CHUNK = 1_000
 FOLD_PAUSE_SECS = 1.0
-#: Under this key the store keeps up to which ``event_seq`` its jobs table is up to date.
-FOLDED_SEQ = "folded_seq"
 
 
 async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
@@ -36,7 +34,7 @@ async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
     dict of str to WorkerInfo
         The workers that registered before.
     """
-    folded_seq = int(await storage.read(waiting.meta, FOLDED_SEQ) or 0)
+    folded_seq = int(await storage.read(waiting.meta, waiting.FOLDED_SEQ) or 0)
     found = await storage.read(waiting.snapshot, folded_seq, window_for)
     index.applied_seq = storage.last_seq
     index.last_base = found.last_base
@@ -152,7 +150,7 @@ class Folder:
                     del unfolded[job.id]
                     self._refused.pop(job.id, None)
         if jobs and not self._refused:
-            await self._storage.write(lambda database: database.save_meta(FOLDED_SEQ, str(upto)))
+            await self._storage.write(lambda database: database.save_meta(waiting.FOLDED_SEQ, str(upto)))
 
     async def _write(self, chunk: list[Job]) -> set[str]:
         return await self._storage.write(lambda database: database.fold([folded_row(job) for job in chunk]))

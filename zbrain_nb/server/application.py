@@ -8,6 +8,7 @@ from tornado import routing, web
 
 from zbrain_nb.model.datadir import proof
 from zbrain_nb.model.hosting import NONCE_HEADER
+from zbrain_nb.server.handlers.backup import BackupHandler
 from zbrain_nb.server.handlers.base import ApiHandler, HostContext, OverLimit, TooLargeHandler, UnknownRoute
 from zbrain_nb.server.handlers.events import EventsHandler
 from zbrain_nb.server.handlers.files import (
@@ -81,7 +82,13 @@ def make_application(context: HostContext) -> web.Application:
     routes = [(f"{API}{pattern}", handler) for pattern, handler in ROUTES]
     blobs = [route for route in routes if route[1] is BlobHandler]  # the one route that streams what it takes
     return web.Application(
-        [*blobs, routing.Rule(OverLimit(), TooLargeHandler), *routes, (f"{API}health", HealthHandler)],
+        [
+            *blobs,
+            routing.Rule(OverLimit(), TooLargeHandler),
+            *routes,
+            (f"{API}health", HealthHandler),
+            (f"{API}backup", BackupHandler),
+        ],
         default_handler_class=UnknownRoute,
         context=context,
         websocket_ping_interval=20,

@@ -21,10 +21,12 @@ from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.limits import Limits
+from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.application import make_application
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.local_worker import LocalWorkerWatch
+from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -76,17 +78,21 @@ class Host:
 
     async def _start(self) -> Owner:
         token = self.data.token()
+        storage = Storage(self.data.database)
         queue = JobQueue(
-            Storage(self.data.database),
-            self.data.artifacts,
+            storage,
+            ArtifactStore(self.data.artifacts, storage.room),
             lease_ttl_secs=self.settings.lease_ttl_secs,
             default_org_id=self.settings.default_org_id,
             limits=_limits(self.settings),
         )
         await queue.open()
         queue.start_lease_cleanup()
+        maintenance = Maintenance.of(queue, self.settings.keep)
+        maintenance.start()
         self.context = context = HostContext(
             queue=queue,
+            maintenance=maintenance,
             settings=self.settings,
             token=token,
             owner=getpass.getuser(),
@@ -97,6 +103,7 @@ class Host:
         try:
             sockets = bind_sockets(self._port, self._bind)
         except OSError as error:
+            await maintenance.stop()
             await queue.close()
             raise ZBrainError(
                 f"The host cannot listen on {self._bind}:{self._port}: {error.strerror}.", "Choose another --port."
@@ -145,6 +152,7 @@ class Host:
             await self._worker.stop(end_worker=end_worker)
         if self._http is not None:
             await self._http.close_all_connections()
+        await context.maintenance.stop()
         await context.queue.close()
         owner = self.data.read_owner()
         if owner is not None and owner.instance == context.instance:

@@ -9,15 +9,20 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.datadir import DataDir, FileLock
 from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.logs import configure_logging, log_transitions
 from zbrain_nb.model.settings import Settings, read_settings
+from zbrain_nb.queue.jobqueue import JobQueue
+from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.host import Host
+from zbrain_nb.store.artifacts import ArtifactStore
+from zbrain_nb.store.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +50,27 @@ async def serve(data: DataDir, settings: Settings, *, bind: str, port: int, idle
         with contextlib.suppress(asyncio.CancelledError):
             await wait
     await host.stop()
+
+
+async def back_up(data: DataDir, settings: Settings, to: Path) -> None:
+    """Back up a data directory that no host serves.
+
+    Raises
+    ------
+    Conflict
+        If a host serves it: that one has to be asked.
+    ZBrainError
+        If the backup cannot be made.
+    """
+    lock = FileLock(data.host_lock)
+    if not lock.acquire():
+        raise Conflict(f"A host serves {data.root}, but does not answer.", "`zbrain doctor` shows why.")
+    try:
+        storage = Storage(data.database)
+        async with JobQueue(storage, ArtifactStore(data.artifacts)) as queue:
+            await Maintenance.of(queue, settings.keep).back_up(to)
+    finally:
+        lock.release()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,10 @@
 
 A blob ``abcdef...`` lies at ``ab/cdef...``. It is written to a temporary file in the same filesystem, synced
 and renamed, so that a name that exists has all its bytes. The calls block; the queue makes them in a thread.
+
+Blobs that no job names are collected once they are *old*. Whoever relies on a blob makes it young first: an
+upload, `has` and `missing` do, under the lock under which `remove_old` looks at the age again before it removes.
+So a blob that was found here stays for as long as blobs are young, and by then a job names it or nobody does.
 """
 
 from __future__ import annotations
@@ -10,14 +14,19 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from zbrain_nb.model.errors import BlobMismatch, InvalidSpec, NotFound, ZBrainError
+from zbrain_nb.model.errors import BlobMismatch, DiskFloor, InvalidSpec, NotFound, ZBrainError
+from zbrain_nb.store.room import Room
 
 _NAME = re.compile(r"[0-9a-f]{64}\Z")
 _CHUNK = 1024 * 1024
+#: Uploads of this size are taken on a nearly full disk too, for results of running jobs are mostly small.
+SMALL_BYTES = 1 << 20
 
 
 class ArtifactStore:
@@ -27,11 +36,23 @@ class ArtifactStore:
     ----------
     folder : path
         Made when the first blob is written.
+    room : Room, optional
+        Of the database's disk: where jobs are refused, uploads are too.
+    clock : callable
+        Gives seconds since the epoch.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        room: Room | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self._incoming = self.folder / "incoming"
+        self._rooms = [Room(self.folder), *([room] if room is not None else [])]
+        self._clock = clock
+        self._ages = threading.Lock()
 
     def put_file(self, path: str | os.PathLike[str]) -> tuple[str, int]:
         """Copy the file at `path` in; return its SHA-256 and its size in bytes.
@@ -52,16 +73,25 @@ class ArtifactStore:
             upload.write(data)
             return upload.commit()
 
-    def open_upload(self, expected_sha256: str | None = None) -> Upload:
+    def open_upload(self, expected_sha256: str | None = None, size_bytes: int = 0) -> Upload:
         """Begin a blob that arrives in pieces; with `expected_sha256` its bytes have to hash to that.
+
+        Parameters
+        ----------
+        size_bytes : int
+            What is known of the size beforehand; past `SMALL_BYTES` it needs room above the disk's floor.
 
         Raises
         ------
         InvalidSpec
             If `expected_sha256` is no SHA-256.
+        DiskFloor
+            If the disk is nearly full.
         """
         if expected_sha256 is not None:
             self.path(expected_sha256)
+        if size_bytes > SMALL_BYTES and any(room.is_low() for room in self._rooms):
+            raise DiskFloor("The disk is nearly full: the queue takes no more files.", "Make room, then send it again.")
         try:
             self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -81,11 +111,17 @@ class ArtifactStore:
         return self.folder / sha256[:2] / sha256[2:]
 
     def has(self, sha256: str) -> bool:
-        """Whether the blob is here."""
-        return self.path(sha256).is_file()
+        """Whether the blob is here; if so, it is young now."""
+        path, now = self.path(sha256), self._clock()
+        with self._ages:
+            try:
+                os.utime(path, (now, now))
+            except FileNotFoundError:
+                return False
+        return True
 
     def missing(self, names: list[str]) -> list[str]:
-        """Return those of `names` that are not here, in order."""
+        """Return those of `names` that are not here, in order; the others are young now (see `has`)."""
         return [name for name in names if not self.has(name)]
 
     def size(self, sha256: str) -> int:
@@ -125,6 +161,52 @@ class ArtifactStore:
         """Return the blob's bytes, checked (see `open`)."""
         with self.open(sha256) as file:
             return file.read()
+
+    def old(self, before: float) -> Iterator[str]:
+        """Yield the blobs that nobody has relied on since `before` (seconds since the epoch), in order."""
+        for sha256 in self:
+            try:
+                if self.path(sha256).stat().st_mtime < before:
+                    yield sha256
+            except FileNotFoundError:
+                continue
+
+    def remove_old(self, names: Iterable[str], before: float) -> int:
+        """Remove those of the blobs that nobody has relied on since `before`; return how many."""
+        removed = 0
+        for sha256 in names:
+            path = self.path(sha256)
+            with self._ages:
+                try:
+                    if path.stat().st_mtime >= before:
+                        continue
+                    path.unlink()
+                except FileNotFoundError:
+                    continue
+            removed += 1
+        return removed
+
+    def remove_abandoned(self, before: float) -> int:
+        """Remove uploads that a crash left behind, untouched since `before`; return how many."""
+        removed = 0
+        for file in self._incoming.glob("upload-*"):
+            try:
+                if file.stat().st_mtime < before:
+                    file.unlink()
+                    removed += 1
+            except FileNotFoundError:  # it was committed or given up
+                continue
+        return removed
+
+    def adopt(self, file: Path, sha256: str) -> None:
+        """Put a whole, synced file in place as a blob, young."""
+        target, now = self.path(sha256), self._clock()
+        target.parent.mkdir(exist_ok=True, mode=0o700)
+        with self._ages:
+            file.replace(target)
+            os.utime(target, (now, now))
+        for folder in (target.parent, self.folder):
+            _sync_folder(folder)
 
     def __iter__(self) -> Iterator[str]:
         for folder in sorted(self.folder.glob("[0-9a-f][0-9a-f]")):
@@ -173,11 +255,7 @@ class Upload:
         os.fchmod(self._file.fileno(), 0o400)
         os.fsync(self._file.fileno())
         self._file.close()
-        target = self._store.path(sha256)
-        target.parent.mkdir(exist_ok=True, mode=0o700)
-        self._path.replace(target)
-        for folder in (target.parent, self._store.folder):
-            _sync_folder(folder)
+        self._store.adopt(self._path, sha256)
         return sha256, self.size_bytes
 
     def abort(self) -> None:

@@ -15,8 +15,11 @@ from weakref import WeakSet
 import duckdb
 
 from zbrain_nb.model.errors import Conflict, DiskFloor, Unavailable, ZBrainError
-from zbrain_nb.store.rows import FOLDED, JOBS, LOGS, TRANSITIONS, Change, Layout
-from zbrain_nb.store.schema import NO_ROOM, open_connection
+from zbrain_nb.store.opening import NO_ROOM, open_connection, wal_of
+from zbrain_nb.store.room import Room
+from zbrain_nb.store.rows import FOLDED, Change, Layout
+from zbrain_nb.store.schema import KINDS
+from zbrain_nb.store.segments import Segment, Segments, roll_back
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +30,14 @@ CHECKPOINT_PAUSE_SECS = 5.0
 CHECKPOINT_ROOM = 2
 #: Until a database that DuckDB gave up is opened again, if that failed.
 REVIVAL_PAUSE_SECS = 1.0
+#: Until a segment that could not be opened is tried again.
+SEGMENT_PAUSE_SECS = 5.0
 
 #: Raised for what one row holds, by DuckDB or on the way to it.
 _REFUSED = (duckdb.ConstraintException, duckdb.DataError, OverflowError, TypeError, ValueError)
 
 _FOLD = """
-UPDATE jobs SET folded_seq = incoming.folded_seq, state = incoming.state, attempt = incoming.attempt,
+UPDATE {table} AS jobs SET folded_seq = incoming.folded_seq, state = incoming.state, attempt = incoming.attempt,
     started_at = make_timestamp(incoming.started_at), finished_at = make_timestamp(incoming.finished_at),
     worker_id = incoming.worker_id, exit_code = incoming.exit_code, reason = incoming.reason,
     fields = incoming.fields
@@ -47,12 +52,18 @@ class Database:
     ----------
     path : Path or None
         The file; None is a database in memory.
+    room : Room, optional
+        Of the disk; the database asks it, and takes its ballast, before it fails for want of space.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, room: Room | None = None) -> None:
         self._connection = open_connection(path)
+        self._segments = Segments(self._connection)
+        self._room = room or Room(None)
         self._path = path
-        self._wal = path.with_name(path.name + ".wal") if path else None
+        self._wal = wal_of(path) if path else None
+        self._no_segment_before = 0.0
+        self._in_doubt: list[Change] = []
         self._no_checkpoint_before = 0.0
         self._no_revival_before = 0.0
         self._is_failing = False
@@ -61,6 +72,11 @@ class Database:
         self._handing_out = threading.Lock()
         #: Grows when the database was opened again: cursors of before are closed.
         self.generation = 0
+
+    @property
+    def oldest_seq(self) -> int:
+        """The first ``event_seq`` from which on no event was dropped."""
+        return self._segments.oldest_seq
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """Return a further cursor on the same database, for a reader; any thread may ask."""
@@ -98,14 +114,29 @@ class Database:
             self.generation += 1
             try:
                 self._connection = open_connection(self._path, may_set_aside=False)
+                self._segments = Segments(self._connection)
+                self._undo_doubtful()
             except (duckdb.Error, ZBrainError) as error:
                 log.debug("The database cannot be opened again yet.", extra={"why": str(error)})
                 return
         self._is_invalid = False
         log.warning("The database was opened again after DuckDB had given it up.", extra={"database": str(self._path)})
 
+    def _undo_doubtful(self) -> None:
+        """Take back what was answered as failed when DuckDB gave the database up, and is durable after all."""
+        for kind, layout in self._segments.layouts.items():
+            at = layout.names.index("event_seq")
+            seqs = [row[at] for change in self._in_doubt for row in getattr(change, kind)]
+            if seqs:
+                self._connection.execute(
+                    f"DELETE FROM {layout.table} WHERE event_seq IN (SELECT unnest(?::BIGINT[]))", [seqs]
+                )
+        self._in_doubt = []
+
     def append(self, changes: Sequence[Change]) -> list[ZBrainError | None]:
         """Write `changes` in one transaction; if a row is refused, find the guilty and write the others.
+
+        While the disk is nearly full, changes that bring jobs are refused.
 
         Returns
         -------
@@ -113,8 +144,30 @@ class Database:
             For each change, in order, None if it is durable now, else why it is not.
         """
         outcomes: list[ZBrainError | None] = [None] * len(changes)
-        self._append_some(changes, range(len(changes)), outcomes, set())
+        some: Sequence[int] = range(len(changes))
+        tainted: set[str] = set()
+        if self._room.is_low():
+            some = self._refuse_jobs(changes, some, outcomes, tainted, None)
+        self._append_some(changes, some, outcomes, tainted)
         return outcomes
+
+    @staticmethod
+    def _refuse_jobs(
+        changes: Sequence[Change],
+        some: Sequence[int],
+        outcomes: list[ZBrainError | None],
+        tainted: set[str],
+        cause: duckdb.Error | None,
+    ) -> list[int]:
+        """Refuse the changes that bring jobs, for there is no room; return the others."""
+        others = []
+        for i in some:
+            if changes[i].jobs:
+                outcomes[i] = _disk_floor(cause)
+                tainted.update(changes[i].keys)
+            else:
+                others.append(i)
+        return others
 
     def _append_some(
         self, changes: Sequence[Change], some: Sequence[int], outcomes: list[ZBrainError | None], tainted: set[str]
@@ -130,8 +183,16 @@ class Database:
             refused = error
         except duckdb.Error as error:
             self.note_failure(error)
+            if self._is_invalid:
+                self._in_doubt += [changes[i] for i in some]
+                self.revive_if_invalid()
+            if _is_full(error):
+                some = self._refuse_jobs(changes, some, outcomes, tainted, error)
+                if some and self._room.release():
+                    self._append_some(changes, some, outcomes, tainted)
+                    return
             for i in some:
-                outcomes[i] = _disk_floor(error) if changes[i].jobs and _is_full(error) else unavailable(error)
+                outcomes[i] = unavailable(error)
                 tainted.update(changes[i].keys)
             return
         if len(some) == 1:
@@ -151,18 +212,34 @@ class Database:
         return True
 
     def _transact(self, changes: Sequence[Change]) -> None:
+        layouts = self._segments.layouts
         if len(changes) == 1:
-            jobs, transitions, logs = changes[0].jobs, changes[0].transitions, changes[0].logs
+            rows = {kind: getattr(changes[0], kind) for kind in KINDS}
         else:
-            jobs = [row for change in changes for row in change.jobs]
-            transitions = [row for change in changes for row in change.transitions]
-            logs = [lines for change in changes for lines in change.logs]
-        tables: list[tuple[Layout, list[Any]]] = [(JOBS, jobs), (TRANSITIONS, transitions), (LOGS, logs)]
-        parts = [(layout, rows) for layout, rows in tables if rows]
+            rows = {kind: [row for change in changes for row in getattr(change, kind)] for kind in KINDS}
+        if rows["jobs"]:
+            self._refuse_taken(rows["jobs"])
+        parts = [(layouts[kind], rows[kind]) for kind in KINDS if rows[kind]]
         if len(parts) == 1:
             self._insert(*parts[0])
         elif parts:
             self._in_transaction(parts)
+        for kind in KINDS:
+            self._segments.note(kind, sum(map(len, rows[kind])) if kind == "logs" else len(rows[kind]))
+
+    def _refuse_taken(self, jobs: list[tuple[Any, ...]]) -> None:
+        """Refuse ids that older segments hold; the open one has an index that does."""
+        last = self._segments.last_old_id
+        if not last or (len(jobs) == 1 and jobs[0][0] > last):
+            return
+        old = [row[0] for row in jobs if row[0] <= last]
+        if not old:
+            return
+        taken = self._connection.execute(
+            "SELECT id::VARCHAR FROM jobs WHERE id IN (SELECT unnest(?::UUID[])) LIMIT 1", [old]
+        ).fetchone()
+        if taken is not None:
+            raise duckdb.ConstraintException(f"The id {taken[0]} is taken.")
 
     def _in_transaction(self, parts: Iterable[tuple[Layout, list[Any]]]) -> None:
         self._connection.execute("BEGIN")
@@ -171,12 +248,8 @@ class Database:
                 self._insert(layout, rows)
             self._connection.execute("COMMIT")
         except duckdb.Error:
-            self._roll_back()
+            roll_back(self._connection)
             raise
-
-    def _roll_back(self) -> None:
-        with contextlib.suppress(duckdb.TransactionException):  # a failed COMMIT has rolled back already
-            self._connection.execute("ROLLBACK")
 
     def _insert(self, layout: Layout, rows: list[Any]) -> None:
         one = layout.single(rows)
@@ -191,9 +264,14 @@ class Database:
         """Show in the jobs table what became of jobs (`rows.folded_row`); return the ids whose rows are refused."""
         if not rows:
             return set()
+        left = len(rows)
         try:
             _, incoming = FOLDED.as_table(rows)
-            self._connection.execute(_FOLD)
+            for segment in reversed(self._segments.all["jobs"]):  # most jobs that change are young
+                found = self._connection.execute(_FOLD.format(table=segment.table)).fetchone()
+                left -= found[0] if found else 0
+                if left == 0:
+                    break
             del incoming
         except _REFUSED as error:
             if len(rows) == 1:
@@ -214,27 +292,50 @@ class Database:
         """Keep what is known of a worker, as JSON."""
         self._connection.execute("INSERT OR REPLACE INTO workers VALUES (?, ?)", [worker_id, info])
 
-    def checkpoint_if_due(self) -> None:
-        """Checkpoint when the write-ahead log has grown past `CHECKPOINT_BYTES`."""
+    def open_segments(self, kinds: Iterable[str], now: float) -> None:
+        """Close the segments of these kinds that are appended to, if they have rows, and open the next ones."""
+        kinds = [kind for kind in kinds if not self._segments.is_empty(kind)]
+        if kinds:
+            self._segments.open_next(kinds, now)
+
+    def drop_segment(self, segment: Segment, job_ids: list[str]) -> None:
+        """Drop a closed segment, but carry over the rows of these jobs (see `Segments.drop`)."""
+        self._segments.drop(segment, job_ids)
+
+    def tend(self) -> None:
+        """Do between two tasks what is due: open a segment, checkpoint."""
+        if self._is_invalid:
+            return
+        full = [kind for kind in KINDS if self._segments.is_full(kind)]
+        if full and time.monotonic() >= self._no_segment_before:
+            try:
+                self._segments.open_next(full, time.time())
+            except duckdb.Error as error:
+                self._no_segment_before = time.monotonic() + SEGMENT_PAUSE_SECS
+                self.note_failure(error)
+        self._checkpoint_if_due()
+
+    def _checkpoint_if_due(self) -> None:
         if self._wal is None:
             return
         try:
             grown = self._wal.stat().st_size
         except FileNotFoundError:
             return
-        if grown > CHECKPOINT_BYTES and time.monotonic() >= self._no_checkpoint_before:
-            if shutil.disk_usage(self._wal.parent).free < CHECKPOINT_ROOM * grown:  # DuckDB would give up the database
-                self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS
+        if grown < CHECKPOINT_BYTES or time.monotonic() < self._no_checkpoint_before:
+            return
+        if shutil.disk_usage(self._wal.parent).free < CHECKPOINT_ROOM * grown:  # DuckDB would give up the database
+            self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS
+            return
+        try:
+            self._connection.execute("CHECKPOINT")
+        except duckdb.Error as error:
+            self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS
+            if isinstance(error, duckdb.FatalException):
+                self.note_failure(error)
+                self.revive_if_invalid()
                 return
-            try:
-                self._connection.execute("CHECKPOINT")
-            except duckdb.Error as error:
-                self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS
-                if isinstance(error, duckdb.FatalException):
-                    self.note_failure(error)
-                    self.revive_if_invalid()
-                    return
-                log.warning("A checkpoint has to wait.", extra={"why": str(error), "wal_bytes": grown})
+            log.warning("A checkpoint has to wait.", extra={"why": str(error), "wal_bytes": grown})
 
     def close(self) -> None:
         """Checkpoint and close; the write-ahead log is kept when the checkpoint fails."""
@@ -244,6 +345,7 @@ class Database:
         except duckdb.Error as error:
             log.warning("The last checkpoint failed; the next start replays the log.", extra={"why": str(error)})
         self._connection.close()
+        self._room.close()
 
 
 def unavailable(error: duckdb.Error) -> ZBrainError:
@@ -258,7 +360,7 @@ def _is_full(error: duckdb.Error) -> bool:
     return any(sign in text for sign in NO_ROOM)
 
 
-def _disk_floor(error: duckdb.Error) -> ZBrainError:
+def _disk_floor(error: duckdb.Error | None) -> ZBrainError:
     made = DiskFloor("The disk is full: the store could not keep the job.", "Make room, then submit it again.")
     made.__cause__ = error
     return made

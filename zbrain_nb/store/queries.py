@@ -49,7 +49,7 @@ def last_seq(cursor: Cursor) -> int:
     """Return the highest ``event_seq`` that is committed, 0 in a new database."""
     row = cursor.execute(
         "SELECT greatest((SELECT max(event_seq) FROM jobs), (SELECT max(event_seq) FROM transitions), "
-        "(SELECT max(event_seq) FROM logs))"
+        "(SELECT max(event_seq) FROM logs), (SELECT max(first_seq) - 1 FROM segments))"
     ).fetchone()
     return (row and row[0]) or 0
 
@@ -149,12 +149,17 @@ def list_jobs(
     return [make_job(row) for row in rows]
 
 
-def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return the id and the payload's hash of the owner's jobs with these idempotency keys, by key."""
+def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str], since: float = 0.0) -> dict[str, tuple[str, str]]:
+    """Return the id and the payload's hash of the owner's jobs with these idempotency keys, by key.
+
+    Of jobs made before `since`, seconds since the epoch, the keys do not count any more; of several jobs under one
+    key the last holds it.
+    """
     rows = cursor.execute(
         "SELECT idempotency_key, id::VARCHAR, payload_hash FROM jobs "
-        "WHERE idempotency_key IN (SELECT unnest(?)) AND owner = ?",
-        [list(keys), owner],
+        "WHERE idempotency_key IN (SELECT unnest(?)) AND owner = ? AND created_at >= make_timestamp(?) "
+        "ORDER BY event_seq",
+        [list(keys), owner, round(since * 1e6)],
     ).fetchall()
     return {key: (job_id, payload) for key, job_id, payload in rows}
 

@@ -84,6 +84,7 @@ class Layout:
 
     def __init__(self, table: str, columns: dict[str, tuple[str, DataType]], rare: int = 0) -> None:
         self.table = table
+        self._columns = columns
         self.names = list(columns)
         self._types = [kind for _, kind in columns.values()]
         self._rare = rare
@@ -105,6 +106,10 @@ class Layout:
     def columns(self, rows: list[Any]) -> Sequence[Sequence[Any]]:
         """Return `rows` column by column."""
         return list(zip(*rows, strict=True))
+
+    def of(self, table: str) -> Layout:
+        """Return the same for another table of these columns."""
+        return type(self)(table, self._columns, self._rare)
 
     def as_table(self, rows: list[Any]) -> tuple[str, Table]:
         """Return the statement that inserts `rows` from a table named ``incoming``, and that table."""

@@ -1,34 +1,46 @@
-"""The tables, and how a database is opened: fresh, as it was left, or set aside when it cannot be read."""
+"""The tables: what a database holds, and how one of an earlier version becomes one of this.
+
+Jobs, transitions and logs lie in *segments*, tables of their own (``jobs_1``, ``jobs_2``, ...): rows are appended
+to the last of a kind, and what is too old goes with its whole segment. Views named ``jobs``, ``transitions`` and
+``logs`` show all segments of a kind as one table.
+"""
 
 from __future__ import annotations
 
-import datetime as dt
-import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
 
-from zbrain_nb.model.errors import Unavailable, ZBrainError
+from zbrain_nb.model.errors import ZBrainError
 
-log = logging.getLogger(__name__)
+SCHEMA_VERSION = 2
 
-SCHEMA_VERSION = 1
-#: DuckDB would take 80 % of the machine, beside the jobs that need it.
-MEMORY_LIMIT = "1GB"
-#: The writer checkpoints between batches; DuckDB itself, in the middle of a commit, never does.
-NO_AUTOMATIC_CHECKPOINT = "1TB"
-#: Holds from the very opening on, which replays the write-ahead log.
-_CONFIG: dict[str, str | bool | int | float | list[str]] = {"checkpoint_threshold": NO_AUTOMATIC_CHECKPOINT}
-#: How DuckDB says that the disk takes no more: no reason to take the database for damaged.
-NO_ROOM = ("No space left", "Disk quota exceeded", "File too large", "Could not write file")
+_FIXED = """
+CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
 
-_TABLES = """
-CREATE TABLE IF NOT EXISTS meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
+-- Where each worker keeps its spools, so that a lock on one is found before the worker reports again.
+CREATE TABLE workers (id VARCHAR PRIMARY KEY, info VARCHAR NOT NULL);
+"""
 
--- One row per submit, appended; `lane` and `rank` are its place in line, and null if it waits for other jobs.
--- The columns from `state` on are folded in later, for lists and history.
-CREATE TABLE IF NOT EXISTS jobs (
-    id UUID PRIMARY KEY,
+# `first_seq` is a number that every row of the segment exceeds or has, but for those carried over from a dropped
+# one. No key: a row is changed in the transaction that adds the next.
+_SEGMENTS = """
+CREATE TABLE segments (
+    kind VARCHAR NOT NULL,
+    number INTEGER NOT NULL,
+    first_seq BIGINT NOT NULL,
+    opened_at TIMESTAMP NOT NULL,
+    closed_at TIMESTAMP
+)
+"""
+
+#: The columns of each kind's segments.
+COLUMNS = {
+    # One row per submit, appended; `lane` and `rank` are its place in line, and null if it waits for other jobs.
+    # The columns from `state` on are folded in later, for lists and history.
+    "jobs": """
+    id UUID NOT NULL,
     event_seq BIGINT NOT NULL,
     org_id VARCHAR NOT NULL,
     owner VARCHAR NOT NULL,
@@ -49,10 +61,9 @@ CREATE TABLE IF NOT EXISTS jobs (
     reason VARCHAR,
     fields VARCHAR,
     folded_seq BIGINT
-);
-
--- Everything that happened to jobs after their submit; `data` is a JSON patch of the job's fields.
-CREATE TABLE IF NOT EXISTS transitions (
+    """,
+    # Everything that happened to jobs after their submit; `data` is a JSON patch of the job's fields.
+    "transitions": """
     event_seq BIGINT NOT NULL,
     job_id UUID NOT NULL,
     org_id VARCHAR NOT NULL,
@@ -61,9 +72,8 @@ CREATE TABLE IF NOT EXISTS transitions (
     ts TIMESTAMP NOT NULL,
     data VARCHAR NOT NULL,
     worker_seq BIGINT
-);
-
-CREATE TABLE IF NOT EXISTS logs (
+    """,
+    "logs": """
     job_id UUID NOT NULL,
     log_seq BIGINT NOT NULL,
     attempt INTEGER NOT NULL,
@@ -72,72 +82,123 @@ CREATE TABLE IF NOT EXISTS logs (
     stream VARCHAR NOT NULL,
     ts TIMESTAMP NOT NULL,
     line VARCHAR NOT NULL
-);
-
--- Where each worker keeps its spools, so that a lock on one is found before the worker reports again.
-CREATE TABLE IF NOT EXISTS workers (id VARCHAR PRIMARY KEY, info VARCHAR NOT NULL);
-"""
+    """,
+}
+KINDS = tuple(COLUMNS)
 
 
-def open_connection(path: Path | None, *, may_set_aside: bool = True) -> duckdb.DuckDBPyConnection:
-    """Open the database at `path` (None is one in memory) with its tables and settings.
+def create_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int, first_seq: int, now: float) -> None:
+    """Make an empty segment and enter it; the view of its kind has to be made anew (`show_segments`)."""
+    connection.execute(f"CREATE TABLE {kind}_{number} ({COLUMNS[kind]})")
+    index_segment(connection, kind, number)
+    _enter_segment(connection, kind, number, first_seq, now)
 
-    One that cannot be read is set aside and a new one made, unless `may_set_aside` is false.
+
+def index_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int) -> None:
+    """Give the open segment of jobs the index that refuses an id given twice."""
+    if kind == "jobs":
+        connection.execute(f"CREATE UNIQUE INDEX jobs_{number}_id ON jobs_{number} (id)")
+
+
+def close_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int, now: float) -> None:
+    """Note that nothing is appended to a segment any more; its index goes, for zone maps find an id as well."""
+    connection.execute(
+        "UPDATE segments SET closed_at = make_timestamp(?) WHERE kind = ? AND number = ?",
+        [round(now * 1e6), kind, number],
+    )
+    if kind == "jobs":
+        connection.execute(f"DROP INDEX IF EXISTS jobs_{number}_id")
+
+
+def show_segments(connection: duckdb.DuckDBPyConnection, kind: str) -> None:
+    """Make the view of a kind anew, from the segments that are entered."""
+    rows = connection.execute("SELECT number FROM segments WHERE kind = ? ORDER BY number", [kind]).fetchall()
+    parts = " UNION ALL BY NAME ".join(f"SELECT * FROM {kind}_{number}" for (number,) in rows)
+    connection.execute(f"CREATE OR REPLACE VIEW {kind} AS {parts}")
+
+
+def _enter_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int, first_seq: int, now: float) -> None:
+    connection.execute(
+        "INSERT INTO segments VALUES (?, ?, ?, make_timestamp(?), NULL)", [kind, number, first_seq, round(now * 1e6)]
+    )
+
+
+def prepare(connection: duckdb.DuckDBPyConnection, path: Path | None, now: float) -> None:
+    """Give a new database its tables, and bring an old one to this version, in one transaction.
 
     Raises
     ------
-    Unavailable
-        If another process has it open.
     ZBrainError
-        If a newer version of zbrain_nb or DuckDB wrote it, or the file may not be read.
+        If a newer zbrain_nb wrote it. It is not changed.
+    duckdb.Error
+        If it cannot be written. It is as it was.
     """
-    connection = _connect(path, may_set_aside)
-    connection.execute("SET autoinstall_known_extensions = false")
-    connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-    connection.execute(_TABLES)
-    connection.execute("INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", [str(SCHEMA_VERSION)])
-    row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    if row is None or int(row[0]) > SCHEMA_VERSION:
-        connection.close()
-        raise ZBrainError(
-            f"The database {path} was written by a newer zbrain_nb.", "Upgrade zbrain_nb, or use another ZDB_DATA."
-        )
-    return connection
-
-
-def _connect(path: Path | None, may_set_aside: bool) -> duckdb.DuckDBPyConnection:
-    if path is None:
-        return duckdb.connect(":memory:", config=_CONFIG)
+    connection.execute("BEGIN")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ZBrainError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
-    try:
-        return duckdb.connect(str(path), config=_CONFIG)
-    except duckdb.Error as error:
-        text = str(error)
-        if "lock" in text:
-            raise Unavailable(
-                f"Another process has the database {path} open.", "One host serves a data directory."
-            ) from error
-        if "Permission denied" in text or "newer version" in text or any(sign in text for sign in NO_ROOM):
-            raise ZBrainError(f"The database {path} cannot be opened: {text.splitlines()[0]}") from error
-        if not may_set_aside:
-            raise
-        _set_aside(path, text)
-    return duckdb.connect(str(path), config=_CONFIG)
+        version = _version(connection)
+        if version > SCHEMA_VERSION:
+            raise ZBrainError(
+                f"The database {path} was written by a newer zbrain_nb.",
+                "Upgrade zbrain_nb, or use another ZDB_DATA.",
+            )
+        if version == 0:
+            _create(connection, now)
+        for migrate in MIGRATIONS[max(0, version - 1) :] if version else ():
+            migrate(connection, now)
+        if version != SCHEMA_VERSION:
+            connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('schema_version', ?)",
+                [str(SCHEMA_VERSION)],
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
 
 
-def _set_aside(path: Path, why: str) -> None:
-    stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    aside = path.with_name(f"{path.name}.unreadable-{stamp}")
-    moved = [aside]
-    path.rename(aside)
-    wal = path.with_name(path.name + ".wal")
-    if wal.exists():
-        moved.append(aside.with_name(aside.name + ".wal"))
-        wal.rename(moved[-1])
-    log.error(
-        "The database could not be opened and was set aside; its jobs and logs are missing until it is repaired.",
-        extra={"database": str(path), "set_aside": [str(file) for file in moved], "why": why},
-    )
+def _version(connection: duckdb.DuckDBPyConnection) -> int:
+    """Return the version of the tables, 0 if there are none."""
+    found = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'meta'").fetchone()
+    row = found and connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def create_fixed(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the tables that are no segments, empty."""
+    connection.execute(_FIXED)
+    connection.execute(_SEGMENTS)
+
+
+def _create(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    create_fixed(connection)
+    for kind in KINDS:
+        create_segment(connection, kind, 1, 1, now)
+        show_segments(connection, kind)
+
+
+def _into_segments(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Make the tables of version 1 the first, closed segments.
+
+    The places of jobs in line are new too: `lane` and `rank` are null in what is found.
+    """
+    row = connection.execute(
+        "SELECT greatest(0, (SELECT max(event_seq) FROM jobs), (SELECT max(event_seq) FROM transitions), "
+        "(SELECT max(event_seq) FROM logs))"
+    ).fetchone()
+    last_seq = row[0] if row else 0
+    connection.execute(_SEGMENTS)
+    for kind in KINDS:
+        connection.execute(f"ALTER TABLE {kind} RENAME TO {kind}_1")
+        _enter_segment(connection, kind, 1, 1, now)
+        close_segment(connection, kind, 1, now)
+        create_segment(connection, kind, 2, last_seq + 1, now)
+    columns = {name for (name,) in connection.execute("SELECT column_name FROM (DESCRIBE jobs_1)").fetchall()}
+    for name, kind in (("lane", "VARCHAR"), ("rank", "BIGINT")):
+        if name not in columns:
+            connection.execute(f"ALTER TABLE jobs_1 ADD COLUMN {name} {kind}")
+    for kind in KINDS:
+        show_segments(connection, kind)
+
+
+#: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
+MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [_into_segments]

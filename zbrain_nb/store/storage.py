@@ -20,6 +20,7 @@ from zbrain_nb.model.job import Job, JobArtifact
 from zbrain_nb.store import queries
 from zbrain_nb.store.database import Database, unavailable
 from zbrain_nb.store.lines import Lines
+from zbrain_nb.store.room import Room
 from zbrain_nb.store.rows import Change, encode, folded_row, job_row
 from zbrain_nb.store.writer import Done, Task, Writer
 
@@ -44,6 +45,8 @@ class Storage:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         place = Path(path).expanduser().absolute()
         self.path: Path | None = place if place.suffix == ".duckdb" else place / "zbrain.duckdb"
+        #: What the disk still takes.
+        self.room = Room(self.path.parent, self.path.with_name("zbrain.ballast"))
         self._set_closed()
         self._opening = threading.Lock()
 
@@ -52,6 +55,7 @@ class Storage:
         """Return a storage that keeps nothing on disk, for tests and trials."""
         storage = cls(Path("unused.duckdb"))
         storage.path = None
+        storage.room = Room(None)
         return storage
 
     def _set_closed(self) -> None:
@@ -83,7 +87,7 @@ class Storage:
         with self._opening:
             if self._writer is not None:
                 return
-            writer = Writer(self.path)
+            writer = Writer(self.path, self.room)
             database = writer.start()
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="zbrain-reader")
             self._last_seq = queries.last_seq(database.cursor())
@@ -113,6 +117,12 @@ class Storage:
     def last_seq(self) -> int:
         """The last ``event_seq`` that was given."""
         return self._last_seq
+
+    @property
+    def oldest_event_seq(self) -> int:
+        """The first ``event_seq`` from which on events are whole: who asks for earlier ones has to begin anew."""
+        database = self._writer.database if self._writer is not None else None
+        return 1 if database is None else database.oldest_seq
 
     def put(self, task: Task, done: Done) -> None:
         """Hand `task` to the writer thread; `done(result, error)` is called there. The storage must be open."""

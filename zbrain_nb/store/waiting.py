@@ -15,6 +15,8 @@ from zbrain_nb.store.queries import JOB_COLUMNS, WITHOUT_PATCH, Cursor, apply_pa
 _PLACE = "rank, event_seq, lane"
 _PARKED = "state = 'pending' AND lane IS NOT NULL"
 _FETCHED = 10_000
+#: Under this key the store keeps up to which ``event_seq`` its jobs table is up to date.
+FOLDED_SEQ = "folded_seq"
 
 
 class Placed(NamedTuple):

@@ -13,6 +13,7 @@ import duckdb
 
 from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.store.database import Database
+from zbrain_nb.store.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,13 @@ class Writer:
     ----------
     path : Path or None
         The database's file; None is in memory.
+    room : Room
+        Of the disk on which it lies.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, room: Room) -> None:
         self._path = path
+        self._room = room
         self._tasks: SimpleQueue[tuple[Task, Done] | None] = SimpleQueue()
         self._opened = threading.Event()
         self._failure: BaseException | None = None
@@ -62,7 +66,7 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            database = self.database = Database(self._path)
+            database = self.database = Database(self._path, self._room)
         except Exception as error:
             self._failure = error
             return
@@ -82,5 +86,5 @@ class Writer:
             else:
                 done(result, None)
             del item, task, done
-            database.checkpoint_if_due()
+            database.tend()
         database.close()

@@ -26,6 +26,7 @@ from zbrain_nb.model.errors import (
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
+from zbrain_nb.queue.maintenance import Maintenance
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 256 * 1024 * 1024
@@ -41,6 +42,8 @@ class HostContext:
     ----------
     queue : JobQueue
         The queue served.
+    maintenance : Maintenance
+        What passes with time, and backups.
     settings : Settings
         Defaults for raw requests.
     token : str
@@ -60,6 +63,7 @@ class HostContext:
     """
 
     queue: JobQueue
+    maintenance: Maintenance
     settings: Settings
     token: str
     owner: str

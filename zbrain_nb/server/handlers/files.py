@@ -29,9 +29,13 @@ class BlobHandler(StreamedBody, ApiHandler):
         try:
             super().prepare()
             if self.request.method == "PUT":
-                self._upload = self.queue.artifacts.open_upload(self.path_args[0])
+                self._upload = self.queue.artifacts.open_upload(self.path_args[0], self._announced())
         except ZBrainError as error:
             self.refuse(error)
+
+    def _announced(self) -> int:
+        length = self.request.headers.get("Content-Length", "")
+        return int(length) if length.isdecimal() else MAX_BLOB_BYTES
 
     async def data_received(self, chunk: bytes) -> None:
         """Write one piece; the sender waits meanwhile."""

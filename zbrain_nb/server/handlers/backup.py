@@ -1,0 +1,25 @@
+"""``POST backup``: a copy of everything, made by the host while it serves. Not relayed: it writes on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from zbrain_nb.server.handlers.base import ApiHandler
+
+
+class BackupRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of the request: ``to`` is an absolute path on the host's machine."""
+
+    to: str
+
+
+class BackupHandler(ApiHandler):
+    """``POST backup``."""
+
+    async def post(self) -> None:
+        """Make the backup; 201 when it is whole."""
+        wanted = self.decode(BackupRequest)
+        await self.context.maintenance.back_up(Path(wanted.to))
+        self.reply({"to": wanted.to}, 201)

@@ -1,0 +1,208 @@
+"""How a database is opened: fresh, as it was left, brought up to date, or set aside when it cannot be read."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import duckdb
+
+from zbrain_nb.model.errors import Unavailable, ZBrainError
+from zbrain_nb.store.schema import prepare
+
+log = logging.getLogger(__name__)
+
+#: DuckDB would take 80 % of the machine, beside the jobs that need it.
+MEMORY_LIMIT = "160MB"
+#: The writer checkpoints between batches; DuckDB itself, in the middle of a commit, never does.
+NO_AUTOMATIC_CHECKPOINT = "1TB"
+#: Holds from the very opening on, which replays the write-ahead log.
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {"checkpoint_threshold": NO_AUTOMATIC_CHECKPOINT}
+#: How DuckDB says that the disk takes no more: no reason to take the database for damaged.
+NO_ROOM = ("No space left", "Disk quota exceeded", "File too large", "Could not write file")
+#: Names of set-aside files begin with the database's and this.
+ASIDE = ".unreadable-"
+_HINT = "Keep these files until you have repaired or given up what they hold; blobs are not collected meanwhile."
+
+
+def open_connection(path: Path | None, *, may_set_aside: bool = True) -> duckdb.DuckDBPyConnection:
+    """Open the database at `path` (None is one in memory) with its tables and settings.
+
+    One that cannot be read is set aside and a new one made, unless `may_set_aside` is false. If only its
+    write-ahead log cannot be read, only that is set aside, with a copy of the database.
+
+    Raises
+    ------
+    Unavailable
+        If another process has it open.
+    ZBrainError
+        If a newer version of zbrain_nb or DuckDB wrote it, or the file may not be read.
+    """
+    if path is None:
+        return _open(None)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ZBrainError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
+    if not may_set_aside:
+        return _open(path)
+    try:
+        return _open_whole(path)
+    except duckdb.Error as error:
+        _raise_if_whole(path, error)
+        why = str(error)
+    return _open_without_wal(path, why) or _open_anew(path, why)
+
+
+def _open_whole(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open a database and say so if DuckDB took the end of its log for cut off, and dropped it without a word."""
+    wal = wal_of(path)
+    size = wal.stat().st_size if wal.exists() else 0
+    kept = path.with_name(f"{path.name}.torn.wal")
+    fresh = kept.with_name(f"{kept.name}.new")
+    try:
+        if size:
+            shutil.copyfile(wal, fresh)
+    except OSError as error:
+        log.warning("The write-ahead log could not be copied before it is replayed.", extra={"why": str(error)})
+    try:
+        connection = _open(path)
+        connection.execute("INSERT OR REPLACE INTO meta VALUES ('opened_at', ?)", [str(time.time())])
+        if size and wal.stat().st_size < size:
+            if fresh.exists():
+                fresh.replace(kept)
+            log.warning(
+                "The end of the write-ahead log was not whole and was dropped: a commit cut off by a kill, which "
+                "nobody was told of, or damage to the disk. The log is kept as it was, until the next such case.",
+                extra={"log": str(kept), "dropped_bytes": size - wal.stat().st_size},
+            )
+    finally:
+        fresh.unlink(missing_ok=True)
+    return connection
+
+
+def set_aside_files(path: Path | None) -> list[Path]:
+    """Return what was set aside of the database at `path` and still lies there."""
+    return [] if path is None else sorted(path.parent.glob(f"{path.name}{ASIDE}*"))
+
+
+def _open(path: Path | None) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(":memory:" if path is None else str(path), config=_CONFIG)
+    try:
+        connection.execute("SET autoinstall_known_extensions = false")
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        prepare(connection, path, time.time())
+        if path is not None:
+            _probe(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _probe(connection: duckdb.DuckDBPyConnection) -> None:
+    """Read what a queue cannot start without, so that a damaged page shows now and not in the middle of a commit.
+
+    DuckDB checks a block when it reads it. Logs and transitions are too many; a damaged page there is said to who
+    reads it.
+    """
+    for (table,) in connection.execute("SELECT table_name FROM duckdb_tables() ORDER BY ALL").fetchall():
+        if table.startswith("jobs_"):
+            connection.execute(
+                f"SELECT max(id), max(event_seq), max(strlen(spec)), max(state), max(strlen(fields)), max(folded_seq), "
+                f"max(org_id), max(owner), max(strlen(name)), max(attempt) FROM {table}"
+            ).fetchall()
+        elif not table.startswith(("transitions_", "logs_")):
+            connection.execute(f"SELECT * FROM {table}").fetchall()
+
+
+def _raise_if_whole(path: Path, error: duckdb.Error) -> None:
+    """Translate what does not mean that the file is damaged."""
+    text = str(error)
+    if "lock on file" in text:
+        raise Unavailable(
+            f"Another process has the database {path} open.", "One host serves a data directory."
+        ) from error
+    is_foreign = (
+        "Permission denied" in text or "newer version" in text or isinstance(error, duckdb.OutOfMemoryException)
+    )
+    if is_foreign or any(sign in text for sign in NO_ROOM):
+        raise ZBrainError(f"The database {path} cannot be opened: {text.splitlines()[0]}") from error
+
+
+def _open_without_wal(path: Path, why: str) -> duckdb.DuckDBPyConnection | None:
+    """Try the database as its last checkpoint left it; None if that does not help either."""
+    wal = wal_of(path)
+    if not path.exists() or not wal.exists():
+        return None
+    aside = _aside(path)
+    checkpoint = _when(path)
+    wal.rename(wal_of(aside))
+    try:
+        _check_readable(path)
+    except duckdb.Error:
+        wal_of(aside).rename(wal)
+        return None
+    try:
+        shutil.copyfile(path, aside)  # what the log belongs to, before anything is written
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        log.warning("The database could not be copied beside its unreadable log.", extra={"why": str(error)})
+    log.error(
+        "The write-ahead log of the database could not be read and was set aside: what was committed after the last "
+        "checkpoint is lost. The database goes on from there.",
+        extra={
+            "database": str(path),
+            "lost_since": checkpoint,
+            "set_aside": [str(file) for file in (aside, wal_of(aside)) if file.exists()],
+            "why": why,
+            "hint": _HINT,
+        },
+    )
+    return _open(path)
+
+
+def _check_readable(path: Path) -> None:
+    with duckdb.connect(str(path), config=_CONFIG) as connection:
+        _probe(connection)
+
+
+def _open_anew(path: Path, why: str) -> duckdb.DuckDBPyConnection:
+    aside = _aside(path)
+    moved = [aside]
+    written, size = _when(path), path.stat().st_size
+    path.rename(aside)
+    wal = wal_of(path)
+    if wal.exists():
+        moved.append(wal_of(aside))
+        wal.rename(moved[-1])
+    log.error(
+        "The database could not be opened and was set aside; its jobs and logs are missing until it is repaired. "
+        "The queue begins anew, empty.",
+        extra={
+            "database": str(path),
+            "last_checkpoint": written,
+            "size_bytes": size,
+            "set_aside": [str(file) for file in moved],
+            "why": why,
+            "hint": _HINT,
+        },
+    )
+    return _open(path)
+
+
+def wal_of(path: Path) -> Path:
+    """Return where the write-ahead log of a database lies."""
+    return path.with_name(path.name + ".wal")
+
+
+def _aside(path: Path) -> Path:
+    stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return path.with_name(f"{path.name}{ASIDE}{stamp}")
+
+
+def _when(path: Path) -> str:
+    return dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC).isoformat(timespec="seconds")
