@@ -1,6 +1,9 @@
-"""``python -m tests.benchmarks``: all benchmarks, one after the other."""
+"""``python -m tests.benchmarks``: all benchmarks but the soak and the kill rounds, one after the other."""
 
-from tests.benchmarks import bench_cell, bench_submit
+import sys
 
-bench_submit.main()
-bench_cell.main()
+from tests.benchmarks import bench_cell, bench_events, bench_http, bench_lives, bench_ready, bench_submit
+
+sys.argv = sys.argv[:1]
+for module in (bench_submit, bench_http, bench_ready, bench_lives, bench_events, bench_cell):
+    module.main()
