@@ -44,8 +44,9 @@ LONG_SECS = 3600.0
 PATIENCE_SECS = 20.0
 WORKERS = ("w0", "w1")
 KEYS = ("alpha", "beta")
+#: Steps of one run, and runs: together more than 10,000 steps.
 STEPS = 100
-EXAMPLES = 5
+EXAMPLES = 116
 #: Two defects that this machine found; each has a test below that fails as long as it is there. Set True when mended.
 LISTS_STATES_AFTER_A_CRASH = False
 KEEPS_RETRIES_WHEN_THE_CLOCK_GOES_BACK = False
@@ -81,10 +82,18 @@ class Asked:
 
 @dataclass(eq=False)
 class InFlight:
-    """A command whose answer was not waited for when the power went."""
+    """A command that was under way when the power went."""
 
     task: asyncio.Task[Any]
     subject: Any
+    was_answered: bool = False
+
+    @classmethod
+    def begin(cls, command: Coroutine[Any, Any, Any], subject: Any = None) -> InFlight:
+        return cls(asyncio.get_running_loop().create_task(command), subject)
+
+    def note_whether_it_was_answered(self) -> None:
+        self.was_answered = self.task.done() and self.task.exception() is None
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -107,6 +116,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.lines = 0
         self.heard: list[Event] = []
         self.sentinels: set[str] = set()
+        self.payloads: dict[str, bool] = {}
         self.touched: set[Known] = set()
 
     def go(self, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -125,8 +135,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     # The life of a queue
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(moment=picks)
+    def begin(self, moment: int) -> None:
+        self.moment = moment
         self.go(lambda: self.open(self.folder / "life0"))
 
     async def open(self, home: Path) -> None:
@@ -153,104 +164,101 @@ class QueueMachine(RuleBasedStateMachine):
         mine = {(a.job.id, a.number, a.high) for a in self.ledger.running(worker_id)}
         assert {(ref.job_id, ref.attempt, ref.high) for ref in refs} == mine
 
-    async def crash(self) -> None:
-        """Take the files as the disk has them now, open a new queue on them, and throw the old one away."""
-        self.lives += 1
-        home = self.folder / f"life{self.lives}"
+    def copy_files(self, name: str) -> Path:
+        """Copy the database as the disk has it at this moment; this is what a kill leaves."""
+        home = self.folder / name
         home.mkdir()
-        for name in ("zbrain.duckdb", "zbrain.duckdb.wal"):
-            if (self.home / name).exists():
-                shutil.copyfile(self.home / name, home / name)
+        for file in ("zbrain.duckdb", "zbrain.duckdb.wal"):
+            if (self.home / file).exists():
+                shutil.copyfile(self.home / file, home / file)
+        return home
+
+    async def crash(self) -> None:
+        """Open a new queue on what the disk has now, and throw the old one away."""
+        self.lives += 1
         old, waiting, left = self.queue, self.parked, self.home
-        await self.open(home)
+        await self.open(self.copy_files(f"life{self.lives}"))
         await dismiss(old, [asked.task for asked in waiting])
         shutil.rmtree(left)
 
     @precondition(lambda self: self.age >= 25)
-    @rule(kind=st.sampled_from(["close", "crash", "crash", "crash in a commit"]), pick=picks)
-    def restart(self, kind: str, pick: int) -> None:
+    @rule(kind=st.sampled_from(["close", "crash", "crash"]))
+    def restart(self, kind: str) -> None:
         async def step() -> None:
             if kind == "close":
                 await self.queue.close()
                 await asyncio.gather(*(asked.task for asked in self.parked))
                 await self.open(self.home)
-            elif kind == "crash":
-                await self.crash()
             else:
-                await self.crash_in_a_commit(pick)
+                await self.crash()
             await self.look_at_everything()
 
         self.go(step)
 
-    async def crash_in_a_commit(self, pick: int) -> None:
-        """Crash with commands under way: those that were answered must hold, the others as a whole or not at all."""
-        await dismiss(None, [asked.task for asked in self.parked])
-        self.parked = []
-        submits = [self.begin_command(self.queue.submit(job), job) for job in (self.new_job(0), self.new_job(0))]
-        said = self.something_to_say(pick)
-        asking = self.begin_command(self.queue.lease(WORKERS[0], self.request(limit=1)), None)
-        submits.append(self.begin_command(self.queue.submit(job := self.new_job(0)), job))
-        for _ in range(pick % 40):
-            await asyncio.sleep(0)
-        acknowledged = [one for one in (*submits, said, asking) if one is not None and one.task.done()]
-        old = self.queue
-        before = self.clock.mono
-        await self.crash_with(old, submits, said, asking)
-        assert before == self.clock.mono
-        for one in acknowledged:
-            assert one.task.exception() is None
+    # The last moment of each run: a crash in the middle of commits. How it goes is up to the threads, so that
+    # nothing may be drawn after it.
 
-    def begin_command(self, command: Coroutine[Any, Any, Any], subject: Any) -> InFlight:
-        return InFlight(asyncio.get_running_loop().create_task(command), subject)
+    async def crash_in_a_commit(self, moment: int) -> None:
+        """Crash with commands under way: what was answered holds, the rest is there as a whole or not at all."""
+        await self.stop_waiting()
+        orphans = [self.new_job(0), self.new_job(0), self.new_job(0)]
+        submits = [InFlight.begin(self.queue.submit(job), job) for job in orphans]
+        said = self.something_to_say(moment)
+        asking = InFlight.begin(self.queue.lease(WORKERS[0], self.request(limit=1)))
+        under_way = [one for one in (*submits, said, asking) if one is not None]
+        for _ in range(moment % 40):
+            await asyncio.sleep(0)
+        for one in under_way:
+            one.note_whether_it_was_answered()
+        self.lives += 1
+        old, left = self.queue, self.home
+        home = self.copy_files("last life")
+        async with JobQueue(
+            Storage(home / "zbrain.duckdb"), self.folder / "blobs", owner="ada", clock=self.clock
+        ) as new:
+            await self.find_submits(new, submits)
+            if said is not None:
+                await self.find_what_was_said(new, said)
+            await self.find_leases(new, asking)
+        await self.open(home)
+        await dismiss(old, [one.task for one in under_way], cancel=False)
+        shutil.rmtree(left)
 
     def something_to_say(self, pick: int) -> InFlight | None:
         """Let a worker begin to send a line, or an ending, of one of its attempts."""
         running = self.ledger.running()
         if not running:
             return None
-        attempt = running[pick % len(running)]
+        attempt = self.some(running, pick)
         event = self.line(attempt, attempt.high) if pick % 2 else self.ending(attempt, "completed")
-        sending = self.queue.take_events(attempt.worker_id, EventBatch([event]))
-        return self.begin_command(sending, (attempt, event))
+        return InFlight.begin(self.queue.take_events(attempt.worker_id, EventBatch([event])), (attempt, event))
 
-    async def crash_with(
-        self, old: JobQueue, submits: list[InFlight], said: InFlight | None, asking: InFlight
-    ) -> None:
-        """Copy the files, then see on the copy which of the commands were durable."""
-        done = {id(one) for one in (*submits, said, asking) if one is not None and one.task.done()}
-        self.lives += 1
-        home = self.folder / f"life{self.lives}"
-        home.mkdir()
-        for name in ("zbrain.duckdb", "zbrain.duckdb.wal"):
-            if (self.home / name).exists():
-                shutil.copyfile(self.home / name, home / name)
-        left = self.home
-        peek = JobQueue(Storage(home / "zbrain.duckdb"), self.folder / "blobs", owner="ada", clock=self.clock)
-        async with peek:
-            for one in submits:
-                job = await peek.get(one.subject.id)
-                assert job is not None or id(one) not in done, "an acknowledged job is lost"
-                if job is not None:
-                    self.ledger.submitted(msgspec.structs.replace(one.subject, org_id=job.org_id))
-            if said is not None:
-                attempt, event = said.subject
-                refs = (await peek.register_worker(WorkerInfo(id=attempt.worker_id))).attempts
-                high = next((r.high for r in refs if r.job_id == attempt.job.id), None)
-                if high == event.seq or high is None:
-                    self.ledger.told(event, self.clock.wall)
-                else:
-                    assert id(said) not in done, "an acknowledged event is lost"
-            for known in self.ledger.ready(self.clock.wall):
-                job = await peek.get(known.id)
-                assert job is not None
-                if job.state is RUNNING:
-                    self.ledger.leased(job, WORKERS[0], 0.0, self.clock.wall)
-            if id(asking) in done:
-                for lease in asking.task.result().leases:
-                    assert self.ledger.jobs[lease.job.id].state is RUNNING, "an acknowledged lease is lost"
-        await self.open(home)
-        await dismiss(old, [one.task for one in (*submits, said, asking) if one is not None], cancel=False)
-        shutil.rmtree(left)
+    async def find_submits(self, new: JobQueue, submits: list[InFlight]) -> None:
+        for one in submits:
+            job = await new.get(one.subject.id)
+            assert job is not None or not one.was_answered, "an acknowledged job is lost"
+            if job is not None:
+                self.touch(self.ledger.submitted(msgspec.structs.replace(one.subject, org_id=job.org_id)))
+
+    async def find_what_was_said(self, new: JobQueue, said: InFlight) -> None:
+        attempt, event = said.subject
+        refs = (await new.register_worker(WorkerInfo(id=attempt.worker_id))).attempts
+        high = next((ref.high for ref in refs if ref.job_id == attempt.job.id), None)
+        if high in (event.seq, None):
+            self.ledger.told(event, self.clock.wall)
+            self.touch(attempt.job)
+        else:
+            assert not said.was_answered, "an acknowledged event is lost"
+
+    async def find_leases(self, new: JobQueue, asking: InFlight) -> None:
+        for known in self.ledger.ready(self.clock.wall):
+            job = await new.get(known.id)
+            assert job is not None
+            if job.state is RUNNING:
+                self.ledger.leased(job, WORKERS[0], 0.0, self.clock.wall)
+        if asking.was_answered:
+            for lease in asking.task.result().leases:
+                assert self.ledger.jobs[lease.job.id].state is RUNNING, "an acknowledged lease is lost"
 
     def teardown(self) -> None:
         try:
@@ -263,6 +271,8 @@ class QueueMachine(RuleBasedStateMachine):
     async def finish(self) -> None:
         try:
             await self.settle()
+            await self.look_at_everything()
+            await self.crash_in_a_commit(self.moment)
             await self.look_at_everything()
             await self.compare_lease_orders()
         finally:
@@ -339,10 +349,6 @@ class QueueMachine(RuleBasedStateMachine):
 
         self.go(step)
 
-    @initialize()
-    def no_payloads(self) -> None:
-        self.payloads: dict[str, bool] = {}
-
     @precondition(lambda self: self.ledger.jobs)
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
@@ -379,9 +385,7 @@ class QueueMachine(RuleBasedStateMachine):
         """Note what a lease request got, and check what it was told to cancel."""
         got = []
         for lease in answer.leases:
-            got.append(
-                self.ledger.leased(lease.job, asked.worker_id, self.clock.mono + TTL_SECS, self.clock.wall)
-            )
+            got.append(self.ledger.leased(lease.job, asked.worker_id, self.clock.mono + TTL_SECS, self.clock.wall))
             self.touch(got[-1].job)
         assert len(got) <= asked.request.limit
         self.compare_cancels(asked.worker_id, answer.cancels)
@@ -415,9 +419,7 @@ class QueueMachine(RuleBasedStateMachine):
             job = await self.queue.acquire_lease(worker_id, org)
             assert (job.id if job else None) == (ready[0].id if ready else None)
             if job is not None:
-                self.touch(
-                    self.ledger.leased(job, worker_id, self.clock.mono + TTL_SECS, self.clock.wall).job
-                )
+                self.touch(self.ledger.leased(job, worker_id, self.clock.mono + TTL_SECS, self.clock.wall).job)
 
         self.go(step)
 
@@ -431,10 +433,15 @@ class QueueMachine(RuleBasedStateMachine):
 
         self.go(step)
 
+    async def stop_waiting(self) -> None:
+        """Let the workers give up their requests."""
+        await dismiss(None, [asked.task for asked in self.parked])
+        self.parked = []
+
     async def settle(self) -> None:
         """Let waiting requests be answered; one that could have a job has to get it, with nobody's further help."""
         while self.parked:
-            await turns(5)
+            await turns()
             done = [asked for asked in self.parked if asked.task.done()]
             for asked in done:
                 self.parked.remove(asked)
@@ -443,9 +450,7 @@ class QueueMachine(RuleBasedStateMachine):
                 if not self.ledger.ready(self.clock.wall):
                     return
                 tasks = [asked.task for asked in self.parked]
-                finished, _ = await asyncio.wait(
-                    tasks, timeout=PATIENCE_SECS, return_when=asyncio.FIRST_COMPLETED
-                )
+                finished, _ = await asyncio.wait(tasks, timeout=PATIENCE_SECS, return_when=asyncio.FIRST_COMPLETED)
                 assert finished, "a worker waits, a job may run, and they do not find each other"
 
     @precondition(lambda self: self.answered)
@@ -589,6 +594,7 @@ class QueueMachine(RuleBasedStateMachine):
 
         self.go(step)
 
+    @precondition(lambda self: KEEPS_RETRIES_WHEN_THE_CLOCK_GOES_BACK or not self.ledger.in_state(RETRYING))
     @rule(secs=st.sampled_from([-1800.0, 1800.0]))
     def set_the_wall_clock(self, secs: float) -> None:
         async def step() -> None:
@@ -707,14 +713,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     async def compare_lease_orders(self) -> None:
         """What waits has to be handed out in the same, the right, order with the memory warm and rebuilt."""
-        await dismiss(None, [asked.task for asked in self.parked])
-        self.parked = []
-        cold_home = self.folder / "cold"
-        cold_home.mkdir()
-        for name in ("zbrain.duckdb", "zbrain.duckdb.wal"):
-            if (self.home / name).exists():
-                shutil.copyfile(self.home / name, cold_home / name)
-        storage = Storage(cold_home / "zbrain.duckdb")
+        await self.stop_waiting()
+        storage = Storage(self.copy_files("cold") / "zbrain.duckdb")
         async with JobQueue(storage, self.folder / "blobs", owner="ada", clock=self.clock) as cold:
             orders = [await drain(queue) for queue in (self.queue, cold)]
         ready = self.ledger.ready(self.clock.wall)
@@ -742,9 +742,44 @@ async def dismiss(queue: JobQueue | None, tasks: list[Awaitable[Any]], *, cancel
         await queue.close()
 
 
+def queue_at(home: Path, clock: TwoClocks) -> JobQueue:
+    return JobQueue(Storage(home / "zbrain.duckdb"), home / "blobs", lease_ttl_secs=TTL_SECS, owner="ada", clock=clock)
+
+
+@pytest.mark.anyio
+@pytest.mark.xfail(not LISTS_STATES_AFTER_A_CRASH, reason="what runs or retries is not listed until it changes again")
+async def test_list_by_state_after_a_crash_finds_what_runs(tmp_path: Path) -> None:
+    async with queue_at(tmp_path, TwoClocks()) as queue:
+        job_id = await queue.submit(JobSpec(cmd=["true"]))
+        await queue.acquire_lease("w")
+        (tmp_path / "copy").mkdir()
+        for file in tmp_path.glob("zbrain.duckdb*"):
+            shutil.copyfile(file, tmp_path / "copy" / file.name)
+    async with queue_at(tmp_path / "copy", TwoClocks()) as queue:
+        assert (await queue.get(job_id)).state is RUNNING
+        assert [job.id for job in await queue.list(state=RUNNING)] == [job_id]
+
+
+@pytest.mark.anyio
+@pytest.mark.xfail(not KEEPS_RETRIES_WHEN_THE_CLOCK_GOES_BACK, reason="it falls out of the ready queue for good")
+async def test_lost_job_is_run_again_though_the_wall_clock_went_back_for_a_while(tmp_path: Path) -> None:
+    clock = TwoClocks()
+    async with queue_at(tmp_path, clock) as queue:
+        job_id = await queue.submit(JobSpec(cmd=["true"], max_retries=1))
+        job = await queue.acquire_lease("w")
+        await queue.handle_worker_event(JobFailed(job.id, attempt=1, lost=True))
+        clock.wall -= 1
+        await queue.acquire_lease("w")
+        clock.wall += 1
+        queue.tick()
+        await queue.acquire_lease("w")
+        assert [job.attempt for job in await queue.list(state=RUNNING) if job.id == job_id] == [2]
+
+
 QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
+@pytest.mark.timeout(300)
 def test_every_sequence_of_commands_and_crashes_keeps_the_guarantees() -> None:
     QueueMachine.steps = 0
     run_state_machine_as_test(
@@ -758,7 +793,7 @@ def test_every_sequence_of_commands_and_crashes_keeps_the_guarantees() -> None:
             suppress_health_check=QUIET,
         ),
     )
-    assert QueueMachine.steps >= 1
+    assert QueueMachine.steps >= 10_000
 
 
 @pytest.mark.slow
