@@ -12,7 +12,7 @@ MAX_LOSSES = 3
 Ending = JobCompleted | JobFailed | JobCanceled
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Attempt:
     """One lease of one job, as its worker knows it.
 
@@ -30,12 +30,15 @@ class Attempt:
     ends_at: float
     high: int = 0
 
+    def __repr__(self) -> str:
+        return f"<{self.job.id} attempt {self.number}>"
+
     @property
     def is_running(self) -> bool:
         return self.job.state is JobState.RUNNING and self.job.attempts[-1] is self
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Known:
     """One job: what it asked for, and where it has to stand."""
 
@@ -58,6 +61,9 @@ class Known:
     lines: list[tuple[int, str]] = field(default_factory=list)
     children: list[Known] = field(default_factory=list)
     epitaph: Job | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.id} {self.state} attempt {len(self.attempts)}>"
 
     def is_ready(self, now: float) -> bool:
         """Whether a worker could take it."""
