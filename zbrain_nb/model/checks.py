@@ -9,6 +9,7 @@ from typing import Any
 from zbrain_nb.model.errors import InvalidSpec
 
 MAX_ENTRIES = 10_000
+MAX_DEPTH = 100
 MAX_ORG_ID = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _NOT_IN_ORG = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029,/\\]")
@@ -31,6 +32,21 @@ def _short(value: float) -> str:
 def is_sha256(value: Any) -> bool:
     """Whether `value` is 64 lower-case hexadecimal digits, the name of a blob."""
     return type(value) is str and _SHA256.match(value) is not None
+
+
+def check_depth(field: str, value: Any, limit: int = MAX_DEPTH) -> None:
+    """Refuse JSON that is nested deeper than `limit`: who can still read it may not be able to write it again."""
+    level = [value]
+    for _ in range(limit + 1):
+        level = [
+            item
+            for node in level
+            if isinstance(node, (dict, list, tuple))
+            for item in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise InvalidSpec(f"{field} is nested deeper than {limit} levels.", field=field)
 
 
 def check_text(field: str, value: Any, limit: int, *, empty: bool = False) -> None:
@@ -75,5 +91,9 @@ def check_mapping(field: str, value: Any, limit: int) -> None:
     if len(value) > MAX_ENTRIES:
         raise InvalidSpec(f"{field} has more than {MAX_ENTRIES:,} entries.", field=field)
     for key, item in value.items():
-        check_text(f"{field} key", key, 1000)
+        try:
+            check_text(f"A name in {field}", key, 1000)
+        except InvalidSpec as error:
+            error.details["field"] = field
+            raise
         check_text(f"{field}.{key}", item, limit, empty=True)

@@ -15,7 +15,15 @@ from typing import Any
 
 import msgspec
 
-from zbrain_nb.model.checks import check_mapping, check_number, check_org_id, check_text, check_texts, is_sha256
+from zbrain_nb.model.checks import (
+    check_depth,
+    check_mapping,
+    check_number,
+    check_org_id,
+    check_text,
+    check_texts,
+    is_sha256,
+)
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.ids import new_id
 
@@ -322,6 +330,8 @@ def _check(spec: JobSpec) -> None:
         check_text("code", spec.code, MAX_CODE_BYTES, empty=True)
     elif not is_sha256(spec.function):
         raise InvalidSpec("function must be the SHA-256 of an uploaded blob.", field="function")
+    if spec.input:
+        check_depth("input", spec.input)
     if spec.inputs:
         check_mapping("inputs", spec.inputs, 64)
         for name, digest in spec.inputs.items():
@@ -361,6 +371,8 @@ def _check(spec: JobSpec) -> None:
         check_texts("secrets", spec.secrets, MAX_NAME)
     if spec.worker != "local":
         check_text("worker", spec.worker, MAX_NAME)
+        if not spec.kind or _CONTROL.search(spec.worker):
+            raise InvalidSpec("worker must begin with a kind and hold no control character.", field="worker")
     if spec.kernel is not None:
         check_text("kernel", spec.kernel, 4096)
     if spec.concurrency_group is not None:

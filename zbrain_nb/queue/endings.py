@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
+from zbrain_nb.model.checks import check_depth
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed
 from zbrain_nb.model.job import CancelResult, Job, JobState
@@ -41,6 +42,8 @@ class Endings:
     def end(self, turn: Turn, entry: Entry, event: Ending, worker_seq: int | None) -> Entry:
         """End the running attempt as its worker says, or as a cancel before it demands."""
         job = entry.job
+        for name in ("output", "error"):
+            check_depth(name, getattr(event, name, None))
         kept: dict[str, Any] = {"artifacts": event.artifacts, "variables": event.variables}
         if isinstance(event, JobFailed) and event.lost:
             never_ran = event.unstarted and entry.high == 0

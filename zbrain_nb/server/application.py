@@ -9,7 +9,15 @@ from tornado import routing, web
 from zbrain_nb.model.datadir import proof
 from zbrain_nb.model.hosting import NONCE_HEADER
 from zbrain_nb.server.handlers.backup import BackupHandler
-from zbrain_nb.server.handlers.base import ApiHandler, HostContext, OverLimit, TooLargeHandler, UnknownRoute
+from zbrain_nb.server.handlers.base import (
+    ApiHandler,
+    CollectedBody,
+    HostContext,
+    OverLimit,
+    TooLargeHandler,
+    Unannounced,
+    UnknownRoute,
+)
 from zbrain_nb.server.handlers.events import EventsHandler
 from zbrain_nb.server.handlers.files import (
     ArtifactHandler,
@@ -81,16 +89,17 @@ def make_application(context: HostContext) -> web.Application:
     """Return the host's application, serving ``/zbrain/api/``."""
     routes = [(f"{API}{pattern}", handler) for pattern, handler in ROUTES]
     blobs = [route for route in routes if route[1] is BlobHandler]  # the one route that streams what it takes
+    routes += [(f"{API}health", HealthHandler), (f"{API}backup", BackupHandler)]
+    in_chunks = [(pattern, _collecting(handler)) for pattern, handler in [*routes, (r".*", UnknownRoute)]]
     return web.Application(
-        [
-            *blobs,
-            routing.Rule(OverLimit(), TooLargeHandler),
-            *routes,
-            (f"{API}health", HealthHandler),
-            (f"{API}backup", BackupHandler),
-        ],
+        [*blobs, routing.Rule(OverLimit(), TooLargeHandler), routing.Rule(Unannounced(), in_chunks), *routes],
         default_handler_class=UnknownRoute,
         context=context,
         websocket_ping_interval=20,
         log_function=lambda handler: None,
     )
+
+
+def _collecting(handler: type[ApiHandler]) -> type[ApiHandler]:
+    """Return `handler` for bodies that come in chunks."""
+    return type(f"{handler.__name__}InChunks", (CollectedBody, handler), {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import sys
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_DRAINED_BYTES = 4 * 1024 * 1024
 T = TypeVar("T")
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,20}")
+_AT = re.compile(r"`\$\.([^`]*)`")
+_NAMED = re.compile(r"field `([^`]*)`")
 
 
 @dataclass
@@ -135,8 +139,10 @@ class ApiHandler(web.RequestHandler):
         """
         try:
             return msgspec.json.decode(self.request.body, type=kind)
+        except InvalidSpec:
+            raise
         except msgspec.ValidationError as error:
-            raise InvalidSpec(f"The body does not hold: {error}.") from error
+            raise InvalidSpec(f"The body does not hold: {error}.", field=field_of(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"The body is not JSON: {error}.") from error
 
@@ -156,10 +162,7 @@ class ApiHandler(web.RequestHandler):
         text = self.get_query_argument(name, "")
         if not text:
             return default
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
+        value = int(text) if _WHOLE_NUMBER.fullmatch(text) else low - 1
         if not low <= value <= high:
             raise Malformed(f"{name} must be a whole number from {low} to {high}, not {text[:40]!r}.")
         return value
@@ -186,15 +189,32 @@ class ApiHandler(web.RequestHandler):
         """Write any failure in the one shape; the edge where foreign errors are translated."""
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
         error = as_zbrain_error(error, status_code)
+        if isinstance(error, MethodNotAllowed):
+            allowed = self.methods()
+            error = MethodNotAllowed(f"This address does not take {self.request.method}.", f"It takes {allowed}.")
+            self.set_header("Allow", allowed)
         self.set_status(error.status)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(error.as_json()))
+
+    def methods(self) -> str:
+        """Return the methods that the route takes, as in an ``Allow`` header (RFC 9110, 10.2.1)."""
+        classes = [cls for cls in type(self).__mro__ if cls not in (web.RequestHandler, CollectedBody)]
+        return ", ".join(m for m in self.SUPPORTED_METHODS if any(m.lower() in vars(cls) for cls in classes))
 
     def _handle_request_exception(self, e: BaseException) -> None:
         if isinstance(e, ZBrainError) and not self._finished:
             self.send_error(e.status, exc_info=(type(e), e, e.__traceback__))
         else:
             super()._handle_request_exception(e)
+
+
+def field_of(error: msgspec.ValidationError) -> str:
+    """Return which field a message of msgspec speaks of, with its path; empty if it is the whole."""
+    text = str(error)
+    at, named = _AT.search(text), _NAMED.search(text)
+    parts = [at.group(1).removesuffix("[...]") if at else "", named.group(1) if named else ""]
+    return ".".join(part for part in parts if part)
 
 
 def as_zbrain_error(error: BaseException | None, status: int) -> ZBrainError:
@@ -244,6 +264,11 @@ class StreamedBody:
             raise self._refusal
 
 
+def over_limit() -> TooLarge:
+    """Return the refusal of a body that is too long."""
+    return TooLarge(f"The request is over {MAX_BODY_BYTES >> 20} MiB.", "Send inputs as blobs.")
+
+
 class OverLimit(routing.Matcher):
     """Matches requests whose announced body no ordinary route takes.
 
@@ -265,10 +290,55 @@ class TooLargeHandler(ApiHandler):
         # tornado shall not add a refusal of its own behind this one
         self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
         super().prepare()
-        raise TooLarge(f"The request is over {MAX_BODY_BYTES >> 20} MiB.", "Send inputs as blobs.")
+        raise over_limit()
 
     def data_received(self, chunk: bytes) -> None:
         """Drop what its sender had sent already."""
+
+
+class Unannounced(routing.Matcher):
+    """Matches requests that come in chunks and do not say how long they are."""
+
+    def match(self, request: httputil.HTTPServerRequest) -> dict[str, Any] | None:
+        """Look at the encoding alone."""
+        return {} if "Transfer-Encoding" in request.headers else None
+
+
+@web.stream_request_body
+class CollectedBody(StreamedBody, ApiHandler):
+    """Gathers a body that comes in chunks for a route that wants it whole.
+
+    tornado would answer one that turns out too long with a bare 400, and only when it had read all the rest.
+    """
+
+    def prepare(self) -> None:
+        """Lift tornado's limit for ours; a refused sender may finish a small body, to read why."""
+        self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
+        self._received = 0
+        self._collected = bytearray()
+        try:
+            super().prepare()
+        except ZBrainError as error:
+            if self.request.method != "POST":  # `post` alone looks for a refusal
+                raise
+            self._refusal = error
+
+    def data_received(self, chunk: bytes) -> None:
+        """Add a piece, or answer once it is too much."""
+        self._received += len(chunk)
+        if self._received > (MAX_BODY_BYTES if self._refusal is None else MAX_DRAINED_BYTES):
+            self._collected.clear()
+            self._handle_request_exception(self._refusal or over_limit())
+        elif self._refusal is None:
+            self._collected += chunk
+
+    async def post(self, *args: str) -> None:
+        """Let the route have the body."""
+        self.raise_refusal()
+        self.request.body = bytes(self._collected)
+        done = super().post(*args)
+        if done is not None:
+            await done
 
 
 class UnknownRoute(ApiHandler):

@@ -11,7 +11,7 @@ from zbrain_nb.model.errors import InvalidSpec, Malformed, TooLarge
 from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState, shown
 from zbrain_nb.model.settings import Settings
-from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.base import ApiHandler, field_of
 from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
@@ -45,9 +45,7 @@ def read_spec(raw: Any, settings: Settings, *, where: str = "") -> JobSpec:
     except InvalidSpec as error:
         raise InvalidSpec(f"{where}{error.message}", error.hint, **error.details) from error
     except msgspec.ValidationError as error:
-        text = str(error)
-        field = text.rpartition("`$.")[2].rstrip("`") if "`$." in text else ""
-        raise InvalidSpec(f"{where}{text}.", field=field) from error
+        raise InvalidSpec(f"{where}{error}.", field=field_of(error)) from error
 
 
 def _check_sizes(items: list[Any], *, many: bool) -> None:
