@@ -11,7 +11,7 @@ from tests.unit.queue.stage import TRUE, Hand
 from zbrain_nb import JobSpec, JobState
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import JobCompleted, JobFailed, JobLogged, JobStarted, LogStream
-from zbrain_nb.model.protocol import EventBatch, HeartbeatRequest, LeaseRequest
+from zbrain_nb.model.protocol import HeartbeatRequest, LeaseRequest
 
 pytestmark = pytest.mark.anyio
 
