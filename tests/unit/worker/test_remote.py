@@ -131,13 +131,14 @@ async def test_cancel_reaches_the_worker_and_its_lease_is_kept_until_then(elsewh
     assert job.attempt == 1
 
 
-async def test_host_away_events_wait_and_are_taken_once(elsewhere: Elsewhere) -> None:
+@pytest.mark.parametrize("with_lease", [True, False])
+async def test_host_away_events_wait_and_are_taken_once(elsewhere: Elsewhere, with_lease: bool) -> None:
     job_id = await elsewhere.queue.submit(TRUE)
     job = await elsewhere.remote.acquire_lease("stub")
     assert job is not None
     events = EventSender(job, elsewhere.remote.handle_worker_event)
     await elsewhere.stop()
-    await events.send(JobStarted(job.id, worker_id="stub"))
+    asking = asyncio.create_task(elsewhere.remote.acquire_lease("stub")) if with_lease else None
     ending = asyncio.create_task(events.send(JobCompleted(job.id)))
     await eventually(lambda: elsewhere.remote._talk is not None)
     assert not ending.done()
@@ -145,6 +146,11 @@ async def test_host_away_events_wait_and_are_taken_once(elsewhere: Elsewhere) ->
     await asyncio.wait_for(ending, 20)
     ended = await elsewhere.until(job_id, JobState.SUCCEEDED)
     assert ended.attempt == 1
+    if asking is not None:
+        next_id = await elsewhere.queue.submit(TRUE)
+        leased = await asyncio.wait_for(asking, 20)
+        assert leased is not None
+        assert leased.id == next_id
 
 
 async def test_what_is_wrong_with_an_event_is_raised_at_the_next(elsewhere: Elsewhere) -> None:
@@ -154,8 +160,9 @@ async def test_what_is_wrong_with_an_event_is_raised_at_the_next(elsewhere: Else
     events = EventSender(job, elsewhere.remote.handle_worker_event)
     await elsewhere.queue._commits.run(lambda turn: elsewhere.queue._endings.lose(turn, job.id, 1, "Lost."))
     await events.send(JobLogged(job.id))
+    await eventually(lambda: elsewhere.remote._trouble)
     with pytest.raises(StaleAttempt):
-        await events.send(JobCompleted(job.id))
+        await events.send(JobLogged(job.id))
     with pytest.raises(InvalidSpec, match="EventSender"):
         await elsewhere.remote.handle_worker_event(JobCompleted(job.id))
 
