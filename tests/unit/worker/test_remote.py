@@ -1,0 +1,197 @@
+"""`RemoteQueue`: a scheduler whose queue is elsewhere, over HTTP, with a host that goes away and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.worker.conftest import eventually
+from zbrain_nb import FifoScheduler, Job, JobSpec, JobState, RemoteQueue
+from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.errors import InvalidSpec, StaleAttempt
+from zbrain_nb.model.events import JobCanceled, JobCompleted, JobLogged, JobProgress, JobStarted
+from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.jobqueue import JobQueue
+from zbrain_nb.server.host import Host
+from zbrain_nb.worker.kinds import EventSender
+from zbrain_nb.worker.link import HttpLink, follow
+
+pytestmark = pytest.mark.anyio
+TRUE = JobSpec(cmd=["true"])
+
+
+class Elsewhere:
+    """A host, and the link of one worker to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.data = DataDir(root)
+        self.settings = Settings(data=str(root), worker_mode="none", lease_ttl_secs=2.0)
+        self.host: Host | None = None
+        self.remote = RemoteQueue(HttpLink(follow(self.data)))
+
+    @property
+    def queue(self) -> JobQueue:
+        assert self.host is not None
+        assert self.host.context is not None
+        return self.host.context.queue
+
+    async def start(self) -> None:
+        self.host = Host(self.data, self.settings)
+        await self.host.start()
+
+    async def stop(self) -> None:
+        if self.host is not None:
+            await self.host.stop()
+            self.host = None
+
+    async def state(self, job_id: str) -> JobState:
+        job = await self.queue.get(job_id)
+        assert job is not None
+        return job.state
+
+    async def until(self, job_id: str, state: JobState) -> Job:
+        async with asyncio.timeout(20):
+            while await self.state(job_id) is not state:
+                await asyncio.sleep(0.01)
+        job = await self.queue.get(job_id)
+        assert job is not None
+        return job
+
+
+@pytest.fixture
+async def elsewhere(tmp_path: Path) -> AsyncIterator[Elsewhere]:
+    elsewhere = Elsewhere(tmp_path / "data")
+    await elsewhere.start()
+    yield elsewhere
+    await elsewhere.remote.close()
+    await elsewhere.stop()
+
+
+class Stub:
+    """Counts who runs; jobs named ``wait`` wait for their cancel."""
+
+    id = "stub"
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+
+    async def execute(self, job: Job, events: Any, cancel: Any) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await events.send(JobStarted(job.id, worker_id=self.id))
+        await events.send(JobProgress(job.id, stdout="hello\n"))
+        await asyncio.sleep(0)
+        self.now -= 1
+        if job.spec.name == "wait":
+            await cancel.wait()
+            await events.send(JobCanceled(job.id))
+        else:
+            await events.send(JobCompleted(job.id))
+
+    async def health_check(self) -> bool:
+        return True
+
+
+@contextlib.asynccontextmanager
+async def scheduled(elsewhere: Elsewhere, worker: Any, concurrency: int = 1) -> AsyncIterator[FifoScheduler]:
+    scheduler = FifoScheduler(elsewhere.remote, worker, concurrency=concurrency)
+    running = asyncio.create_task(scheduler.run())
+    try:
+        yield scheduler
+    finally:
+        await scheduler.stop()
+        async with asyncio.timeout(20):
+            await running
+
+
+async def test_scheduler_runs_jobs_of_a_queue_elsewhere(elsewhere: Elsewhere) -> None:
+    ids = await elsewhere.queue.submit_many([TRUE] * 50)
+    stub = Stub()
+    async with scheduled(elsewhere, stub, concurrency=4):
+        for job_id in ids:
+            job = await elsewhere.until(job_id, JobState.SUCCEEDED)
+            assert job.attempt == 1
+            assert [entry.line for entry in await elsewhere.queue.get_logs(job_id)] == ["hello"]
+    assert 1 < stub.most <= 4
+
+
+async def test_cancel_reaches_the_worker_and_its_lease_is_kept_until_then(elsewhere: Elsewhere) -> None:
+    job_id = await elsewhere.queue.submit(JobSpec(cmd=["true"], name="wait"))
+    async with scheduled(elsewhere, Stub()):
+        await elsewhere.until(job_id, JobState.RUNNING)
+        await asyncio.sleep(1.5 * elsewhere.settings.lease_ttl_secs)  # the time that passes is what is tested
+        assert await elsewhere.state(job_id) is JobState.RUNNING
+        await elsewhere.queue.cancel_job(job_id)
+        job = await elsewhere.until(job_id, JobState.CANCELED)
+    assert job.attempt == 1
+
+
+@pytest.mark.parametrize("with_lease", [True, False])
+async def test_host_away_events_wait_and_are_taken_once(elsewhere: Elsewhere, with_lease: bool) -> None:
+    job_id = await elsewhere.queue.submit(TRUE)
+    job = await elsewhere.remote.acquire_lease("stub")
+    assert job is not None
+    events = EventSender(job, elsewhere.remote.handle_worker_event)
+    await elsewhere.stop()
+    asking = asyncio.create_task(elsewhere.remote.acquire_lease("stub")) if with_lease else None
+    ending = asyncio.create_task(events.send(JobCompleted(job.id)))
+    await eventually(lambda: elsewhere.remote._talk is not None)
+    assert not ending.done()
+    await elsewhere.start()
+    await asyncio.wait_for(ending, 20)
+    ended = await elsewhere.until(job_id, JobState.SUCCEEDED)
+    assert ended.attempt == 1
+    if asking is not None:
+        next_id = await elsewhere.queue.submit(TRUE)
+        leased = await asyncio.wait_for(asking, 20)
+        assert leased is not None
+        assert leased.id == next_id
+
+
+async def test_what_is_wrong_with_an_event_is_raised_at_the_next(elsewhere: Elsewhere) -> None:
+    await elsewhere.queue.submit(TRUE)
+    job = await elsewhere.remote.acquire_lease("stub")
+    assert job is not None
+    events = EventSender(job, elsewhere.remote.handle_worker_event)
+    await elsewhere.queue._commits.run(lambda turn: elsewhere.queue._endings.lose(turn, job.id, 1, "Lost."))
+    await events.send(JobLogged(job.id))
+    await eventually(lambda: elsewhere.remote._trouble)
+    with pytest.raises(StaleAttempt):
+        await events.send(JobLogged(job.id))
+    with pytest.raises(InvalidSpec, match="EventSender"):
+        await elsewhere.remote.handle_worker_event(JobCompleted(job.id))
+
+
+async def test_lease_that_nobody_waits_for_any_more_goes_to_the_next_or_back(elsewhere: Elsewhere) -> None:
+    asking = asyncio.create_task(elsewhere.remote.acquire_lease("stub"))
+    await eventually(lambda: elsewhere.remote._poll is not None)
+    asking.cancel()
+    once = JobSpec(cmd=["true"], rerun_if_lost=False)
+    first = await elsewhere.queue.submit(once)
+    await eventually(lambda: elsewhere.remote._spare)
+    taken = await elsewhere.remote.acquire_lease("stub")
+    assert taken is not None
+    assert taken.id == first
+    asking = asyncio.create_task(elsewhere.remote.acquire_lease("stub"))
+    await eventually(lambda: elsewhere.remote._poll is not None)
+    asking.cancel()
+    second = await elsewhere.queue.submit(once)
+    await eventually(lambda: elsewhere.remote._spare)
+    await elsewhere.remote.close()
+    back = await elsewhere.until(second, JobState.RETRYING)
+    assert "before the job could start" in (back.reason or "")
+
+
+async def test_worker_that_starts_again_tells_what_its_last_life_ran_as_lost(elsewhere: Elsewhere) -> None:
+    job_id = await elsewhere.queue.submit(JobSpec(cmd=["true"], max_retries=1))
+    assert await elsewhere.remote.acquire_lease("stub") is not None
+    again = RemoteQueue(HttpLink(follow(elsewhere.data)))
+    job = await again.acquire_lease("stub")
+    assert job is not None
+    assert (job.id, job.attempt, job.losses) == (job_id, 2, 1)
+    await again.close()
