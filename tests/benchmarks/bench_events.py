@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from zbrain_nb.store.rows import Change
 RATE = 200_000
 LIVES = 3_000
 JOBS = 4
+ROUNDS = 3
 Row = tuple[str, str, str, str]
 
 
@@ -177,36 +179,45 @@ def _jupyter_rows(lab: Lab, data: DataDir, secs: float) -> list[Row]:
     def lines_load() -> list[Load]:
         follower = Load("follow", **about, topics=topics, upto=10**12, timed=False, idle=2)
         ready(follower)
-        return [Load("lines", **about, jobs=jobs, rate=RATE, secs=secs + 1), follower]
+        seqs = {worker: sent.get(worker, 0) for worker in jobs}
+        return [Load("lines", **about, jobs=jobs, seqs=seqs, rate=RATE, secs=secs + 1), follower]
 
     def lives_load() -> list[Load]:
-        return [Load("lives", **about, rate=LIVES, secs=secs + 1)]
+        return [Load("lives", **about, rate=LIVES / 4, secs=secs + 1, worker=f"lives-{n}") for n in range(4)]
 
+    sent: dict[str, int] = {}
     for name, begin in ((f"{RATE:,} lines/s", lines_load), (f"{LIVES:,} lives/s", lives_load)):
-        loads = begin()
-        time.sleep(0.5)
-        watched = [host, *(psutil.Process(load.process.pid) for load in loads)]
-        used, begun = [cpu(process) for process in watched], time.perf_counter()
-        felt = probed()
-        spent = time.perf_counter() - begun
-        shares = [(cpu(process) - before) / spent for process, before in zip(watched, used, strict=True)]
-        done = loads[0].result()
-        for load in loads[1:]:
-            load.result()
-        reached = (done.get("lines") or done["lives"]) / done["secs"]
-        burners = [Load("burn", share=share, secs=secs + 1) for share in shares]
-        time.sleep(0.5)
-        foreign = probed()
-        for burner in burners:
-            burner.result()
-        above = (felt["p99"] - foreign["p99"]) * 1e3
-        cores = f"{sum(shares):.2f} cores"
+        felt, foreign, reached, cores = [], [], [], []
+        for _ in range(ROUNDS):
+            loads = begin()
+            time.sleep(0.5)
+            watched = [host, *(psutil.Process(load.process.pid) for load in loads)]
+            used, begun = [cpu(process) for process in watched], time.perf_counter()
+            felt.append(probed())
+            spent = time.perf_counter() - begun
+            shares = [(cpu(process) - before) / spent for process, before in zip(watched, used, strict=True)]
+            done = [load.result() for load in loads]
+            sent = done[0].get("seqs", sent)
+            reached.append(sum(one.get("lives", 0) for one in done) or done[0].get("lines", 0))
+            reached[-1] /= done[0]["secs"]
+            cores.append(sum(shares))
+            burners = [Load("burn", share=share, secs=secs + 1) for share in shares]
+            time.sleep(0.5)
+            foreign.append(probed())
+            for burner in burners:
+                burner.result()
+        above = _median(felt)["p99"] - _median(foreign)["p99"]
         rows += [
-            (f"Jupyter beside {name} (reached {reached:,.0f})", _times(felt), cores, ""),
+            (
+                f"Jupyter beside {name} (reached {statistics.median(reached):,.0f})",
+                _times(_median(felt)),
+                f"{statistics.median(cores):.2f} cores",
+                "",
+            ),
             (
                 "Jupyter beside an equal foreign load",
-                _times(foreign),
-                f"the queue's p99 is {above:+.1f} ms",
+                _times(_median(foreign)),
+                f"the queue's p99 is {above * 1e3:+.1f} ms",
                 "at most +5 ms",
             ),
         ]
@@ -217,6 +228,11 @@ def _jupyter_rows(lab: Lab, data: DataDir, secs: float) -> list[Row]:
     felt = probe.result()
     submitted = f"the request took {done['secs']:.1f} s"
     return [*rows, ("Jupyter while one request submits 100,000 jobs", _times(felt), submitted, "max at most 50 ms")]
+
+
+def _median(felt: list[dict[str, float]]) -> dict[str, float]:
+    """Return the medians of rounds that took turns, so that what else the machine does hits both sides."""
+    return {name: statistics.median(one[name] for one in felt) for name in felt[0]}
 
 
 def _times(felt: dict[str, float]) -> str:

@@ -68,14 +68,17 @@ def lease_jobs(api: Api, worker: str, count: int) -> list[str]:
     return ids
 
 
-def lines(url: str, token: str, jobs: dict[str, list[str]], rate: float, secs: float) -> dict[str, Any]:
+def lines(
+    url: str, token: str, jobs: dict[str, list[str]], rate: float, secs: float, seqs: dict[str, int] | None = None
+) -> dict[str, Any]:
     """Send lines of running jobs as their workers do: each one batch at a time, of what has gathered."""
     chunk = ",".join([f'["stdout",{time.time():.6f},"{LINE}"]'] * CHUNK)
     sent = dict.fromkeys(jobs, 0)
+    seqs = seqs or dict.fromkeys(jobs, 0)  # the last number of each worker's attempts
     begun = time.perf_counter()
 
     def send(worker: str) -> None:
-        api, ids, seq = Api(url, token), jobs[worker], 0
+        api, ids, seq = Api(url, token), jobs[worker], seqs[worker]
         share = rate / len(jobs) / len(ids)  # of one job
         done = 0
         while (now := time.perf_counter() - begun) < secs:
@@ -89,6 +92,7 @@ def lines(url: str, token: str, jobs: dict[str, list[str]], rate: float, secs: f
                 for i in ids
             ]
             seq += 1
+            seqs[worker] = seq
             answer = api.post(f"workers/{worker}/events", f'{{"events":[{",".join(events)}]}}'.encode())
             assert all(result["status"] == "ok" for result in answer["results"]), answer
             done += chunks * CHUNK
@@ -99,7 +103,7 @@ def lines(url: str, token: str, jobs: dict[str, list[str]], rate: float, secs: f
         thread.start()
     for thread in threads:
         thread.join()
-    return {"lines": sum(sent.values()), "secs": time.perf_counter() - begun}
+    return {"lines": sum(sent.values()), "secs": time.perf_counter() - begun, "seqs": seqs}
 
 
 def drip(url: str, token: str, worker: str, job: str, rate: float, secs: float, gather: float) -> dict[str, Any]:
@@ -171,7 +175,7 @@ def lives(url: str, token: str, rate: float, secs: float, worker: str = "lives",
             time.sleep(0.001)
             continue
         api.post("jobs", specs)
-        request = {"request_id": str(done), "limit": size, "wait_secs": 5}
+        request = {"request_id": str(time.time()), "limit": size, "wait_secs": 5}
         leases = api.post(f"workers/{worker}/leases", request)["leases"]
         events = []
         for lease in leases:
