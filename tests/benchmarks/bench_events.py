@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -221,13 +222,31 @@ def _jupyter_rows(lab: Lab, data: DataDir, secs: float) -> list[Row]:
                 "at most +5 ms",
             ),
         ]
-    probe = Load("probe", **{**asks, "every": 0.001}, secs=max(secs, 15))
-    time.sleep(1)
-    done = Load("submit", url=lab.url, token=lab.token, count=100_000).result()
-    assert done["jobs"] == 100_000
-    felt = probe.result()
-    submitted = f"the request took {done['secs']:.1f} s"
-    return [*rows, ("Jupyter while one request submits 100,000 jobs", _times(felt), submitted, "max at most 50 ms")]
+    return rows + _submit_rows(lab, host, asks)
+
+
+def _submit_rows(lab: Lab, host: psutil.Process, asks: dict[str, Any]) -> list[Row]:
+    felt, foreign, took = [], [], []
+    for _ in range(ROUNDS):
+        submit = Load("submit", url=lab.url, token=lab.token, count=100_000)
+        probe = Load("probe", **{**asks, "every": 0.002}, secs=8)
+        watched = [host, psutil.Process(submit.process.pid)]
+        used, begun = [cpu(process) for process in watched], time.perf_counter()
+        felt.append(probe.result())
+        spent = time.perf_counter() - begun
+        running = [process for process in watched if process.status() != psutil.STATUS_ZOMBIE]
+        shares = [(cpu(process) - used[watched.index(process)]) / spent for process in running]
+        took.append(submit.result()["secs"])
+        burners = [Load("burn", share=share, secs=9) for share in shares]
+        time.sleep(0.5)
+        foreign.append(Load("probe", **{**asks, "every": 0.002}, secs=8).result())
+        for burner in burners:
+            burner.result()
+    name = "Jupyter while one request submits 100,000 jobs"
+    return [
+        (name, _times(_median(felt)), f"the request took {statistics.median(took):.1f} s", "max at most 50 ms"),
+        ("Jupyter beside an equal foreign load", _times(_median(foreign)), "", ""),
+    ]
 
 
 def _median(felt: list[dict[str, float]]) -> dict[str, float]:
