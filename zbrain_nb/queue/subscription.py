@@ -64,7 +64,6 @@ class Subscription:
         self._unread: deque[Event] = deque()
         self._woken: asyncio.Future[None] | None = None
         self._is_closed = False
-        self._pushed = 0
         self.position = 0
         self.start()
 
@@ -84,9 +83,6 @@ class Subscription:
 
     def push(self, notice: Notice) -> None:
         """Add a live event; one that does not fit, and all that follow, will be read from the store."""
-        if notice.seq <= self._pushed:
-            return  # it came by another topic already
-        self._pushed = notice.seq
         size = notice.size_bytes
         if not self._has_gap and not self._fits(size):
             self._has_gap = True
@@ -158,7 +154,7 @@ class Subscription:
                 self._live_bytes -= size
                 self._bus.held_bytes -= size
                 if notice.seq <= self.position:
-                    continue
+                    continue  # it came by another topic already
                 self.position = notice.seq
             else:
                 self.position = notice.seq if self._page else self._page_end

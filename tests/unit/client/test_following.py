@@ -137,12 +137,16 @@ async def test_follow_goes_on_when_the_server_forgot_the_past(scene: Scene, monk
         if update.job and len(states) == 1:
             await scene.say(JobLogged(job.id, lines(2, 2)), JobDisplayed(job.id, [OUTPUT]))
             monkeypatch.setattr(scene.queue._bus.past, "oldest", lambda: scene.queue.event_seq)
-        elif update.job and len(states) == 2:
+        elif (
+            "line 3" in texts and len(outputs) == 1
+        ):  # the outputs are looked at behind this, and the socket has it too
+            await scene.say(JobDisplayed(job.id, [OUTPUT]))
             monkeypatch.undo()
+        elif update.job and len(states) == 2:
             await scene.say(JobLogged(job.id, lines(2, 4)), JobCompleted(job.id))
             states.append(JobState.PENDING)  # a mark: this was reached once
     assert texts == [f"line {number}" for number in range(6)]
-    assert outputs == [OUTPUT, {"output_type": "clear_output", "wait": True}, OUTPUT, OUTPUT]
+    assert outputs == [OUTPUT, {"output_type": "clear_output", "wait": True}, OUTPUT, OUTPUT, OUTPUT]
     assert states == [JobState.RUNNING, JobState.RUNNING, JobState.PENDING, JobState.SUCCEEDED]
 
 
@@ -166,7 +170,7 @@ async def test_follow_takes_no_notice_of_lagging(scene: Scene, monkeypatch: pyte
             scene.number += 8
             await scene.say(JobCompleted(job.id))
     assert texts == ["line 0", "", *(f"line {number}" for number in range(1, 9))]
-    assert states[-1] is JobState.SUCCEEDED
+    assert states == [JobState.RUNNING, JobState.RUNNING, JobState.SUCCEEDED]
     assert scene.queue.measures().subscriber_lags == 1
 
 

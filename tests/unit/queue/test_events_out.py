@@ -111,6 +111,14 @@ async def test_topics_decide_who_hears_what(queue):
     assert {"job_logged", "job_displayed"} <= {event.kind for event in mine}
 
 
+async def test_event_of_both_topics_of_a_follower_comes_once(queue):
+    job_id = await queue.submit(TRUE)
+    both = queue.subscribe([f"jobs/{job_id}", "orgs/default"])
+    await queue.cancel_job(job_id)
+    await queue.submit(TRUE)
+    assert [event.seq for event in await collect(both, queue.event_seq)] == [2, 3]
+
+
 async def test_topics_that_are_none_are_malformed(queue):
     for topic in ("jobs", "jobs/", "x/1", ""):
         with pytest.raises(Malformed):

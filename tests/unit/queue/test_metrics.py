@@ -59,6 +59,7 @@ async def test_states_are_those_of_the_store_after_a_restart(queue):
     await hand.run()
     await queue.submit(TRUE)
     await queue.close()
+    queue._watch.metrics.states.clear()
     await queue.open()
     assert +queue.measures().metrics.states == {JobState.RUNNING: 1, JobState.PENDING: 1}
 

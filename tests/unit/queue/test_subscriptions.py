@@ -18,6 +18,10 @@ from zbrain_nb.queue import subscription as subscriptions
 pytestmark = pytest.mark.anyio
 
 
+def soon(subscription):
+    return asyncio.wait_for(subscription.next_batch(), 10)
+
+
 def logged(job, count, text="x"):
     return JobLogged(job.id, attempt=1, lines=[("stdout", 1.0, text)] * count)
 
@@ -162,7 +166,7 @@ async def test_failed_read_loses_nothing(queue, monkeypatch):
 
     monkeypatch.setattr(queue._bus.past, "read", fail)
     with pytest.raises(Unavailable):
-        await follower.next_batch()
+        await soon(follower)
     monkeypatch.setattr(queue._bus.past, "read", read)
     assert [event.seq for event in await collect(follower, 6)] == list(range(1, 7))
 
@@ -174,21 +178,21 @@ async def test_after_a_past_that_is_dropped_is_reset_with_the_jobs_as_they_are(q
     monkeypatch.setattr(queue._bus.past, "oldest", lambda: 5)
     published = queue.event_seq
     follower = queue.subscribe([f"jobs/{job.id}", f"jobs/{ended}", "orgs/default"], after=3)
-    (reset,) = await follower.next_batch()
+    (reset,) = await soon(follower)
     assert (reset.kind, reset.seq, reset.topic, reset.job_id) == ("reset", published, "", "")
     assert (reset.data["after"], reset.data["oldest"], reset.data["orgs"]) == (3, 5, ["default"])
     jobs = [msgspec.convert(raw, Job) for raw in reset.data["jobs"]]
     assert jobs == [await queue.get(job.id), await queue.get(ended)]
     await hand.send(logged(job, 2))
-    assert [event.kind for event in await follower.next_batch()] == ["job_logged"]
+    assert [event.kind for event in await soon(follower)] == ["job_logged"]
     assert queue.measures().subscriber_resets == 1
 
 
 async def test_after_the_last_number_that_is_dropped_needs_no_reset(queue, monkeypatch):
     await queue.submit_many([TRUE] * 6)
     monkeypatch.setattr(queue._bus.past, "oldest", lambda: 5)
-    assert [event.seq for event in await queue.subscribe(after=4).next_batch()] == [5, 6]
-    assert [event.kind for event in await queue.subscribe(after=3).next_batch()] == ["reset"]
+    assert [event.seq for event in await soon(queue.subscribe(after=4))] == [5, 6]
+    assert [event.kind for event in await soon(queue.subscribe(after=3))] == ["reset"]
 
 
 async def test_past_that_is_dropped_while_it_is_read_is_reset(queue, monkeypatch):
@@ -205,8 +209,8 @@ async def test_past_that_is_dropped_while_it_is_read_is_reset(queue, monkeypatch
         return await read(*asked)
 
     monkeypatch.setattr(queue._bus.past, "read", drop_while_reading)
-    assert [event.seq for event in await follower.next_batch()] == [1, 2]
-    (reset,) = await follower.next_batch()
+    assert [event.seq for event in await soon(follower)] == [1, 2]
+    (reset,) = await soon(follower)
     assert (reset.kind, reset.data["after"], reset.seq) == ("reset", 2, 6)
 
 
@@ -214,10 +218,10 @@ async def test_after_a_number_never_given_is_reset(queue):
     """The database was set aside, or an older one put in its place."""
     await queue.submit(TRUE)
     follower = queue.subscribe(after=1000)
-    (reset,) = await follower.next_batch()
+    (reset,) = await soon(follower)
     assert (reset.kind, reset.seq) == ("reset", 1)
     await queue.submit(TRUE)
-    assert [event.seq for event in await follower.next_batch()] == [2]
+    assert [event.seq for event in await soon(follower)] == [2]
 
 
 async def test_events_during_the_snapshot_follow_it(queue, monkeypatch):
@@ -233,6 +237,6 @@ async def test_events_during_the_snapshot_follow_it(queue, monkeypatch):
         return found
 
     monkeypatch.setattr(queue._bus.past, "snapshot", meanwhile)
-    (reset,) = await follower.next_batch()
+    (reset,) = await soon(follower)
     assert [raw["state"] for raw in reset.data["jobs"]] == ["pending"]
-    assert [event.kind for event in await follower.next_batch()] == ["job_canceled"]
+    assert [event.kind for event in await soon(follower)] == ["job_canceled"]
