@@ -16,7 +16,7 @@ from zbrain_nb.store.schema import prepare
 log = logging.getLogger(__name__)
 
 #: DuckDB would take 80 % of the machine, beside the jobs that need it.
-MEMORY_LIMIT = "160MB"
+MEMORY_LIMIT = "128MB"
 #: The writer checkpoints between batches; DuckDB itself, in the middle of a commit, never does.
 NO_AUTOMATIC_CHECKPOINT = "1TB"
 #: Holds from the very opening on, which replays the write-ahead log.

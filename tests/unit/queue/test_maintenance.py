@@ -285,7 +285,8 @@ async def test_backup_of_a_job_that_ends_between_two_segments_shows_it_whole(que
         more = copy_next(self, cursor)
         if not copied:  # the segment with the job is copied, as running
             ending = hand.send(
-                JobLogged(job.id, attempt=1, lines=[("stdout", 1.0, "late")]), JobCompleted(job.id, attempt=1, exit_code=0)
+                JobLogged(job.id, attempt=1, lines=[("stdout", 1.0, "late")]),
+                JobCompleted(job.id, attempt=1, exit_code=0),
             )
             asyncio.run_coroutine_threadsafe(ending, loop).result(10)
             asyncio.run_coroutine_threadsafe(queue.fold(), loop).result(10)
@@ -312,7 +313,9 @@ async def test_backup_to_what_exists_or_has_no_room_leaves_nothing(queue, mainte
     assert list((tmp_path / "copies").iterdir()) == []
 
 
-async def test_backup_that_fails_midway_leaves_nothing_and_can_be_tried_again(queue, maintenance, tmp_path, monkeypatch):
+async def test_backup_that_fails_midway_leaves_nothing_and_can_be_tried_again(
+    queue, maintenance, tmp_path, monkeypatch
+):
     await queue.submit(TRUE)
     copy_blobs = module.copy_blobs
 

@@ -130,10 +130,7 @@ async def test_dropped_segment_leaves_the_last_lines_of_each_attempt(storage, mo
     monkeypatch.setattr(
         segments,
         "CARRIED",
-        {
-            kind: text.replace(str(segments.MAX_CARRIED_OF_ATTEMPT), "2", -1)
-            for kind, text in segments.CARRIED.items()
-        },
+        {kind: text.replace(str(segments.MAX_CARRIED_OF_ATTEMPT), "2", -1) for kind, text in segments.CARRIED.items()},
     )
     job = new_job()
     change = change_of(storage, job, events=4, lines=4, attempt=1)
