@@ -335,3 +335,24 @@ async def test_backup_that_fails_midway_leaves_nothing_and_can_be_tried_again(
     assert module.copy_blobs is copy_blobs
     await maintenance.back_up(tmp_path / "copies" / "one")
     assert len(await queue.storage.read(queries.live_jobs)) == 1
+
+
+async def test_backup_under_way_is_given_up_when_the_host_ends(queue, maintenance, tmp_path, monkeypatch):
+    await queue.submit(TRUE)
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
+    copy_next = backup.Backup.copy_next
+
+    def copy_for_ever(self, cursor):
+        copy_next(self, cursor)
+        loop.call_soon_threadsafe(begun.set)
+        return True
+
+    monkeypatch.setattr(backup.Backup, "copy_next", copy_for_ever)
+    under_way = asyncio.ensure_future(maintenance.back_up(tmp_path / "copies" / "one"))
+    await begun.wait()
+    monkeypatch.undo()
+    await maintenance.stop()
+    with pytest.raises(ZBrainError):
+        await under_way
+    assert list((tmp_path / "copies").iterdir()) == []
+    await maintenance.back_up(tmp_path / "copies" / "one")
