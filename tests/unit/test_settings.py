@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zbrain_nb.model.errors import ZBrainError
-from zbrain_nb.model.settings import read_settings
+from zbrain_nb.model.settings import Lifetimes, read_settings
 
 
 def test_settings_defaults_are_the_seeds() -> None:
@@ -28,6 +28,11 @@ def test_settings_defaults_are_the_seeds() -> None:
         ("ZBRAIN_WAIT", "maybe"),
         ("ZWORKER_MODE", "foo"),
         ("ZDEFAULT_ORG_ID", "a/b"),
+        ("ZBRAIN_KEEP_JOBS_DAYS", "0"),
+        ("ZBRAIN_KEEP_EVENTS_DAYS", "a month"),
+        ("ZBRAIN_KEEP_LOGS_DAYS", "-1"),
+        ("ZBRAIN_KEEP_BLOBS_HOURS", "0.5"),
+        ("ZBRAIN_KEEP_KEYS_HOURS", "nan"),
     ],
 )
 def test_settings_bad_value_names_the_variable(name: str, value: str) -> None:
@@ -42,3 +47,18 @@ def test_settings_empty_value_counts_as_absent() -> None:
 @pytest.mark.parametrize("mode", ["local", "none"])
 def test_settings_worker_mode_takes_those_that_exist(mode: str) -> None:
     assert read_settings({"ZWORKER_MODE": mode}).worker_mode == mode
+
+
+def test_settings_life_times_have_defaults_and_units() -> None:
+    assert read_settings({}).keep == Lifetimes()
+    given = read_settings(
+        {
+            "ZBRAIN_KEEP_JOBS_DAYS": "2",
+            "ZBRAIN_KEEP_EVENTS_DAYS": "1.5",
+            "ZBRAIN_KEEP_LOGS_DAYS": "1",
+            "ZBRAIN_KEEP_BLOBS_HOURS": "3",
+            "ZBRAIN_KEEP_KEYS_HOURS": "4",
+        }
+    ).keep
+    assert (given.of("jobs"), given.of("transitions"), given.of("logs")) == (172_800, 129_600, 86_400)
+    assert (given.blobs_secs, given.keys_secs) == (10_800, 14_400)

@@ -36,6 +36,10 @@ def diagnose() -> list[Diagnosis]:
     found.append(Diagnosis("data directory", True, str(data.root)))
     free = shutil.disk_usage(data.root).free
     found.append(Diagnosis("disk", free > LOW_DISK_BYTES, f"{free / 2**30:.1f} GiB free"))
+    aside = sorted(data.root.glob("*.unreadable-*"))
+    if aside:
+        names = ", ".join(file.name for file in aside)
+        found.append(Diagnosis("database", False, f"one was damaged and set aside; blobs are kept meanwhile: {names}"))
     if sys.platform != "linux":
         found.append(Diagnosis("platform", False, "only on Linux is a job's whole process tree ended for certain"))
     endpoint = None

@@ -3,6 +3,7 @@
 ::
 
     zbrain.duckdb          the queue's database (the host alone opens it)
+    zbrain.ballast         room kept for running jobs on a full disk (while the host runs)
     artifacts/             content-addressed blobs (unless ZBRAIN_ARTIFACTS names another place)
     owner.json             who serves: url, token, pid, boot id, instance (mode 0600)
     token                  the secret of this data directory, made once (mode 0600)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from itertools import islice
 from pathlib import Path
 
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.errors import Unavailable, ZBrainError
 from zbrain_nb.model.settings import Lifetimes
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.core import QueueCore
@@ -80,6 +80,7 @@ class Maintenance:
         self._clock = clock or Clock()
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._backups: set[asyncio.Task[None]] = set()
         self._told: set[str] = set()
 
     @classmethod
@@ -101,11 +102,12 @@ class Maintenance:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """End that; harmless when it does not run."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        """End that, and give up backups under way; harmless when nothing runs."""
+        running = [*self._backups, *([self._task] if self._task is not None else [])]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        self._task = None
 
     async def _run(self) -> None:
         blobs_at = self._clock.monotonic() + BLOBS_PAUSE_SECS
@@ -206,6 +208,17 @@ class Maintenance:
         ZBrainError
             If it exists, or cannot be written.
         """
+        task = asyncio.get_running_loop().create_task(self._back_up(to))
+        self._backups.add(task)
+        task.add_done_callback(self._backups.discard)
+        try:
+            await task
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise Unavailable("The host ends; the backup was given up.", "Make it again.") from None
+            raise
+
+    async def _back_up(self, to: Path) -> None:
         async with self._turn:
             backup = await asyncio.to_thread(start_backup, to, self._storage.path)
             try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-from zbrain_nb.model.errors import Conflict, DiskFloor, ZBrainError
+from zbrain_nb.model.errors import Conflict, DiskFloor, Malformed, ZBrainError
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.opening import open_connection, wal_of
 from zbrain_nb.store.schema import COLUMNS, KINDS, create_fixed, index_segment, show_segments
@@ -132,11 +132,11 @@ def start_backup(to: Path, database: Path | None) -> Backup:
         If the destination exists and is no empty folder.
     DiskFloor
         If the disk has no room for it.
-    ZBrainError
+    Malformed
         If the folder cannot be made, or `to` is not absolute.
     """
     if not to.is_absolute():
-        raise ZBrainError(f"{to} is no absolute path.", "Name the backup from the root on.")
+        raise Malformed(f"{to} is no absolute path.", "Name the backup from the root on.")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise Conflict(f"{to} exists and is not empty.", "Name a new folder.")
     folder = to.with_name(f"{to.name}.partial-{secrets.token_hex(4)}")
@@ -144,7 +144,7 @@ def start_backup(to: Path, database: Path | None) -> Backup:
         to.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
     except OSError as error:
-        raise ZBrainError(f"The backup cannot be made at {to}: {error.strerror}.") from error
+        raise Malformed(f"The backup cannot be made at {to}: {error.strerror}.", "Name another place.") from error
     backup = Backup(to, folder)
     needed = 0 if database is None else sum(f.stat().st_size for f in (database, wal_of(database)) if f.exists())
     free = shutil.disk_usage(folder).free

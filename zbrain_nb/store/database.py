@@ -23,7 +23,8 @@ from zbrain_nb.store.segments import Segment, Segments, roll_back
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_BYTES = 64 * 1024 * 1024
+#: A checkpoint stops the writer for some 5 ms a MB; seldom and long would be felt more than often and short.
+CHECKPOINT_BYTES = 16 * 1024 * 1024
 #: Until a failed checkpoint is tried again: it failed for want of space or an open reader.
 CHECKPOINT_PAUSE_SECS = 5.0
 #: A checkpoint is made if so many times the log's size is free.

@@ -241,7 +241,7 @@ def events_between(
                 "SELECT l.event_seq, l.job_id::VARCHAR, j.org_id, l.attempt, epoch_us(l.ts), l.log_seq, l.stream, "
                 "l.line FROM (SELECT * FROM logs WHERE "
                 f"{span} {'' if everything else 'AND job_id IN (SELECT unnest($3::UUID[]))'} "
-                f"ORDER BY event_seq, log_seq LIMIT {limit:d}) l JOIN jobs j ON j.id = l.job_id "
+                f"ORDER BY event_seq, log_seq LIMIT {limit:d}) l LEFT JOIN jobs j ON j.id = l.job_id "
                 "ORDER BY l.event_seq, l.log_seq",
                 values[:3],
             ).fetchall()
@@ -265,6 +265,8 @@ def events_between(
     ]
     gathered: dict[int, StoredEvent] = {}
     for seq, job_id, org_id, attempt, ts, log_seq, stream, line in lines:
+        if org_id is None:  # the job's own row is gone
+            continue
         event = gathered.get(seq)
         if event is None:
             event = gathered[seq] = StoredEvent(seq, "job_logged", job_id, org_id, attempt, ts / 1e6, entries=[])

@@ -46,7 +46,7 @@ class Storage:
         place = Path(path).expanduser().absolute()
         self.path: Path | None = place if place.suffix == ".duckdb" else place / "zbrain.duckdb"
         #: What the disk still takes.
-        self.room = Room(self.path.parent, self.path.with_name("zbrain.ballast"))
+        self.room = Room(self.path.parent, self.path.with_suffix(".ballast"))
         self._set_closed()
         self._opening = threading.Lock()
 

@@ -146,10 +146,12 @@ async def test_blob_that_a_kept_job_names_stays_until_the_job_goes(queue, mainte
         await queue.fold()
     clock.advance(101)
     assert await maintenance.collect_blobs() == 0
-    clock.advance(900)
     await maintenance.retire_rows()
-    clock.advance(1001)
-    await maintenance.retire_rows()
+    clock.advance(501)
+    assert "transitions_1" in [s.table for s in await maintenance.retire_rows()]
+    assert await maintenance.collect_blobs() == 0
+    clock.advance(500)
+    assert "jobs_1" in [s.table for s in await maintenance.retire_rows()]
     assert await maintenance.collect_blobs() == 1
 
 
@@ -269,6 +271,8 @@ async def test_backup_made_while_submits_run_has_all_that_was_acknowledged(queue
         again = await Hand(restored).register()
         (result,) = await again.send(JobCompleted(running.id, attempt=1, after=4, seq=5))
         assert (result.status, result.high) == ("ok", 5)
+        indexes = "SELECT count(*) FROM duckdb_indexes() WHERE is_unique"
+        assert await restored.storage.read(lambda cursor: cursor.execute(indexes).fetchone()) == (1,)
         with pytest.raises(Conflict):
             await restored.submit(Job(TRUE, id=before[-1], owner="ada", org_id="default"))
         assert await restored.submit(TRUE)
@@ -331,3 +335,24 @@ async def test_backup_that_fails_midway_leaves_nothing_and_can_be_tried_again(
     assert module.copy_blobs is copy_blobs
     await maintenance.back_up(tmp_path / "copies" / "one")
     assert queue.active_jobs() == 1
+
+
+async def test_backup_under_way_is_given_up_when_the_host_ends(queue, maintenance, tmp_path, monkeypatch):
+    await queue.submit(TRUE)
+    begun, loop = asyncio.Event(), asyncio.get_running_loop()
+    copy_next = backup.Backup.copy_next
+
+    def copy_for_ever(self, cursor):
+        copy_next(self, cursor)
+        loop.call_soon_threadsafe(begun.set)
+        return True
+
+    monkeypatch.setattr(backup.Backup, "copy_next", copy_for_ever)
+    under_way = asyncio.ensure_future(maintenance.back_up(tmp_path / "copies" / "one"))
+    await begun.wait()
+    monkeypatch.undo()
+    await maintenance.stop()
+    with pytest.raises(ZBrainError):
+        await under_way
+    assert list((tmp_path / "copies").iterdir()) == []
+    await maintenance.back_up(tmp_path / "copies" / "one")

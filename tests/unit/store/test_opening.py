@@ -202,3 +202,23 @@ async def test_whole_log_is_replayed_without_a_word(tmp_path, caplog):
     assert (await storage.get_jobs([first.id, second.id])).keys() == {first.id, second.id}
     await storage.close()
     assert [path.name for path in storage.path.parent.iterdir()] == ["zbrain.duckdb"]
+
+
+async def test_flipped_byte_in_any_page_is_found_at_the_start_or_harms_no_job(tmp_path, caplog):
+    whole, _, _ = await make_whole(tmp_path, with_wal=False)
+    content = whole.path.read_bytes()
+    found = 0
+    for n, at in enumerate(range(3 * 4096 + 5_000, len(content), 128 * 1024)):
+        storage = Storage(tmp_path / f"page {n}")
+        storage.path.parent.mkdir()
+        storage.path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        caplog.clear()
+        await storage.open()
+        if opening.set_aside_files(storage.path):
+            found += 1
+            assert "could not be opened and was set aside" in caplog.text
+        else:
+            jobs = await storage.read(lambda cursor: cursor.execute("SELECT * FROM jobs").fetchall())
+            assert len(jobs) == 501
+        await storage.close()
+    assert found
