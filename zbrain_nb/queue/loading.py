@@ -42,9 +42,10 @@ async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
     for one in found.jobs:
         entry = _entry(index, one)
         restore_positions(entry, highs.get(one.job.id, {}), log_seqs.get(one.job.id, 0))
+        if one.job.state is not JobState.PENDING:  # its row may not say so yet
+            index.unfolded[one.job.id] = one.job
         if one.job.state.ended:
             index.remember(entry)
-            index.unfolded[one.job.id] = one.job
         else:
             index.restore(entry)
     for one in found.windows:

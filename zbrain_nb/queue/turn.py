@@ -249,7 +249,7 @@ class Turn(Change):
 
     def _is_ready(self, job_id: str) -> bool:
         entry = self.entry(job_id)
-        return entry is not None and entry.is_ready(self.now)
+        return entry is not None and entry.is_lined_up()
 
     def count_leased(self, entry: Entry) -> None:
         """Let later leases of this commit know that this one is given."""

@@ -48,9 +48,9 @@ KEYS = ("alpha", "beta")
 STEPS = 200
 EXAMPLES = 68
 #: Defects that this machine found; each has a test below that fails as long as it is there. Set True when mended.
-LISTS_STATES_AFTER_A_CRASH = False
-KEEPS_RETRIES_WHEN_THE_CLOCK_GOES_BACK = False
-KEEPS_THE_PLACE_OF_RETRIES_AFTER_A_RESTART = False
+LISTS_STATES_AFTER_A_CRASH = True
+KEEPS_RETRIES_WHEN_THE_CLOCK_GOES_BACK = True
+KEEPS_THE_PLACE_OF_RETRIES_AFTER_A_RESTART = True
 PENDING, RUNNING, RETRYING = JobState.PENDING, JobState.RUNNING, JobState.RETRYING
 
 picks = st.integers(min_value=0, max_value=10_000)
