@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 #: A checkpoint stops the writer for some 5 ms a MB; seldom and long would be felt more than often and short.
 CHECKPOINT_BYTES = 16 * 1024 * 1024
-#: Until a failed checkpoint is tried again: it failed for want of space or an open reader.
-CHECKPOINT_PAUSE_SECS = 5.0
+#: Until a checkpoint that failed, for want of space or because of a reader, is tried again.
+CHECKPOINT_PAUSE_SECS = 1.0
 #: A checkpoint is made if so many times the log's size is free.
 CHECKPOINT_ROOM = 2
 #: Until a database that DuckDB gave up is opened again, if that failed.
