@@ -14,8 +14,9 @@ from weakref import WeakSet
 
 import duckdb
 
-from zbrain_nb.model.errors import Conflict, DiskFloor, Unavailable, ZBrainError
-from zbrain_nb.store.opening import NO_ROOM, open_connection, wal_of
+from zbrain_nb.model.errors import Unavailable, ZBrainError
+from zbrain_nb.store.opening import open_connection, wal_of
+from zbrain_nb.store.refusals import conflict, disk_floor, is_full, unavailable
 from zbrain_nb.store.room import Room
 from zbrain_nb.store.rows import FOLDED, Change, Layout
 from zbrain_nb.store.schema import KINDS
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 
 #: A checkpoint stops the writer for some 5 ms a MB; seldom and long would be felt more than often and short.
 CHECKPOINT_BYTES = 16 * 1024 * 1024
-#: Until a failed checkpoint is tried again: it failed for want of space or an open reader.
-CHECKPOINT_PAUSE_SECS = 5.0
+#: Until a checkpoint that failed, for want of space or because of a reader, is tried again.
+CHECKPOINT_PAUSE_SECS = 1.0
 #: A checkpoint is made if so many times the log's size is free.
 CHECKPOINT_ROOM = 2
 #: Until a database that DuckDB gave up is opened again, if that failed.
@@ -164,7 +165,7 @@ class Database:
         others = []
         for i in some:
             if changes[i].jobs:
-                outcomes[i] = _disk_floor(cause)
+                outcomes[i] = disk_floor(cause)
                 tainted.update(changes[i].keys)
             else:
                 others.append(i)
@@ -184,10 +185,10 @@ class Database:
             refused = error
         except duckdb.Error as error:
             self.note_failure(error)
-            if self._is_invalid:
+            if isinstance(error, duckdb.FatalException):
                 self._in_doubt += [changes[i] for i in some]
                 self.revive_if_invalid()
-            if _is_full(error):
+            if is_full(error):
                 some = self._refuse_jobs(changes, some, outcomes, tainted, error)
                 if some and self._room.release():
                     self._append_some(changes, some, outcomes, tainted)
@@ -197,7 +198,7 @@ class Database:
                 tainted.update(changes[i].keys)
             return
         if len(some) == 1:
-            outcomes[some[0]] = _conflict(refused)
+            outcomes[some[0]] = conflict(refused)
             tainted.update(changes[some[0]].keys)
             return
         middle = len(some) // 2
@@ -347,28 +348,3 @@ class Database:
             log.warning("The last checkpoint failed; the next start replays the log.", extra={"why": str(error)})
         self._connection.close()
         self._room.close()
-
-
-def unavailable(error: duckdb.Error) -> ZBrainError:
-    """Return what callers are told when DuckDB refused for a reason that is not theirs."""
-    made = Unavailable(f"The store could not do it: {str(error).splitlines()[0]}", "Try again.")
-    made.__cause__ = error
-    return made
-
-
-def _is_full(error: duckdb.Error) -> bool:
-    text = str(error)
-    return any(sign in text for sign in NO_ROOM)
-
-
-def _disk_floor(error: duckdb.Error | None) -> ZBrainError:
-    made = DiskFloor("The disk is full: the store could not keep the job.", "Make room, then submit it again.")
-    made.__cause__ = error
-    return made
-
-
-def _conflict(error: duckdb.Error) -> ZBrainError:
-    log.warning("A row was refused.", extra={"why": str(error)})
-    made = Conflict("The store refused what this would have written.", "It contradicts what is stored already.")
-    made.__cause__ = error
-    return made

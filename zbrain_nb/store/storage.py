@@ -20,6 +20,7 @@ from zbrain_nb.model.job import Job, JobArtifact
 from zbrain_nb.store import queries
 from zbrain_nb.store.database import Database, unavailable
 from zbrain_nb.store.lines import Lines
+from zbrain_nb.store.refusals import unavailable
 from zbrain_nb.store.room import Room
 from zbrain_nb.store.rows import Change, encode, folded_row, job_row
 from zbrain_nb.store.writer import Done, Task, Writer
