@@ -10,6 +10,7 @@ from zbrain_nb.model.errors import InvalidSpec
 
 MAX_ENTRIES = 10_000
 MAX_DEPTH = 100
+_CONTAINERS = (dict, list, tuple)
 MAX_ORG_ID = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _NOT_IN_ORG = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029,/\\]")
@@ -36,16 +37,18 @@ def is_sha256(value: Any) -> bool:
 
 def check_depth(field: str, value: Any, limit: int = MAX_DEPTH) -> None:
     """Refuse JSON that is nested deeper than `limit`: who can still read it may not be able to write it again."""
-    level = [value]
-    for _ in range(limit + 1):
+    level = [value] if isinstance(value, _CONTAINERS) else []
+    for _ in range(limit):
+        if not level:
+            return
         level = [
             item
             for node in level
-            if isinstance(node, (dict, list, tuple))
             for item in (node.values() if isinstance(node, dict) else node)
+            if isinstance(item, _CONTAINERS)
         ]
-        if not level:
-            return
+    if not level:
+        return
     raise InvalidSpec(f"{field} is nested deeper than {limit} levels.", field=field)
 
 

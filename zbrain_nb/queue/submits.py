@@ -23,6 +23,8 @@ _sorted = msgspec.json.Encoder(order="sorted", enc_hook=str)
 
 
 NO_BLOCKERS: frozenset[str] = frozenset()
+#: So many jobs of a circle are named in words.
+MAX_NAMED = 8
 
 
 class Accepted(NamedTuple):
@@ -157,7 +159,14 @@ def decide_batch(turn: Turn, index: Index, jobs: Sequence[Job], stored_keys: Map
         hashes.append(digest)
     created = [job for job, first in zip(jobs, firsts, strict=True) if first is None]
     extras = {job.id: (digest, spec) for job, digest, spec in zip(jobs, hashes, specs, strict=True)}
-    created = _parents_first(created)
+    firsts_of = {job.id: first.id for job, first in zip(jobs, firsts, strict=True) if first is not None}
+    for job in created:
+        if not firsts_of.keys().isdisjoint(job.spec.after):  # it waits for what was submitted before under its key
+            after = [firsts_of.get(parent_id, parent_id) for parent_id in job.spec.after]
+            job.spec = msgspec.structs.replace(job.spec, after=after)
+            extras[job.id] = extras[job.id][0], encode(job.spec)
+    positions = {job.id: position for position, job in enumerate(jobs)} if len(jobs) > 1 else {}
+    created = _parents_first(created, positions)
     turn.check_room(created)
     for job in created:
         _create(turn, index, job, *extras[job.id])
@@ -206,7 +215,7 @@ def _check_parents(turn: Turn, job: Job, new: dict[str, Job]) -> None:
             raise InvalidSpec(f"after names the job {parent_id}, which does not exist.", field="after")
 
 
-def _parents_first(jobs: list[Job]) -> list[Job]:
+def _parents_first(jobs: list[Job], positions: Mapping[str, int]) -> list[Job]:
     if not any(job.spec.after for job in jobs):
         return jobs
     new = {job.id: job for job in jobs}
@@ -214,7 +223,20 @@ def _parents_first(jobs: list[Job]) -> list[Job]:
     try:
         return [new[job_id] for job_id in order.static_order()]
     except CycleError as error:
-        raise InvalidSpec("The jobs wait for each other in a circle.", ids=error.args[1], field="after") from error
+        raise _circle([new[job_id] for job_id in reversed(error.args[1])], positions) from error
+
+
+def _circle(path: list[Job], positions: Mapping[str, int]) -> InvalidSpec:
+    """Return the refusal of jobs each of which waits for the next, the last being the first."""
+    if len(path) == 2:
+        message = f"The job {path[0].name!r} waits for itself."
+    else:
+        named = [f"{job.name!r} ({positions.get(job.id, job.id)})" for job in path]
+        if len(named) > MAX_NAMED:
+            named[MAX_NAMED // 2 : -MAX_NAMED // 2] = [f"… {len(named) - MAX_NAMED} more …"]
+        message = f"The jobs wait for each other in a circle: {' -> '.join(named)}."
+    details: dict[str, Any] = {"index": min(positions[job.id] for job in path)} if positions else {}
+    return InvalidSpec(message, ids=[job.id for job in path], field="after", **details)
 
 
 def _create(turn: Turn, index: Index, job: Job, digest: str | None, encoded: bytes) -> None:

@@ -18,7 +18,7 @@ from zbrain_nb.model.events import LogEntry, LogStream
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import Job, JobArtifact
 from zbrain_nb.store import queries
-from zbrain_nb.store.database import Database, unavailable
+from zbrain_nb.store.database import Database
 from zbrain_nb.store.lines import Lines
 from zbrain_nb.store.refusals import unavailable
 from zbrain_nb.store.room import Room

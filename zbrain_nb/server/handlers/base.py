@@ -326,14 +326,29 @@ class CollectedBody(StreamedBody, ApiHandler):
     def data_received(self, chunk: bytes) -> None:
         """Add a piece, or answer once it is too much."""
         self._received += len(chunk)
-        if self._received > (MAX_BODY_BYTES if self._refusal is None else MAX_DRAINED_BYTES):
-            self._collected.clear()
-            self._handle_request_exception(self._refusal or over_limit())
-        elif self._refusal is None:
+        if self._refusal is None and self._received <= MAX_BODY_BYTES:
             self._collected += chunk
+        elif not self._headers_written and self._received > (MAX_DRAINED_BYTES if self._refusal else MAX_BODY_BYTES):
+            self._collected.clear()
+            self._refuse_early(self._refusal or over_limit())
+        elif self._refusal is not None and self._received > 2 * MAX_BODY_BYTES:
+            self.finish()
+
+    def _refuse_early(self, error: BaseException) -> None:
+        """Answer while the sender still sends, and let it go on for a while: a closed connection eats the answer."""
+        self._refusal = error = as_zbrain_error(error, 500)
+        answer = msgspec.json.encode(error.as_json())
+        self.set_status(error.status)
+        self.set_header("Content-Length", len(answer))
+        self.set_header("Connection", "close")
+        self.write(answer)
+        self.flush()
 
     async def post(self, *args: str) -> None:
         """Let the route have the body."""
+        if self._headers_written:  # it was refused early
+            self.finish()
+            return
         self.raise_refusal()
         self.request.body = bytes(self._collected)
         done = super().post(*args)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import abstractmethod
+from functools import lru_cache
 from pathlib import Path
 
 from tornado import web
@@ -12,7 +13,7 @@ from tornado import web
 from zbrain_nb.model.errors import JobNotFound, Malformed, NotFound, ZBrainError
 from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
-from zbrain_nb.store.artifacts import Upload
+from zbrain_nb.store.artifacts import ArtifactStore, Upload
 
 MAX_BLOB_BYTES = 1 << 40
 
@@ -92,6 +93,7 @@ class _BlobFile(ApiHandler, web.StaticFileHandler):
 
     async def _send(self, job_id: str, name: str, *, include_body: bool) -> None:
         self._blob = await self.blob_of(job_id, name)
+        await asyncio.to_thread(_check, self.queue.artifacts, self._blob.sha256)
         await web.StaticFileHandler.get(self, self._blob.sha256, include_body)
 
     @abstractmethod
@@ -124,6 +126,20 @@ class _BlobFile(ApiHandler, web.StaticFileHandler):
         self.set_header("Content-Disposition", f'attachment; filename="{safe}"')
         self.set_header("Content-Security-Policy", "sandbox; default-src 'none'")
         self.set_header("Cache-Control", "no-cache")
+
+
+def _check(store: ArtifactStore, sha256: str) -> None:
+    """Refuse a blob whose bytes are not what was stored; read once for each change of its file."""
+    try:
+        stat = store.path(sha256).stat()
+    except FileNotFoundError:
+        return  # `validate_absolute_path` says so
+    _read_through(store, sha256, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=10_000)
+def _read_through(store: ArtifactStore, sha256: str, *version: int) -> None:
+    store.open(sha256).close()
 
 
 class ArtifactHandler(_BlobFile):
