@@ -76,14 +76,6 @@ class Entry(msgspec.Struct, gc=False):
             return not self.blockers
         return job.state is JobState.RETRYING and (job.not_before is None or job.not_before.timestamp() <= now)
 
-    def is_lined_up(self) -> bool:
-        """Whether a job that stands in a window may still be taken.
-
-        Its back-off was over when it came there, whatever the clock says now: clocks are set back.
-        """
-        state = self.job.state
-        return state is JobState.RETRYING or (state is JobState.PENDING and not self.blockers)
-
     def may_park(self) -> bool:
         """Whether the store alone could keep it: nothing is known of it that its row does not say."""
         return self.job.state is JobState.PENDING and not self.job.attempt and not self.job.spec.after

@@ -62,6 +62,11 @@ def rank_of(micros: int, priority: int) -> int:
     return micros - priority * _AGING_MICROS
 
 
+def base_of(rank: int, priority: int) -> int:
+    """Return the time, in microseconds since the epoch, of which `rank_of` made a rank."""
+    return rank + priority * _AGING_MICROS
+
+
 class Account:
     """Counts the jobs of an org, an owner or a concurrency group.
 

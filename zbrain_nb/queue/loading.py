@@ -12,7 +12,7 @@ from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.queue.index import Entry, Index
-from zbrain_nb.queue.lanes import LaneKey, Place
+from zbrain_nb.queue.lanes import LaneKey, Place, base_of
 from zbrain_nb.queue.pauses import read_pauses
 from zbrain_nb.queue.ready import window_for
 from zbrain_nb.store import queries, waiting
@@ -37,7 +37,8 @@ async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
     folded_seq = int(await storage.read(waiting.meta, waiting.FOLDED_SEQ) or 0)
     found = await storage.read(waiting.snapshot, folded_seq, window_for)
     index.applied_seq = storage.last_seq
-    index.last_base = found.last_base
+    if found.last is not None and found.last.rank is not None:
+        index.last_base = base_of(found.last.rank, found.last.job.spec.priority)
     highs, log_seqs = await storage.read(queries.positions, [one.job.id for one in found.jobs if one.job.attempt])
     for one in found.jobs:
         entry = _entry(index, one)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from zbrain_nb.model.errors import Unavailable, ZBrainError
-from zbrain_nb.model.job import Job
+from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.transitions import advance
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.keys import FirstOf, KeyOf
@@ -249,7 +249,13 @@ class Turn(Change):
 
     def _is_ready(self, job_id: str) -> bool:
         entry = self.entry(job_id)
-        return entry is not None and entry.is_lined_up()
+        if entry is None:
+            return False
+        if entry.is_ready(self.now):
+            return True
+        if entry.job.state is JobState.RETRYING:  # the clock was set back since its back-off was over
+            self._stage.index.line_up(entry)
+        return False
 
     def count_leased(self, entry: Entry) -> None:
         """Let later leases of this commit know that this one is given."""

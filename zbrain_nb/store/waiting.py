@@ -40,14 +40,14 @@ class Snapshot(NamedTuple):
         The first of each lane's other jobs.
     lanes : dict of str to int
         How many such jobs each lane has.
-    last_base : int
-        The latest time, in microseconds since the epoch, from which a rank was counted.
+    last : Placed or None
+        The job that was submitted last.
     """
 
     jobs: list[Placed]
     windows: list[Placed]
     lanes: dict[str, int]
-    last_base: int
+    last: Placed | None
 
 
 def snapshot(cursor: Cursor, folded_seq: int, window_for: Callable[[int], int]) -> Snapshot:
@@ -75,11 +75,13 @@ def snapshot(cursor: Cursor, folded_seq: int, window_for: Callable[[int], int]) 
         f"WHERE {rest} GROUP BY lane) SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs JOIN heads USING (id)",
         [window_for(len(lanes))],
     ).fetchall()
-    base = cursor.execute("SELECT max(least(rank, epoch_us(created_at))) FROM jobs").fetchone()
+    last = cursor.execute(
+        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE event_seq = (SELECT max(event_seq) FROM jobs)"
+    ).fetchone()
     jobs = _chosen(cursor)
     cursor.execute("DROP TABLE moved")
     cursor.execute("DROP TABLE chosen")
-    return Snapshot(jobs, [_placed(row) for row in windows], dict(lanes), (base and base[0]) or 0)
+    return Snapshot(jobs, [_placed(row) for row in windows], dict(lanes), _placed(last) if last else None)
 
 
 def _chosen(cursor: Cursor) -> list[Placed]:
