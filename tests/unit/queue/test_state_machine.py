@@ -154,16 +154,21 @@ class QueueMachine(RuleBasedStateMachine):
         await self.queue.open()
         for attempt in self.ledger.running():
             attempt.ends_at = self.clock.mono + TTL_SECS
-        for worker_id in WORKERS:
-            registered = await self.queue.register_worker(WorkerInfo(id=worker_id, slots=100))
-            self.compare_attempts(worker_id, registered.attempts)
+        self.present = set[str]()
         self.follower = self.queue.subscribe(after=self.heard[-1].seq if self.heard else 0)
         self.parked, self.answered = [], []
 
-    def compare_attempts(self, worker_id: str, refs: list[AttemptRef]) -> None:
-        """A worker that registers has to be told exactly what it runs, and how far its reports came."""
-        mine = {(a.job.id, a.number, a.high) for a in self.ledger.running(worker_id)}
-        assert {(ref.job_id, ref.attempt, ref.high) for ref in refs} == mine
+    async def come(self, worker_id: str) -> None:
+        """Let a worker register if it has not since the queue was opened: it is told exactly what it runs."""
+        if worker_id in self.present:
+            return
+        self.present.add(worker_id)
+        registered = await self.queue.register_worker(WorkerInfo(id=worker_id, slots=100))
+        mine = self.ledger.running(worker_id)
+        for attempt in mine:
+            attempt.ends_at = self.clock.mono + TTL_SECS
+        told = {(ref.job_id, ref.attempt, ref.high) for ref in registered.attempts}
+        assert told == {(attempt.job.id, attempt.number, attempt.high) for attempt in mine}
 
     def copy_files(self, name: str) -> Path:
         """Copy the database as the disk has it at this moment; this is what a kill leaves."""
@@ -183,8 +188,10 @@ class QueueMachine(RuleBasedStateMachine):
         shutil.rmtree(left)
 
     @precondition(lambda self: self.age >= 25)
-    @rule(kind=st.sampled_from(["close", "crash", "crash"]))
-    def restart(self, kind: str) -> None:
+    @rule(kind=st.sampled_from(["close", "crash", "crash"]), silence_secs=st.sampled_from([0.0, 59.0, 61.0]))
+    def restart(self, kind: str, silence_secs: float) -> None:
+        """Come back; the workers have one full term to do so too."""
+
         async def step() -> None:
             if kind == "close":
                 self.lives += 1
@@ -193,6 +200,8 @@ class QueueMachine(RuleBasedStateMachine):
                 await self.open(self.home)
             else:
                 await self.crash()
+            await self.let_pass(silence_secs)
+            await self.expire_leases()
             await self.look_at_everything()
 
         self.go(step)
@@ -203,6 +212,8 @@ class QueueMachine(RuleBasedStateMachine):
     async def crash_in_a_commit(self, moment: int) -> None:
         """Crash with commands under way: what was answered holds, the rest is there as a whole or not at all."""
         await self.stop_waiting()
+        for worker_id in WORKERS:
+            await self.come(worker_id)
         orphans = [self.new_job(0), self.new_job(0), self.new_job(0)]
         submits = [InFlight.begin(self.queue.submit(job), job) for job in orphans]
         said = self.something_to_say(moment)
@@ -300,8 +311,8 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(
         org=orgs,
         priority=priorities,
-        max_retries=st.integers(0, 2),
-        rerun_if_lost=st.sampled_from([None, None, True, False]),
+        max_retries=st.integers(0, 3),
+        rerun_if_lost=st.sampled_from([None, True, True, True, False]),
         parents=st.lists(picks, max_size=2),
         after_any=st.booleans(),
     )
@@ -403,6 +414,7 @@ class QueueMachine(RuleBasedStateMachine):
         async def step() -> None:
             ready = self.ledger.ready(self.clock.wall)
             first_attempts = {known for known in ready if not known.attempts}
+            await self.come(worker_id)
             asked = Asked(worker_id, self.request(limit))
             news = any(a.job.cancel_requested for a in self.ledger.running(worker_id))
             answer = await self.queue.lease(worker_id, asked.request)
@@ -426,6 +438,7 @@ class QueueMachine(RuleBasedStateMachine):
     def acquire(self, worker_id: str, org: str) -> None:
         async def step() -> None:
             ready = [known for known in self.ledger.ready(self.clock.wall) if known.org_id == org]
+            await self.come(worker_id)
             job = await self.queue.acquire_lease(worker_id, org)
             assert (job is None) == (not ready)
             if job is not None:
@@ -439,6 +452,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker_id=st.sampled_from(WORKERS), limit=st.integers(1, 2))
     def wait_for_a_job(self, worker_id: str, limit: int) -> None:
         async def step() -> None:
+            await self.come(worker_id)
             asked = Asked(worker_id, self.request(limit, LONG_SECS))
             asked.task = asyncio.create_task(self.queue.lease(worker_id, asked.request))
             self.parked.append(asked)
@@ -483,6 +497,7 @@ class QueueMachine(RuleBasedStateMachine):
         async def step() -> None:
             if not self.ledger.attempts:
                 return
+            await self.come(worker_id)
             asked = [self.some(self.ledger.attempts, pick) for pick in picks]
             request = HeartbeatRequest([AttemptRef(a.job.id, a.number) for a in asked])
             answer = await self.queue.heartbeat(worker_id, request)
@@ -518,6 +533,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     async def send(self, worker_id: str, *events: WorkerEvent) -> None:
         """Send one attempt's events; the queue has to take exactly those that the ledger takes."""
+        await self.come(worker_id)
         self.sent += [(worker_id, event) for event in events]
         expected: tuple[str, int] | None = None
         for event in events:
@@ -552,7 +568,9 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ledger.running())
     @rule(
         pick=picks,
-        how=st.sampled_from(["completed", "completed", "failed", "failed", "failed for good", "lost", "canceled"]),
+        how=st.sampled_from(
+            ["completed", "completed", "failed", "failed", "failed for good", "lost", "lost", "lost", "canceled"]
+        ),
         too_early=st.sampled_from([0, 0, 0, 2]),
         with_line=st.booleans(),
     )
@@ -567,6 +585,25 @@ class QueueMachine(RuleBasedStateMachine):
 
         self.go(step)
 
+    @precondition(lambda self: self.ledger.running())
+    @rule(pick=picks, fates=st.lists(st.sampled_from(["lost", "lost", "failed"]), min_size=2, max_size=5))
+    def meet_one_bad_end_after_another(self, pick: int, fates: list[str]) -> None:
+        async def step() -> None:
+            attempt = self.some(self.ledger.running(), pick)
+            for fate in fates:
+                await self.send(attempt.worker_id, self.ending(attempt, fate))
+                self.compare(attempt.job, await self.queue.get(attempt.job.id))
+                await self.let_pass(8.0)
+                await self.settle()
+                if attempt.job.state is RETRYING:
+                    asked = Asked(attempt.worker_id, self.request(limit=100))
+                    self.took(asked, await self.queue.lease(attempt.worker_id, asked.request))
+                attempt = attempt.job.attempts[-1]
+                if not attempt.is_running:
+                    return
+
+        self.go(step)
+
     @precondition(lambda self: self.sent)
     @rule(picks=st.lists(picks, min_size=1, max_size=3))
     def send_again(self, picks: list[int]) -> None:
@@ -577,11 +614,15 @@ class QueueMachine(RuleBasedStateMachine):
         self.go(step)
 
     @precondition(lambda self: any(not a.is_running for a in self.ledger.attempts))
-    @rule(pick=picks)
-    def speak_from_the_grave(self, pick: int) -> None:
+    @rule(pick=picks, forge=st.booleans())
+    def speak_from_the_grave(self, pick: int, forge: bool) -> None:
+        """Send a line of an attempt that is over; forged, with the worker and the number of the present one."""
+
         async def step() -> None:
             attempt = self.some([a for a in self.ledger.attempts if not a.is_running], pick)
-            await self.send(attempt.worker_id, self.line(attempt, attempt.high))
+            present = attempt.job.attempts[-1]
+            after = present.high if forge else attempt.high
+            await self.send(present.worker_id if forge else attempt.worker_id, self.line(attempt, after))
 
         self.go(step)
 
@@ -597,14 +638,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     # What time does
 
+    async def let_pass(self, secs: float) -> None:
+        self.clock.wall += secs
+        self.clock.mono += secs
+        self.queue.tick()
+
     @rule(secs=st.sampled_from([0.5, 3.0, 30.0, 61.0]))
     def pass_time(self, secs: float) -> None:
-        async def step() -> None:
-            self.clock.wall += secs
-            self.clock.mono += secs
-            self.queue.tick()
-
-        self.go(step)
+        self.go(lambda: self.let_pass(secs))
 
     @precondition(lambda self: KEEPS_RETRIES_WHEN_THE_CLOCK_GOES_BACK or not self.ledger.in_state(RETRYING))
     @rule(secs=st.sampled_from([-1800.0, 1800.0]))
@@ -615,16 +656,16 @@ class QueueMachine(RuleBasedStateMachine):
 
         self.go(step)
 
+    async def expire_leases(self) -> None:
+        silent = [a for a in self.ledger.running() if a.ends_at <= self.clock.mono]
+        assert await self.queue.expire_leases() == len(silent)
+        for attempt in silent:
+            self.ledger.lost(attempt.job, self.clock.wall)
+            self.touch(attempt.job)
+
     @rule()
     def expire(self) -> None:
-        async def step() -> None:
-            silent = [a for a in self.ledger.running() if a.ends_at <= self.clock.mono]
-            assert await self.queue.expire_leases() == len(silent)
-            for attempt in silent:
-                self.ledger.lost(attempt.job, self.clock.wall)
-                self.touch(attempt.job)
-
-        self.go(step)
+        self.go(self.expire_leases)
 
     # What has to agree
 
@@ -806,7 +847,7 @@ async def test_job_that_retries_keeps_its_place_in_line_over_a_restart(tmp_path:
 QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_sequence_of_commands_and_crashes_keeps_the_guarantees() -> None:
     QueueMachine.steps = 0
     run_state_machine_as_test(
