@@ -184,9 +184,10 @@ class QueueCore:
 
     async def _borrow(self, ids: Iterable[str]) -> Borrowed:
         """Return those of the jobs that are not in memory, from the store: ended ones, and parked ones."""
-        seen_seq = self._index.applied_seq
-        asked = [job_id for job_id in ids if self._index.get(job_id) is None and is_id(job_id)]
-        borrowed = Borrowed({}, seen_seq)
+        wanted = set(ids)
+        in_memory = frozenset(job_id for job_id in wanted if self._index.get(job_id) is not None)
+        asked = [job_id for job_id in wanted - in_memory if is_id(job_id)]
+        borrowed = Borrowed({}, self._index.applied_seq, in_memory)
         if not asked:
             return borrowed
         found = await self.storage.read(waiting.placed_by_id, asked)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from zbrain_nb.model.checks import check_number, is_sha256
+from zbrain_nb.model.checks import check_depth, check_number, is_sha256
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import (
     ENDINGS,
@@ -204,6 +204,7 @@ def _check_outputs(outputs: Any) -> None:
     for output in outputs:
         if not isinstance(output, dict) or not isinstance(output.get("output_type"), str):
             raise InvalidSpec("An output must be a dict with an output_type.", field="outputs")
+        check_depth("outputs", output)
 
 
 def _checked_ending(event: Any, absent: set[str]) -> Any:

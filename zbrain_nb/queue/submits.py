@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
@@ -216,14 +217,24 @@ def _check_parents(turn: Turn, job: Job, new: dict[str, Job]) -> None:
 
 
 def _parents_first(jobs: list[Job], positions: Mapping[str, int]) -> list[Job]:
+    """Return the jobs so that none stands before its parents, and otherwise as they came."""
     if not any(job.spec.after for job in jobs):
         return jobs
-    new = {job.id: job for job in jobs}
-    order = TopologicalSorter({job.id: [parent for parent in job.spec.after if parent in new] for job in jobs})
+    places = {job.id: place for place, job in enumerate(jobs)}
+    order = TopologicalSorter({job.id: [parent for parent in job.spec.after if parent in places] for job in jobs})
     try:
-        return [new[job_id] for job_id in order.static_order()]
+        order.prepare()
     except CycleError as error:
-        raise _circle([new[job_id] for job_id in reversed(error.args[1])], positions) from error
+        raise _circle([jobs[places[job_id]] for job_id in reversed(error.args[1])], positions) from error
+    ready: list[int] = []
+    found = []
+    while order.is_active():
+        for job_id in order.get_ready():
+            heapq.heappush(ready, places[job_id])
+        job = jobs[heapq.heappop(ready)]
+        found.append(job)
+        order.done(job.id)
+    return found
 
 
 def _circle(path: list[Job], positions: Mapping[str, int]) -> InvalidSpec:

@@ -41,10 +41,13 @@ class Borrowed(msgspec.Struct):
         By id.
     seen_seq : int
         The last ``event_seq`` that was applied before they were read.
+    in_memory : frozenset of str
+        Jobs that were not read because they were in memory.
     """
 
     entries: dict[str, Entry]
     seen_seq: int
+    in_memory: frozenset[str] = frozenset()
 
 
 class Fact(msgspec.Struct, gc=False):
@@ -131,7 +134,18 @@ class Turn(Change):
         What the caller gets instead.
     """
 
-    __slots__ = ("_command", "_stage", "answer", "claims", "entries", "error", "facts", "future", "subject")
+    __slots__ = (
+        "_command",
+        "_expected",
+        "_stage",
+        "answer",
+        "claims",
+        "entries",
+        "error",
+        "facts",
+        "future",
+        "subject",
+    )
     facts: list[Fact | Job]
     claims: list[tuple[KeyOf, FirstOf]]
 
@@ -144,6 +158,7 @@ class Turn(Change):
         self.future = future
         self.subject = subject
         self._command = command
+        self._expected: frozenset[str] = frozenset()
         self._stage: Stage
 
     def take(self, stage: Stage) -> None:
@@ -162,8 +177,17 @@ class Turn(Change):
         return [*self.entries, *self.touched]
 
     def entry(self, job_id: str) -> Entry | None:
-        """Return the job as decided so far, or None if it is neither live nor lately ended."""
-        return self._stage.overlay.get(job_id) or self._stage.index.get(job_id)
+        """Return the job as decided so far, or None if it is neither in memory nor borrowed.
+
+        Raises
+        ------
+        LookAgain
+            If it was in memory when the command was prepared.
+        """
+        found = self._stage.overlay.get(job_id) or self._stage.index.get(job_id)
+        if found is None and job_id in self._expected:
+            raise LookAgain("The job has to be looked up again.", "Try again.")
+        return found
 
     def borrow(self, borrowed: Borrowed) -> None:
         """Let the command see jobs that were read from the store.
@@ -173,7 +197,7 @@ class Turn(Change):
         LookAgain
             If one may have moved on, and left the memory, since it was read.
         """
-        stage = self._stage
+        stage, self._expected = self._stage, borrowed.in_memory
         for job_id, entry in borrowed.entries.items():
             if job_id in stage.overlay or stage.index.get(job_id) is not None:
                 continue

@@ -337,7 +337,6 @@ async def test_chain_of_10_000_runs_from_its_head_on(queue):
     assert queue.active_jobs() == MANY - 2
 
 
-@pytest.mark.xfail(reason="2,000 ended jobs are kept in memory; of what more end in one commit the first are forgotten")
 async def test_child_submitted_while_its_parent_ends_with_very_many_is_not_told_that_it_never_was(queue):
     root = Job(TRUE)
     hand = await hand_with(queue, root, *(waiting(root.id) for _ in range(2_500)))
@@ -347,3 +346,12 @@ async def test_child_submitted_while_its_parent_ends_with_very_many_is_not_told_
     await queue.submit(child)
     await ending
     assert await states(queue, child.id) == ["failed"]
+
+
+async def test_jobs_that_wait_for_others_change_no_other_job_s_place(queue):
+    """A batch is leased in the order in which it came, but for those that wait."""
+    last = Job(TRUE)
+    batch = [waiting(last.id), *(Job(TRUE) for _ in range(5)), last]
+    ids = await queue.submit_many(batch)
+    hand = await Hand(queue).register()
+    assert [job.id for job in await hand.lease(limit=9)] == ids[1:]

@@ -47,10 +47,6 @@ KEYS = ("alpha", "beta")
 #: Steps of one run, and runs: together more than 10,000 steps.
 STEPS = 200
 EXAMPLES = 70
-#: Defects that this machine found; each has a test below that fails as long as it is there. Set True when mended.
-LISTS_STATES_AFTER_A_CRASH = True
-KEEPS_RETRIES_WHEN_THE_CLOCK_GOES_BACK = True
-KEEPS_THE_PLACE_OF_RETRIES_AFTER_A_RESTART = True
 PENDING, RUNNING, RETRYING = JobState.PENDING, JobState.RUNNING, JobState.RETRYING
 
 picks = st.integers(min_value=0, max_value=10_000)
@@ -413,7 +409,6 @@ class QueueMachine(RuleBasedStateMachine):
     def lease(self, worker_id: str, limit: int) -> None:
         async def step() -> None:
             ready = self.ledger.ready(self.clock.wall)
-            first_attempts = {known for known in ready if not known.attempts}
             await self.come(worker_id)
             asked = Asked(worker_id, self.request(limit))
             news = any(a.job.cancel_requested for a in self.ledger.running(worker_id))
@@ -423,15 +418,12 @@ class QueueMachine(RuleBasedStateMachine):
                 assert len(answer.leases) == min(limit, len(ready)), "what may run is handed out"
             for org in ("default", "lab"):
                 got = [self.ledger.jobs[lease.job.id] for lease in answer.leases if lease.job.org_id == org]
-                self.compare_order(got, [known for known in ready if known.org_id == org], first_attempts)
+                self.compare_order(got, [known for known in ready if known.org_id == org])
 
         self.go(step)
 
-    def compare_order(self, got: list[Known], ready: list[Known], first_attempts: set[Known]) -> None:
+    def compare_order(self, got: list[Known], ready: list[Known]) -> None:
         """What was handed out has to be the head of what was ready."""
-        if not KEEPS_THE_PLACE_OF_RETRIES_AFTER_A_RESTART and self.lives:
-            got = [known for known in got if known in first_attempts]
-            ready = [known for known in ready if known in first_attempts]
         assert got == ready[: len(got)]
 
     @rule(worker_id=st.sampled_from(WORKERS), org=orgs)
@@ -442,8 +434,7 @@ class QueueMachine(RuleBasedStateMachine):
             job = await self.queue.acquire_lease(worker_id, org)
             assert (job is None) == (not ready)
             if job is not None:
-                first_attempts = {known for known in ready if not known.attempts}
-                self.compare_order([self.ledger.jobs[job.id]], ready, first_attempts)
+                self.compare_order([self.ledger.jobs[job.id]], ready)
                 self.touch(self.ledger.leased(job, worker_id, self.clock.mono + TTL_SECS, self.clock.wall).job)
 
         self.go(step)
@@ -647,7 +638,6 @@ class QueueMachine(RuleBasedStateMachine):
     def pass_time(self, secs: float) -> None:
         self.go(lambda: self.let_pass(secs))
 
-    @precondition(lambda self: KEEPS_RETRIES_WHEN_THE_CLOCK_GOES_BACK or not self.ledger.in_state(RETRYING))
     @rule(secs=st.sampled_from([-1800.0, 1800.0]))
     def set_the_wall_clock(self, secs: float) -> None:
         async def step() -> None:
@@ -700,7 +690,7 @@ class QueueMachine(RuleBasedStateMachine):
             job = await queue.get(known.id)
             self.compare(known, job)
             assert listed[known.id] == job
-        for state in JobState if LISTS_STATES_AFTER_A_CRASH or not self.lives else ():
+        for state in JobState:
             found = {job.id for job in await queue.list(state=state, limit=10_000)} - self.sentinels
             assert found == {known.id for known in self.ledger.in_state(state)}, f"the list of what is {state}"
         assert queue.active_jobs() == len(self.ledger.in_state(PENDING, RUNNING, RETRYING))
@@ -771,12 +761,11 @@ class QueueMachine(RuleBasedStateMachine):
         async with JobQueue(storage, self.folder / "blobs", owner="ada", clock=self.clock) as cold:
             orders = [await drain(queue) for queue in (self.queue, cold)]
         ready = self.ledger.ready(self.clock.wall)
-        first_attempts = {known for known in ready if not known.attempts}
         for order in orders:
             assert {job.id for job in order} == {known.id for known in ready}
             for org in {job.org_id for job in order}:
                 got = [self.ledger.jobs[job.id] for job in order if job.org_id == org]
-                self.compare_order(got, [known for known in ready if known.org_id == org], first_attempts)
+                self.compare_order(got, [known for known in ready if known.org_id == org])
 
 
 async def drain(queue: JobQueue) -> list[Job]:
@@ -801,7 +790,6 @@ def queue_at(home: Path, clock: TwoClocks) -> JobQueue:
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(not LISTS_STATES_AFTER_A_CRASH, reason="what runs or retries is not listed until it changes again")
 async def test_list_by_state_after_a_crash_finds_what_runs(tmp_path: Path) -> None:
     async with queue_at(tmp_path, TwoClocks()) as queue:
         job_id = await queue.submit(JobSpec(cmd=["true"]))
@@ -815,7 +803,6 @@ async def test_list_by_state_after_a_crash_finds_what_runs(tmp_path: Path) -> No
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(not KEEPS_RETRIES_WHEN_THE_CLOCK_GOES_BACK, reason="it falls out of the ready queue for good")
 async def test_lost_job_is_run_again_though_the_wall_clock_went_back_for_a_while(tmp_path: Path) -> None:
     clock = TwoClocks()
     async with queue_at(tmp_path, clock) as queue:
@@ -831,7 +818,6 @@ async def test_lost_job_is_run_again_though_the_wall_clock_went_back_for_a_while
 
 
 @pytest.mark.anyio
-@pytest.mark.xfail(not KEEPS_THE_PLACE_OF_RETRIES_AFTER_A_RESTART, reason="its last event is taken for its submit")
 async def test_job_that_retries_keeps_its_place_in_line_over_a_restart(tmp_path: Path) -> None:
     clock = TwoClocks()
     async with queue_at(tmp_path, clock) as queue:
