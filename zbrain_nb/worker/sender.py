@@ -14,7 +14,7 @@ from zbrain_nb.worker.runs import Run, Runs
 
 log = logging.getLogger(__name__)
 #: Events are gathered so long before they are sent, unless one is urgent.
-GATHER_SECS = 0.005
+GATHER_SECS = 0.002
 BATCH_BYTES = 1024 * 1024
 
 
