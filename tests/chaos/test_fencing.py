@@ -197,7 +197,8 @@ def test_fenced_worker_suspended_past_its_lease_writes_nothing_stale(
     before = [line for line in site.lines(job_id) if line[0] == 1]
     woken = time.clock_gettime(time.CLOCK_BOOTTIME)
     send(tree, signal.SIGCONT)
-    wait_for(lambda: not pids_with("ZBRAIN_ATTEMPT=1"), "the end of attempt 1")
+    first = f"ZBRAIN_JOB_ID={job_id}", "ZBRAIN_ATTEMPT=1"
+    wait_for(lambda: not pids_with(first[0]) & pids_with(first[1]), "the end of attempt 1")
     job = site.ended(job_id)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
     wait_for(lambda: not [name for name in os.listdir(folder / "runs") if job_id in name], "the end of attempt 1")
@@ -233,3 +234,12 @@ def test_host_away_for_three_leases_local_job_goes_on_and_nothing_is_rerun(site:
     ended = site.ended(job.id)
     assert (ended.state, ended.attempt, ended.losses) == (JobState.SUCCEEDED, 1, 0)
     assert site.lines(job.id) == [(1, str(number)) for number in range(count)]
+
+
+def test_fenced_worker_in_reach_its_job_outlives_many_leases(site: Site) -> None:
+    site.start_worker("far")
+    command = [sys.executable, "-c", f"import time; time.sleep({2.5 * TTL_SECS}); print('done')"]
+    job = site.client.submit(command, max_retries=1)
+    ended = site.ended(job.id)
+    assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)
+    assert site.lines(job.id) == [(1, "done")]
