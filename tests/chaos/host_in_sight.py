@@ -35,6 +35,6 @@ if __name__ == "__main__":
     assert hasattr(database, "CHECKPOINT_BYTES"), "the store has another way to say when it checkpoints"
     database.CHECKPOINT_BYTES = CHECKPOINT_BYTES
     file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT, 0o600)
-    for name, sign in (("append", b"a"), ("checkpoint_if_due", b"c")):
+    for name, sign in (("append", b"a"), ("_checkpoint_if_due", b"c")):
         setattr(database.Database, name, shows(sign, getattr(database.Database, name), file))
     sys.exit(main(sys.argv[2:]))

@@ -127,8 +127,7 @@ class Database:
     def _undo_doubtful(self) -> None:
         """Take back what was answered as failed when DuckDB gave the database up, and is durable after all."""
         for kind, layout in self._segments.layouts.items():
-            at = layout.names.index("event_seq")
-            seqs = [row[at] for change in self._in_doubt for row in getattr(change, kind)]
+            seqs = [seq for change in self._in_doubt for seq in layout.event_seqs(getattr(change, kind))]
             if seqs:
                 self._connection.execute(
                     f"DELETE FROM {layout.table} WHERE event_seq IN (SELECT unnest(?::BIGINT[]))", [seqs]

@@ -111,6 +111,11 @@ class Layout:
         """Return the same for another table of these columns."""
         return type(self)(table, self._columns, self._rare)
 
+    def event_seqs(self, rows: list[Any]) -> list[int]:
+        """Return the ``event_seq`` of each of `rows`."""
+        at = self.names.index("event_seq")
+        return [row[at] for row in rows]
+
     def as_table(self, rows: list[Any]) -> tuple[str, Table]:
         """Return the statement that inserts `rows` from a table named ``incoming``, and that table."""
         columns = self.columns(rows)
@@ -131,6 +136,10 @@ class LogLayout(Layout):
     def columns(self, rows: list[Any]) -> Sequence[Sequence[Any]]:
         """Return all lines column by column."""
         return as_columns(rows)
+
+    def event_seqs(self, rows: list[Any]) -> list[int]:
+        """Return the ``event_seq`` of each of `rows`."""
+        return [lines.event_seq for lines in rows]
 
 
 _TEXT, _INT = (TEXT, DataType.string()), (INT, DataType.int64())
