@@ -379,8 +379,9 @@ def _check(spec: JobSpec) -> None:
         check_text("concurrency_group", spec.concurrency_group, MAX_NAME)
     if spec.tags:
         check_mapping("tags", spec.tags, 4096)
-    for flag in ("after_any", "rerun_if_lost"):
-        if getattr(spec, flag) not in (True, False, None):
-            raise InvalidSpec(f"{flag} must be true or false.", field=flag)
+    if spec.after_any is not False or spec.rerun_if_lost is not None:
+        for flag in ("after_any", "rerun_if_lost"):
+            if getattr(spec, flag) not in (True, False, None):
+                raise InvalidSpec(f"{flag} must be true or false.", field=flag)
     if not isinstance(spec.resources, Resources):
         raise InvalidSpec("resources must map cpus, memory_mb and gpus to numbers.", field="resources")

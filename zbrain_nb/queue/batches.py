@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import msgspec
 
 from zbrain_nb.model.errors import KeyConflict, Unavailable
 from zbrain_nb.model.job import JobSpec
-from zbrain_nb.queue.jobside import JobSide
+from zbrain_nb.queue.jobside import JobSide, Meanwhile
 from zbrain_nb.queue.submits import Accepted, as_job, decide_many_plain, needs_checks
 from zbrain_nb.queue.turn import Turn
 from zbrain_nb.store import waiting
@@ -17,7 +18,9 @@ from zbrain_nb.store import waiting
 class BatchSide(JobSide):
     """Submits of keyed batches."""
 
-    async def accept_once(self, specs: Sequence[JobSpec], key: str, digest: str, *, owner: str) -> list[Accepted]:
+    async def accept_once(
+        self, specs: Sequence[JobSpec], key: str, digest: str, *, owner: str, meanwhile: Meanwhile | None = None
+    ) -> list[Accepted]:
         """Submit specs, all or none, and only once under `key`.
 
         The first job bears the key for all, and its place tells the others, which are submitted in one go behind
@@ -31,6 +34,8 @@ class BatchSide(JobSide):
             A hash of the whole batch as it was sent.
         owner : str
             Who submits.
+        meanwhile : callable, optional
+            See `accept`.
 
         Raises
         ------
@@ -47,12 +52,16 @@ class BatchSide(JobSide):
         mark = f"{len(own)}:{digest}"
         stored = (await self._stored_keys(own[:1])).get((owner, key))
 
-        def decide(turn: Turn) -> list[Accepted] | str:
+        accepted = [Accepted(job, False) for job in own]
+
+        def decide(turn: Turn) -> str | None:
             known = turn.first_of((owner, key)) or stored
             if known is None:
-                made = decide_many_plain(turn, own, mark)
+                decide_many_plain(turn, own, mark)
                 turn.claim((owner, key), (own[0].id, mark))
-                return made
+                if meanwhile is not None:
+                    asyncio.get_running_loop().call_soon(meanwhile, accepted)
+                return None
             job_id, payload = known
             if payload != mark:
                 raise KeyConflict(
@@ -63,10 +72,10 @@ class BatchSide(JobSide):
             turn.touch(job_id)
             return job_id
 
-        accepted: list[Accepted] | str = await self._commits.run(decide)
-        if not isinstance(accepted, str):
+        first_id: str | None = await self._commits.run(decide)
+        if first_id is None:
             return accepted
-        jobs = await self.storage.read(waiting.batch, accepted, len(own))
+        jobs = await self.storage.read(waiting.batch, first_id, len(own))
         if len(jobs) != len(own):
             raise Unavailable("The jobs of this batch are not all kept any more.", "Submit it under another key.")
         return [Accepted(self._present(job), True) for job in jobs]

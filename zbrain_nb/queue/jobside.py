@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -29,11 +29,16 @@ from zbrain_nb.queue.submits import (
     decide_plain,
     needs_checks,
 )
+from zbrain_nb.queue.turn import Turn
 from zbrain_nb.store import queries
 from zbrain_nb.store.storage import is_id
 
 #: So many jobs whose rows are out of date are folded before a list is made, for it would sift them all.
 FOLD_BEFORE_LIST = 2_000
+
+
+#: Gets what will be returned, while it is still being written.
+Meanwhile = Callable[[list[Accepted]], object]
 
 
 class JobSide(QueueCore):
@@ -63,7 +68,9 @@ class JobSide(QueueCore):
         """Submit jobs, all or none, and return their ids in order (see `accept`)."""
         return [accepted.job.id for accepted in await self.accept(jobs, owner=owner)]
 
-    async def accept(self, jobs: Iterable[Job | JobSpec], *, owner: str | None = None) -> builtins.list[Accepted]:
+    async def accept(
+        self, jobs: Iterable[Job | JobSpec], *, owner: str | None = None, meanwhile: Meanwhile | None = None
+    ) -> builtins.list[Accepted]:
         """Submit jobs, all or none.
 
         Parameters
@@ -72,6 +79,9 @@ class JobSide(QueueCore):
             ``after`` may name a `Job` of the same batch.
         owner : str, optional
             Who submits.
+        meanwhile : callable, optional
+            May be called with what is about to be returned, while the store still writes it: a large answer can
+            be made by then. It must not be given to anybody before this returns.
 
         Returns
         -------
@@ -98,8 +108,7 @@ class JobSide(QueueCore):
         if not own:
             return []
         if not any(isinstance(job, Job) or needs_checks(job) for job in given):
-            plain: builtins.list[Accepted] = await self._commits.run(lambda turn: decide_many_plain(turn, own))
-            return plain
+            return await self._accept_plain(own, meanwhile)
         blobs = blobs_of(own)
         if blobs:
             missing = await asyncio.to_thread(self.artifacts.missing, blobs)
@@ -110,6 +119,17 @@ class JobSide(QueueCore):
         accepted: builtins.list[Accepted] = await self._decide(
             ids, lambda turn: decide_batch(turn, self._index, own, keys)
         )
+        return accepted
+
+    async def _accept_plain(self, own: builtins.list[Job], meanwhile: Meanwhile | None) -> builtins.list[Accepted]:
+        accepted = [Accepted(job, False) for job in own]
+
+        def decide(turn: Turn) -> None:
+            decide_many_plain(turn, own)
+            if meanwhile is not None:
+                asyncio.get_running_loop().call_soon(meanwhile, accepted)
+
+        await self._commits.run(decide)
         return accepted
 
     async def _stored_keys(self, jobs: Sequence[Job]) -> dict[tuple[str, str], tuple[str, str]]:

@@ -103,7 +103,7 @@ def decide_plain(turn: Turn) -> None:
     turn.create(job, NO_BLOCKERS)
 
 
-def decide_many_plain(turn: Turn, jobs: Sequence[Job], first_hash: str | None = None) -> list[Accepted]:
+def decide_many_plain(turn: Turn, jobs: Sequence[Job], first_hash: str | None = None) -> None:
     """Accept jobs, all or none, that need no checks and whose ids were made for them.
 
     `first_hash` is kept with the first, if that bears an idempotency key.
@@ -120,7 +120,6 @@ def decide_many_plain(turn: Turn, jobs: Sequence[Job], first_hash: str | None = 
     for job, spec in zip(jobs, specs, strict=True):
         turn.create(job, NO_BLOCKERS, first_hash, spec)
         first_hash = None
-    return [Accepted(job, False) for job in jobs]
 
 
 def decide_batch(turn: Turn, index: Index, jobs: Sequence[Job], stored_keys: Mapping[KeyOf, FirstOf]) -> list[Accepted]:

@@ -11,6 +11,7 @@ from zbrain_nb.model.errors import InvalidSpec, Malformed, TooLarge
 from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState, shown
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.jobqueue import Accepted
 from zbrain_nb.server.handlers.base import ApiHandler, field_of
 from zbrain_nb.store.rows import encode
 
@@ -76,12 +77,20 @@ class JobsHandler(ApiHandler):
             raw["idempotency_key"] = key
         specs = [read_spec(item, settings, where=f"Spec {n}: " if many else "") for n, item in enumerate(items)]
         owner = self.context.owner
+        bodies: list[msgspec.Raw] = []
+
+        def write_bodies(accepted: list[Accepted]) -> None:
+            bodies[:] = [
+                job_json(one.job, deduplicated=True) if one.deduplicated else job_json(one.job) for one in accepted
+            ]
+
         if key and many:
             digest = hashlib.sha256(self.request.body).hexdigest()
-            accepted = await self.queue.accept_once(specs, key, digest, owner=owner)
+            accepted = await self.queue.accept_once(specs, key, digest, owner=owner, meanwhile=write_bodies)
         else:
-            accepted = await self.queue.accept(specs, owner=owner)
-        bodies = [job_json(one.job, deduplicated=True) if one.deduplicated else job_json(one.job) for one in accepted]
+            accepted = await self.queue.accept(specs, owner=owner, meanwhile=write_bodies)
+        if not bodies:
+            write_bodies(accepted)
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
 
     async def get(self) -> None:
