@@ -40,6 +40,8 @@ LEASE_WAIT_SECS = 20.0
 #: Events that may wait before `handle_worker_event` makes its caller wait too.
 BACKLOG = 10_000
 BATCH = 2_000
+#: How many turns of the loop slots have to say what they have to, before a request is made of it.
+TURNS = 8
 _CLOSE_SECS = 5.0
 
 
@@ -211,10 +213,16 @@ class RemoteQueue:
             self._is_registered = True
 
     def _schedule(self) -> None:
-        """Look at the end of this turn of the loop what there is to say."""
+        """Look some turns of the loop later what there is to say: slots that were answered together speak together."""
         if not self._is_scheduled:
             self._is_scheduled = True
-            asyncio.get_running_loop().call_soon(self._say)
+            asyncio.get_running_loop().call_soon(self._wait, TURNS)
+
+    def _wait(self, turns: int) -> None:
+        if turns:
+            asyncio.get_running_loop().call_soon(self._wait, turns - 1)
+        else:
+            self._say()
 
     def _say(self) -> None:
         self._is_scheduled = False
@@ -239,7 +247,7 @@ class RemoteQueue:
         if error := task.exception():
             self._fail(error)
         if self._waiting or self._wanting:
-            self._say()
+            self._schedule()
 
     def _fail(self, error: BaseException) -> None:
         """Tell who waits for jobs; events are repeated until they are through."""
