@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 
 import msgspec
 
-from zbrain_nb.model.errors import KeyConflict, Unavailable
+from zbrain_nb.model.errors import Conflict, KeyConflict
 from zbrain_nb.model.job import JobSpec
 from zbrain_nb.queue.jobside import JobSide, Meanwhile
 from zbrain_nb.queue.submits import Accepted, as_job, decide_many_plain, needs_checks
@@ -24,7 +25,8 @@ class BatchSide(JobSide):
         """Submit specs, all or none, and only once under `key`.
 
         The first job bears the key for all, and its place tells the others, which are submitted in one go behind
-        it. Specs that need checks of their own, such as parents, get keys of their own made from `key`.
+        it. Specs that need checks of their own, such as parents, get keys of their own instead, made from `key` and
+        `digest`: sent again they are the same jobs, but under `key` another such batch is not refused.
 
         Parameters
         ----------
@@ -46,7 +48,8 @@ class BatchSide(JobSide):
         """
         await self.open()
         if any(map(needs_checks, specs)):
-            return await self.accept([_keyed(spec, f"{key}#{n}") for n, spec in enumerate(specs)], owner=owner)
+            stem = hashlib.sha256(f"{key}\0{digest}".encode()).hexdigest()[:32]
+            return await self.accept([_keyed(spec, f"{stem}#{n}") for n, spec in enumerate(specs)], owner=owner)
         first = _keyed(specs[0], key)
         own = [as_job(spec, owner, self.owner, self.default_org_id) for spec in (first, *specs[1:])]
         mark = f"{len(own)}:{digest}"
@@ -77,7 +80,7 @@ class BatchSide(JobSide):
             return accepted
         jobs = await self.storage.read(waiting.batch, first_id, len(own))
         if len(jobs) != len(own):
-            raise Unavailable("The jobs of this batch are not all kept any more.", "Submit it under another key.")
+            raise Conflict("The jobs of this batch are not all kept any more.", "Submit it under another key.")
         return [Accepted(self._present(job), True) for job in jobs]
 
 

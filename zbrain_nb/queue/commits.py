@@ -117,11 +117,12 @@ class Commits:
         stage = Stage(self._index, self._storage.next_seq, self._clock.time())
         whole = False
         try:
-            for turn in turns:
+            for number, turn in enumerate(turns):
                 try:
                     turn.take(stage)
                 except ZBrainError as error:
                     turn.error = error
+                    turn.undo(turns[:number])
             whole = True
         finally:
             if not whole:  # a defect in a command: nobody may wait for ever for what was not decided
@@ -151,6 +152,7 @@ class Commits:
                 apply(turn.entries.values())
                 if turn.claims:
                     self._index.keys.remember(turn.claims)
+        self._index.ready.sweep()
         self._index.spare_collector()
         self._under_way = False
         self._applied()
@@ -160,7 +162,12 @@ class Commits:
             self._answer(turns, writing)
 
     def _answer(self, turns: list[Turn], writing: list[Turn]) -> None:
-        self._publish([fact for turn in writing if turn.error is None for fact in turn.facts])
+        try:
+            self._publish([fact for turn in writing if turn.error is None for fact in turn.facts])
+        finally:
+            self._settle(turns)
+
+    def _settle(self, turns: list[Turn]) -> None:
         for turn in turns:
             future = turn.future
             if future.done():

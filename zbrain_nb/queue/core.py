@@ -192,6 +192,7 @@ class QueueCore:
             return borrowed
         found = await self.storage.read(waiting.placed_by_id, asked)
         highs, log_seqs = await self.storage.read(queries.positions, [one.job.id for one in found if one.job.attempt])
+        borrowed.absent = frozenset(asked) - {one.job.id for one in found}
         for job, rank, order, _ in found:
             entry = borrowed.entries[job.id] = Entry(job, order, rank)
             restore_positions(entry, highs.get(job.id, {}), log_seqs.get(job.id, 0))

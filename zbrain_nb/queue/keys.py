@@ -12,6 +12,7 @@ from array import array
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable
+from math import inf
 
 from zbrain_nb.store.segments import id_time
 
@@ -22,6 +23,8 @@ FirstOf = tuple[str, str]
 
 #: Keys kept whole.
 RECENT_KEYS = 20_000
+#: Runs shorter than this are merged with the next: there are never many to look through.
+MERGED_KEYS = 100_000
 
 
 def fingerprint(key: KeyOf) -> int:
@@ -34,7 +37,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._recent: OrderedDict[KeyOf, FirstOf] = OrderedDict()
-        self._runs: list[array[int]] = []
+        self._runs: list[tuple[float, array[int]]] = []
         self._is_complete = False
 
     def get(self, key: KeyOf) -> FirstOf | None:
@@ -46,7 +49,7 @@ class Keys:
         if not self._is_complete:
             return True
         wanted = fingerprint(key)
-        for run in self._runs:
+        for _, run in self._runs:
             at = bisect_left(run, wanted)
             if at < len(run) and run[at] == wanted:
                 return True
@@ -54,17 +57,22 @@ class Keys:
 
     def add_stored(self, run: array[int]) -> None:
         """Take in the fingerprints of all keys that the store had when the queue opened, sorted."""
-        self._runs.append(run)
+        self._runs.insert(0, (inf, run))
         self._is_complete = True
 
     def remember(self, firsts: Iterable[tuple[KeyOf, FirstOf]]) -> None:
         """Keep keys that were committed."""
         self._recent.update(firsts)
-        if len(self._recent) > 2 * RECENT_KEYS:
-            old = [self._recent.popitem(last=False)[0] for _ in range(RECENT_KEYS)]
-            self._runs.append(array("Q", sorted(map(fingerprint, old))))
+        while len(self._recent) > 2 * RECENT_KEYS:
+            old = [self._recent.popitem(last=False) for _ in range(RECENT_KEYS)]
+            latest = max(id_time(job_id) for _, (job_id, _) in old)
+            self._runs.append((latest, array("Q", sorted(fingerprint(key) for key, _ in old))))
+            if len(self._runs) > 2 and max(len(self._runs[-1][1]), len(self._runs[-2][1])) < MERGED_KEYS:
+                (_, one), (_, other) = self._runs.pop(), self._runs.pop()
+                self._runs.append((latest, array("Q", sorted(one + other))))
 
     def forget(self, before: float) -> None:
         """Forget the keys of jobs that were made before `before`, seconds since the epoch."""
         while self._recent and id_time(next(iter(self._recent.values()))[0]) < before:
             self._recent.popitem(last=False)
+        self._runs = [(latest, run) for latest, run in self._runs if latest >= before]

@@ -76,16 +76,19 @@ class Account:
         Of which.
     waiting, running : int
         How many jobs have not ended, without and with an attempt under way.
+    lanes : int
+        How many lanes count here.
     held : dict of Lane to None
         Lanes that are passed over until fewer run here.
     """
 
-    __slots__ = ("held", "name", "running", "waiting")
+    __slots__ = ("held", "lanes", "name", "running", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.waiting = 0
         self.running = 0
+        self.lanes = 0
         self.held: dict[Lane, None] = {}
 
 
@@ -119,6 +122,9 @@ class Lane:
     arrived: list[Entry] | None
 
     def __init__(self, key: LaneKey, org: Account, owner: Account, group: Account | None) -> None:
+        for account in (org, owner, group):
+            if account is not None:
+                account.lanes += 1
         self.key = key
         self.text = key.as_text()
         self.names = key.kind, key.org_id, key.owner, key.group

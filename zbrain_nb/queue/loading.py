@@ -113,6 +113,7 @@ class Folder:
         self._index = index
         self._task: asyncio.Task[None] | None = None
         self._is_failing = False
+        self._folding = asyncio.Lock()
         self._refused: dict[str, Job] = {}
 
     def nudge(self) -> None:
@@ -140,6 +141,10 @@ class Folder:
 
         What changes meanwhile waits for the next time: else a busy queue would fold for ever, a few jobs at a time.
         """
+        async with self._folding:  # two at once could write an older state over a newer one
+            await self._fold_all()
+
+    async def _fold_all(self) -> None:
         unfolded, upto = self._index.unfolded, self._index.applied_seq
         jobs = [job for job in unfolded.values() if self._refused.get(job.id) is not job]
         for start in range(0, len(jobs), FOLD_CHUNK):

@@ -99,6 +99,7 @@ class Maintenance:
     def start(self) -> None:
         """Do in the background from now on what is due; harmless when it runs already."""
         if self._task is None or self._task.done():
+            self._forget_keys(self._clock.time() - self._keep.keys_secs)
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:

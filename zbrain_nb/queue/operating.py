@@ -53,21 +53,29 @@ class OperatorSide(QueueCore):
             self._serve()
         return self._queue(org_id, kind)
 
-    def queues(self) -> list[QueueInfo]:
+    async def queues(self) -> list[QueueInfo]:
         """Return the queues that have jobs that have not ended, or are paused, by org and kind."""
-        names = {(lane.key.org_id, lane.key.kind) for lane in self._index.ready.lanes.values()}
-        return [self._queue(*name) for name in sorted(names | set(self._index.ready.paused))]
+        await self.open()
+        found = self._count_queues()
+        for name in self._index.ready.paused:
+            found.setdefault(name, self._empty_queue(name))
+        return [found[name] for name in sorted(found)]
 
     def _queue(self, org_id: str, kind: str) -> QueueInfo:
-        ready = self._index.ready
-        lanes = [lane for key, lane in ready.lanes.items() if key.org_id == org_id and key.kind == kind]
-        return QueueInfo(
-            org_id=org_id,
-            kind=kind,
-            waiting=sum(lane.members - lane.running for lane in lanes),
-            running=sum(lane.running for lane in lanes),
-            paused=ready.paused.get((org_id, kind)),
-        )
+        name = org_id, kind
+        return self._count_queues().get(name) or self._empty_queue(name)
+
+    def _count_queues(self) -> dict[tuple[str, str], QueueInfo]:
+        found: dict[tuple[str, str], QueueInfo] = {}
+        for key, lane in self._index.ready.lanes.items():
+            name = key.org_id, key.kind
+            info = found.get(name) or found.setdefault(name, self._empty_queue(name))
+            info.waiting += lane.members - lane.running
+            info.running += lane.running
+        return {name: info for name, info in found.items() if info.waiting or info.running}
+
+    def _empty_queue(self, name: tuple[str, str]) -> QueueInfo:
+        return QueueInfo(org_id=name[0], kind=name[1], paused=self._index.ready.paused.get(name))
 
 
 def _check(org_id: str, kind: str) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 WINDOW = 1_000
 WINDOWS = 40_000
 SMALLEST_WINDOW = 50
+#: Orgs are looked through for idle ones when there are so many.
+ORGS = 256
 
 
 class Want(msgspec.Struct, kw_only=True):
@@ -125,6 +127,8 @@ class ReadyQueues:
         self._parking = 0
         self._numbers = count()
         self._last: Lane | None = None
+        self._new: list[Lane] = []
+        self._sweep_orgs_at = ORGS
         self._time = 0.0
 
     # The lanes and who counts their jobs
@@ -152,7 +156,15 @@ class ReadyQueues:
             name = (key.org_id, key.group)
             group = self.groups.get(name) or self.groups.setdefault(name, Account(key.group))
         lane = self.lanes[key] = Lane(key, org, owner, group)
+        self._new.append(lane)
         return lane
+
+    def sweep(self) -> None:
+        """Forget the lanes that were made for jobs that did not come; called between commits."""
+        new, self._new = self._new, []
+        for lane in new:
+            if lane.is_known and lane.members <= 0:
+                self._forget(lane)
 
     def count(self, lane: Lane, waiting: int, running: int) -> None:
         """Add to the numbers of jobs that wait and run; a lane without any is forgotten."""
@@ -173,10 +185,21 @@ class ReadyQueues:
             del self.lanes[lane.key]
         self._unlist(lane)
         owner, group = lane.owner, lane.group
-        if not owner.waiting and not owner.running:
+        for account in (lane.org, owner, group):
+            if account is not None:
+                account.lanes -= 1
+                account.held.pop(lane, None)
+        if not owner.lanes:
             self.owners.pop(owner.name, None)
-        if group is not None and not group.waiting and not group.running:
+        if group is not None and not group.lanes:
             self.groups.pop((lane.key.org_id, group.name), None)
+        if len(self.orgs) > self._sweep_orgs_at:
+            self._sweep_orgs()
+
+    def _sweep_orgs(self) -> None:
+        """Forget orgs that have nothing to do and owe nothing: they save nothing either."""
+        self.orgs = {name: org for name, org in self.orgs.items() if org.lanes or org.time > self._time}
+        self._sweep_orgs_at = 2 * len(self.orgs) + ORGS
 
     def park(self, lane: Lane, entry: Entry) -> None:
         """Count a job that is in the store alone from now on."""
@@ -197,6 +220,7 @@ class ReadyQueues:
             self.parked -= lane.parked
             lane.parked = 0
             self._count_parking(-1)
+        lane.bound = None
 
     def unpark(self, lane: Lane) -> None:
         """Count out a job that is parked no more."""
@@ -320,10 +344,11 @@ class ReadyQueues:
             What the commit under way has leased already, which no account counts yet.
         """
         most = self.limits.org_running
-        turns = [(max(org.time, self._time), n, org) for n, org in enumerate(self._wanted(want))]
+        # Time moves on with the leases of all kinds: of orgs that it overtook, the one served least goes first.
+        turns = [(max(org.time, self._time), org.time, n, org) for n, org in enumerate(self._wanted(want))]
         best: tuple[float, Lane, _Org] | None = None
-        for turn, _, org in sorted(turns):
-            if best is not None and turn > best[0]:
+        for turn, time, _, org in sorted(turns):
+            if best is not None and (turn, time) > (best[0], best[2].time):
                 break
             if most is not None and org.running + leased[org] >= most:
                 continue

@@ -53,8 +53,11 @@ class Refill:
 
     async def _fill(self, lane: Lane) -> None:
         while True:
-            if await self._read(lane):
-                break
+            try:
+                if await self._read(lane):
+                    break
+            except Exception:
+                log.exception("The waiting jobs of a lane could not be taken up; it is tried again.")
             await asyncio.sleep(RETRY_SECS)
         self._index.ready.look_again(lane)
         self._filled()

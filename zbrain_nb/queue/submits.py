@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from zbrain_nb.model.checks import check_org_id
+from zbrain_nb.model.checks import check_org_id, check_text
 from zbrain_nb.model.errors import Conflict, InvalidSpec, KeyConflict, ZBrainError
-from zbrain_nb.model.job import Job, JobSpec, JobState
+from zbrain_nb.model.job import MAX_NAME, Job, JobSpec, JobState
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.index import Index
 from zbrain_nb.queue.keys import FirstOf, KeyOf
@@ -43,6 +43,8 @@ def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_
     InvalidSpec
         If it is neither a new `Job` nor a `JobSpec`, or asks for what is not built yet.
     """
+    if owner is not None and owner != default_owner:
+        check_text("owner", owner, MAX_NAME)
     if type(given) is JobSpec:
         _check_supported(given)
         return Job(given, owner=owner or default_owner, org_id=given.org_id or default_org)
@@ -202,6 +204,8 @@ def _first_of_key(
         )
     entry = turn.entry(job_id)
     first = entry.job if entry is not None else new.get(job_id)
+    if first is None and turn.is_absent(job_id):  # it outlived its life time: the key is free again
+        return None
     if first is None:  # it came, and left the memory, between this submit's look-ups and its turn
         raise LookAgain(f"The first job of the key {key[1]!r} has to be looked up again.", "Try again.", ids=[job_id])
     return first

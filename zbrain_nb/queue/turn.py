@@ -43,11 +43,14 @@ class Borrowed(msgspec.Struct):
         The last ``event_seq`` that was applied before they were read.
     in_memory : frozenset of str
         Jobs that were not read because they were in memory.
+    absent : frozenset of str
+        Jobs that the store does not have.
     """
 
     entries: dict[str, Entry]
     seen_seq: int
     in_memory: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
 
 
 class Fact(msgspec.Struct, gc=False):
@@ -135,6 +138,7 @@ class Turn(Change):
     """
 
     __slots__ = (
+        "_absent",
         "_command",
         "_expected",
         "_stage",
@@ -159,6 +163,7 @@ class Turn(Change):
         self.subject = subject
         self._command = command
         self._expected: frozenset[str] = frozenset()
+        self._absent: frozenset[str] = frozenset()
         self._stage: Stage
 
     def take(self, stage: Stage) -> None:
@@ -197,13 +202,31 @@ class Turn(Change):
         LookAgain
             If one may have moved on, and left the memory, since it was read.
         """
-        stage, self._expected = self._stage, borrowed.in_memory
+        stage, self._expected, self._absent = self._stage, borrowed.in_memory, borrowed.absent
         for job_id, entry in borrowed.entries.items():
             if job_id in stage.overlay or stage.index.get(job_id) is not None:
                 continue
             if not entry.job.state.ended and stage.index.forgotten_seq > borrowed.seen_seq:
                 raise LookAgain("The job has to be looked up again.", "Try again.")
             stage.overlay[job_id] = entry
+
+    def is_absent(self, job_id: str) -> bool:
+        """Whether the store was asked for the job and does not have it (any more)."""
+        return job_id in self._absent
+
+    def undo(self, earlier: Sequence[Turn]) -> None:
+        """Forget all that was decided, for the command raised midway; `earlier` are the turns before this one."""
+        overlay = self._stage.overlay
+        for job_id in self.entries:
+            before = next((turn.entries[job_id] for turn in reversed(earlier) if job_id in turn.entries), None)
+            if before is None:
+                overlay.pop(job_id, None)
+            else:
+                overlay[job_id] = before
+        for key, _ in self.claims:
+            self._stage.firsts.pop(key, None)
+        self.entries = {}
+        self.jobs = self.transitions = self.logs = self.facts = self.claims = _NOTHING
 
     def put(self, entry: Entry) -> None:
         """Remember the job as it will be."""

@@ -34,7 +34,7 @@ from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.files import keep_files
 from zbrain_nb.queue.leases import is_seen
 from zbrain_nb.queue.ready import Want
-from zbrain_nb.queue.turn import Turn
+from zbrain_nb.queue.turn import LookAgain, Turn
 
 
 class WorkerSide(QueueCore):
@@ -169,7 +169,11 @@ class WorkerSide(QueueCore):
             raise InvalidSpec(result.message)
 
     async def _take(self, events: Sequence[WorkerEvent], worker_id: str | None) -> list[EventResult]:
-        return await (await self._post_events(events, worker_id))
+        while True:
+            try:
+                return await (await self._post_events(events, worker_id))
+            except LookAgain:
+                continue
 
     async def _post_events(
         self, events: Sequence[WorkerEvent], worker_id: str | None

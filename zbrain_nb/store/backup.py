@@ -44,6 +44,7 @@ class Backup:
         self._database = folder / "zbrain.duckdb"
         self._copied: set[str] = set()
         self._is_attached = False
+        self._folded_seq: tuple[str] | None = None
 
     @property
     def database(self) -> Path:
@@ -55,6 +56,7 @@ class Backup:
         if not self._is_attached:
             cursor.execute(f"ATTACH '{_quoted(self._database)}' AS {_NAME}")
             self._is_attached = True
+            self._folded_seq = cursor.execute("SELECT value FROM meta WHERE key = ?", [FOLDED_SEQ]).fetchone()
         cursor.execute("BEGIN")
         try:
             segments = read_segments(cursor)
@@ -65,7 +67,7 @@ class Backup:
             else:
                 self._copy_rest(cursor, [s for s in segments if s.closed_at is None])
             cursor.execute("COMMIT")
-        except duckdb.Error:
+        except BaseException:
             roll_back(cursor)
             raise
         if not closed:
@@ -81,6 +83,8 @@ class Backup:
             cursor.execute(f"INSERT INTO {_NAME}.{table} SELECT * FROM {table}")
         # closed segments were copied before: their jobs may not show what was folded since
         cursor.execute(f"DELETE FROM {_NAME}.meta WHERE key = ?", [FOLDED_SEQ])
+        if self._folded_seq is not None:
+            cursor.execute(f"INSERT INTO {_NAME}.meta VALUES (?, ?)", [FOLDED_SEQ, self._folded_seq[0]])
 
     def detach(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Let go of the copy, so that it can be opened or removed; harmless when it is not held."""

@@ -87,6 +87,11 @@ class Database:
             self._cursors.add(cursor)
         return cursor
 
+    @property
+    def is_invalid(self) -> bool:
+        """Whether DuckDB gave the database up and it has to be opened again."""
+        return self._is_invalid
+
     def note_failure(self, error: BaseException) -> None:
         """Log the first failure of an episode, and note whether DuckDB gave the database up."""
         if isinstance(error, duckdb.FatalException):
@@ -180,7 +185,7 @@ class Database:
             self._transact([changes[i] for i in some])
             self._note_success()
             return
-        except (duckdb.ConstraintException, duckdb.DataError) as error:
+        except _REFUSED as error:
             refused = error
         except duckdb.Error as error:
             self.note_failure(error)
@@ -248,7 +253,7 @@ class Database:
             for layout, rows in parts:
                 self._insert(layout, rows)
             self._connection.execute("COMMIT")
-        except duckdb.Error:
+        except BaseException:  # whatever it was: an open transaction would swallow what is written next
             roll_back(self._connection)
             raise
 

@@ -25,6 +25,17 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {"checkpoint_threshol
 NO_ROOM = ("No space left", "Disk quota exceeded", "File too large", "Could not write file")
 #: Names of set-aside files begin with the database's and this.
 ASIDE = ".unreadable-"
+#: What the machine says when it is in trouble, not the file: nothing is moved for that.
+_PASSING = (
+    "Cannot open file",
+    "Too many open files",
+    "Input/output error",
+    "Stale file handle",
+    "Cannot allocate memory",
+    "Operation not permitted",
+    "Read-only file system",
+    "Permission denied",
+)
 _HINT = "Keep these files until you have repaired or given up what they hold; blobs are not collected meanwhile."
 
 
@@ -140,10 +151,8 @@ def _raise_if_whole(path: Path, error: duckdb.Error) -> None:
         raise Unavailable(
             f"Another process has the database {path} open.", "One host serves a data directory."
         ) from error
-    is_foreign = (
-        "Permission denied" in text or "newer version" in text or isinstance(error, duckdb.OutOfMemoryException)
-    )
-    if is_foreign or any(sign in text for sign in NO_ROOM):
+    is_foreign = "newer version" in text or isinstance(error, duckdb.OutOfMemoryException)
+    if is_foreign or any(sign in text for sign in (*NO_ROOM, *_PASSING)):
         raise ZBrainError(f"The database {path} cannot be opened: {text.splitlines()[0]}") from error
 
 

@@ -32,7 +32,7 @@ def disk_floor(error: duckdb.Error | None) -> ZBrainError:
     return made
 
 
-def conflict(error: duckdb.Error) -> ZBrainError:
+def conflict(error: Exception) -> ZBrainError:
     """Return what a caller is told whose rows were refused."""
     log.warning("A row was refused.", extra={"why": str(error)})
     made = Conflict("The store refused what this would have written.", "It contradicts what is stored already.")

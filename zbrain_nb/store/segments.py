@@ -128,7 +128,7 @@ class Segments:
                 create_segment(connection, kind, last.number + 1, first_seq, now)
                 show_segments(connection, kind)
             connection.execute("COMMIT")
-        except duckdb.Error:
+        except BaseException:
             roll_back(connection)
             raise
         self._load()
@@ -146,9 +146,11 @@ class Segments:
         Carried are all rows of jobs, and of transitions and logs what keeps numbers exact and the end in sight:
         of each attempt the last lines, and the last of those events that replace each other.
         """
-        connection, kind = self._connection, segment.kind
+        connection, kind, oldest = self._connection, segment.kind, self.oldest_seq
         connection.execute("BEGIN")
         try:
+            following = [s for s in self.all[kind] if s.number > segment.number]
+            self.oldest_seq = max(oldest, following[0].first_seq)  # before a reader can miss what is dropped
             if job_ids:
                 carried = CARRIED[kind].format(table=segment.table)
                 connection.execute(f"INSERT INTO {self.all[kind][-1].table} BY NAME {carried}", [job_ids])
@@ -156,7 +158,8 @@ class Segments:
             show_segments(connection, kind)
             connection.execute(f"DROP TABLE {segment.table}")
             connection.execute("COMMIT")
-        except duckdb.Error:
+        except BaseException:
+            self.oldest_seq = oldest
             roll_back(connection)
             raise
         self._load()

@@ -6,13 +6,13 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import duckdb
 
 from zbrain_nb.model.errors import Unavailable
-from zbrain_nb.store.database import Database
+from zbrain_nb.store.database import REVIVAL_PAUSE_SECS, Database
 from zbrain_nb.store.room import Room
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,14 @@ class Writer:
             return
         finally:
             self._opened.set()
-        while (item := self._tasks.get()) is not None:
+        while True:
+            try:
+                item = self._tasks.get(timeout=REVIVAL_PAUSE_SECS if database.is_invalid else None)
+            except Empty:
+                database.revive_if_invalid()
+                continue
+            if item is None:
+                break
             task, done = item
             database.revive_if_invalid()
             try:

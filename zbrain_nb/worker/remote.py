@@ -134,9 +134,12 @@ class RemoteQueue:
         if event.attempt is None or event.seq is None:
             raise InvalidSpec("An event for a queue elsewhere needs its numbers.", "Send it through an EventSender.")
         key = event.job_id, event.attempt
-        if trouble := self._trouble.get(key):
-            raise trouble
         ends = isinstance(event, ENDINGS)
+        if trouble := self._trouble.get(key):
+            if ends:
+                self._running.discard(key)
+                del self._trouble[key]
+            raise trouble
         taken = asyncio.get_running_loop().create_future() if ends else None
         self._waiting.append(_Waiting(event, taken))
         self._schedule()
@@ -329,7 +332,7 @@ class RemoteQueue:
                 return await self._lease(request)
             except ZBrainError as error:
                 if not (is_passing(error) or isinstance(error, WorkerNotFound)):
-                    return LeaseAnswer(results=_refused(request.events, error))
+                    return LeaseAnswer(results=await self._insist_on_events(EventBatch(request.events)))
                 log.warning("events wait for the queue", extra={"why": str(error)})
             await patience.wait()
 
@@ -344,7 +347,11 @@ class RemoteQueue:
                     await self._register(self._info.id, self._info.org_id)
             except ZBrainError as error:
                 if not is_passing(error):
-                    return _refused(batch.events, error)
+                    if len(batch.events) == 1:
+                        return _refused(batch.events, error)
+                    # one of them is at fault, or they are too many: the others shall not suffer for it
+                    alone = [await self._insist_on_events(EventBatch([event])) for event in batch.events]
+                    return [result for results in alone for result in results]
                 log.warning("events wait for the queue", extra={"why": str(error)})
             await patience.wait()
 

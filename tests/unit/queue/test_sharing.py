@@ -201,18 +201,21 @@ async def test_paused_queue_leases_nothing_until_it_is_resumed(tmp_path, clock):
     await queue.close()
     hand = await Hand(queue).register()
     assert await hand.lease(limit=9) == []
-    assert [(info.org_id, info.waiting, info.running) for info in queue.queues()] == [("else", 0, 1), ("lab", 1, 0)]
+    assert [(info.org_id, info.waiting, info.running) for info in await queue.queues()] == [
+        ("else", 0, 1),
+        ("lab", 1, 0),
+    ]
     waiting = asyncio.ensure_future(hand.lease(limit=9, wait_secs=30))
     await queue.resume("lab", "local")
     assert [job.id for job in await waiting] == [job_id]
-    assert [info.paused for info in queue.queues()] == [None, None]
+    assert [info.paused for info in await queue.queues()] == [None, None]
     await queue.close()
 
 
 async def test_pausing_twice_and_resuming_twice_changes_nothing(queue):
     assert await queue.pause("lab", "local") == await queue.pause("lab", "local", by="eve")
     assert await queue.resume("lab", "local") == await queue.resume("lab", "local")
-    assert queue.queues() == []
+    assert await queue.queues() == []
 
 
 async def test_impossible_queue_is_refused(queue):

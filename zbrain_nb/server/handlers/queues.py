@@ -8,9 +8,9 @@ from zbrain_nb.server.handlers.base import ApiHandler
 class QueuesHandler(ApiHandler):
     """``GET queues``."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """List the queues that have something to do, or are paused."""
-        self.reply({"queues": self.queue.queues()})
+        self.reply({"queues": await self.queue.queues()})
 
 
 class PauseHandler(ApiHandler):

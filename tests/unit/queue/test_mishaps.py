@@ -1,0 +1,150 @@
+"""What goes wrong midway leaves nothing half done: in a command, in a window's filling, in a fold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from tests.unit.queue.stage import TRUE, Hand, turns
+from zbrain_nb import JobQueue, JobSpec, JobState, Storage
+from zbrain_nb.model.events import JobCompleted, JobLogged
+from zbrain_nb.queue import ready
+from zbrain_nb.queue.loading import Folder
+from zbrain_nb.queue.turn import LookAgain
+from zbrain_nb.store import waiting
+from zbrain_nb.store.database import Database
+
+pytestmark = pytest.mark.anyio
+
+
+def spec(**fields):
+    return JobSpec(cmd=["true"], **fields)
+
+
+async def test_command_that_raises_midway_writes_nothing(queue):
+    """Else a worker's line, sent again after the refusal, would stand in the log twice."""
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    line = JobLogged(job.id, attempt=1, lines=[("stdout", 1.0, "hello")])
+
+    def half(turn):
+        queue._intake.take(turn, [line], "w", set(), [])
+        raise LookAgain("No.")
+
+    results = await asyncio.gather(
+        queue._commits.run(half), queue.submit(TRUE), hand.send(line), return_exceptions=True
+    )
+    assert isinstance(results[0], LookAgain)
+    assert [result.status for result in results[2]] == ["ok"]
+    stored = await queue.storage.read(lambda cursor: cursor.execute("SELECT log_seq, line FROM logs").fetchall())
+    assert stored == [(0, "hello")]
+
+
+async def test_orgs_share_one_kind_fairly_while_a_third_uses_another(queue):
+    await queue.submit_many([spec(org_id="b") for _ in range(100)])
+    await queue.submit_many([spec(org_id="c") for _ in range(100)])
+    await queue.submit_many([spec(org_id="a", worker="gpu") for _ in range(100)])
+    local, gpu = await Hand(queue, "l").register(), await Hand(queue, "g").register(kind="gpu")
+    taken: Counter[str] = Counter()
+    for _ in range(40):
+        taken.update(job.org_id for job in await local.lease())
+        await gpu.lease()
+    assert taken == {"b": 20, "c": 20}
+
+
+async def test_group_is_one_though_its_last_job_ends_with_the_submit_of_the_next(queue):
+    hand = await Hand(queue).register()
+    job = await hand.run(spec(concurrency_group="g"))
+    ending = hand.send(JobCompleted(job.id, attempt=1))
+    await asyncio.gather(ending, queue.submit(spec(concurrency_group="g", resources={"cpus": 2})))
+    await queue.submit(spec(concurrency_group="g", resources={"cpus": 3}))
+    assert len(await hand.lease(limit=9)) == 1
+
+
+async def test_lanes_of_submits_that_could_not_be_written_are_forgotten(queue, monkeypatch):
+    append = queue.storage.append
+    monkeypatch.setattr(queue.storage, "append", lambda changes, done: done(None, OSError("no")))
+    many = (queue.submit(spec(concurrency_group=f"g{n}", org_id=f"o{n}")) for n in range(9))
+    await asyncio.gather(*many, return_exceptions=True)
+    monkeypatch.setattr(queue.storage, "append", append)
+    assert (queue._index.ready.lanes, queue._index.ready.groups) == ({}, {})
+
+
+async def test_idle_orgs_are_forgotten(queue, monkeypatch):
+    monkeypatch.setattr(ready, "ORGS", 4)
+    queue._index.ready._sweep_orgs_at = 4
+    for n in range(30):
+        await queue.cancel_job(await queue.submit(spec(org_id=f"o{n}")))
+    assert len(queue._index.ready.orgs) < 15
+
+
+async def test_key_whose_job_is_kept_no_more_is_free(queue, monkeypatch):
+    monkeypatch.setattr("zbrain_nb.queue.index.RECENT", 0)
+    first = await queue.submit(spec(idempotency_key="k"))
+    await queue.cancel_job(first)
+    await queue.storage.write(lambda database: database._connection.execute("DELETE FROM jobs_1"))
+    assert await asyncio.wait_for(queue.submit(spec(idempotency_key="k")), 5) != first
+
+
+async def test_window_whose_filling_meets_a_defect_is_filled_later(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(ready, "WINDOW", 4)
+    monkeypatch.setattr(ready, "SMALLEST_WINDOW", 2)
+    monkeypatch.setattr("zbrain_nb.queue.refill.RETRY_SECS", 0.01)
+    page, failures = waiting.page, []
+
+    def fail_once(*args):
+        if not failures:
+            failures.append(1)
+            raise ValueError("odd row")
+        return page(*args)
+
+    fail_once.__name__ = "page"
+    monkeypatch.setattr(waiting, "page", fail_once)
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada") as queue:
+        ids = await queue.submit_many([spec() for _ in range(20)])
+        hand = await Hand(queue).register()
+        found = [job.id for _ in range(20) for job in await hand.lease(wait_secs=5)]
+        assert (found, failures) == (ids, [1])
+
+
+async def test_folds_at_once_do_not_write_an_older_state_over_a_newer_one(queue, monkeypatch):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    write, held = Folder._write, []
+
+    async def hold_first(self, chunk):
+        if not held:
+            held.append(asyncio.Event())
+            await held[0].wait()
+        return await write(self, chunk)
+
+    monkeypatch.setattr(Folder, "_write", hold_first)
+    older = asyncio.ensure_future(queue.fold())
+    await turns()
+    await hand.send(JobCompleted(job.id, attempt=1))
+    newer = asyncio.ensure_future(queue.fold())
+    await asyncio.wait({newer}, timeout=0.3)  # it would come first if it did not have to wait
+    held[0].set()
+    await asyncio.gather(older, newer)
+    states = await queue.storage.read(lambda cursor: cursor.execute("SELECT state FROM jobs").fetchall())
+    assert states == [(JobState.SUCCEEDED,)]
+
+
+async def test_batch_that_breaks_in_the_middle_of_its_transaction_leaves_none_open(queue, monkeypatch):
+    insert, failures = Database._insert, []
+
+    def fail_once(self, layout, rows):
+        if layout.table.startswith("transitions") and not failures:
+            failures.append(1)
+            raise MemoryError
+        return insert(self, layout, rows)
+
+    monkeypatch.setattr(Database, "_insert", fail_once)
+    job_id = await queue.submit(TRUE)
+    results = await asyncio.gather(queue.cancel_job(job_id), queue.submit(TRUE), return_exceptions=True)
+    assert all(isinstance(result, Exception) for result in results)
+    kept = await queue.submit(TRUE)
+    stored = await queue.storage.read(lambda cursor: cursor.execute("SELECT id::VARCHAR FROM jobs").fetchall())
+    assert sorted(stored) == sorted([(job_id,), (kept,)])
