@@ -235,6 +235,8 @@ class Arena:
             lost = set(self.acknowledged) - submitted
             assert not lost, f"{len(lost)} acknowledged jobs are lost"
             endings = Counter(e.job_id for e in history if JobState(e.data.get("state", "pending")).ended)
+            odd = {job_id: endings[job_id] for job_id in submitted if endings[job_id] != 1}
+            assert not odd, f"one terminal state each, but {[(j, n, await queue.get(j)) for j, n in odd.items()][:3]}"
             assert endings == Counter(submitted), "one terminal state each"
             keys = Counter(e.data["spec"]["idempotency_key"] for e in history if e.kind == "job_submitted")
             del keys[None]
