@@ -19,11 +19,13 @@ import duckdb
 
 from tests.benchmarks.table import print_table
 from zbrain_nb import Job, JobSpec, Storage
+from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.settings import Lifetimes
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.store import database, queries
 from zbrain_nb.store.artifacts import ArtifactStore
+from zbrain_nb.store.lines import Lines
 from zbrain_nb.store.opening import MEMORY_LIMIT, NO_AUTOMATIC_CHECKPOINT, wal_of
 from zbrain_nb.store.rows import JOBS, LOGS, TRANSITIONS, Change, folded_row, job_row
 from zbrain_nb.store.schema import COLUMNS, KINDS
@@ -70,10 +72,16 @@ class Load:
             self.jobs.append(job)
         job_id = self.jobs[-1].id if self.jobs else new_id()
         seq = self.seq()
-        for _ in range(lines):
-            n = self._line = self._line + 1
-            text = LINE.format(n=n, e=n // 1000, s=n % 1000, loss=1 / (n % 977 + 1), acc=n % 991 / 991)
-            change.logs.append((job_id, n, 1, n, seq, "stdout", now, text))
+        if lines:
+            numbers = range(self._line + 1, self._line + 1 + lines)
+            self._line += lines
+            texts = [
+                LINE.format(n=n, e=n // 1000, s=n % 1000, loss=1 / (n % 977 + 1), acc=n % 991 / 991) for n in numbers
+            ]
+            streams, times = [LogStream.STDOUT] * lines, [now] * lines
+            change.logs.append(
+                Lines(job_id, numbers[0], 1, numbers[-1], seq, streams, times, texts, sum(map(len, texts)))
+            )
         return change
 
 
