@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A fresh page; an uncaught error of our code on it fails the test (JupyterLab and Notebook 7 have some of their own)."""
+    """A fresh page; an uncaught error on it that is not JupyterLab's or Notebook's own fails the test."""
     context = browser.new_context(viewport={"width": 1180, "height": 900}, reduced_motion="reduce")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     context.set_default_timeout(10_000)

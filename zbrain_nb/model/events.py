@@ -177,6 +177,7 @@ class JobCompleted(WorkerEvent, tag="completed", frozen=True):
 class JobFailed(WorkerEvent, tag="failed", frozen=True):
     """The attempt failed; with `lost`, it vanished with all its processes; with `unstarted`, these never ran.
 
+    With `returned` as well, a worker that had leased it ahead gives it back to be run elsewhere: that is no loss.
     `error` is text, or a dict with ``ename``, ``evalue`` and ``traceback`` (list of str). `reason` is one
     sentence for a person. With `final` no retry is made, whatever the spec allows.
     """
@@ -188,6 +189,7 @@ class JobFailed(WorkerEvent, tag="failed", frozen=True):
     reason: str | None = None
     lost: bool = False
     unstarted: bool = False
+    returned: bool = False
     final: bool = False
 
 

@@ -47,7 +47,9 @@ class Endings:
         kept: dict[str, Any] = {"artifacts": event.artifacts, "variables": event.variables}
         if isinstance(event, JobFailed) and event.lost:
             never_ran = event.unstarted and entry.high == 0
-            return self._lose(turn, entry, event.reason or "Its worker vanished.", worker_seq, never_ran=never_ran)
+            why = event.reason or "Its worker vanished."
+            returned = never_ran and event.returned
+            return self._lose(turn, entry, why, worker_seq, never_ran=never_ran, returned=returned)
         kept["exit_code"] = event.exit_code
         if job.cancel_requested_at is not None or isinstance(event, JobCanceled):
             reason = event.reason if isinstance(event, JobCanceled) else None
@@ -112,9 +114,18 @@ class Endings:
         }
         return turn.move(entry, "job_retrying", patch, worker_seq)
 
-    def _lose(self, turn: Turn, entry: Entry, reason: str, worker_seq: int | None, *, never_ran: bool = False) -> Entry:
+    def _lose(
+        self,
+        turn: Turn,
+        entry: Entry,
+        reason: str,
+        worker_seq: int | None,
+        *,
+        never_ran: bool = False,
+        returned: bool = False,
+    ) -> Entry:
         job = entry.job
-        losses = job.losses + 1
+        losses = job.losses if returned else job.losses + 1
         patch: dict[str, Any] = {"losses": losses}
         if job.cancel_requested_at is not None:
             return self._cancel(turn, entry, f"{reason} A cancel had been requested.", patch, worker_seq)

@@ -3,6 +3,9 @@
 Slots ask for jobs one by one, and send events one by one. Here they meet: at most one request with news is under
 way, and what comes up meanwhile goes with the next. The end of a job and the lease of the next one are therefore
 one round trip and one commit. When nothing but jobs is wanted, a long poll waits for them.
+
+Where jobs are so brief that a round trip takes longer than they do, more are leased than are wanted at the moment.
+One that cannot start soon after all goes back, as if it had never been leased.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from zbrain_nb.model.protocol import (
     LeaseRequest,
     WorkerInfo,
 )
+from zbrain_nb.worker.fence import now
 from zbrain_nb.worker.link import HttpLink, Link
 from zbrain_nb.worker.patience import Patience, is_passing
 
@@ -42,7 +46,17 @@ BACKLOG = 10_000
 BATCH = 2_000
 #: How many turns of the loop slots have to say what they have to, before a request is made of it.
 TURNS = 8
+#: Jobs are leased ahead for so many seconds of work, and given back when they have waited for longer.
+AHEAD_SECS = 0.02
+RETURN_SECS = 0.1
+AHEAD_JOBS = 256
 _CLOSE_SECS = 5.0
+_DECAY = 0.9
+
+
+class _Spare(NamedTuple):
+    job: Job
+    since: float
 
 
 class _Waiting(NamedTuple):
@@ -86,9 +100,12 @@ class RemoteQueue:
         self._registering = asyncio.Lock()
         self._is_registered = False
         self._wanting: deque[asyncio.Future[Job | None]] = deque()
-        self._spare: deque[Job] = deque()  # leased, but who had asked for them went away
+        self._spare: deque[_Spare] = deque()  # leased ahead, or who had asked for them went away
+        self._returning: asyncio.TimerHandle | None = None
+        self._job_secs = RETURN_SECS  # how long jobs take of late; a guess on the long side
         self._waiting: deque[_Waiting] = deque()
         self._running: set[Key] = set()
+        self._begun: dict[Key, float] = {}  # of those that have not said their end: when they were handed out
         self._trouble: dict[Key, ZBrainError] = {}  # of events whose sender did not wait for the answer
         self._drained = asyncio.Event()
         self._is_scheduled = False
@@ -111,12 +128,17 @@ class RemoteQueue:
             If `worker_id` or `org_id` is another than before: each worker has a link of its own.
         """
         await self._register(worker_id, org_id)
-        if self._spare:
-            return self._spare.popleft()
+        if job := self._take_spare():
+            return job
         asked: asyncio.Future[Job | None] = asyncio.get_running_loop().create_future()
         self._wanting.append(asked)
         self._schedule()
-        return await asked
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            if asked.done() and not asked.cancelled() and (job := asked.result()) is not None:
+                self._keep_spare(job)  # it came at the same moment
+            raise
 
     async def handle_worker_event(self, event: AnyWorkerEvent) -> None:
         """Send one event.
@@ -138,8 +160,11 @@ class RemoteQueue:
         if trouble := self._trouble.get(key):
             if ends:
                 self._running.discard(key)
+                self._begun.pop(key, None)
                 del self._trouble[key]
             raise trouble
+        if ends and (began := self._begun.pop(key, None)):
+            self._learn(now() - began)
         taken = asyncio.get_running_loop().create_future() if ends else None
         self._waiting.append(_Waiting(event, taken))
         self._schedule()
@@ -173,6 +198,8 @@ class RemoteQueue:
 
         Events that wait are not sent any more: let the scheduler end first.
         """
+        if self._returning is not None:
+            self._returning.cancel()
         for task in (self._poll, self._talk):
             if task is not None:
                 task.cancel()
@@ -183,14 +210,53 @@ class RemoteQueue:
         await self.link.close()
 
     async def _give_back(self) -> None:
-        reason = "Its worker ended before the job could start."
-        back: list[AnyWorkerEvent] = [
-            JobFailed(job.id, attempt=job.attempt, after=0, seq=1, lost=True, unstarted=True, reason=reason)
-            for job in self._spare
-        ]
+        back = [_returned(spare.job, "Its worker ended before the job could start.") for spare in self._spare]
         self._spare.clear()
         if back:
             await self.link.send_events(self._info.id, EventBatch(back))
+
+    def _take_spare(self) -> Job | None:
+        """Return a job that was leased ahead; what has waited too long is not run here any more."""
+        if self._spare and now() - self._spare[0].since > RETURN_SECS:
+            self._return_late()
+        if not self._spare:
+            return None
+        return self._begin(self._spare.popleft().job)
+
+    def _begin(self, job: Job) -> Job:
+        key = job.id, job.attempt
+        self._running.add(key)
+        self._begun[key] = now()
+        return job
+
+    def _keep_spare(self, job: Job) -> None:
+        self._running.discard((job.id, job.attempt))
+        self._begun.pop((job.id, job.attempt), None)
+        self._spare.append(_Spare(job, now()))
+        if self._returning is None:
+            self._returning = asyncio.get_running_loop().call_later(RETURN_SECS, self._return_late)
+
+    def _return_late(self) -> None:
+        """Send back the jobs that have waited too long, and look again when the next may have."""
+        if self._returning is not None:
+            self._returning.cancel()
+            self._returning = None
+        while self._spare and now() - self._spare[0].since > RETURN_SECS:
+            job = self._spare.popleft().job
+            self._waiting.append(_Waiting(_returned(job, "Its worker was busy for longer than was thought."), None))
+            self._schedule()
+        if self._spare:
+            self._returning = asyncio.get_running_loop().call_later(RETURN_SECS, self._return_late)
+
+    def _learn(self, secs: float) -> None:
+        """Hear how long a job took: long ones are believed at once, short ones slowly."""
+        self._job_secs = max(secs, _DECAY * self._job_secs + (1 - _DECAY) * secs)
+
+    def _ahead(self) -> int:
+        """Return how many jobs to lease beyond those that are wanted now."""
+        moment = now()
+        brisk = self._info.slots - sum(moment - began > AHEAD_SECS for began in self._begun.values())
+        return min(AHEAD_JOBS, int(brisk * AHEAD_SECS / max(self._job_secs, 1e-6))) if brisk > 0 else 0
 
     async def _register(self, worker_id: str, org_id: str | None) -> None:
         if self._is_registered and (worker_id, org_id) == (self._info.id, self._info.org_id):
@@ -203,7 +269,8 @@ class RemoteQueue:
                 return
             answer = await self.link.register(self._info)
             self.lease_ttl_secs = answer.lease_ttl_secs
-            held = self._running | {(job.id, job.attempt) for job in self._spare}
+            held = self._running | {(job.id, job.attempt) for job, _ in self._spare}
+            held |= {(event.job_id, event.attempt or 0) for event, _ in self._waiting}
             reason = "Its worker was started again."
             lost: list[AnyWorkerEvent] = [
                 JobFailed(ref.job_id, attempt=ref.attempt, after=ref.high, seq=ref.high + 1, lost=True, reason=reason)
@@ -269,8 +336,9 @@ class RemoteQueue:
             self._drained.set()
         events = [waiting.event for waiting in batch]
         wanted = self._wanted() if self._poll is None else 0
-        if wanted:
-            request = LeaseRequest(request_id=new_id(), limit=wanted, wait_secs=0.0, events=events)
+        limit = wanted + max(0, self._ahead() - len(self._spare)) if self._poll is None else 0
+        if limit:
+            request = LeaseRequest(request_id=new_id(), limit=limit, wait_secs=0.0, events=events)
             answer = await self._insist_on_lease(request)
             self._hand_out(answer, wanted, is_final=False)
             results = answer.results
@@ -283,7 +351,7 @@ class RemoteQueue:
         if not wanted:
             return
         request = LeaseRequest(
-            request_id=new_id(), limit=wanted, wait_secs=min(LEASE_WAIT_SECS, self.lease_ttl_secs / 4)
+            request_id=new_id(), limit=wanted + self._ahead(), wait_secs=min(LEASE_WAIT_SECS, self.lease_ttl_secs / 4)
         )
         try:
             answer = await self._lease(request)
@@ -303,14 +371,13 @@ class RemoteQueue:
 
     def _hand_out(self, answer: LeaseAnswer, wanted: int, *, is_final: bool) -> None:
         """Give jobs to who waits; with `is_final`, those who asked and got none are told so."""
-        for lease in answer.leases:
-            self._running.add((lease.job.id, lease.job.attempt))
+        for job in (lease.job for lease in answer.leases):
             while self._wanting and self._wanting[0].done():
                 self._wanting.popleft()
             if self._wanting:
-                self._wanting.popleft().set_result(lease.job)
+                self._wanting.popleft().set_result(self._begin(job))
             else:
-                self._spare.append(lease.job)
+                self._keep_spare(job)
         if is_final and not answer.leases:
             for _ in range(min(wanted, len(self._wanting))):
                 asked = self._wanting.popleft()
@@ -368,6 +435,12 @@ class RemoteQueue:
                 taken.set_result(None)
             else:
                 taken.set_exception(self._trouble.get(key, error))
+
+
+def _returned(job: Job, reason: str) -> AnyWorkerEvent:
+    return JobFailed(
+        job.id, attempt=job.attempt, after=0, seq=1, lost=True, unstarted=True, returned=True, reason=reason
+    )
 
 
 def _refused(events: list[AnyWorkerEvent], error: ZBrainError) -> list[EventResult]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.events import ENDINGS, JobFailed
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.protocol import AttemptRef, HeartbeatAnswer, HeartbeatRequest
-from zbrain_nb.worker.fence import margin_secs
+from zbrain_nb.worker.fence import margin_secs, now
 from zbrain_nb.worker.kinds import EventSender, LocalWorker, Worker
 from zbrain_nb.worker.patience import Patience
 from zbrain_nb.worker.queuelink import QueueLink
@@ -21,6 +21,8 @@ from zbrain_nb.worker.remote import RemoteQueue
 log = logging.getLogger(__name__)
 _LOOK_SECS = 0.5
 _BEATS = 5
+#: So many jobs may wait for the word that their end is durable, before a slot waits for that too.
+_UNANSWERED = 1_000
 
 
 class LeasingQueue(Protocol):
@@ -86,6 +88,7 @@ class FifoScheduler:
         self._stopping = asyncio.Event()
         self._running: dict[str, _Running] = {}
         self._asking: set[asyncio.Task[_Running | None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()  # have said their end, and wait for the answer
         if isinstance(worker, LocalWorker):
             if isinstance(queue, RemoteQueue):
                 worker.use_link(queue.link)
@@ -99,10 +102,13 @@ class FifoScheduler:
         slots = [asyncio.create_task(self._fill_slot()) for _ in range(self._concurrency)]
         try:
             await asyncio.gather(*slots)
+            while self._ending:
+                await asyncio.gather(*self._ending)
         finally:
-            for task in (*slots, watch, *self._asking):
+            tasks = [*slots, watch, *self._asking, *self._ending]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*slots, watch, *self._asking, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def stop(self) -> None:
         """Lease no more; `run` returns when the jobs that run have ended."""
@@ -112,7 +118,7 @@ class FifoScheduler:
                 asking.cancel()
 
     async def _fill_slot(self) -> None:
-        """Run one job after the other; the next is asked for as soon as the last has said its end."""
+        """Run one job after the other; a slot is free as soon as its job has said its end."""
         patience = Patience()
         ahead: asyncio.Task[_Running | None] | None = None
         while True:
@@ -123,10 +129,29 @@ class FifoScheduler:
             await asyncio.wait({asking})
             running = None if asking.cancelled() else asking.result()
             if running is not None:
-                ahead = await self._execute(running, patience)
+                ahead = await self._run_job(running, patience)
             elif not (self._stopping.is_set() or self._is_remote):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), self._poll_interval)
+
+    async def _run_job(self, running: _Running, patience: Patience) -> asyncio.Task[_Running | None] | None:
+        """Run a job; return the request for the next one, if there is one already."""
+        asked: asyncio.Future[asyncio.Task[_Running | None]] = asyncio.get_running_loop().create_future()
+
+        def said_end() -> None:
+            if not asked.done() and not self._stopping.is_set():
+                asked.set_result(self._ask(patience))  # it goes with the ending
+
+        execution = asyncio.create_task(self._execute(running, said_end))
+        self._ending.add(execution)
+        execution.add_done_callback(self._ending.discard)
+        either: list[asyncio.Future[Any]] = [execution, asked]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if len(self._ending) > _UNANSWERED:
+            await asyncio.wait({execution})
+        if execution.done():
+            execution.result()
+        return asked.result() if asked.done() else None
 
     def _ask(self, patience: Patience) -> asyncio.Task[_Running | None]:
         asking = asyncio.create_task(self._lease(patience))
@@ -135,7 +160,7 @@ class FifoScheduler:
         return asking
 
     async def _lease(self, patience: Patience) -> _Running | None:
-        asked_at = _now()
+        asked_at = now()
         try:
             job = await self._queue.acquire_lease(self._worker.id, self._org_id)
         except ZBrainError as error:
@@ -148,15 +173,13 @@ class FifoScheduler:
         running = self._running[job.id] = _Running(job, asked_at)
         return running
 
-    async def _execute(self, running: _Running, patience: Patience) -> asyncio.Task[_Running | None] | None:
-        """Run a job; return the request for the next one, if there is one already."""
+    async def _execute(self, running: _Running, said_end: Callable[[], None]) -> None:
+        """Have the worker run a job, and see that it ends."""
         job = running.job
-        ahead: asyncio.Task[_Running | None] | None = None
 
         async def forward(event: Any) -> None:
-            nonlocal ahead
-            if ahead is None and isinstance(event, ENDINGS) and not self._stopping.is_set():
-                ahead = self._ask(patience)  # it goes with the ending
+            if isinstance(event, ENDINGS):
+                said_end()
             await self._queue.handle_worker_event(event)
 
         sender = EventSender(job, forward)
@@ -172,7 +195,6 @@ class FifoScheduler:
         finally:
             if self._running.get(job.id) is running:
                 del self._running[job.id]
-        return ahead
 
     async def _watch(self) -> None:
         """Keep the leases, and set `cancel` of jobs that shall end or are not ours any more."""
@@ -180,7 +202,7 @@ class FifoScheduler:
             await asyncio.sleep(min(_LOOK_SECS, self._queue.lease_ttl_secs / _BEATS))
             if not self._running:
                 continue
-            asked_at = _now()
+            asked_at = now()
             refs = [AttemptRef(running.job.id, running.job.attempt) for running in self._running.values()]
             request = HeartbeatRequest(refs, max(0, self._concurrency - len(refs)))
             try:
@@ -203,11 +225,6 @@ class FifoScheduler:
         """Cancel what may soon be given to another worker, because the queue does not hear us."""
         ttl_secs = self._queue.lease_ttl_secs
         for running in self._running.values():
-            if _now() - running.renewed_at >= ttl_secs - margin_secs(ttl_secs) and not running.cancel.is_set():
+            if now() - running.renewed_at >= ttl_secs - margin_secs(ttl_secs) and not running.cancel.is_set():
                 log.warning("lease could not be renewed", extra={"job": running.job.id})
                 running.cancel.set()
-
-
-def _now() -> float:
-    """Seconds that also count while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -15,9 +15,12 @@ from zbrain_nb import FifoScheduler, Job, JobSpec, JobState, RemoteQueue
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import InvalidSpec, StaleAttempt
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobLogged, JobProgress, JobStarted
+from zbrain_nb.model.protocol import LeaseAnswer, LeaseRequest
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.endings import MAX_LOSSES
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.server.host import Host
+from zbrain_nb.worker.fence import now
 from zbrain_nb.worker.kinds import EventSender
 from zbrain_nb.worker.link import HttpLink, follow
 
@@ -195,3 +198,70 @@ async def test_worker_that_starts_again_tells_what_its_last_life_ran_as_lost(els
     assert job is not None
     assert (job.id, job.attempt, job.losses) == (job_id, 2, 1)
     await again.close()
+
+
+async def test_brief_jobs_are_leased_ahead_and_run_in_their_order(elsewhere: Elsewhere) -> None:
+    ids = await elsewhere.queue.submit_many([TRUE] * 300)
+    elsewhere.remote = Counting(HttpLink(follow(elsewhere.data)))
+    stub = Noting()
+    async with scheduled(elsewhere, stub):
+        await elsewhere.until(ids[-1], JobState.SUCCEEDED)
+    assert stub.begun == ids
+    assert stub.most == 1
+    assert elsewhere.remote.requests < 200
+    for job_id in ids:
+        job = await elsewhere.until(job_id, JobState.SUCCEEDED)
+        assert job.attempt == 1
+
+
+class Counting(RemoteQueue):
+    """Counts the requests for jobs."""
+
+    requests = 0
+
+    async def _lease(self, request: LeaseRequest) -> LeaseAnswer:
+        self.requests += 1
+        return await super()._lease(request)
+
+
+class Noting(Stub):
+    """Notes which jobs it began, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: list[str] = []
+
+    async def execute(self, job: Job, events: Any, cancel: Any) -> None:
+        self.begun.append(job.id)
+        await super().execute(job, events, cancel)
+
+
+async def test_jobs_leased_ahead_of_a_long_one_go_back_and_that_is_no_loss(elsewhere: Elsewhere) -> None:
+    once = JobSpec(cmd=["true"], rerun_if_lost=False)
+    for _ in range(MAX_LOSSES + 1):
+        elsewhere.remote._job_secs = 0.0  # it believes jobs to be brief
+        long = await elsewhere.queue.submit(JobSpec(cmd=["true"], name="wait"))
+        behind = await elsewhere.queue.submit(once)
+        async with scheduled(elsewhere, Stub()):
+            await elsewhere.until(long, JobState.RUNNING)
+            back = await elsewhere.until(behind, JobState.RETRYING)
+            assert (back.losses, back.attempt) == (0, 1)
+            assert "busy" in (back.reason or "")
+            await elsewhere.queue.cancel_job(long)
+            ran = await elsewhere.until(behind, JobState.SUCCEEDED)
+            assert (ran.losses, ran.failures) == (0, 0)
+
+
+async def test_jobs_leased_ahead_are_not_begun_after_a_suspension(
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await elsewhere.queue.submit_many([TRUE] * 2)
+    elsewhere.remote._job_secs = 0.0
+    job = await elsewhere.remote.acquire_lease("stub")
+    assert job is not None
+    assert job.id == first
+    monkeypatch.setattr("zbrain_nb.worker.remote.now", lambda: now() + 3600)
+    assert [spare.job.id for spare in elsewhere.remote._spare] == [second]
+    again = await elsewhere.remote.acquire_lease("stub")
+    assert again is not None
+    assert (again.id, again.attempt, again.losses) == (second, 2, 0)
