@@ -40,7 +40,7 @@ def raw_single(folder: Path, count: int) -> float:
     times = []
     for change in make_changes(count):
         begin = time.perf_counter()
-        database._connection.execute(database._segments.layouts["jobs"].insert_one, change.jobs[0])
+        database._insert(database._segments.layouts["jobs"], change.jobs)
         times.append(time.perf_counter() - begin)
     database.close()
     return statistics.median(times)

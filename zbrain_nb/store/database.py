@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT_BYTES = 16 * 1024 * 1024
 #: Until a checkpoint that failed, for want of space or because of a reader, is tried again.
 CHECKPOINT_PAUSE_SECS = 1.0
+#: How often the log's size is looked at; the answer to a commit waits for such a look.
+CHECKPOINT_LOOK_SECS = 0.02
 #: A checkpoint is made if so many times the log's size is free.
 CHECKPOINT_ROOM = 2
 #: Until a database that DuckDB gave up is opened again, if that failed.
@@ -260,7 +262,7 @@ class Database:
     def _insert(self, layout: Layout, rows: list[Any]) -> None:
         one = layout.single(rows)
         if one is not None:
-            self._connection.execute(layout.insert_one, one)
+            self._connection.execute(*one)
             return
         statement, incoming = layout.as_table(rows)  # DuckDB finds `incoming` by its name
         self._connection.execute(statement)
@@ -322,13 +324,14 @@ class Database:
         self._checkpoint_if_due()
 
     def _checkpoint_if_due(self) -> None:
-        if self._wal is None:
+        if self._wal is None or time.monotonic() < self._no_checkpoint_before:
             return
+        self._no_checkpoint_before = time.monotonic() + CHECKPOINT_LOOK_SECS
         try:
             grown = self._wal.stat().st_size
         except FileNotFoundError:
             return
-        if grown < CHECKPOINT_BYTES or time.monotonic() < self._no_checkpoint_before:
+        if grown < CHECKPOINT_BYTES:
             return
         if shutil.disk_usage(self._wal.parent).free < CHECKPOINT_ROOM * grown:  # DuckDB would give up the database
             self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS

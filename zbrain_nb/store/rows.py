@@ -18,6 +18,7 @@ from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.job import Job
 from zbrain_nb.store.lines import Lines, as_columns
 
+EPOCH = dt.datetime(1970, 1, 1)
 TEXT, INT, UUID, TIME = "{}", "{}", "{}::UUID", "make_timestamp({})"
 _TYPES = {TEXT: DataType.string(), UUID: DataType.string(), TIME: DataType.int64()}
 
@@ -89,19 +90,31 @@ class Layout:
         self._types = [kind for _, kind in columns.values()]
         self._rare = rare
         self._usual = len(columns) - rare
-        names = ", ".join(columns)
-        slots = ", ".join(form.format("?") for form, _ in columns.values())
-        self.insert_one = f"INSERT INTO {table} ({names}) VALUES ({slots})"
-        self._insert_many = {}
+        self._times = [n for n, (form, _) in enumerate(columns.values()) if form == TIME]
+        self._insert_one, self._insert_many = {}, {}
         for width in (len(columns), self._usual):
             some = list(columns.items())[:width]
             chosen = ", ".join(form.format(name) for name, (form, _) in some)
             into = ", ".join(name for name, _ in some)
+            # each column, and each cast, of a row that is written alone costs some 20 µs
+            self._insert_one[width] = f"INSERT INTO {table} ({into}) VALUES ({', '.join('?' * width)})"
             self._insert_many[width] = f"INSERT INTO {table} ({into}) SELECT {chosen} FROM incoming"
 
-    def single(self, rows: list[Any]) -> tuple[Any, ...] | None:
-        """Return the values for `insert_one` if `rows` is but one row, else None."""
+    def row(self, rows: list[Any]) -> tuple[Any, ...] | None:
+        """Return the one row of `rows`, or None if they are more."""
         return rows[0] if len(rows) == 1 else None
+
+    def single(self, rows: list[Any]) -> tuple[str, list[Any]] | None:
+        """Return the statement that inserts `rows` if they are but one row, and its values, else None."""
+        row = self.row(rows)
+        if row is None:
+            return None
+        width = self._usual if self._rare and row[self._usual :].count(None) == self._rare else len(row)
+        values = list(row[:width])
+        for n in self._times:
+            if n < width and values[n] is not None:
+                values[n] = EPOCH + dt.timedelta(microseconds=values[n])
+        return self._insert_one[width], values
 
     def columns(self, rows: list[Any]) -> Sequence[Sequence[Any]]:
         """Return `rows` column by column."""
@@ -129,7 +142,7 @@ class Layout:
 class LogLayout(Layout):
     """A layout whose rows come as `Lines`, many in one."""
 
-    def single(self, rows: list[Any]) -> tuple[Any, ...] | None:
+    def row(self, rows: list[Any]) -> tuple[Any, ...] | None:
         """Return the one line of `rows`, or None if they hold more."""
         return rows[0].row() if len(rows) == 1 and len(rows[0]) == 1 else None
 
