@@ -21,9 +21,10 @@ from zbrain_nb.store.storage import Storage
 
 log = logging.getLogger(__name__)
 
-#: Jobs folded in one statement: between two, the writer commits.
-FOLD_CHUNK = 1_000
-FOLD_PAUSE_SECS = 1.0
+#: Jobs folded in one statement: between two, the writer commits. Most of its time goes by whatever the number
+#: (measured beside a million jobs: 16 ms for 900, little less for 100), so that seldom and many is felt least.
+FOLD_CHUNK = 4_000
+FOLD_PAUSE_SECS = 4.0
 
 
 async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:

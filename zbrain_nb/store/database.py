@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 CHECKPOINT_BYTES = 16 * 1024 * 1024
 #: Until a checkpoint that failed, for want of space or because of a reader, is tried again.
 CHECKPOINT_PAUSE_SECS = 1.0
-#: How often the log's size is looked at; the answer to a commit waits for such a look.
-CHECKPOINT_LOOK_SECS = 0.02
 #: A checkpoint is made if so many times the log's size is free.
 CHECKPOINT_ROOM = 2
 #: Until a database that DuckDB gave up is opened again, if that failed.
@@ -324,14 +322,13 @@ class Database:
         self._checkpoint_if_due()
 
     def _checkpoint_if_due(self) -> None:
-        if self._wal is None or time.monotonic() < self._no_checkpoint_before:
+        if self._wal is None:
             return
-        self._no_checkpoint_before = time.monotonic() + CHECKPOINT_LOOK_SECS
         try:
             grown = self._wal.stat().st_size
         except FileNotFoundError:
             return
-        if grown < CHECKPOINT_BYTES:
+        if grown < CHECKPOINT_BYTES or time.monotonic() < self._no_checkpoint_before:
             return
         if shutil.disk_usage(self._wal.parent).free < CHECKPOINT_ROOM * grown:  # DuckDB would give up the database
             self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS
