@@ -174,10 +174,12 @@ def error_as_dict(error: Any) -> dict[str, Any] | None:
         return None
     if isinstance(error, dict):
         lines = error.get("traceback") or []
+        pickled = error.get("pickled")
         return {
             "ename": str(error.get("ename", "Error")),
             "evalue": str(error.get("evalue", "")),
             "traceback": [str(line) for line in lines] if isinstance(lines, (list, tuple)) else [str(lines)],
+            **({"pickled": pickled} if isinstance(pickled, str) else {}),
         }
     if isinstance(error, ZBrainError):
         error = error.message
