@@ -34,6 +34,7 @@ _HOMES = {
     "client.asynchronous": ("AsyncClient",),
     "client.client": ("Client",),
     "client.connecting": ("connect",),
+    "client.group": ("JobGroup",),
     "client.handle": ("JobHandle",),
     "worker.inside": ("current_job", "job_input", "progress", "save_artifact"),
 }

@@ -386,3 +386,40 @@ async def test_events_that_do_not_hold_are_answered_each(api: httpx.AsyncClient)
         assert (result["status"], result["high"]) == ("invalid", 0)
         assert result["message"].endswith(".")
     assert (await api.get(f"jobs/{job['id']}")).json()["state"] == "running"
+
+
+async def test_lookup_answers_in_the_order_asked_and_passes_over_what_is_unknown(api: httpx.AsyncClient) -> None:
+    jobs = [await submit(api, name=name) for name in "abc"]
+    ids = [jobs[2]["id"], NOBODY, jobs[0]["id"].upper(), "no id"]
+    answer = (await api.post("jobs/lookup", json={"ids": ids})).json()
+    assert [job["name"] for job in answer["jobs"]] == ["c", "a"]
+    assert answer["event_seq"] == jobs[2]["event_seq"]
+
+
+async def test_lookup_of_too_many_is_too_large(api: httpx.AsyncClient) -> None:
+    assert_error(await api.post("jobs/lookup", json={"ids": [NOBODY] * 10_001}), 413, "too_large")
+
+
+async def test_cancel_many_ends_those_that_wait_and_retry_many_submits_them_again(api: httpx.AsyncClient) -> None:
+    ids = [(await submit(api, name=f"n{n}"))["id"] for n in range(3)]
+    answer = (await api.post("jobs/cancel", json={"ids": ids[:2]})).json()
+    assert [job["state"] for job in answer["jobs"]] == ["canceled"] * 2
+    again = (await api.post("jobs/retry", json={"ids": ids})).json()["jobs"]
+    assert [(job["retry_of"], job["state"]) for job in again] == [(ids[0], "pending"), (ids[1], "pending")]
+
+
+async def test_cancel_if_waiting_leaves_a_running_job_alone(api: httpx.AsyncClient) -> None:
+    job = await leased(api)
+    assert_error(await api.post(f"jobs/{job['id']}/cancel?if_waiting=1"), 409, "wrong_state")
+    assert (await api.get(f"jobs/{job['id']}")).json()["cancel_requested_at"] is None
+    waiting = await submit(api)
+    assert (await api.post(f"jobs/{waiting['id']}/cancel?if_waiting=1")).json()["result"] == "canceled"
+
+
+async def test_list_by_tag_finds_the_very_tag_only(api: httpx.AsyncClient) -> None:
+    await submit(api, name="right", tags={'run "1"': "a=b"})
+    await submit(api, name="other", tags={'run "1"': "a=bc"})
+    await submit(api, name="elsewhere", input={'run "1"': "a=b"})
+    answer = await api.get("jobs", params={"tag": 'run "1"=a=b'})
+    assert [job["name"] for job in answer.json()["jobs"]] == ["right"]
+    assert_error(await api.get("jobs", params={"tag": "alone"}), 400, "malformed")

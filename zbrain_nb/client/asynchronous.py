@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,8 +21,13 @@ from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
+from zbrain_nb.model.transitions import read_patch
 
 LOG_PAGE = 1000
+#: Jobs in one request about many.
+MANY = 10_000
+#: Results fetched at once.
+FETCHES = 16
 #: Events that leave the job as it is; a subscriber that lags is told so, and has nothing to do.
 _NO_CHANGE = JOB_ONLY | {"lagged", "reset"}
 
@@ -29,6 +35,11 @@ _NO_CHANGE = JOB_ONLY | {"lagged", "reset"}
 class _Jobs(msgspec.Struct):
     jobs: list[dict[str, Any]]
     next_cursor: str | None = None
+
+
+class _Many(msgspec.Struct):
+    jobs: list[dict[str, Any]]
+    event_seq: int
 
 
 class _Page(msgspec.Struct):
@@ -127,15 +138,116 @@ class AsyncClient:
         cursor: str | None = None,
         name: str | None = None,
         q: str | None = None,
+        tag: tuple[str, str] | None = None,
     ) -> list[Job]:
-        """Return jobs, newest first."""
+        """Return jobs, newest first; `tag` is a name and its value."""
         query = {"state": state, "limit": limit, "cursor": cursor, "name": name, "q": q}
+        query["tag"] = "=".join(tag) if tag else None
         params = {key: str(value) for key, value in query.items() if value is not None}
         return [read_job(raw) for raw in (await self.transport.get("jobs", _Jobs, params=params)).jobs]
 
-    async def cancel(self, job_id: str) -> CancelResult:
-        """Cancel a job."""
-        return (await self.transport.post(f"jobs/{_quoted(job_id)}/cancel", {}, _Canceled)).result
+    async def lookup(self, ids: Iterable[str]) -> tuple[list[Job], int]:
+        """Look at many jobs, in one request for each 10,000.
+
+        Returns
+        -------
+        list of Job
+            In the order of `ids`; unknown ones are left out.
+        int
+            Events behind this ``event_seq`` tell what becomes of them.
+        """
+        return await self._many("lookup", list(ids))
+
+    async def cancel_many(self, ids: Iterable[str]) -> list[Job]:
+        """Cancel those of the jobs that have not ended; return all as they are then."""
+        return (await self._many("cancel", list(ids)))[0]
+
+    async def retry_many(self, ids: Iterable[str]) -> list[Job]:
+        """Submit those of the jobs that have ended again; return the new ones, in order."""
+        return (await self._many("retry", list(ids)))[0]
+
+    async def _many(self, verb: str, ids: list[str]) -> tuple[list[Job], int]:
+        found: list[Job] = []
+        first_seq: int | None = None
+        for start in range(0, len(ids), MANY) or [0]:
+            body = {"ids": ids[start : start + MANY]}
+            answer = await self.transport.post(f"jobs/{verb}", body, _Many, repeatable=verb != "retry")
+            found += map(read_job, answer.jobs)
+            first_seq = answer.event_seq if first_seq is None else first_seq
+        return found, first_seq or 0
+
+    async def follow_many(self, jobs: Iterable[Job]) -> AsyncGenerator[list[Job], None]:
+        """Yield those of many jobs that have changed, first as they are now, until all have ended.
+
+        It reads one socket, whatever their number, and none of their logs.
+
+        Raises
+        ------
+        JobNotFound
+            If the server does not know one of them any more.
+        """
+        active = {job.id: job for job in jobs if not job.state.ended}
+        orgs = sorted({f"orgs/{job.org_id}" for job in active.values()})
+        found, seq = await self._look_again(active)
+        yield found
+        if not active:
+            return
+        events = self.transport.events(orgs, seq)
+        try:
+            async for batch in events:
+                changed: dict[str, Job] = {}
+                for event in batch:
+                    if event.kind == "reset":
+                        changed |= {job.id: job for job in (await self._look_again(active))[0]}
+                    elif (job := active.get(event.job_id)) is not None and event.seq > job.event_seq:
+                        job = apply_event(job, event)
+                        changed[job.id] = active[job.id] = job
+                        if job.state.ended:
+                            del active[job.id]
+                if changed:
+                    yield list(changed.values())
+                if not active:
+                    return
+        finally:
+            await events.aclose()
+
+    async def _look_again(self, active: dict[str, Job]) -> tuple[list[Job], int]:
+        """Bring `active` up to date, without those that have ended; return all that were looked at."""
+        if not active:
+            return [], 0
+        found, seq = await self.lookup(active)
+        if len(found) < len(active):
+            lost = len(active) - len(found)
+            raise JobNotFound(f"The server does not know {lost} of {len(active)} jobs any more.")
+        active.clear()
+        active.update((job.id, job) for job in found if not job.state.ended)
+        return found, seq
+
+    async def results(self, jobs: Iterable[Job]) -> dict[str, bytes]:
+        """Return the pickled results of ended jobs by their SHA-256; equal ones are fetched once."""
+        wanted = {job.result.sha256: job.id for job in jobs if job.result is not None}
+        found: dict[str, bytes] = {}
+        room = asyncio.Semaphore(FETCHES)
+
+        async def fetch(digest: str, job_id: str) -> None:
+            async with room:
+                found[digest] = await self.read(f"jobs/{job_id}/result")
+
+        async with anyio.create_task_group() as tasks:
+            for digest, job_id in wanted.items():
+                tasks.start_soon(fetch, digest, job_id)
+        return found
+
+    async def cancel(self, job_id: str, *, if_waiting: bool = False) -> CancelResult:
+        """Cancel a job; with `if_waiting` only if it does not run.
+
+        Raises
+        ------
+        WrongState
+            If it runs, and was to be canceled only while it waits.
+        """
+        path = f"jobs/{_quoted(job_id)}/cancel{'?if_waiting=1' if if_waiting else ''}"
+        return (await self.transport.post(path, {}, _Canceled)).result
 
     async def retry(self, job_id: str) -> Job:
         """Submit an ended job's spec again, as a new job."""
@@ -283,6 +395,14 @@ class AsyncClient:
 def read_job(raw: dict[str, Any]) -> Job:
     """Make a `Job` from a server's JSON, which says more than the struct holds."""
     return msgspec.convert(raw, Job)
+
+
+def apply_event(job: Job, event: Event) -> Job:
+    """Return what an event about `job` makes of it."""
+    if event.kind in _NO_CHANGE or event.kind == "job_submitted":
+        return job
+    patch = {name: value for name, value in event.data.items() if name in Job.__struct_fields__}
+    return msgspec.structs.replace(job, **read_patch(patch) | {"event_seq": event.seq})
 
 
 def _quoted(job_id: str) -> str:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from zbrain_nb.client.asynchronous import AsyncClient
+from zbrain_nb.client.calls import function_fields, label_of, pack_function, upload_function
+from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.loop import shared_loop
 from zbrain_nb.model.environment import travelling_environ
-from zbrain_nb.model.errors import InvalidSpec, JobNotFound
+from zbrain_nb.model.errors import InvalidSpec, JobNotFound, ZBrainError
 from zbrain_nb.model.job import Job, JobSpec, JobState
 from zbrain_nb.model.payload import pack_call
 from zbrain_nb.model.protocol import WorkerInfo
@@ -24,6 +26,8 @@ from zbrain_nb.model.queues import QueueInfo
 from zbrain_nb.model.settings import read_settings
 
 T = TypeVar("T")
+#: Jobs in one submit of `Client.map`.
+SUBMIT_MANY = 1_000
 
 
 class Client:
@@ -124,9 +128,72 @@ class Client:
         fields.setdefault("cwd", str(Path.cwd()))
         return self.submit_many([JobSpec(**fields)])[0]
 
-    def submit_many(self, specs: Iterable[JobSpec]) -> list[JobHandle]:
+    def submit_many(self, specs: Iterable[JobSpec]) -> JobGroup:
         """Submit specs, all or nothing, in one commit."""
-        return [JobHandle(self, job) for job in self.call(self.asynchronous.submit, list(specs))]
+        wanted = list(specs)
+        jobs = self.call(self.asynchronous.submit, wanted) if wanted else []
+        return JobGroup(self, [JobHandle(self, job) for job in jobs])
+
+    def map(
+        self, function: Callable[..., Any], *iterables: Iterable[Any], max_parallel: int | None = None, **options: Any
+    ) -> JobGroup:
+        """Submit a job for each call ``function(*items)``, the items taken from `iterables` side by side.
+
+        The function travels once, however many the calls.
+
+        Parameters
+        ----------
+        function : callable
+            Shipped by value.
+        *iterables
+            As for the built-in `map`: the shortest ends it.
+        max_parallel : int, optional
+            How many of these jobs run at once at most; the server sees to it.
+        **options
+            Fields of `JobSpec` for each job.
+
+        Returns
+        -------
+        JobGroup
+            The jobs, committed, in the order of the items.
+
+        Raises
+        ------
+        InvalidSpec
+            If an option does not hold.
+        NotPicklable
+            If the function or an item cannot travel.
+        ValueError
+            If `max_parallel` is below 1.
+        """
+        if not iterables:
+            raise TypeError("map() needs at least one iterable.")
+        fields = function_fields(function, options) | parallel_fields(max_parallel, "map")
+        tags = fields.pop("tags", {})
+        group = uuid.uuid4().hex
+        packed = pack_function(function)
+
+        async def send() -> list[Job]:
+            call = await upload_function(self.asynchronous, packed, fields)
+            specs = []
+            for place, items in enumerate(zip(*iterables, strict=False)):
+                own = {"item": label_of(items), **tags, GROUP_TAG: group, PLACE_TAG: str(place)}
+                specs.append(await call.spec(items, tags=own))
+            return await self._submit_all(specs)
+
+        return JobGroup(self, [JobHandle(self, job) for job in self.call(send)])
+
+    async def _submit_all(self, specs: list[JobSpec]) -> list[Job]:
+        """Submit in lists of `SUBMIT_MANY`; if one is refused, those before it are canceled."""
+        jobs: list[Job] = []
+        try:
+            for start in range(0, len(specs), SUBMIT_MANY):
+                jobs += await self.asynchronous.submit(specs[start : start + SUBMIT_MANY])
+        except ZBrainError:
+            if jobs:
+                await self.asynchronous.cancel_many([job.id for job in jobs])
+            raise
+        return jobs
 
     def jobs(self, state: JobState | str | None = None, limit: int = 50, *, name: str | None = None) -> list[JobHandle]:
         """Return jobs, newest first."""
@@ -193,6 +260,21 @@ class Client:
     def resume(self, kind: str = "local", *, org_id: str | None = None) -> QueueInfo:
         """Let a paused queue go on (see `pause`)."""
         return self.call(self.asynchronous.resume, org_id or read_settings().default_org_id, kind)
+
+
+def parallel_fields(max_parallel: int | None, what: str) -> dict[str, Any]:
+    """Return the fields of specs of which the server runs `max_parallel` at once; None is no limit.
+
+    Raises
+    ------
+    ValueError
+        If it is below 1.
+    """
+    if max_parallel is None:
+        return {}
+    if max_parallel < 1:
+        raise ValueError(f"At least one job has to run at once, not {max_parallel}.")
+    return {"concurrency_group": f"{what}-{uuid.uuid4().hex}", "concurrency_limit": max_parallel}
 
 
 def _refuse_ambiguous(function: Callable[..., Any], fields: Iterable[str]) -> None:

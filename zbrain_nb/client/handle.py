@@ -76,6 +76,11 @@ class JobHandle:
         """The job as last seen; `refresh` looks again."""
         return self._job
 
+    def update(self, job: Job) -> None:
+        """Take the job as it was seen elsewhere, unless this handle has seen more."""
+        if job.id == self.id and job.event_seq >= self._job.event_seq:
+            self._job = job
+
     @property
     def state(self) -> JobState:
         """The state now."""
@@ -122,15 +127,7 @@ class JobHandle:
 
     def exception(self, timeout: float | None = None) -> ZBrainError | None:
         """Wait, and return what `result` would raise, or None if the job succeeded."""
-        job = self.wait(timeout)._job
-        if job.state is JobState.SUCCEEDED:
-            return None
-        if job.state is JobState.CANCELED:
-            return JobCanceledError(f"Job {self.name!r} was canceled.", job.reason or "", job_id=job.id)
-        error = job.error or {}
-        trace = "\n".join(error.get("traceback") or [])
-        why = job.reason or error.get("evalue") or "no reason was given."
-        return JobFailedError(f"Job {self.name!r} failed: {why}" + (f"\n{trace}" if trace else ""), job_id=job.id)
+        return error_of(self.wait(timeout)._job)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait, and return what the job gave.
@@ -263,6 +260,18 @@ class JobHandle:
         if self.presenter is None:
             raise ZBrainError("Views need a notebook.", "Run `%load_ext zbrain_nb` in one.")
         return self.presenter
+
+
+def error_of(job: Job) -> ZBrainError | None:
+    """Return what `JobHandle.result` raises of an ended job, or None if it succeeded."""
+    if job.state is JobState.SUCCEEDED:
+        return None
+    if job.state is JobState.CANCELED:
+        return JobCanceledError(f"Job {job.name!r} was canceled.", job.reason or "", job_id=job.id)
+    error = job.error or {}
+    trace = "\n".join(error.get("traceback") or [])
+    why = job.reason or error.get("evalue") or "no reason was given."
+    return JobFailedError(f"Job {job.name!r} failed: {why}" + (f"\n{trace}" if trace else ""), job_id=job.id)
 
 
 class Artifact:

@@ -31,8 +31,12 @@ MAX_NAME = 200
 MAX_CODE_BYTES = 8 * 1024 * 1024
 MAX_SPEC_BYTES = 10 * 1024 * 1024
 MAX_SECS = 10 * 366 * 86400
+MAX_ARGUMENTS = 64 * 1024
+#: How the names of tags begin that are zbrain's own: by them views and groups are found again.
+PRIVATE_TAG = "zbrain."
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")
 _ENV_NAME = re.compile(r"[^=\x00]+\Z")
 
 
@@ -101,6 +105,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Source of a notebook cell, run in IPython.
     function : str or None
         SHA-256 of the blob holding a pickled call.
+    arguments : str or None
+        Base64 of a small payload that travels in the spec itself: more arguments of `function`, or variables to
+        set before `code` runs. Many jobs with one function or one cell then share its blobs.
     input : object
         JSON value, read by the job from the file named in ``ZBRAIN_INPUT``.
     inputs : dict of str to str
@@ -138,9 +145,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     rerun_if_lost : bool or None
         Run again when a worker vanished; None is yes for commands with retries, else no.
     concurrency_group : str or None
-        Jobs of one group run one at a time.
+        Jobs of one group run one at a time, or as many as `concurrency_limit` says.
+    concurrency_limit : int
+        The job starts when fewer jobs of its group than this run, 1 or more.
     tags : dict of str to str
-        Free labels.
+        Free labels. Names that begin with ``zbrain.`` are zbrain's own (see `PRIVATE_TAG`).
 
     Raises
     ------
@@ -152,6 +161,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cmd: list[str] | None = None
     code: str | None = None
     function: str | None = None
+    arguments: str | None = None
     input: Any = msgspec.field(default_factory=dict)
     inputs: dict[str, str] = {}
     env: dict[str, str] = {}
@@ -171,6 +181,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     resources: Resources = Resources()
     rerun_if_lost: bool | None = None
     concurrency_group: str | None = None
+    concurrency_limit: int = 1
     tags: dict[str, str] = {}
 
     def __post_init__(self) -> None:
@@ -200,6 +211,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.code is not None:
             return next((line.strip() for line in self.code.splitlines() if line.strip()), "cell")[:60]
         return "function"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The tags that people gave, without zbrain's own."""
+        return {name: value for name, value in self.tags.items() if not name.startswith(PRIVATE_TAG)}
 
     @property
     def reruns_if_lost(self) -> bool:
@@ -330,6 +346,10 @@ def _check(spec: JobSpec) -> None:
         check_text("code", spec.code, MAX_CODE_BYTES, empty=True)
     elif not is_sha256(spec.function):
         raise InvalidSpec("function must be the SHA-256 of an uploaded blob.", field="function")
+    if spec.arguments is not None:
+        check_text("arguments", spec.arguments, MAX_ARGUMENTS)
+        if spec.cmd is not None or not _BASE64.match(spec.arguments):
+            raise InvalidSpec("arguments must be Base64, and go with function or code.", field="arguments")
     if spec.input:
         check_depth("input", spec.input)
     if spec.inputs:
@@ -377,6 +397,14 @@ def _check(spec: JobSpec) -> None:
         check_text("kernel", spec.kernel, 4096)
     if spec.concurrency_group is not None:
         check_text("concurrency_group", spec.concurrency_group, MAX_NAME)
+    if spec.concurrency_limit != 1:
+        check_number("concurrency_limit", spec.concurrency_limit, low=1, high=1e6, whole=True)
+        if spec.concurrency_group is None:
+            raise InvalidSpec(
+                "concurrency_limit says how many jobs of a group run at once; this job is in none.",
+                "Name one with concurrency_group.",
+                field="concurrency_limit",
+            )
     if spec.tags:
         check_mapping("tags", spec.tags, 4096)
     if spec.after_any is not False or spec.rerun_if_lost is not None:

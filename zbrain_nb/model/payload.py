@@ -19,6 +19,7 @@ import linecache
 import mmap
 import os
 import sys
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.packing import ALIGN, FIXED, HINT, MAGIC, VERSION, Packing, attempt
 from zbrain_nb.model.pickler import NamespaceUnpickler
 
+MAX_EXCEPTION_BYTES = 64 * 1024
 Source = bytes | bytearray | memoryview | str | os.PathLike[str]
 
 
@@ -78,12 +80,49 @@ def pack_call(
     return Packing({"": call}).tobytes("call", {"sys_path": path, "prefix": sys.prefix})
 
 
+def pack_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> bytes:
+    """Pack arguments to add to those of a packed call, so that many calls can share the function's blob.
+
+    Raises
+    ------
+    NotPicklable
+        If one cannot travel.
+    """
+    return Packing({"": (tuple(args), dict(kwargs or {}))}).tobytes("arguments")
+
+
 def load_call(
-    source: Source, namespace: dict[str, Any] | None = None
+    source: Source, namespace: dict[str, Any] | None = None, arguments: Source | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Load a packed call; what its function reads is bound in `namespace` (by default a private dict)."""
-    function, args, kwargs = _load_one(Reader(source, "call"), namespace)
+    """Load a packed call, and the `arguments` to add to its own.
+
+    What the function reads is bound in `namespace` (by default a private dict).
+    """
+    target = _private() if namespace is None else namespace
+    function, args, kwargs = _load_one(Reader(source, "call"), target)
+    if arguments is not None:
+        more, named = _load_one(Reader(arguments, "arguments"), target)
+        args, kwargs = (*args, *more), {**kwargs, **named}
     return function, args, kwargs
+
+
+def pack_exception(error: BaseException) -> str | None:
+    """Return an exception, without its traceback, as text for the job's ``error``; None if it cannot be rebuilt."""
+    try:
+        data = dump_value(error, limit_bytes=MAX_EXCEPTION_BYTES)
+        load_value(data)
+    except ZBrainError:
+        return None
+    return b64encode(data).decode()
+
+
+def load_exception(text: str) -> BaseException | None:
+    """Load what `pack_exception` made; None if it cannot be rebuilt here."""
+    try:
+        error = load_value(b64decode(text))
+    except (ZBrainError, ValueError):
+        return None
+    return error if isinstance(error, BaseException) else None
 
 
 def dump_value(value: Any, namespace: dict[str, Any] | None = None, limit_bytes: int | None = None) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zbrain_nb.model.checks import check_depth
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.errors import WrongState, ZBrainError
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed
 from zbrain_nb.model.job import CancelResult, Job, JobState
 from zbrain_nb.queue.clock import as_datetime
@@ -67,8 +67,8 @@ class Endings:
         self._lose(turn, entry, reason, None)
         return True
 
-    def cancel(self, turn: Turn, job_id: str, by: str | None) -> CancelResult:
-        """Cancel a job at once if no attempt runs, else note the request."""
+    def cancel(self, turn: Turn, job_id: str, by: str | None, *, if_waiting: bool = False) -> CancelResult:
+        """Cancel a job at once if no attempt runs, else note the request (or refuse it: `if_waiting`)."""
         entry = turn.entry(job_id)
         if entry is None:
             return CancelResult.NOT_FOUND
@@ -77,6 +77,8 @@ class Endings:
             return CancelResult.CANCELED if job.state is JobState.CANCELED else CancelResult.ALREADY_FINISHED
         request = {"cancel_requested_at": as_datetime(turn.now), "canceled_by": by}
         if job.state is JobState.RUNNING:
+            if if_waiting:
+                raise WrongState("The job runs; it was to be canceled only while it waits.", state=str(job.state))
             if job.cancel_requested_at is None:
                 turn.move(entry, "job_cancel_requested", request)
             return CancelResult.CANCELING
@@ -172,10 +174,12 @@ def error_as_dict(error: Any) -> dict[str, Any] | None:
         return None
     if isinstance(error, dict):
         lines = error.get("traceback") or []
+        pickled = error.get("pickled")
         return {
             "ename": str(error.get("ename", "Error")),
             "evalue": str(error.get("evalue", "")),
             "traceback": [str(line) for line in lines] if isinstance(lines, (list, tuple)) else [str(lines)],
+            **({"pickled": pickled} if isinstance(pickled, str) else {}),
         }
     if isinstance(error, ZBrainError):
         error = error.message

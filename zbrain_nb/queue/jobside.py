@@ -159,6 +159,7 @@ class JobSide(QueueCore):
         name: str | None = None,
         q: str | None = None,
         owner: str | None = None,
+        tag: tuple[str, str] | None = None,
     ) -> builtins.list[Job]:
         """Return jobs, newest first.
 
@@ -172,6 +173,8 @@ class JobSide(QueueCore):
             Id of the last job of the page before.
         q : str, optional
             A part of the name, in either case, or the head of the id.
+        tag : tuple of str, optional
+            Only jobs that bear this tag, with this value.
 
         Raises
         ------
@@ -179,10 +182,21 @@ class JobSide(QueueCore):
             If `state` is no state or `cursor` no id.
         """
         await self.open()
-        wanted = make_filter(org_id, state, owner, name, q, cursor)
+        wanted = make_filter(org_id, state, owner, name, q, cursor, tag)
         if len(self._index.unfolded) > FOLD_BEFORE_LIST:
             await self._folder.fold()
         return await list_jobs(self.storage, self._index, wanted, limit, self._present)
+
+    async def get_many(self, ids: Iterable[str]) -> builtins.list[Job]:
+        """Return those of the jobs that exist, as they are now, in the order of `ids`."""
+        await self.open()
+        wanted = list(dict.fromkeys(job_id for job_id in ids if is_id(job_id)))
+        entries = {job_id: self._index.get(job_id) for job_id in wanted}
+        absent = [job_id for job_id, entry in entries.items() if entry is None]
+        stored = await self.storage.read(queries.jobs_by_id, absent) if absent else {}
+        found = {job_id: self._shown(entry) for job_id, entry in entries.items() if entry is not None}
+        found |= {job_id: self._present(job) for job_id, job in stored.items()}
+        return [found[job_id] for job_id in wanted if job_id in found]
 
     async def find(self, text: str, *, org_id: str | None = None, limit: int = 10) -> builtins.list[Job]:
         """Return jobs whose id begins with `text` (4 or more characters) or whose name it is, newest first."""
@@ -195,21 +209,30 @@ class JobSide(QueueCore):
             found |= {job.id: job for job in near if job.id.startswith(text.lower())}
         return sorted(found.values(), key=lambda job: job.id, reverse=True)[:limit]
 
-    async def cancel_job(self, job_id: str, *, by: str | None = None) -> CancelResult:
+    async def cancel_job(self, job_id: str, *, by: str | None = None, if_waiting: bool = False) -> CancelResult:
         """Cancel a job: at once while it waits, else as soon as its worker ended it.
 
         Parameters
         ----------
         by : str, optional
             Who cancels, for the job's reason.
+        if_waiting : bool
+            Leave a job alone that runs.
 
         Returns
         -------
         CancelResult
             The same for a repeated call, as long as the job stands the same.
+
+        Raises
+        ------
+        WrongState
+            If the job runs, and was to be canceled only while it waits.
         """
         await self.open()
-        result: CancelResult = await self._decide([job_id], lambda turn: self._endings.cancel(turn, job_id, by))
+        result: CancelResult = await self._decide(
+            [job_id], lambda turn: self._endings.cancel(turn, job_id, by, if_waiting=if_waiting)
+        )
         return result
 
     async def retry_job(self, job_id: str, *, owner: str | None = None) -> Job:

@@ -1,8 +1,8 @@
 """Lanes: the waiting jobs that a worker may not tell apart, in order, the first of them in memory.
 
-A lane holds the jobs of one kind, org, owner, need of resources and concurrency group. Its order never changes
-while jobs wait: the *rank* of a job is the time of its submit, put back by `AGING_SECS` for each point of
-priority. So a higher priority goes first, and whoever waits long enough overtakes it all the same.
+A lane holds the jobs of one kind, org, owner, need of resources, concurrency group and limit of that. Its order
+never changes while jobs wait: the *rank* of a job is the time of its submit, put back by `AGING_SECS` for each point
+of priority. So a higher priority goes first, and whoever waits long enough overtakes it all the same.
 
 Only the head of a lane, its *window*, is in memory. What lies behind is *parked*: its rows are in the store
 alone, and the window is filled from there when it runs low (`refill.py`).
@@ -36,25 +36,26 @@ class LaneKey(NamedTuple):
     owner: str
     resources: Resources
     group: str | None
+    limit: int = 1
 
     @classmethod
     def of(cls, job: Job) -> LaneKey:
         """Return the key of the lane in which `job` waits."""
         spec = job.spec
-        return cls(spec.worker.partition(":")[0], job.org_id, job.owner, spec.resources, spec.concurrency_group)
+        kind, group, limit = spec.worker.partition(":")[0], spec.concurrency_group, spec.concurrency_limit
+        return cls(kind, job.org_id, job.owner, spec.resources, group, limit)
 
     def as_text(self) -> str:
-        """Return it as the store keeps it."""
+        """Return it as the store keeps it; a limit of 1 is left out, as it was before there were others."""
         need = self.resources
-        return msgspec.json.encode(
-            [self.kind, self.org_id, self.owner, float(need.cpus), need.memory_mb, need.gpus, self.group]
-        ).decode()
+        parts = [self.kind, self.org_id, self.owner, float(need.cpus), need.memory_mb, need.gpus, self.group]
+        return msgspec.json.encode(parts if self.limit == 1 else [*parts, self.limit]).decode()
 
     @classmethod
     def from_text(cls, text: str) -> LaneKey:
         """Read what `as_text` wrote."""
-        kind, org_id, owner, cpus, memory_mb, gpus, group = msgspec.json.decode(text)
-        return cls(kind, org_id, owner, Resources(cpus, memory_mb, gpus), group)
+        kind, org_id, owner, cpus, memory_mb, gpus, group, *limit = msgspec.json.decode(text)
+        return cls(kind, org_id, owner, Resources(cpus, memory_mb, gpus), group, *limit)
 
 
 def rank_of(micros: int, priority: int) -> int:
@@ -127,7 +128,7 @@ class Lane:
                 account.lanes += 1
         self.key = key
         self.text = key.as_text()
-        self.names = key.kind, key.org_id, key.owner, key.group
+        self.names = key.kind, key.org_id, key.owner, key.group, key.limit
         self.org, self.owner, self.group = org, owner, group
         self.window = []
         self.parked = 0

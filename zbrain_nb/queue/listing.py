@@ -24,6 +24,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     search: str | None = None
     before: str | None = None
+    tag: tuple[str, str] | None = None
 
     def passes(self, job: Job) -> bool:
         """Whether `job` is wanted."""
@@ -33,6 +34,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
             and self.owner in (None, job.owner)
             and self.name in (None, job.name)
             and (self.before is None or job.id < self.before)
+            and (self.tag is None or job.spec.tags.get(self.tag[0]) == self.tag[1])
             and (self.search is None or self._finds(job, self.search.lower()))
         )
 
@@ -42,7 +44,13 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_filter(
-    org_id: str | None, state: str | None, owner: str | None, name: str | None, search: str | None, cursor: str | None
+    org_id: str | None,
+    state: str | None,
+    owner: str | None,
+    name: str | None,
+    search: str | None,
+    cursor: str | None,
+    tag: tuple[str, str] | None,
 ) -> Filter:
     """Return a filter made of a caller's words.
 
@@ -57,7 +65,7 @@ def make_filter(
         raise Malformed(f"{state!r} is no state.", f"States are {', '.join(JobState)}.") from error
     if cursor is not None and not is_id(cursor):
         raise Malformed("cursor must be the id of a job.")
-    return Filter(org_id=org_id, state=wanted, owner=owner, name=name, search=search, before=cursor)
+    return Filter(org_id=org_id, state=wanted, owner=owner, name=name, search=search, before=cursor, tag=tag)
 
 
 async def list_jobs(
@@ -78,6 +86,7 @@ async def list_jobs(
             name=wanted.name,
             search=wanted.search,
             before=before,
+            tag=wanted.tag,
             limit=limit,
         )
         for row in rows:

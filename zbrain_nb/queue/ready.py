@@ -140,7 +140,7 @@ class ReadyQueues:
             last is not None  # the next job is most often like the last one
             and last.is_known
             and spec.resources is last.key.resources
-            and (spec.worker, job.org_id, job.owner, spec.concurrency_group) == last.names
+            and (spec.worker, job.org_id, job.owner, spec.concurrency_group, spec.concurrency_limit) == last.names
         ):
             return last
         key = LaneKey.of(job)
@@ -309,8 +309,11 @@ class ReadyQueues:
         if most is not None and owner is not None and owner.running >= most:
             return f"Over the limit of {job.owner}: {most} may run at once."
         group = self.groups.get((job.org_id, spec.concurrency_group)) if spec.concurrency_group else None
-        if group is not None and group.running:
-            return f"Waiting for another job of the group {group.name!r} to end; they run one at a time."
+        most = spec.concurrency_limit
+        if group is not None and group.running >= most:
+            if most == 1:
+                return f"Waiting for another job of the group {group.name!r} to end; they run one at a time."
+            return f"Waiting for others of the group {group.name!r} to end; {most} run at a time."
         return None
 
     def _wanted(self, want: Want) -> Iterable[_Org]:
@@ -404,7 +407,7 @@ class ReadyQueues:
     def _holder(self, lane: Lane, leased: Counter[Account]) -> Account | None:
         """Return the account whose limit holds the lane back."""
         group, owner, most = lane.group, lane.owner, self.limits.owner_running
-        if group is not None and group.running + leased[group] >= 1:
+        if group is not None and group.running + leased[group] >= lane.key.limit:
             return group
         if most is not None and owner.running + leased[owner] >= most:
             return owner

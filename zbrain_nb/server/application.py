@@ -32,6 +32,7 @@ from zbrain_nb.server.handlers.jobs import (
     JobHandler,
     JobsHandler,
     LogsHandler,
+    ManyHandler,
     OutputsHandler,
     RetryHandler,
 )
@@ -43,6 +44,7 @@ JOB = r"jobs/([0-9a-fA-F-]{36})"
 WORKER = r"workers/([\w.:@-]{1,200})"
 ROUTES: list[tuple[str, Any]] = [
     (r"jobs", JobsHandler),
+    (r"jobs/(lookup|cancel|retry)", ManyHandler),
     (JOB, JobHandler),
     (rf"{JOB}/cancel", CancelHandler),
     (rf"{JOB}/retry", RetryHandler),

@@ -27,6 +27,7 @@ JOB_COLUMNS = (
 )
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
@@ -118,6 +119,7 @@ def list_jobs(
     name: str | None,
     search: str | None,
     before: str | None,
+    tag: tuple[str, str] | None,
     limit: int,
 ) -> list[Job]:
     """Return jobs as they were last folded, newest first; None lets every value pass.
@@ -128,6 +130,8 @@ def list_jobs(
         A part of the name, in either case, or the head of the id.
     before : str or None
         Only jobs with a smaller id.
+    tag : tuple of str or None
+        A tag and its value. Others whose spec holds the same words elsewhere may be returned too.
     """
     where, values = ["true"], list[Any]()
     for clause, value in (
@@ -143,6 +147,9 @@ def list_jobs(
     if search is not None:
         where.append("(contains(lower(name), lower(?)) OR starts_with(id::VARCHAR, lower(?)))")
         values += [search, search]
+    if tag is not None:
+        where.append("contains(spec, ?)")  # as text: what is found is decoded once, what is not never
+        values.append(f"{_encode(tag[0]).decode()}:{_encode(tag[1]).decode()}")
     rows = cursor.execute(
         f"SELECT {JOB_COLUMNS} FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
     ).fetchall()

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job
@@ -43,6 +44,8 @@ class Preparer:
         self._folder = folder
         self._link = link
         self._temp_dir = temp_dir
+        #: Of blobs on their way: many jobs leased together may read the same, and it comes once.
+        self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def prepare(self, job: Job) -> RunRequest:
         """Return the request of a leased job.
@@ -67,6 +70,7 @@ class Preparer:
             cmd=spec.cmd,
             code=spec.code,
             function=spec.function and await self._fetch(job, "function", spec.function),
+            arguments=spec.arguments,
             cwd=spec.cwd or scratch or "",
             scratch=scratch,
             outbox=str(outbox),
@@ -85,15 +89,17 @@ class Preparer:
         """Return the path of an input, from the cache if it lies there; while the queue is away it waits."""
         path = self._folder.blobs / sha256
         patience = Patience()
-        while not path.exists():
-            assert self._link is not None
-            try:
-                await self._link.fetch_input(job.id, name, sha256, path)
-                await asyncio.to_thread(self._trim)
-            except ZBrainError as error:
-                if not is_passing(error):
-                    raise
-                await patience.wait()
+        lock = self._coming.setdefault(sha256, asyncio.Lock())
+        async with lock:
+            while not path.exists():
+                assert self._link is not None
+                try:
+                    await self._link.fetch_input(job.id, name, sha256, path)
+                    await asyncio.to_thread(self._trim)
+                except ZBrainError as error:
+                    if not is_passing(error):
+                        raise
+                    await patience.wait()
         os.utime(path)
         return str(path)
 

@@ -24,6 +24,8 @@ class RunRequest(msgspec.Struct, kw_only=True):
         Source of a cell.
     function : str or None
         Path of the file with the pickled call.
+    arguments : str or None
+        More arguments of the call, or variables to set before a cell, as Base64.
     env : dict of str to str
         The complete environment of the job.
     cwd : str
@@ -56,6 +58,7 @@ class RunRequest(msgspec.Struct, kw_only=True):
     cmd: list[str] | None = None
     code: str | None = None
     function: str | None = None
+    arguments: str | None = None
     env: dict[str, str] = {}
     cwd: str
     scratch: str | None = None

@@ -108,6 +108,7 @@ class Zygote:
             "attempt": 1,
             "code": None,
             "function": None,
+            "arguments": None,
             "inputs": {},
             "env": {"PATH": os.environ["PATH"], "HOME": str(folder)},
             "cwd": str(cwd),

@@ -95,6 +95,48 @@ async def test_two_workers_at_once_get_one_job_of_a_group(queue):
     assert sum(map(len, found)) == 1
 
 
+async def test_group_runs_as_many_as_its_jobs_allow_and_says_why_the_rest_waits(queue):
+    ids = await queue.submit_many([spec(concurrency_group="map", concurrency_limit=3) for _ in range(5)])
+    hand = await Hand(queue).register()
+    assert [job.id for job in await hand.lease(limit=9)] == ids[:3]
+    assert "3 run at a time" in (await queue.get(ids[3])).reason
+    await hand.send(JobCompleted(ids[1], attempt=1))
+    assert [job.id for job in await hand.lease(limit=9)] == [ids[3]]
+
+
+async def test_group_job_with_a_lower_limit_waits_for_more_of_the_others(queue):
+    many = await queue.submit_many([spec(concurrency_group="g", concurrency_limit=2) for _ in range(2)])
+    alone = await queue.submit(spec(concurrency_group="g"))
+    hand = await Hand(queue).register()
+    assert [job.id for job in await hand.lease(limit=9)] == many
+    await hand.send(JobCompleted(many[0], attempt=1))
+    assert await hand.lease(limit=9) == []
+    await hand.send(JobCompleted(many[1], attempt=1))
+    assert [job.id for job in await hand.lease(limit=9)] == [alone]
+
+
+async def test_group_limit_holds_when_opened_again_with_jobs_in_the_store_alone(tmp_path, clock):
+    queue = limited(tmp_path, clock)
+    await queue.submit_many([spec(concurrency_group="g", concurrency_limit=2) for _ in range(1_200)])
+    await queue.close()
+    hand = await Hand(queue).register()
+    assert len(await hand.lease(limit=9)) == 2
+    assert queue.active_jobs() == 1_200
+    await queue.close()
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "2"])
+def test_concurrency_limit_that_is_no_number_of_jobs_is_invalid(limit):
+    with pytest.raises(InvalidSpec) as refused:
+        spec(concurrency_group="g", concurrency_limit=limit)
+    assert refused.value.details["field"] == "concurrency_limit"
+
+
+def test_concurrency_limit_without_a_group_is_invalid():
+    with pytest.raises(InvalidSpec, match="in none"):
+        spec(concurrency_limit=2)
+
+
 async def test_group_of_another_org_is_another_group(queue):
     await queue.submit_many([spec(concurrency_group="gpu", org_id=org) for org in ("a", "b")])
     hand = await Hand(queue).register()

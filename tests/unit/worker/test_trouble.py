@@ -14,11 +14,14 @@ import pytest
 from tests.unit.worker.conftest import Station, eventually
 from tests.unit.worker.memory_link import MemoryLink
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed, LogStream
+from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.model.logs import configure_logging
 from zbrain_nb.model.protocol import EventBatch, EventBatchAnswer
 from zbrain_nb.worker.agent import WorkerAgent
 from zbrain_nb.worker.delivery import Delivery
-from zbrain_nb.worker.preparing import UnknownKernel, find_python
+from zbrain_nb.worker.folder import WorkerFolder
+from zbrain_nb.worker.link import Link
+from zbrain_nb.worker.preparing import Preparer, UnknownKernel, find_python
 from zbrain_nb.worker.runs import Run, Runs
 from zbrain_nb.worker.sender import BATCH_BYTES, Sender
 from zbrain_nb.worker.spool import Frame, Kind
@@ -151,3 +154,21 @@ def test_log_lines_carry_their_fields(monkeypatch: pytest.MonkeyPatch) -> None:
     record = logging.makeLogRecord({"name": "n", "levelname": "INFO", "msg": "said", "job": "j1"})
     assert taken["level"] == logging.WARNING
     assert taken["handlers"][0].format(record).endswith(" worker INFO n: said job=j1")
+
+
+async def test_input_that_many_jobs_read_at_once_comes_once(tmp_path: Path) -> None:
+    folder = WorkerFolder(tmp_path / "worker")
+    folder.blobs.mkdir(parents=True, exist_ok=True)
+    fetched: list[str] = []
+
+    class SlowLink:
+        async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+            fetched.append(sha256)
+            await asyncio.sleep(0)
+            target.write_bytes(b"call")
+
+    preparer = Preparer(folder, cast("Link", SlowLink()))
+    jobs = [Job(JobSpec(function=digit * 64, kernel=sys.executable)) for digit in "aaab"]
+    requests = await asyncio.gather(*map(preparer.prepare, jobs))
+    assert sorted(fetched) == ["a" * 64, "b" * 64]
+    assert {request.function for request in requests} == {str(folder.blobs / (digit * 64)) for digit in "ab"}

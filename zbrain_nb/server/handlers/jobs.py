@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Any
 
@@ -17,6 +18,7 @@ from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
 MAX_LOG = 10_000
+MAX_BATCH = 10_000
 
 
 def job_json(job: Job, **more: Any) -> msgspec.Raw:
@@ -106,8 +108,17 @@ class JobsHandler(ApiHandler):
             self.get_query_argument("cursor", "") or None,
             name=self.get_query_argument("name", "") or None,
             q=self.get_query_argument("q", "") or None,
+            tag=self._tag(),
         )
         self.reply({"jobs": [job_json(j) for j in jobs], "next_cursor": jobs[-1].id if len(jobs) == limit else None})
+
+    def _tag(self) -> tuple[str, str] | None:
+        """Return the tag asked for, as ``?tag=NAME=VALUE``."""
+        text = self.get_query_argument("tag", "")
+        name, equals, value = text.partition("=")
+        if text and not (name and equals):
+            raise Malformed(f"tag must be NAME=VALUE, not {text[:40]!r}.")
+        return (name, value) if text else None
 
 
 class JobHandler(ApiHandler):
@@ -123,9 +134,10 @@ class CancelHandler(ApiHandler):
     """``POST jobs/{id}/cancel``."""
 
     async def post(self, job_id: str) -> None:
-        """Cancel; 200 for an ended job too."""
+        """Cancel; 200 for an ended job too. With ``?if_waiting=1`` a job that runs is left alone: 409."""
         await self.job(job_id)
-        result = await self.queue.cancel_job(job_id.lower(), by=self.context.owner)
+        if_waiting = self.int_argument("if_waiting", 0, high=1) == 1
+        result = await self.queue.cancel_job(job_id.lower(), by=self.context.owner, if_waiting=if_waiting)
         if result is CancelResult.NOT_FOUND:
             await self.job(job_id)
         self.reply({"result": result, "job": job_json(await self.job(job_id))})
@@ -138,6 +150,34 @@ class RetryHandler(ApiHandler):
         """Submit the same spec again as a new job; 409 while the old one is active."""
         await self.job(job_id)
         self.reply(job_json(await self.queue.retry_job(job_id.lower(), owner=self.context.owner)), 201)
+
+
+class _Ids(msgspec.Struct):
+    ids: list[str]
+
+
+class ManyHandler(ApiHandler):
+    """``POST jobs/lookup``, ``jobs/cancel`` and ``jobs/retry``: one request for up to 10,000 jobs."""
+
+    async def post(self, verb: str) -> None:
+        """Look at, cancel or submit again the jobs whose ids the body lists; unknown ones are passed over.
+
+        Answers ``{"jobs": [...], "event_seq": n}``, the jobs in the order of the ids. Events behind ``event_seq``
+        tell what becomes of them. `retry` leaves out jobs that have not ended, and answers with the new ones.
+        """
+        ids = [job_id.lower() for job_id in self.decode(_Ids).ids]
+        if len(ids) > MAX_BATCH:
+            raise TooLarge(f"{len(ids):,} ids are more than {MAX_BATCH:,}.", "Send them in several requests.")
+        seq, owner = self.queue.event_seq, self.context.owner
+        jobs = await self.queue.get_many(ids)
+        if verb == "cancel":
+            active = [job.id for job in jobs if not job.state.ended]
+            await asyncio.gather(*(self.queue.cancel_job(job_id, by=owner) for job_id in active))
+            jobs = await self.queue.get_many(ids)
+        elif verb == "retry":
+            ended = [job.id for job in jobs if job.state.ended]
+            jobs = await asyncio.gather(*(self.queue.retry_job(job_id, owner=owner) for job_id in ended))
+        self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq})
 
 
 class LogsHandler(ApiHandler):

@@ -13,11 +13,12 @@ import os
 import signal
 import sys
 import traceback
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from zbrain_nb.model.errors import ZBrainError
-from zbrain_nb.model.payload import Reader, load_call
+from zbrain_nb.model.payload import Reader, load_call, pack_exception
 from zbrain_nb.worker import inside
 from zbrain_nb.worker.cell import ending, surroundings
 from zbrain_nb.worker.cell.bars import Bars
@@ -32,6 +33,7 @@ from zbrain_nb.worker.cell.widgets import patch_output
 #: Imported in the zygote when installed; ``ZBRAIN_PRELOAD`` (names with commas between them) replaces them.
 PRELOAD = ("numpy", "pandas", "matplotlib.pyplot", "matplotlib_inline.backend_inline")
 CELL_INPUT = "cell"
+ARGUMENTS_INPUT = "arguments"
 
 
 class CellRequest(Protocol):
@@ -46,8 +48,12 @@ class CellRequest(Protocol):
         """Path of the file with the pickled call."""
 
     @property
+    def arguments(self) -> str | None:
+        """More arguments of the call, or variables to set before the cell, as Base64; large ones are an input."""
+
+    @property
     def inputs(self) -> Mapping[str, str]:
-        """Paths by name; ``cell`` is the payload that the magic shipped."""
+        """Paths by name; ``cell`` is the payload that the magic shipped, ``arguments`` more of a call's."""
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -201,10 +207,14 @@ class _Job:
             self._shell.showtraceback((type(error), error, None))
 
     def error(self) -> dict[str, Any] | None:
-        """Return the error as ``finished`` carries it, or None."""
+        """Return the error as ``finished`` carries it, or None; a function's with the exception itself."""
         raised = self.outcome.raised
         if raised is None or self.outcome.exit_code == 0:
             return None
+        pickled = None if self._request.function is None else pack_exception(raised)
+        return {**self._told(raised), **({} if pickled is None else {"pickled": pickled})}
+
+    def _told(self, raised: BaseException) -> dict[str, Any]:
         shown: dict[str, Any] | None = self._shell.outputs.error
         if shown is not None and shown["ename"] == type(raised).__name__:
             return shown
@@ -217,9 +227,16 @@ class _Job:
             self._take_cell(Reader(request.inputs[CELL_INPUT], "cell"))
         if request.function is not None:
             surroundings.take_path(Reader(request.function, "call").header)
-            function, args, kwargs = load_call(request.function, shell.user_ns)
+            function, args, kwargs = load_call(request.function, shell.user_ns, self._arguments())
             return lambda: run_call(shell, loop, function, args, kwargs)
+        variables = self._arguments()
+        if variables is not None:
+            shell.user_ns.update(Reader(variables, "names").load(shell.user_ns))
         return lambda: loop.run_until_complete(run_cell(shell, request.code or ""))
+
+    def _arguments(self) -> bytes | str | None:
+        inline = self._request.arguments
+        return self._request.inputs.get(ARGUMENTS_INPUT) if inline is None else b64decode(inline)
 
     def _take_cell(self, reader: Reader) -> None:
         """Bring over what the magic shipped: variables, imports, options, the cell's number."""

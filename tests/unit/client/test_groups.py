@@ -1,0 +1,169 @@
+"""`JobGroup`, `submit_many` and `map`: many jobs at the price of few requests."""
+
+from __future__ import annotations
+
+import builtins
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zbrain_nb import Client, JobCanceledError, JobFailedError, JobGroup, JobSpec, JobState, ZBrainError
+from zbrain_nb.model.errors import InvalidSpec, NotPicklable, UsageError
+
+
+def wait_for_file(path: str) -> None:
+    import pathlib
+    import time
+
+    while not pathlib.Path(path).exists():
+        time.sleep(0.02)
+
+
+def sleepers(gate: Path, count: int, **fields: Any) -> list[JobSpec]:
+    script = f"while [ ! -e '{gate}' ]; do sleep 0.05; done"
+    return [JobSpec(cmd=["sh", "-c", script], resources={"cpus": 0.01}, **fields) for _ in range(count)]
+
+
+def until(condition: Any, secs: float = 60) -> None:
+    deadline = time.monotonic() + secs
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_map_returns_results_in_order_and_ships_the_function_once(client: Client, requests: list[str]) -> None:
+    group = client.map(lambda x, y: x * y, range(30), range(100, 200))
+    assert requests == [requests[0], requests[1], "POST jobs"]
+    assert [word.split("/")[0] for word in requests[:2]] == ["HEAD blobs", "PUT blobs"]
+    assert group.results(timeout=60) == [n * (n + 100) for n in range(30)]
+    assert len({handle.job.spec.function for handle in group}) == 1
+
+
+def test_wait_asks_for_no_single_job_however_many_there_are(client: Client, requests: list[str], gate: Path) -> None:
+    group = client.submit_many(sleepers(gate, 12))
+    requests.clear()
+    assert not group.done()
+    gate.touch()
+    group.wait(60)
+    assert group.done()
+    assert requests == ["POST jobs/lookup"] * 2
+
+
+def test_group_is_a_sequence_of_handles(client: Client) -> None:
+    specs = [JobSpec(cmd=["true"], name="same") for _ in range(3)]
+    group = client.submit_many(specs)
+    assert len(group) == 3
+    assert [handle.id for handle in group] == group.ids
+    assert group[-1].id == group.ids[2]
+    assert isinstance(group[1:], JobGroup)
+    assert group[1:].ids == group.ids[1:]
+    assert (group[:1] + group[2:]).ids == [group.ids[0], group.ids[2]]
+    assert repr(group.wait(60)) == "<zbrain group 'same' of 3: 3 succeeded>"
+    assert len(client.submit_many([])) == 0
+
+
+def test_results_raises_the_first_error_or_returns_each_in_its_place(client: Client) -> None:
+    group = client.map(lambda n: 1 / n, [1, 0, 4])
+    with pytest.raises(JobFailedError, match="ZeroDivisionError"):
+        group.results(timeout=60)
+    first, error, last = group.results(errors="return")
+    assert (first, last) == (1.0, 0.25)
+    assert isinstance(error, JobFailedError)
+    with pytest.raises(UsageError):
+        group.results(errors="ignore")  # type: ignore[arg-type]
+
+
+def test_wait_past_its_time_says_how_many_are_left_and_cancel_ends_them(
+    client: Client, requests: list[str], gate: Path
+) -> None:
+    group = client.submit_many(sleepers(gate, 6))
+    with pytest.raises(TimeoutError, match="6 of 6 jobs"):
+        group.wait(0.01)
+    requests.clear()
+    group.cancel()
+    assert requests == ["POST jobs/cancel"]
+    group.wait(60)
+    assert group.counts() == {"canceled": 6}
+    assert all(isinstance(error, JobCanceledError) for error in group.results(errors="return"))
+
+
+def test_retry_failed_puts_the_new_jobs_in_the_places_of_the_old(client: Client, gate: Path) -> None:
+    group = client.submit_many([JobSpec(cmd=["sh", "-c", f"test {n} != 1 -o -e '{gate}'"]) for n in range(3)])
+    before = group.wait(60).ids
+    gate.touch()
+    again = group.retry_failed()
+    assert [handle.job.retry_of for handle in again] == [before[1]]
+    assert group.ids == [before[0], again[0].id, before[2]]
+    assert group.wait(60).counts() == {"succeeded": 3}
+    assert len(group.retry_failed()) == 0
+
+
+def test_map_runs_no_more_at_once_than_max_parallel(client: Client, gate: Path) -> None:
+    group = client.map(wait_for_file, [str(gate)] * 5, max_parallel=2, resources={"cpus": 0.01})
+    until(lambda: group.counts().get("running") == 2)
+    assert "2 run at a time" in (group[4].refresh().job.reason or "")
+    gate.touch()
+    group.wait(60)
+    spans = [(h.job.started_at, h.job.finished_at) for h in group]
+    assert all(start and end for start, end in spans)
+    for moment, _ in spans:
+        assert moment is not None
+        assert sum(start <= moment < end for start, end in spans if start and end) <= 2
+
+
+def test_map_of_large_items_ships_each_content_once(client: Client, requests: list[str]) -> None:
+    large, other = b"x" * 100_000, b"y" * 100_000
+    group = client.map(lambda data: data[:1], [large, other, large])
+    assert sum(word.startswith("PUT blobs/") for word in requests) == 3  # the function and two contents
+    assert group.results(timeout=60) == [b"x", b"y", b"x"]
+
+
+def test_map_refuses_before_anything_is_submitted(client: Client, requests: list[str]) -> None:
+    for error, call in (
+        (TypeError, lambda: client.map(len)),
+        (ValueError, lambda: client.map(len, ["a"], max_parallel=0)),
+        (InvalidSpec, lambda: client.map(len, ["a"], nonsense=1)),
+        (InvalidSpec, lambda: client.map(len, ["a"], code="1")),
+        (NotPicklable, lambda: client.map(len, [iter([1]), (n for n in [1])])),
+    ):
+        with pytest.raises(error):
+            call()
+    assert "POST jobs" not in requests
+
+
+def test_df_has_a_row_for_each_job_with_its_parameters_and_small_result(client: Client) -> None:
+    specs = [
+        JobSpec(code=f"{lr} * 10", tags={"lr": str(lr), "zbrain.group": "g"}, input={"lr": lr}) for lr in (0.5, 0.25)
+    ]
+    frame = client.submit_many(specs).wait(60).df()
+    assert list(frame["lr"]) == [0.5, 0.25]
+    assert list(frame["result"]) == [5.0, 2.5]
+    assert list(frame["state"]) == ["succeeded"] * 2
+    assert "zbrain.group" not in frame.columns
+    assert {"id", "name", "created_at", "started_at", "finished_at", "seconds"} <= set(frame.columns)
+
+
+def test_df_without_pandas_says_what_is_missing(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "pandas":
+            raise ModuleNotFoundError("No module named 'pandas'")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ZBrainError, match="pip install pandas"):
+        client.submit_many([]).df()
+
+
+def test_group_outside_a_notebook_says_that_views_need_one(client: Client) -> None:
+    with pytest.raises(ZBrainError, match="notebook"):
+        client.submit_many([]).display()
+
+
+def test_function_error_carries_the_exception_itself(client: Client) -> None:
+    group = client.map(lambda n: [][n], [3]).wait(60)
+    assert group[0].job.state is JobState.FAILED
+    assert (group[0].job.error or {})["pickled"]

@@ -1,0 +1,291 @@
+"""`JobGroup`: a user's hold on many jobs at once; `submit_many`, `map` and ``--grid`` return it.
+
+Whatever their number, its jobs are looked at in one request and followed on one socket.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, overload
+
+import anyio
+
+from zbrain_nb.client.handle import JobHandle, error_of
+from zbrain_nb.model.errors import UsageError, ZBrainError
+from zbrain_nb.model.job import PRIVATE_TAG, Job, JobState
+from zbrain_nb.model.payload import load_value
+
+if TYPE_CHECKING:
+    from zbrain_nb.client.client import Client
+
+#: The tag that jobs of one group share, and the one that says where in the group a job stands.
+GROUP_TAG = f"{PRIVATE_TAG}group"
+PLACE_TAG = f"{PRIVATE_TAG}place"
+#: Results up to this size are shown in `JobGroup.df`.
+SMALL_BYTES = 16 * 1024
+
+
+class GroupPresenter(Protocol):
+    """How a notebook shows a group; set by `zbrain_nb.notebook`, for this room knows no notebook."""
+
+    def bundle(self, group: JobGroup) -> dict[str, Any]:
+        """Return the display bundle."""
+
+    def display(self, group: JobGroup) -> None:
+        """Show the live view."""
+
+    def widget(self, group: JobGroup) -> Any:
+        """Return the view as a widget."""
+
+
+class JobGroup(Sequence[JobHandle]):
+    """Many jobs as their submitter holds them, in the order of their submit.
+
+    Parameters
+    ----------
+    client : Client
+        Who asks the server.
+    handles : iterable of JobHandle
+        The jobs.
+    """
+
+    presenter: ClassVar[GroupPresenter | None] = None
+
+    def __init__(self, client: Client, handles: Iterable[JobHandle]) -> None:
+        self._client = client
+        self._handles = list(handles)
+
+    @property
+    def client(self) -> Client:
+        """Who asks the server."""
+        return self._client
+
+    @property
+    def name(self) -> str:
+        """The name that all jobs share, else that of the first."""
+        return self._handles[0].name if self._handles else ""
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the jobs, in order."""
+        return [handle.id for handle in self._handles]
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    @overload
+    def __getitem__(self, place: int) -> JobHandle: ...
+    @overload
+    def __getitem__(self, place: slice) -> JobGroup: ...
+    def __getitem__(self, place: int | slice) -> JobHandle | JobGroup:
+        if isinstance(place, slice):
+            return JobGroup(self._client, self._handles[place])
+        return self._handles[place]
+
+    def __iter__(self) -> Iterator[JobHandle]:
+        return iter(self._handles)
+
+    def __add__(self, more: Iterable[JobHandle]) -> JobGroup:
+        return JobGroup(self._client, [*self._handles, *more])
+
+    def __repr__(self) -> str:
+        try:
+            counts = self.counts()
+        except ZBrainError:  # a repr shows what was last seen rather than raise
+            counts = self._counted()
+        told = ", ".join(f"{number:,} {state}" for state, number in counts.items())
+        return f"<zbrain group {self.name!r} of {len(self):,}{': ' if told else ''}{told}>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        if self.presenter is None:
+            return {"text/plain": repr(self)}
+        return self.presenter.bundle(self)
+
+    def refresh(self) -> JobGroup:
+        """Look at the server again, in one request; returns itself."""
+        active = [handle.id for handle in self._handles if not handle.job.state.ended]
+        if active:
+            self._update(self._client.call(self._client.asynchronous.lookup, active)[0])
+        return self
+
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs are in each state now, without the states in which there are none."""
+        return self.refresh()._counted()
+
+    def _counted(self) -> dict[str, int]:
+        counted = Counter(handle.job.state for handle in self._handles)
+        return {str(state): counted[state] for state in JobState if counted[state]}
+
+    def done(self) -> bool:
+        """Whether all have ended."""
+        return all(handle.job.state.ended for handle in self.refresh())
+
+    def wait(self, timeout: float | None = None) -> JobGroup:
+        """Block until all have ended, however they end; returns itself.
+
+        Raises
+        ------
+        TimeoutError
+            If some have not ended after `timeout` seconds; they go on.
+        """
+        if any(not handle.job.state.ended for handle in self._handles):
+            self._client.call(self._wait, timeout)
+        for handle in self._handles:
+            for call in handle.before_return:
+                call()
+        return self
+
+    async def _wait(self, timeout: float | None) -> None:
+        try:
+            with anyio.fail_after(timeout):
+                async for changed in self._client.asynchronous.follow_many([h.job for h in self._handles]):
+                    self._update(changed)
+        except TimeoutError:
+            left = sum(not handle.job.state.ended for handle in self._handles)
+            raise TimeoutError(
+                f"{left:,} of {len(self):,} jobs have not ended after {timeout:g} s; they go on."
+            ) from None
+
+    def _update(self, jobs: Iterable[Job]) -> None:
+        handles: dict[str, list[JobHandle]] = {}
+        for handle in self._handles:
+            handles.setdefault(handle.id, []).append(handle)
+        for job in jobs:
+            for handle in handles.get(job.id, ()):
+                handle.update(job)
+
+    def results(self, errors: Literal["raise", "return"] = "raise", timeout: float | None = None) -> list[Any]:
+        """Wait, and return what the jobs gave, in order (see `JobHandle.result`).
+
+        Parameters
+        ----------
+        errors : str
+            ``raise`` raises the error of the first job that did not succeed, ``return`` puts each in its place.
+        timeout : float, optional
+            Seconds to wait.
+
+        Raises
+        ------
+        JobFailedError, JobCanceledError
+            With ``errors="raise"``.
+        TimeoutError
+            If some have not ended after `timeout` seconds; they go on.
+        """
+        if errors not in ("raise", "return"):
+            raise UsageError(f"errors is 'raise' or 'return', not {errors!r}.")
+        self.wait(timeout)
+        jobs = [handle.job for handle in self._handles]
+        found = [error_of(job) for job in jobs]
+        if errors == "raise":
+            first = next((error for error in found if error is not None), None)
+            if first is not None:
+                raise first
+        good = [job for job, error in zip(jobs, found, strict=True) if error is None and job.spec.cmd is None]
+        data = self._client.call(self._client.asynchronous.results, good)
+        return [_value(job, data) if error is None else error for job, error in zip(jobs, found, strict=True)]
+
+    def df(self) -> Any:
+        """Return a pandas DataFrame with one row for each job, as they are now.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``id``, ``name``, a column for each parameter or tag, ``state``, the times, ``seconds`` that the job
+            ran, ``attempt``, ``result`` (of jobs that succeeded with a small one) and ``reason``.
+
+        Raises
+        ------
+        ZBrainError
+            If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError:
+            raise ZBrainError("df() needs pandas, which is not installed here.", "pip install pandas") from None
+        jobs = [handle.job for handle in self.refresh()]
+        small = [job for job in jobs if job.result is not None and job.result.size <= SMALL_BYTES]
+        data = self._client.call(self._client.asynchronous.results, small)
+        return pd.DataFrame([_row(job, data) for job in jobs])
+
+    def cancel(self) -> JobGroup:
+        """Cancel all that have not ended, in one request; returns itself."""
+        active = [handle.id for handle in self._handles if not handle.job.state.ended]
+        if active:
+            self._update(self._client.call(self._client.asynchronous.cancel_many, active))
+        return self
+
+    def retry_failed(self) -> JobGroup:
+        """Submit the jobs that failed again; the new ones take the places of the old ones here.
+
+        Returns
+        -------
+        JobGroup
+            The new jobs alone.
+        """
+        failed = {h.id: place for place, h in enumerate(self.refresh()) if h.job.state is JobState.FAILED}
+        jobs = self._client.call(self._client.asynchronous.retry_many, list(failed)) if failed else []
+        again = []
+        for job in jobs:
+            place = failed[job.retry_of or ""]
+            handle = JobHandle(self._client, job)
+            for call in self._handles[place].after_retry:
+                call(handle)
+            self._handles[place] = handle
+            again.append(handle)
+        return JobGroup(self._client, again)
+
+    def display(self) -> None:
+        """Show one live view of all here.
+
+        Raises
+        ------
+        ZBrainError
+            If this is no notebook.
+        """
+        self._presenter().display(self)
+
+    def widget(self) -> Any:
+        """Return the live view as an ipywidget.
+
+        Raises
+        ------
+        ZBrainError
+            If this is no notebook.
+        """
+        return self._presenter().widget(self)
+
+    def _presenter(self) -> GroupPresenter:
+        if self.presenter is None:
+            raise ZBrainError("Views need a notebook.", "Run `%load_ext zbrain_nb` in one.")
+        return self.presenter
+
+
+def _value(job: Job, data: dict[str, bytes]) -> Any:
+    if job.spec.cmd is not None:
+        return job.output
+    return None if job.result is None else load_value(data[job.result.sha256])
+
+
+def parameters(job: Job) -> dict[str, Any]:
+    """Return what tells a job of a group from the others: its tags, with their values as ``input`` has them."""
+    given = job.spec.input if isinstance(job.spec.input, dict) else {}
+    return {name: given.get(name, text) for name, text in job.spec.labels.items()}
+
+
+def _row(job: Job, data: dict[str, bytes]) -> dict[str, Any]:
+    small = job.state is JobState.SUCCEEDED and (job.result is None or job.result.sha256 in data)
+    ran = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else None
+    return {
+        "id": job.id,
+        "name": job.name,
+        **parameters(job),
+        "state": str(job.state),
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "seconds": ran,
+        "attempt": job.attempt,
+        "result": _value(job, data) if small else None,
+        "reason": job.reason,
+    }
