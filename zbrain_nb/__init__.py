@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "model.job": ("CancelResult", "Job", "JobArtifact", "JobSpec", "JobState", "Resources"),
+    "model.limits": ("Limits",),
     "model.events": (
         "Event",
         "JobCanceled",
