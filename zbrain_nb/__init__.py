@@ -36,7 +36,7 @@ _HOMES = {
     "client.client": ("Client",),
     "client.connecting": ("connect",),
     "client.handle": ("JobHandle",),
-    "worker.inside": ("current_job", "job_input", "progress", "save_artifact"),
+    "worker.inside": ("checkpoint_dir", "current_job", "job_input", "progress", "save_artifact"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605 - one table serves import and listing

@@ -71,6 +71,8 @@ class Preparer:
             cwd=spec.cwd or scratch or "",
             scratch=scratch,
             outbox=str(outbox),
+            checkpoints=str(self._folder.checkpoints.folder_of(job)),
+            is_last=not spec.max_retries,
             timeout_secs=spec.timeout_secs,
             memory_mb=spec.resources.memory_mb,
             cpu_secs=limits.cpu_secs,

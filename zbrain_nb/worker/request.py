@@ -34,6 +34,10 @@ class RunRequest(msgspec.Struct, kw_only=True):
         Folder made for this attempt, removed at its end.
     outbox : str
         Folder of the attempt: ``artifacts/``, ``input.json``, ``output.json``, ``events``; results go here too.
+    checkpoints : str
+        Folder that outlives the attempt.
+    is_last : bool
+        Whether no other attempt of the job follows if this one ends by itself.
     timeout_secs : float or None
         How long it may run.
     memory_mb : int or None
@@ -72,6 +76,8 @@ class RunRequest(msgspec.Struct, kw_only=True):
     cwd: str
     scratch: str | None = None
     outbox: str
+    checkpoints: str = ""
+    is_last: bool = False
     timeout_secs: float | None = None
     memory_mb: int | None = None
     cpu_secs: float | None = None
