@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "model.job": ("CancelResult", "Job", "JobArtifact", "JobSpec", "JobState", "Resources"),
+    "model.limits": ("Limits",),
     "model.events": (
         "Event",
         "JobCanceled",
@@ -36,7 +37,7 @@ _HOMES = {
     "client.connecting": ("connect",),
     "client.group": ("JobGroup",),
     "client.handle": ("JobHandle",),
-    "worker.inside": ("current_job", "job_input", "progress", "save_artifact"),
+    "worker.inside": ("checkpoint_dir", "current_job", "job_input", "progress", "save_artifact"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605 - one table serves import and listing

@@ -22,14 +22,15 @@ from rich.table import Table
 from zbrain_nb.cli.backup import back_up
 from zbrain_nb.cli.doctor import diagnose
 from zbrain_nb.cli.printing import age, printable, state_style
-from zbrain_nb.client.client import Client
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.datadir import DataDir, lock_holder
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import LogEntry, LogStream
 from zbrain_nb.model.job import CancelResult, JobState
+from zbrain_nb.model.limits import Limits, limits_from_pairs
 from zbrain_nb.model.settings import read_settings
+from zbrain_nb.model.sizes import parse_mib
 
 app = typer.Typer(
     name="zbrain",
@@ -51,23 +52,54 @@ Name = Annotated[str | None, typer.Option(help="A name to find it by.")]
 Timeout = Annotated[float | None, typer.Option(metavar="SECS", help="End it after so long.")]
 Retries = Annotated[int, typer.Option(min=0, help="Try again so often when it fails.")]
 Artifacts = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Files to keep; may be repeated.")]
+Cpus = Annotated[float, typer.Option(metavar="N", help="CPU cores that it takes.")]
+Mem = Annotated[str | None, typer.Option(metavar="16G", help="Memory that it takes; over it the job is killed.")]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=N", help=f"At most so much of {', '.join(Limits.__struct_fields__)}; may be repeated."),
+]
 Kind = Annotated[str, typer.Argument(metavar="[KIND]", help="Kind of worker.")]
 Org = Annotated[str | None, typer.Option(help="Which org (default: ZDEFAULT_ORG_ID).")]
 VERBATIM = {"allow_interspersed_args": False}
 
 
-def _submit(
-    client: Client, cmd: list[str], name: str | None, timeout: float | None, retries: int, artifacts: list[str] | None
-) -> JobHandle:
-    return client.submit(cmd, name=name, timeout_secs=timeout, max_retries=retries, artifacts=list(artifacts or []))
+def _fields(
+    name: str | None,
+    timeout: float | None,
+    retries: int,
+    artifacts: list[str] | None,
+    cpus: float,
+    mem: str | None,
+    limit: list[str] | None,
+) -> dict[str, Any]:
+    """Return the fields of the spec that the flags say."""
+    try:
+        memory_mb = None if mem is None else parse_mib(mem)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint="--mem") from None
+    return {
+        "name": name,
+        "timeout_secs": timeout,
+        "max_retries": retries,
+        "artifacts": list(artifacts or []),
+        "resources": {"cpus": cpus, "memory_mb": memory_mb},
+        "limits": limits_from_pairs(limit or []),
+    }
 
 
 @app.command(context_settings=VERBATIM)
 def run(
-    cmd: Command, name: Name = None, timeout: Timeout = None, retries: Retries = 0, artifacts: Artifacts = None
+    cmd: Command,
+    name: Name = None,
+    timeout: Timeout = None,
+    retries: Retries = 0,
+    artifacts: Artifacts = None,
+    cpus: Cpus = 1,
+    mem: Mem = None,
+    limit: Limit = None,
 ) -> None:
     """Run a command as a job, show its output as it comes, and exit with its code."""
-    job = _submit(connect(), cmd, name, timeout, retries, artifacts)
+    job = connect().submit(cmd, **_fields(name, timeout, retries, artifacts, cpus, mem, limit))
     try:
         _follow(job)
     except KeyboardInterrupt:
@@ -82,10 +114,17 @@ def run(
 
 @app.command(context_settings=VERBATIM)
 def submit(
-    cmd: Command, name: Name = None, timeout: Timeout = None, retries: Retries = 0, artifacts: Artifacts = None
+    cmd: Command,
+    name: Name = None,
+    timeout: Timeout = None,
+    retries: Retries = 0,
+    artifacts: Artifacts = None,
+    cpus: Cpus = 1,
+    mem: Mem = None,
+    limit: Limit = None,
 ) -> None:
     """Submit a command as a job and print its id."""
-    typer.echo(_submit(connect(), cmd, name, timeout, retries, artifacts).id)
+    typer.echo(connect().submit(cmd, **_fields(name, timeout, retries, artifacts, cpus, mem, limit)).id)
 
 
 @app.command()

@@ -26,11 +26,11 @@ from zbrain_nb.model.checks import (
 )
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.ids import new_id
+from zbrain_nb.model.limits import MAX_SECS, Limits, limits_of
 
 MAX_NAME = 200
 MAX_CODE_BYTES = 8 * 1024 * 1024
 MAX_SPEC_BYTES = 10 * 1024 * 1024
-MAX_SECS = 10 * 366 * 86400
 MAX_ARGUMENTS = 64 * 1024
 #: How the names of tags begin that are zbrain's own: by them views and groups are found again.
 PRIVATE_TAG = "zbrain."
@@ -142,6 +142,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Interpreter of a cell: a kernelspec's name or an absolute path of a Python; None is the worker's own.
     resources : Resources or dict
         What the job asks for.
+    limits : Limits or dict
+        What it may use at most, and how patiently it is ended.
     rerun_if_lost : bool or None
         Run again when a worker vanished; None is yes for commands with retries, else no.
     concurrency_group : str or None
@@ -179,6 +181,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     worker: str = "local"
     kernel: str | None = None
     resources: Resources = Resources()
+    limits: Limits = Limits()
     rerun_if_lost: bool | None = None
     concurrency_group: str | None = None
     concurrency_limit: int = 1
@@ -194,6 +197,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             )
         if isinstance(self.resources, dict):
             msgspec.structs.force_setattr(self, "resources", _resources(self.resources))
+        if isinstance(self.limits, dict):
+            msgspec.structs.force_setattr(self, "limits", limits_of(self.limits))
         _check(self)
 
     @property
@@ -413,3 +418,5 @@ def _check(spec: JobSpec) -> None:
                 raise InvalidSpec(f"{flag} must be true or false.", field=flag)
     if not isinstance(spec.resources, Resources):
         raise InvalidSpec("resources must map cpus, memory_mb and gpus to numbers.", field="resources")
+    if not isinstance(spec.limits, Limits):
+        raise InvalidSpec("limits must map names of limits to numbers.", field="limits")

@@ -10,6 +10,8 @@ from typing import NoReturn
 import msgspec
 
 from zbrain_nb.model.errors import UsageError
+from zbrain_nb.model.limits import Limits
+from zbrain_nb.model.sizes import parse_mib
 
 
 class CellOptions(msgspec.Struct):
@@ -40,6 +42,16 @@ class CellOptions(msgspec.Struct):
     env: list[str] = []
     artifacts: list[str] = []
     after: list[str] = []
+    cpus: float | None = None
+    mem: int | None = None
+    gpus: int | None = None
+    limit: list[str] = []
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What of `JobSpec.resources` the line says."""
+        said = {"cpus": self.cpus, "memory_mb": self.mem, "gpus": self.gpus}
+        return {name: value for name, value in said.items() if value is not None}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,6 +75,13 @@ def _names(text: str) -> list[str] | str:
     if wrong is not None or not names:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of names such as a,b (nor auto or none)")
     return names
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_mib(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _variable(text: str) -> str:
@@ -102,6 +121,16 @@ def _parser() -> _Parser:
     add("--env", action="append", default=[], metavar="K=V", help="set an environment variable; may be repeated")
     add("--artifacts", action="append", default=[], metavar="GLOB", help="files to keep; may be repeated")
     add("--after", action="append", default=[], metavar="JOB", help="run after this job: an id or a handle's variable")
+    add("--cpus", type=float, metavar="N", help="CPU cores that it takes (default: 1)")
+    add("--mem", type=_size, metavar="16G", help="memory that it takes; over it the job is killed, not the machine")
+    add("--gpus", type=int, metavar="N", help="GPUs that it takes")
+    add(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help=f"what it may use at most ({', '.join(Limits.__struct_fields__)}); may be repeated",
+    )
     return parser
 
 

@@ -17,6 +17,7 @@ from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import UsageError
 from zbrain_nb.model.job import JobSpec
+from zbrain_nb.model.limits import limits_from_pairs
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line
 from zbrain_nb.notebook.binding import OutBindings
@@ -69,6 +70,8 @@ class ZBrainMagics(Magics):
             "env": travelling_environ() | dict(pair.split("=", 1) for pair in options.env),
             "artifacts": options.artifacts,
             "after": [self._job_id(text) for text in options.after],
+            "resources": options.resources,
+            "limits": limits_from_pairs(options.limit),
         }
         if options.shell:
             shell = shutil.which("bash") or "sh"

@@ -161,6 +161,7 @@ class WorkerAgent:
             self._sender.run(),
             self._watch_folder(),
             self._watch_host(),
+            self._folder.checkpoints.sweep_for_ever(self._link.has_job),
         )
         tasks = [asyncio.create_task(loop) for loop in (*loops, self._stopping.wait())]
         try:

@@ -24,6 +24,17 @@ class Found(NamedTuple):
     root: str
     path: str
 
+    @property
+    def size(self) -> int:
+        """Its size in bytes now, a link not followed.
+
+        Raises
+        ------
+        OSError
+            If it is gone.
+        """
+        return os.lstat(os.path.join(self.root, self.path)).st_size
+
 
 def find_artifacts(folder: str, cwd: str, globs: list[str]) -> tuple[list[Found], list[str]]:
     """Return the files that a job wants kept.

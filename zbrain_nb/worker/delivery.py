@@ -24,6 +24,7 @@ from zbrain_nb.model.events import (
     JobStarted,
     LogStream,
 )
+from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.worker.lines import LineAssembler
 from zbrain_nb.worker.request import LOG_BYTES
 from zbrain_nb.worker.spool import Begin, End, Frame, Kind, read_json
@@ -34,10 +35,10 @@ STRIDE = 4
 _FLUSHED, _TOLD, _SYSTEM, _OWN = 1, 2, 3, 4
 _LINES_BYTES = 256 * 1024
 _LINE_BYTES = 48
-#: Of lines past `LOG_BYTES` only so many of the last are kept, from so many of the last bytes.
+#: Of lines past the log's cap only so many of the last are kept, from so many of the last bytes.
 LAST_LINES = 200
 _TAIL_BYTES = 256 * 1024
-#: After a cancel, what waits or comes past so many bytes is left out like what is over `LOG_BYTES`.
+#: After a cancel, what waits or comes past so many bytes is left out like what is over the log's cap.
 HURRY_BYTES = 512 * 1024
 _CANCELED = "The job was canceled: from here on only the last lines of its log are kept."
 _STREAMS = {Kind.STDOUT: LogStream.STDOUT, Kind.STDERR: LogStream.STDERR}
@@ -52,6 +53,8 @@ class Delivery:
         Whose events.
     high : int
         The highest number that the queue has; what is up to it is not sent again.
+    log_cap_bytes : int
+        Of a longer log only this much is told, and its last lines.
 
     Attributes
     ----------
@@ -65,10 +68,13 @@ class Delivery:
         Whether something waits that shall be sent without gathering: the first lines, the end.
     """
 
-    def __init__(self, job_id: str, attempt: int, worker_id: str, high: int = 0) -> None:
+    def __init__(
+        self, job_id: str, attempt: int, worker_id: str, high: int = 0, log_cap_bytes: int = LOG_BYTES
+    ) -> None:
         self._job_id = job_id
         self._attempt = attempt
         self._worker_id = worker_id
+        self._log_cap = log_cap_bytes
         self._assemblers = {LogStream.STDOUT: LineAssembler(), LogStream.STDERR: LineAssembler()}
         self._frames = 0
         self._high = high
@@ -142,10 +148,9 @@ class Delivery:
         size = len(data) + _LINE_BYTES * data.count(b"\n")
         self._log_bytes += size
         if self._tail is None:
-            if self._log_bytes > LOG_BYTES:
-                self._leave_out(
-                    ts, f"The log is over {LOG_BYTES >> 20} MiB: from here on only its last lines are kept."
-                )
+            if self._log_bytes > self._log_cap:
+                limit = format_kib(self._log_cap / 1024)
+                self._leave_out(ts, f"The log is over {limit}: from here on only its last lines are kept.")
             elif self._hurry_bytes is not None and self._number(_OWN) > self._start:
                 self._hurry_bytes -= size
                 if self._hurry_bytes < 0:

@@ -35,6 +35,7 @@ def job_environment(job: Job, request: RunRequest, secrets: Mapping[str, str]) -
         "ZBRAIN_INPUT": request.input_path,
         "ZBRAIN_OUTPUT": request.output_path,
         "ZBRAIN_ARTIFACTS": request.artifacts_path,
+        "ZBRAIN_CHECKPOINTS": request.checkpoints,
         "ZBRAIN_EVENTS": request.events_path,
     }
     unbuffered = {"PYTHONUNBUFFERED": "1"} if job.spec.cmd is not None else {}

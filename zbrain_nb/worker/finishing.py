@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.errors import TooLarge, ZBrainError
 from zbrain_nb.model.events import AnyWorkerEvent, JobCanceled, JobCompleted, JobFailed, WorkerArtifact
 from zbrain_nb.model.job import JobArtifact, Variable
+from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.worker.collect import Found, find_artifacts, open_beneath
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.spool import End
@@ -74,8 +75,11 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
             find_artifacts, request.artifacts_path, request.cwd, request.artifacts
         )
     artifacts: list[JobArtifact | WorkerArtifact] = []
+    left = request.artifacts_cap_bytes
     for file in found:
         try:
+            if left is not None:
+                left = _take_room(file, left, request.artifacts_cap_bytes or 0)
             artifacts.append(await keeper.keep(file))
         except (OSError, ZBrainError) as error:
             sentences.append(f"Artifact {file.name!r} was not kept: {_why(error)}")
@@ -107,6 +111,23 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
     return Ending(failed, sentences)
 
 
+def _take_room(file: Found, left: int, cap: int) -> int:
+    """Return how much room is left for artifacts when this one is kept too.
+
+    Raises
+    ------
+    TooLarge
+        If there is not enough for it.
+    """
+    size = file.size
+    if size > left:
+        raise TooLarge(
+            f"it takes {format_kib(size / 1024)}, and with it they would be over the job's limit of "
+            f"{format_kib(cap / 1024)} (limits.artifacts_mb)."
+        )
+    return left - size
+
+
 def _is_filled(folder: str) -> bool:
     try:
         with os.scandir(folder) as entries:
@@ -121,10 +142,11 @@ def _reason(request: RunRequest, end: End, code: int | None, error: Any, ended_i
         return f"Ran over its limit of {request.timeout_secs or 0:.12g} s."
     if end.message:
         return end.message.splitlines()[0]
-    if end.reason == "memory":
-        return f"Used more than its {request.memory_mb:,} MiB of memory."
     if isinstance(error, dict) and error.get("ename"):
-        return f"{error['ename']}: {error.get('evalue', '')}".strip().splitlines()[0][:500]
+        what = f"{error['ename']}: {error.get('evalue', '')}".strip().splitlines()[0][:500]
+        if error["ename"] == "MemoryError" and end.peak_kib:
+            return f"{what.removesuffix(':').rstrip('.')} (its memory had reached {format_kib(end.peak_kib)})."
+        return what
     if code is not None and code < 0:
         return f"Killed by {_signal_name(end, code)}."
     if request.cmd is None and not ended_itself:

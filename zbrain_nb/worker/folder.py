@@ -6,6 +6,7 @@
     worker.lock    held by the worker, spawner.lock by the spawner
     worker.sock    wakes the worker, spawner.sock takes requests
     lease.json     the lease request under way
+    checkpoints/   what jobs keep for their next attempt, by job
     blobs/         inputs of jobs, by SHA-256
     runs/          of each attempt: lease (.job), request (.json), spool (.spool), outbox (.out/), and, if the
                    clock may end it, its fence (.fence)
@@ -24,6 +25,7 @@ import sys
 from pathlib import Path
 
 from zbrain_nb.model.datadir import FileLock, is_locked, lock_holder, spool_path
+from zbrain_nb.worker.checkpoints import Checkpoints
 from zbrain_nb.worker.environment import spawner_environment
 from zbrain_nb.worker.fence import fence_path
 from zbrain_nb.worker.request import RunRequest, write_private, write_request
@@ -41,6 +43,7 @@ class WorkerFolder:
         self.blobs = self.root / "blobs"
         for folder in (self.root, self.runs, self.blobs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.checkpoints = Checkpoints(self.root / "checkpoints")
         self.lock = FileLock(self.root / "worker.lock")
         self.lease_file = self.root / "lease.json"
 
@@ -80,6 +83,9 @@ class WorkerFolder:
         """Remove all that lies here of an attempt; the spool last, for it says that the attempt was there."""
         if request is not None and request.scratch is not None:
             shutil.rmtree(request.scratch, ignore_errors=True)
+        if request is not None and request.is_last:
+            with contextlib.suppress(OSError):  # it holds something
+                os.rmdir(request.checkpoints)
         shutil.rmtree(self.outbox(job_id, attempt), ignore_errors=True)
         self.request_path(job_id, attempt).unlink(missing_ok=True)
         self.job_path(job_id, attempt).unlink(missing_ok=True)
@@ -144,8 +150,8 @@ class Launcher:
 
     def write(self, request: RunRequest, job_input: bytes) -> None:
         """Write the request of an attempt with its outbox; it is not launched yet."""
-        outbox = Path(request.outbox)
-        for folder in (outbox, Path(request.artifacts_path), *([Path(request.scratch)] if request.scratch else [])):
+        wanted = (request.outbox, request.artifacts_path, request.scratch, request.checkpoints)
+        for folder in map(Path, filter(None, wanted)):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         Path(request.input_path).write_bytes(job_input)
         write_request(self._folder.request_path(*request.key), request)

@@ -1,4 +1,4 @@
-"""What a job's own code may call: progress, artifacts, its input, who it is.
+"""What a job's own code may call: progress, artifacts, checkpoints, its input, who it is.
 
 Outside a job all of it is harmless, so that the same code runs in a notebook and in a job. In a cell events go
 through the channel that the cell's runtime sets, in other processes of a job through the FIFO named by
@@ -121,6 +121,26 @@ def save_artifact(value: Any, name: str | None = None) -> str | None:
 
         target.write_bytes(cloudpickle.dumps(value))
     return name
+
+
+def checkpoint_dir() -> Path:
+    """Return a folder that persists: what a job leaves there, its next attempt finds.
+
+    So does its Retry (a new job), which works in the same folder: do not run two of them at once. The folder lies on
+    the machine of the worker; an attempt on another machine finds that machine's, at first an empty one. It goes
+    when the job and its Retries are kept no more (``ZBRAIN_KEEP_JOBS_DAYS``); remove sooner what is large and not
+    needed. Commands find its path in ``ZBRAIN_CHECKPOINTS``.
+
+    A process may be killed at any moment: write to another name, then rename.
+
+    Returns
+    -------
+    Path
+        An absolute path; outside of a job that of ``zbrain_checkpoints`` in the current folder. The folder exists.
+    """
+    folder = Path(os.environ.get("ZBRAIN_CHECKPOINTS") or "zbrain_checkpoints").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def set_channel(channel: Channel | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -74,6 +75,9 @@ def _run_child(
         except OSError as error:
             os.write(failure, _about_folder(request.cwd, error).encode())
             os._exit(127)
+        if request.open_files is not None:
+            hard = min(request.open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         if request.cmd is not None:
             try:
                 body(request, events)

@@ -18,6 +18,7 @@ from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import (
     BlobMismatch,
+    JobNotFound,
     ServerUnreachable,
     StaleAttempt,
     Unauthorized,
@@ -74,6 +75,10 @@ class Link(Protocol):
 
     async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
         """Write an input of a leased job to `target`, its hash checked (``function`` is the pickled call)."""
+        ...
+
+    async def has_job(self, job_id: str) -> bool:
+        """Whether the queue keeps a job, ended or not."""
         ...
 
     async def close(self) -> None:
@@ -150,6 +155,14 @@ class HttpLink:
             raise ServerUnreachable(f"Input {name!r} did not arrive ({error!r}).") from error
         finally:
             fresh.unlink(missing_ok=True)
+
+    async def has_job(self, job_id: str) -> bool:
+        """See `Link`."""
+        try:
+            await self._transport.request("GET", f"jobs/{job_id}")
+        except JobNotFound:
+            return False
+        return True
 
     async def close(self) -> None:
         """See `Link`."""

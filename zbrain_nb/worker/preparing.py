@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job
+from zbrain_nb.model.limits import GRACE_SECS
 from zbrain_nb.worker.environment import job_environment
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.link import Link
@@ -57,7 +58,7 @@ class Preparer:
         ZBrainError
             If an input cannot be had.
         """
-        spec = job.spec
+        spec, limits = job.spec, job.spec.limits
         python = await asyncio.to_thread(find_python, spec.kernel) if spec.kernel else sys.executable
         outbox = self._folder.outbox(job.id, job.attempt)
         scratch = None
@@ -74,8 +75,16 @@ class Preparer:
             cwd=spec.cwd or scratch or "",
             scratch=scratch,
             outbox=str(outbox),
+            checkpoints=str(self._folder.checkpoints.folder_of(job)),
+            is_last=not spec.max_retries,
             timeout_secs=spec.timeout_secs,
             memory_mb=spec.resources.memory_mb,
+            cpu_secs=limits.cpu_secs,
+            open_files=limits.open_files,
+            grace_secs=GRACE_SECS if limits.grace_secs is None else limits.grace_secs,
+            artifacts_cap_bytes=limits.artifacts_bytes,
+            result_cap_bytes=limits.result_bytes,
+            spool_cap_bytes=limits.log_bytes,
             python=python,
             inputs={name: await self._fetch(job, name, sha256) for name, sha256 in spec.inputs.items()},
             keep=spec.keep,

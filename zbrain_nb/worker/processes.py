@@ -57,6 +57,12 @@ def resident_kib(pid: int) -> int:
     return int(fields[21]) * (os.sysconf("SC_PAGE_SIZE") // 1024) if fields else 0
 
 
+def cpu_secs(pid: int) -> float:
+    """Return the CPU seconds that a process and its reaped children have used; 0 if there is none."""
+    fields = _stat(pid)
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
 def proportional_kib(pid: int) -> int:
     """Return a process's resident size in KiB, shared pages counted in shares; 0 if it cannot be read."""
     try:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from zbrain_nb.model.job import Job
 from zbrain_nb.model.protocol import (
     EventBatch,
     EventBatchAnswer,
@@ -43,6 +44,10 @@ class Queue(Protocol):
 
     async def take_events(self, worker_id: str, batch: EventBatch) -> EventBatchAnswer:
         """See `Link.send_events`."""
+        ...
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return a job, or None if there is none."""
         ...
 
 
@@ -100,6 +105,10 @@ class QueueLink:
             fresh.replace(target)
 
         await asyncio.to_thread(copy)
+
+    async def has_job(self, job_id: str) -> bool:
+        """See `Link`."""
+        return await self._queue.get(job_id) is not None
 
     async def close(self) -> None:
         """Do nothing: the queue belongs to the caller."""

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from zbrain_nb.model.limits import GRACE_SECS, Limits
+
 #: How much of a job's output is kept, about: as much is spooled, and as much becomes its log.
-LOG_BYTES = 128 * 1024 * 1024
+LOG_BYTES = Limits().log_bytes
 
 
 class RunRequest(msgspec.Struct, kw_only=True):
@@ -34,10 +36,24 @@ class RunRequest(msgspec.Struct, kw_only=True):
         Folder made for this attempt, removed at its end.
     outbox : str
         Folder of the attempt: ``artifacts/``, ``input.json``, ``output.json``, ``events``; results go here too.
+    checkpoints : str
+        Folder that outlives the attempt.
+    is_last : bool
+        Whether no other attempt of the job follows if this one ends by itself.
     timeout_secs : float or None
         How long it may run.
     memory_mb : int or None
         Resident MiB that its processes may take together.
+    cpu_secs : float or None
+        Seconds of CPU time that they may take together.
+    open_files : int or None
+        Files that each of them may have open.
+    grace_secs : float
+        How long after the first interrupt they are killed.
+    artifacts_cap_bytes : int or None
+        Artifacts past this are not kept.
+    result_cap_bytes : int
+        A larger value of a cell or function is not kept.
     python : str
         Interpreter of cells and functions.
     inputs : dict of str to str
@@ -63,8 +79,15 @@ class RunRequest(msgspec.Struct, kw_only=True):
     cwd: str
     scratch: str | None = None
     outbox: str
+    checkpoints: str = ""
+    is_last: bool = False
     timeout_secs: float | None = None
     memory_mb: int | None = None
+    cpu_secs: float | None = None
+    open_files: int | None = None
+    grace_secs: float = GRACE_SECS
+    artifacts_cap_bytes: int | None = None
+    result_cap_bytes: int = Limits().result_bytes
     python: str = ""
     inputs: dict[str, str] = {}
     keep: list[str] | str | None = None

@@ -26,7 +26,7 @@ from zbrain_nb.worker.finishing import Ending, lost
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
 from zbrain_nb.worker.grip import Grip
 from zbrain_nb.worker.preparing import UnknownKernel
-from zbrain_nb.worker.request import RunRequest, read_request, write_private
+from zbrain_nb.worker.request import LOG_BYTES, RunRequest, read_request, write_private
 from zbrain_nb.worker.sockets import HERE, bind
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolReader, write_closed
 
@@ -213,7 +213,8 @@ class Runs:
             self._end_job(run)
 
     def _add(self, job_id: str, attempt: int, job: Job | None, high: int) -> Run:
-        run = Run(job_id, attempt, job, Delivery(job_id, attempt, self._worker_id, high), high)
+        log_cap_bytes = LOG_BYTES if job is None else job.spec.limits.log_bytes
+        run = Run(job_id, attempt, job, Delivery(job_id, attempt, self._worker_id, high, log_cap_bytes), high)
         self._runs[run.key] = run
         run.task = asyncio.create_task(self._live(run), name=f"run {job_id}.{attempt}")
         return run

@@ -61,7 +61,7 @@ class End(msgspec.Struct, kw_only=True):
     Attributes
     ----------
     reason : str
-        ``exited``, ``canceled``, ``timeout``, ``memory``, ``fenced`` (its lease could not be renewed),
+        ``exited``, ``canceled``, ``timeout``, ``memory``, ``cpu``, ``fenced`` (its lease could not be renewed),
         ``unstartable`` or ``supervisor`` (it failed).
     exit_code : int or None
         Of the main process; negative is a signal.
@@ -70,7 +70,7 @@ class End(msgspec.Struct, kw_only=True):
     message : str
         One sentence for a person, when `reason` alone does not say it.
     peak_kib : int
-        Largest resident size of the main process, in KiB.
+        Largest size that was seen of the main process, or, with a limit of memory, of all together, in KiB.
     """
 
     reason: str

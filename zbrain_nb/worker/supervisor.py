@@ -1,6 +1,6 @@
 """The supervisor: a process of its own for each attempt, which owns the job's process tree.
 
-It starts the job, writes what the job says to the spool, enforces cancel, deadline and memory, kills what the
+It starts the job, writes what the job says to the spool, enforces cancel, deadline and limits, kills what the
 job leaves behind, writes the end and exits. Spawner and zygote fork it; it depends on neither, nor on the
 worker: all three may die. SIGTERM means cancel. Whatever goes wrong in here, the tree is killed first.
 """
@@ -18,21 +18,22 @@ from pathlib import Path
 from typing import NoReturn
 
 from zbrain_nb.model.datadir import boot_id, spool_path
+from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.worker.fence import Fence, fence_path
 from zbrain_nb.worker.fence import now as _now
 from zbrain_nb.worker.launch import Body, Child, open_fifo
-from zbrain_nb.worker.processes import Killer, become_subreaper, oom_kills, proportional_kib, resident_kib, start_time
+from zbrain_nb.worker.processes import Killer, become_subreaper, oom_kills, start_time
 from zbrain_nb.worker.pump import Pump
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.sockets import Post
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolWriter
+from zbrain_nb.worker.usage import Usage
 
 #: A fence is looked at so often: poll's own clock stops while the machine is suspended.
 _FENCE_POLL_SECS = 0.2
 _FENCED = "Its worker could not reach the queue before the lease ended, and ended the job in time."
-#: After a cancel: SIGINT at once, SIGTERM after the first of these seconds, SIGKILL after the second.
-TERM_AFTER_SECS, KILL_AFTER_SECS = 2.0, 5.0
-_MEMORY_POLL_SECS = 0.1
+#: After a cancel: SIGINT at once, SIGTERM after this part of the grace time, SIGKILL after all of it.
+_TERM_PART = 0.4
 _LONGEST_WAIT_SECS = 5.0
 
 
@@ -67,7 +68,8 @@ class Supervisor:
         self._post = Post(folder, "worker.sock")
         self._cancel = False
         self._fence = Fence(fence_path(folder, request.job_id, request.attempt))
-        self._ending: str | None = None  # why the job is being ended: canceled, timeout, memory, fenced
+        self._usage = Usage(self._killer, request.memory_mb, request.cpu_secs)
+        self._ending: str | None = None  # why the job is being ended: canceled, timeout, memory, cpu, fenced
         self._escalate_from = 0.0
         self._step = 0
         self._main = 0
@@ -129,13 +131,17 @@ class Supervisor:
         left = self._fence.secs_left()
         if left is not None:
             wait = min(max(left, 0.01), _FENCE_POLL_SECS)
-        if self._request.memory_mb is not None:
-            wait = min(wait, _MEMORY_POLL_SECS)
+        if self._usage.poll_secs is not None:
+            wait = min(wait, self._usage.poll_secs)
         if self._ending is not None and self._step < 3:
-            wait = min(wait, self._escalate_from + (TERM_AFTER_SECS, KILL_AFTER_SECS)[self._step - 1] - _now())
+            wait = min(wait, self._escalate_from + self._after_secs(self._step) - _now())
         elif deadline is not None:
             wait = min(wait, deadline - _now())
         return max(0.0, wait) * 1000 + 1
+
+    def _after_secs(self, step: int) -> float:
+        """How long after the first signal a step of the escalation ends."""
+        return self._request.grace_secs * (_TERM_PART if step == 1 else 1.0)
 
     def _enforce(self, deadline: float | None) -> None:
         """End the job if it was canceled, or is over a limit; ever harder as time passes."""
@@ -150,33 +156,26 @@ class Supervisor:
                 self._ending = "canceled"
             elif deadline is not None and now >= deadline:
                 self._ending = "timeout"
-            elif self._over_memory():
-                self._ending, self._step = "memory", 2
-                self._escalate_from = now - KILL_AFTER_SECS
             else:
+                self._ending = self._usage.over()
+            if self._ending is None:
                 return
+            if self._ending == "memory":  # it would take all the machine has
+                self._escalate_from, self._step = now - self._request.grace_secs, 2
             if self._step == 0 and self._status is None:
                 self._escalate_from, self._step = now, 1
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._main, signal.SIGINT)
-        if self._step == 1 and now >= self._escalate_from + TERM_AFTER_SECS:
+        if self._step == 1 and now >= self._escalate_from + self._after_secs(1):
             self._step = 2
             self._killer.terminate()
-        if self._step == 2 and now >= self._escalate_from + KILL_AFTER_SECS:
+        if self._step == 2 and now >= self._escalate_from + self._after_secs(2):
             self._step = 3
             self._killer.kill(self._reap)
 
     def _is_fenced_off(self) -> bool:
         left = self._fence.secs_left()
         return left is not None and left <= 0
-
-    def _over_memory(self) -> bool:
-        if self._request.memory_mb is None:
-            return False
-        limit = self._request.memory_mb * 1024
-        found = self._killer.find()
-        # resident sizes are cheap to read, but count what forks share once for each
-        return sum(map(resident_kib, found)) > limit and sum(map(proportional_kib, found)) > limit
 
     def _reap(self) -> bool:
         """Reap ended children; return whether there are more to wait for."""
@@ -197,16 +196,17 @@ class Supervisor:
         if failure:
             return End(reason="unstartable", exit_code=127, message=failure)
         name = None
+        peak = max(self._peak_kib, self._usage.peak_kib)
         if code < 0:
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-code).name
         if self._ending is None and code == -signal.SIGKILL and oom_kills() > self._oom_kills:
-            sentence = "Killed by the kernel, because the machine ran out of memory."
-            return End(reason="memory", exit_code=code, signal=name, message=sentence, peak_kib=self._peak_kib)
+            sentence = f"Killed by the kernel at {format_kib(peak)}, because the machine ran out of memory."
+            return End(reason="memory", exit_code=code, signal=name, message=sentence, peak_kib=peak)
         message = _FENCED if self._ending == "fenced" else ""
-        return End(
-            reason=self._ending or "exited", exit_code=code, signal=name, message=message, peak_kib=self._peak_kib
-        )
+        if self._ending in ("memory", "cpu"):
+            message = self._usage.sentence(self._ending)
+        return End(reason=self._ending or "exited", exit_code=code, signal=name, message=message, peak_kib=peak)
 
     def _write_end(self, end: End) -> None:
         """Write the last frame; on a full disk wait for room, for without it the result is lost."""

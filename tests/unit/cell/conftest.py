@@ -113,6 +113,7 @@ class Zygote:
             "env": {"PATH": os.environ["PATH"], "HOME": str(folder)},
             "cwd": str(cwd),
             "keep": None,
+            "result_cap_bytes": 100 << 20,
             "outbox": str(outbox),
             **request,
         }

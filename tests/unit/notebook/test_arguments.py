@@ -20,9 +20,16 @@ def test_line_full_is_read() -> None:
     assert parse_line("--no-wait  # for now").wait is False
 
 
+def test_line_says_resources_and_limits() -> None:
+    options = parse_line("--cpus 2 --mem 1.5G --limit cpu_secs=60 --limit log_mb=0.5")
+    assert options.resources == {"cpus": 2.0, "memory_mb": 1536}
+    assert options.limit == ["cpu_secs=60", "log_mb=0.5"]
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
+        ("--mem 16", "'16' is no size such as 16G or 512M"),
         ("--timout 3", r"does not know '--timout'. Did you mean --timeout\?"),
         ("--frobnicate", "does not know '--frobnicate'. It knows --name"),
         ("--name two words", "does not know 'words'. A value with spaces needs quotes."),

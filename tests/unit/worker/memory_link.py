@@ -178,5 +178,9 @@ class MemoryLink:
         self._check()
         await asyncio.to_thread(shutil.copyfile, self.queue.folder / sha256, target)
 
+    async def has_job(self, job_id: str) -> bool:
+        self._check()
+        return (job_id, 1) in self.queue.jobs
+
     async def close(self) -> None:
         pass

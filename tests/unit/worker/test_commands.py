@@ -156,12 +156,6 @@ async def test_cancel_before_the_start_never_starts(station: Station, tmp_path: 
     assert isinstance(job.ending, JobCanceled)
 
 
-async def test_memory_limit_kills_the_tree(station: Station) -> None:
-    script = "import time; data = bytearray(200 << 20); time.sleep(1000)"
-    job = await station.run(sys.executable, "-c", script, resources={"memory_mb": 100})
-    assert job.ending.reason == "Used more than its 100 MiB of memory."
-
-
 async def test_progress_of_a_command_comes_by_the_fifo(station: Station) -> None:
     script = (
         "import zbrain_nb, multiprocessing as m\n"

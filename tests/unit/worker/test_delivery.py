@@ -20,6 +20,7 @@ from zbrain_nb.model.events import (
 )
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.lines import LineAssembler
+from zbrain_nb.worker.request import LOG_BYTES
 from zbrain_nb.worker.spool import Frame, Kind
 
 BEGIN = Frame(Kind.BEGIN, 0.0, b'{"pid":1,"supervisor_pid":2}')
@@ -31,8 +32,8 @@ def event(**fields: Any) -> Frame:
     return Frame(Kind.EVENT, 5.0, msgspec.json.encode(fields))
 
 
-def feed(frames: list[Frame], high: int = 0) -> Delivery:
-    delivery = Delivery("j", 1, "w", high)
+def feed(frames: list[Frame], high: int = 0, cap_bytes: int = LOG_BYTES) -> Delivery:
+    delivery = Delivery("j", 1, "w", high, cap_bytes)
     for frame in frames:
         delivery.feed(frame)
     if delivery.end is not None:
@@ -165,9 +166,8 @@ def test_substitute_puts_something_acceptable_in_place() -> None:
 
 @pytest.mark.parametrize("high", [0, 8, 12, 4004])
 def test_log_over_its_cap_keeps_the_head_and_the_last_lines(monkeypatch: pytest.MonkeyPatch, high: int) -> None:
-    monkeypatch.setattr("zbrain_nb.worker.delivery.LOG_BYTES", 100 * 1024)
     frames = [BEGIN, *(Frame(Kind.STDOUT, 1.0, b"line %d\n" % i) for i in range(5000)), END]
-    events, _ = feed(frames, high).take(10**9)
+    events, _ = feed(frames, high, 100 * 1024).take(10**9)
     in_order(events, high)
     lines = [line for event in events if isinstance(event, JobLogged) for _, _, line in event.lines]
     if high == 0:
@@ -217,7 +217,6 @@ def test_unfinished_lines_of_both_streams_come_once_whatever_the_bounds(
 
 
 def test_output_over_the_cap_is_neither_split_nor_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zbrain_nb.worker.delivery.LOG_BYTES", 100 * 1024)
     fed: list[int] = []
     original = LineAssembler.feed
 
@@ -227,7 +226,7 @@ def test_output_over_the_cap_is_neither_split_nor_decoded(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(LineAssembler, "feed", spy)
     frames = [BEGIN, Frame(Kind.STDOUT, 1.0, b"cut "), *[Frame(Kind.STDOUT, 1.0, b"yes\n" * 16384)] * 200]
-    events, _ = feed([*frames, Frame(Kind.STDERR, 2.0, b"last words"), END]).take(10**9)
+    events, _ = feed([*frames, Frame(Kind.STDERR, 2.0, b"last words"), END], cap_bytes=100 * 1024).take(10**9)
     assert sum(fed) < 600_000
     lines = lines_of(events)
     assert lines[-200:] == ["yes"] * 199 + ["last words"]

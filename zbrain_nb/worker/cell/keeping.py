@@ -12,11 +12,12 @@ from typing import Any
 
 from zbrain_nb.model.assigned import assigned_names, changed_names
 from zbrain_nb.model.errors import NotPicklable, TooLarge, ZBrainError
+from zbrain_nb.model.limits import Limits
 from zbrain_nb.model.packing import Packing
+from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.model.summaries import summarize, type_name
 from zbrain_nb.worker.cell.shell import Shell
 
-RESULT_LIMIT = 100 * 2**20
 VARIABLES_LIMIT = 500 * 2**20
 #: A function is worth little without the data that it reads, and that data is kept under its own name.
 CODE_LIMIT = 10 * 2**20
@@ -35,12 +36,21 @@ class Keeper:
         Folder for the files.
     keep : list of str, "auto" or None
         Names to keep; ``auto`` are those that the cell assigns or changes in place.
+    result_cap_bytes : int
+        The most that the value may take.
     """
 
-    def __init__(self, shell: Shell, outbox: str | Path, keep: list[str] | str | None) -> None:
+    def __init__(
+        self,
+        shell: Shell,
+        outbox: str | Path,
+        keep: list[str] | str | None,
+        result_cap_bytes: int = Limits().result_bytes,
+    ) -> None:
         self._shell = shell
         self._outbox = Path(outbox)
         self._keep = keep
+        self._result_cap = result_cap_bytes
         self._before = dict(shell.user_ns) if keep == "auto" else {}
 
     def write_result(self, value: Any) -> str | None:
@@ -48,9 +58,9 @@ class Keeper:
         if value is None:
             return None
         try:
-            packing = Packing({"": value}, self._shell.user_ns, RESULT_LIMIT)
+            packing = Packing({"": value}, self._shell.user_ns, self._result_cap)
         except TooLarge:
-            why = f"it is over {_megabytes(RESULT_LIMIT)}"
+            why = f"it is over {format_kib(self._result_cap / 1024)} (limits.result_mb); save it with save_artifact"
         except NotPicklable as error:
             why = error.message
         else:

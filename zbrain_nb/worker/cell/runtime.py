@@ -71,6 +71,10 @@ class CellRequest(Protocol):
     def outbox(self) -> str:
         """Folder for files of results."""
 
+    @property
+    def result_cap_bytes(self) -> int:
+        """The most that the value may take."""
+
 
 class _Warm:
     """What `preload` leaves for the forked processes."""
@@ -190,7 +194,7 @@ class _Job:
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         run_code = self._prepare(loop)
-        keeper = Keeper(self._shell, self._request.outbox, self._request.keep)
+        keeper = Keeper(self._shell, self._request.outbox, self._request.keep, self._request.result_cap_bytes)
         self.outcome = run_code()
         failed = self.outcome.exit_code != 0
         ending.finish_tasks(loop, cancel=failed)
