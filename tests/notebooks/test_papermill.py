@@ -44,14 +44,14 @@ def test_papermill_fails_with_the_job_and_shows_its_traceback(tmp_path: Path) ->
 def test_papermill_out_name_is_the_old_value_again_after_a_failure(tmp_path: Path) -> None:
     texts = run(
         tmp_path,
-        f"{LOAD}\nmodel = 'old'",
+        f"{LOAD}\nimport zbrain_nb\nmodel = 'old'",
         "try:\n"
         "    get_ipython().run_cell_magic('zbrain', '--out model', 'model = 1\\n1 / 0')\n"
         "except Exception as error:\n"
-        "    print(type(error).__name__)",
+        "    print(type(error).__name__, isinstance(error, zbrain_nb.JobFailedError))",
         "print(model)",
     )
-    assert texts[1].endswith("JobFailedError\n")
+    assert texts[1].endswith("ZeroDivisionError True\n")
     assert texts[2] == "old\n"
 
 

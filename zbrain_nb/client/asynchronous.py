@@ -7,6 +7,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -295,7 +296,9 @@ class AsyncClient:
         """Let a paused queue go on."""
         return await self.transport.post(f"queues/{_segment(org_id)}/{_segment(kind)}/resume", {}, QueueInfo)
 
-    async def follow(self, job_id: str, *, from_seq: int = 0, logs: bool = True) -> AsyncGenerator[Update, None]:
+    async def follow(
+        self, job_id: str, *, from_seq: int = 0, logs: bool = True, after: int | None = None
+    ) -> AsyncGenerator[Update, None]:
         """Yield a job's state, log and outputs, first as they are, then as they change, until the job ended.
 
         Each log line comes once and in order; the last update carries the ended job, after all of its log. Should
@@ -310,7 +313,17 @@ class AsyncClient:
             First ``log_seq`` wanted.
         logs : bool
             Whether lines and outputs are wanted too, or the state alone.
+        after : int, optional
+            An ``event_seq`` from before the job ran: everything comes as it came then, in one order.
         """
+        if after is not None:
+            shown, job, seen = _Outputs([], after), await self.get(job_id), from_seq
+            if not job.state.ended:
+                yield Update(job=job)
+            async with aclosing(self._changes(job, shown, seen, logs=logs)) as changes:
+                async for update in changes:
+                    yield update
+            return
         # Outputs first: their event_seq is the point behind which the socket brings everything else.
         shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
         job, seen = await self.get(job_id), from_seq
@@ -325,6 +338,13 @@ class AsyncClient:
         yield Update(job=job)
         if job.state.ended:
             return
+        async with aclosing(self._changes(job, shown, seen, logs=logs)) as changes:
+            async for update in changes:
+                yield update
+
+    async def _changes(self, job: Job, shown: _Outputs, seen: int, *, logs: bool) -> AsyncGenerator[Update, None]:
+        """Yield what comes behind ``shown.event_seq``, lines from ``log_seq`` `seen` on, until the job ended."""
+        job_id = job.id
         events = self.transport.events([f"jobs/{job_id}"], shown.event_seq)
         try:
             async for batch in events:

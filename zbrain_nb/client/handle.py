@@ -49,6 +49,7 @@ class JobHandle:
     def __init__(self, client: Client, job: Job) -> None:
         self._client = client
         self._job = job
+        self._born = job.event_seq if job.attempt == 0 else None
         #: The variables that went along with the job and their sizes, in words; the view says them.
         self.shipped = ""
         #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
@@ -189,9 +190,14 @@ class JobHandle:
         for update in self.updates(from_seq=from_seq):
             yield from update.entries
 
-    def updates(self, *, from_seq: int = 0) -> Iterator[Any]:
-        """Yield `Update` after `Update` until the job ended (see `AsyncClient.follow`)."""
-        stream = self._client.asynchronous.follow(self.id, from_seq=from_seq)
+    def updates(self, *, from_seq: int = 0, whole: bool = False) -> Iterator[Any]:
+        """Yield `Update` after `Update` until the job ended (see `AsyncClient.follow`).
+
+        With `whole`, lines and outputs come in the order in which the job made them, none left out, if this handle
+        is as old as the job; a younger one gets what there is first.
+        """
+        after = self._born if whole else None
+        stream = self._client.asynchronous.follow(self.id, from_seq=from_seq, after=after)
         try:
             while True:
                 try:

@@ -22,7 +22,8 @@ from typing import Any
 
 import cloudpickle.cloudpickle as cp
 
-CELL_PREFIX = "<cell-"
+#: As ipykernel names the files of cells: IPython formats tracebacks by the look of these names.
+CELL_PREFIX = "/tmp/ipykernel_cell/"
 _LOCKS: dict[type, Callable[[], Any]] = {
     type(threading.Lock()): threading.Lock,
     type(threading.RLock()): threading.RLock,
@@ -220,4 +221,18 @@ def _cell_source(filename: str) -> tuple[str | None, str]:
     text = "".join(entry[2])
     if filename.startswith(CELL_PREFIX):
         return filename, text
-    return f"{CELL_PREFIX}{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]}>", text
+    return f"{CELL_PREFIX}{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]}.py", text
+
+
+def cell_numbers(files: Mapping[str, int], sources: Mapping[str, str]) -> dict[str, int]:
+    """Return the numbers of the cells that travelling code comes from, for its tracebacks.
+
+    Parameters
+    ----------
+    files : mapping of str to int
+        The file names of the cells that have run here, and their numbers.
+    sources : mapping of str to str
+        As `NamespacePickler.sources`.
+    """
+    by_text = {"".join(linecache.getlines(name)): number for name, number in files.items()}
+    return {name: by_text[text] for name, text in sources.items() if text in by_text}

@@ -13,7 +13,7 @@ from zbrain_nb.client.client import Client
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.errors import BlobMismatch, ZBrainError
 from zbrain_nb.model.job import JobState
-from zbrain_nb.model.payload import load_value
+from zbrain_nb.model.payload import Reader, load_value
 
 _ABSENT = object()
 
@@ -27,10 +27,13 @@ class OutBindings:
         Fetches the variables.
     namespace : dict
         The notebook's variables.
+    cells : dict of str to int
+        Takes the file names of the cells that code comes from, and their numbers.
     """
 
-    def __init__(self, client: Client, namespace: dict[str, Any]) -> None:
+    def __init__(self, client: Client, namespace: dict[str, Any], cells: dict[str, int]) -> None:
         self._client = client
+        self._cells = cells
         self._namespace = namespace
         self._lock = threading.RLock()
         #: Which job shall bind a name, and the value that the name had before.
@@ -85,6 +88,7 @@ class OutBindings:
             if hashlib.sha256(data).hexdigest() != known[name].sha256:
                 raise BlobMismatch(f"The bytes of {name!r} are not those that the job kept.", "Try wait() again.")
             values[name] = load_value(data)
+            self._cells.update(Reader(data, "value").header.get("cells", {}))
         return values
 
 

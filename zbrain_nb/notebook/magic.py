@@ -51,10 +51,10 @@ class ZBrainMagics(Magics):
         if options.job:
             namespace[options.job] = handle
         if isinstance(options.keep, list):
-            self._bindings = self._bindings or OutBindings(self.client, namespace)
+            self._bindings = self._bindings or OutBindings(self.client, namespace, self.shell.compile._filename_map)
             self._bindings.add(handle, options.keep)
         if self._waits(options):
-            wait_and_show(handle)
+            wait_and_show(self.shell, handle)
         else:
             handle.display()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import linecache
 import os
 import sys
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from zbrain_nb.model.errors import TooLarge, UsageError
 from zbrain_nb.model.packing import Packing
+from zbrain_nb.model.pickler import cell_numbers
 from zbrain_nb.model.summaries import summarize, type_name
 from zbrain_nb.notebook.capture import Capture, capture, import_of
 from zbrain_nb.notebook.options import set_options, warning_filters
@@ -123,7 +123,7 @@ def ship_cell(
         {
             **steady,
             "execution_count": max(1, shell.execution_count - 1),  # IPython counts on before the cell runs
-            "cells": _numbers(shell, packing.sources),
+            "cells": cell_numbers(shell.compile._filename_map, packing.sources),
             "warnings": warning_filters(),
         },
     )
@@ -171,14 +171,6 @@ def _size(size: int) -> str:
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"
     return f"{size} bytes"
-
-
-def _numbers(shell: InteractiveShell, sources: Mapping[str, str]) -> dict[str, int]:
-    """Return the numbers of the cells that shipped functions come from, for their tracebacks."""
-    by_text = {}
-    for name, number in shell.compile._filename_map.items():
-        by_text["".join(linecache.getlines(name))] = number
-    return {name: by_text[text] for name, text in sources.items() if text in by_text}
 
 
 def _extensions(shell: InteractiveShell, found: Capture) -> list[str]:

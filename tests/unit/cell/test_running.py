@@ -149,7 +149,7 @@ def test_module_preloaded_from_elsewhere_is_forgotten(tmp_path, monkeypatch):
     (tmp_path / "stale_module.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.import_module("stale_module")
-    found = surroundings.local_modules()
+    found = surroundings.local_modules(list(sys.modules))
     assert "stale_module" in found and not {"json", "numpy", "zbrain_nb", "IPython"} & set(found)
     surroundings.forget(["stale_module"])
     assert "stale_module" not in sys.modules

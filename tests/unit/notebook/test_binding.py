@@ -54,7 +54,7 @@ class FakeClient:
 
 
 def bindings(namespace: dict[str, Any], *handles: FakeHandle) -> OutBindings:
-    return OutBindings(FakeClient(*handles), namespace)  # type: ignore[arg-type]
+    return OutBindings(FakeClient(*handles), namespace, {})  # type: ignore[arg-type]
 
 
 def test_name_is_unbound_until_the_job_succeeded() -> None:

@@ -14,6 +14,7 @@ from zbrain_nb.model.assigned import assigned_names, changed_names
 from zbrain_nb.model.errors import NotPicklable, TooLarge, ZBrainError
 from zbrain_nb.model.limits import Limits
 from zbrain_nb.model.packing import Packing
+from zbrain_nb.model.pickler import cell_numbers
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.model.summaries import summarize, type_name
 from zbrain_nb.worker.cell.shell import Shell
@@ -148,8 +149,9 @@ class Keeper:
 
     def _write(self, name: str, packing: Packing) -> str:
         path = self._outbox / name
+        header = {"cells": cell_numbers(self._shell.compile._filename_map, packing.sources)}
         with path.open("wb") as file:
-            file.writelines(packing.parts("value"))
+            file.writelines(packing.parts("value", header))
         return str(path)
 
 

@@ -87,6 +87,7 @@ def preload() -> None:
     """Import what cells need and make the shell; called once, in the zygote, on its only thread."""
     os.environ["MPLBACKEND"] = surroundings.INLINE
     shell = make_shell()
+    ours = set(sys.modules)
     chosen = os.environ.get("ZBRAIN_PRELOAD")
     for name in PRELOAD if chosen is None else filter(None, map(str.strip, chosen.split(","))):
         try:
@@ -94,9 +95,9 @@ def preload() -> None:
         except ImportError:
             if chosen is not None:
                 sys.stderr.write(f"zbrain: {name}, named in ZBRAIN_PRELOAD, cannot be imported.\n")
-    _warm_up(shell)
     _Warm.cwd = os.getcwd()
-    _Warm.local_modules = tuple(surroundings.local_modules())
+    _Warm.local_modules = tuple(surroundings.local_modules(sys.modules.keys() - ours))
+    _warm_up(shell)
 
 
 def _warm_up(shell: Shell) -> None:

@@ -11,6 +11,7 @@ import warnings
 from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import ipykernel.zmqshell
+from ipykernel.compiler import XCachingCompiler
 from IPython.core.error import StdinNotImplementedError
 from traitlets import Type
 from traitlets.config import Config
@@ -100,7 +101,7 @@ def make_shell() -> Shell:
     config.HistoryManager.enabled = False
     config.HistoryManager.hist_file = ":memory:"
     made: Any = JobShell
-    return made.instance(config=config)
+    return made.instance(config=config, compiler_class=XCachingCompiler)
 
 
 def connect_shell(shell: Shell, writer: FrameWriter) -> None:

@@ -16,6 +16,7 @@ import warnings
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from zbrain_nb.model.errors import ZBrainError
@@ -23,6 +24,7 @@ from zbrain_nb.worker.cell.shell import EXIT_WARNING, Shell
 
 INLINE = "module://matplotlib_inline.backend_inline"
 OPTIONS = "@options"
+_PACKAGES = frozenset({"site-packages", "dist-packages"})
 
 
 def enter(environ: Mapping[str, str], cwd: str, zygote_cwd: str) -> None:
@@ -51,14 +53,19 @@ def enter(environ: Mapping[str, str], cwd: str, zygote_cwd: str) -> None:
         sys.modules["numpy.random"].seed()  # else every job would draw what the zygote would have drawn
 
 
-def local_modules() -> list[str]:
-    """Return the modules loaded from neither the standard library nor site-packages: they may be stale."""
+def local_modules(names: Iterable[str]) -> list[str]:
+    """Return those of the loaded modules that come from neither the standard library nor site-packages.
+
+    They may be edited before a job imports them. Folders of packages are told by their names too: a ``.pth`` file
+    may lead to those of another installation.
+    """
     fixed = tuple({*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()})
     return [
         name
-        for name, module in sys.modules.items()
-        if (path := getattr(module, "__file__", None))
+        for name in names
+        if (path := getattr(sys.modules[name], "__file__", None))
         and not path.startswith(fixed)
+        and _PACKAGES.isdisjoint(Path(path).parts)
         and name.partition(".")[0] not in ("zbrain_nb", "__main__")
     ]
 
