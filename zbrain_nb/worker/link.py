@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
 import urllib.parse
 from collections.abc import AsyncIterator
@@ -40,6 +41,7 @@ from zbrain_nb.model.protocol import (
 from zbrain_nb.worker.wire import Wires
 
 T = TypeVar("T")
+_FETCHES = itertools.count()
 
 
 class Link(Protocol):
@@ -138,7 +140,8 @@ class HttpLink:
 
     async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
         """See `Link`."""
-        fresh = target.with_name(f".{target.name}.{os.getpid()}")
+        # two attempts may fetch the same at the same time
+        fresh = target.with_name(f".{target.name}.{os.getpid()}.{next(_FETCHES)}")
         digest = hashlib.sha256()
         try:
             with fresh.open("wb") as file:
