@@ -10,6 +10,7 @@ import ast
 import asyncio
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,22 @@ from nbclient import NotebookClient
 from zbrain_nb.model.assigned import assigned_names
 
 LOAD = "%load_ext zbrain_nb"
+HERE = "# in the kernel\n"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 Output = dict[str, Any]
 
 #: What may differ in a text, by why: a pattern and what is put in its place.
 ALLOWED: dict[str, tuple[str, str]] = {
     "where an object lies in memory": (r"\b0x[0-9a-f]{6,}\b", "0x"),
-    "how long it took": (r"\d+(\.\d+)? (ns|[uμµ]s|ms|s)\b", "0 s"),
-    "the name of a cell's file, which holds a process id": (r"/tmp/ipykernel_\w+/\w+\.py", "cell.py"),
-    "a line of a log is its last state, as on a terminal": (r"[^\n]*\r(?!\n)", ""),
+    "how long it took": (r"\d+(\.\d+)?(e[+-]\d+)? (ns|[uμµ]s|ms|s)\b", "0 s"),
+    "the name of a cell's file, which holds a process id": (r"(/tmp/ipykernel_\w+/\w+|\b\d+)\.py\b", "cell.py"),
+    "what zbrain itself says of the job": (r"zbrain: [^\n]*\n?", ""),
+    "what IPython says of an exit, which a job may have": (
+        r"[^\n]*UserWarning: To exit: use 'exit'[^\n]*\n[^\n]*stacklevel=1\)\n?",
+        "",
+    ),
+    "the line ends of a terminal, which `!command` has": (r"\r\n", "\n"),
+    "a line of a log is its last state, as on a terminal": (r"(?m)^[^\n]*\r(?!\n)", ""),
 }
 
 
@@ -49,7 +57,8 @@ def comparable(outputs: Sequence[Output]) -> list[Any]:
     texts: dict[str, str] = {}
 
     def end_of_text() -> None:
-        found.extend((name, evened(texts[name]).rstrip("\n")) for name in sorted(texts) if texts[name].strip("\n"))
+        even = [(name, evened(texts[name]).rstrip("\n")) for name in sorted(texts)]
+        found.extend((name, text) for name, text in even if text)
         texts.clear()
 
     for output in outputs:
@@ -59,7 +68,8 @@ def comparable(outputs: Sequence[Output]) -> list[Any]:
             continue
         end_of_text()
         if kind == "error":
-            trace = evened("\n".join(output["traceback"]))
+            frames = evened("\n".join(output["traceback"])).split("\n\n")
+            trace = [frame for frame, _ in groupby(frames)]  # how deep a recursion gets depends on who began it
             found.append((kind, output["ename"], evened(output["evalue"]), trace))
         else:
             data = {mime: _even(value) for mime, value in output["data"].items() if mime != WIDGET_VIEW}
@@ -77,16 +87,30 @@ def _even(value: Any) -> Any:
 
 
 def as_job(cell: str) -> str:
-    """Return a cell as a user would send it away: with the names that it assigns in ``--out``."""
-    names = _assigned(cell)
+    """Return a cell as a user would send it away: with the names that it assigns in ``--out``.
+
+    A cell that begins with `HERE` stays in the kernel. A comment ``# out: a,b`` at its end names what the user
+    would: what the cell changes through a function, or not what cannot travel.
+    """
+    if cell.startswith(HERE):
+        return cell
+    said = re.search(r"# out: (\S*)$", cell)
+    names = list(filter(None, said[1].split(","))) if said else sorted(_assigned(cell))
     return f"%%zbrain --wait{' --out ' + ','.join(names) if names else ''}\n{cell}"
 
 
-def _assigned(cell: str) -> list[str]:
+def _assigned(cell: str) -> set[str]:
     try:
-        return sorted(assigned_names(ast.parse(TransformerManager().transform_cell(cell))))
+        tree = ast.parse(TransformerManager().transform_cell(cell))
     except SyntaxError:
-        return []
+        return set()
+    inner = (
+        node.args[2].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "run_cell_magic"
+        if node.args[0].value in ("time", "timeit", "prun")
+    )
+    return assigned_names(tree).union(*map(_assigned, inner))
 
 
 async def outputs_of(cells: Sequence[str], folder: Path) -> list[list[Any]]:

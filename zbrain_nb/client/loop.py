@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 END_SECS = 2.0
+#: They tell of each request; in a notebook whose user asked for INFO that would be all one sees.
+_TALKATIVE = ("httpx", "httpcore.connection", "httpcore.http11", "websockets.client")
 
 
 class LoopThread:
@@ -27,6 +30,8 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="zbrain-client", daemon=True)
         self._thread.start()
+        for name in _TALKATIVE:
+            logging.getLogger(name).addFilter(self._is_not_ours)
         atexit.register(self._end)
 
     def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> concurrent.futures.Future[T]:
@@ -60,6 +65,9 @@ class LoopThread:
             future.cancel()
             ended.wait(END_SECS)
             raise
+
+    def _is_not_ours(self, record: logging.LogRecord) -> bool:
+        return record.thread != self._thread.ident or record.levelno >= logging.WARNING
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

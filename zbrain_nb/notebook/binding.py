@@ -14,6 +14,7 @@ from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.errors import BlobMismatch, ZBrainError
 from zbrain_nb.model.job import JobState
 from zbrain_nb.model.payload import Reader, load_value
+from zbrain_nb.notebook.capture import assigned_by
 
 _ABSENT = object()
 
@@ -80,6 +81,7 @@ class OutBindings:
 
     def _fetch(self, handle: JobHandle, names: list[str]) -> dict[str, Any]:
         known = {variable.name: variable for variable in handle.job.variables}
+        assigned = assigned_by(handle.job.spec.code or "")
         values = {}
         for name in names:
             if name not in known:
@@ -87,9 +89,24 @@ class OutBindings:
             data = self._client.call(self._client.asynchronous.read, f"jobs/{handle.id}/variables/{name}")
             if hashlib.sha256(data).hexdigest() != known[name].sha256:
                 raise BlobMismatch(f"The bytes of {name!r} are not those that the job kept.", "Try wait() again.")
-            values[name] = load_value(data)
-            self._cells.update(Reader(data, "value").header.get("cells", {}))
+            values[name] = self._load(data, names, assigned)
         return values
+
+    def _load(self, data: bytes, names: list[str], assigned: set[str]) -> Any:
+        """Load a value; its functions become the notebook's own wherever that changes nothing in what they read.
+
+        That is so if each name that they read is bound too, or not assigned by the cell, or new to the notebook
+        (then it is bound along with them). Otherwise they keep to what the job had.
+        """
+        reader = Reader(data, "value")
+        self._cells.update(reader.header.get("cells", {}))
+        reads = [name for name in reader.header["names"] if name and name not in names]
+        if any(name in assigned and name in self._namespace for name in reads):
+            return load_value(data)
+        values = reader.load(self._namespace)
+        for name in reads:
+            self._namespace.setdefault(name, values[name])
+        return values[""]
 
 
 def _report(handle: JobHandle, future: concurrent.futures.Future[None]) -> None:

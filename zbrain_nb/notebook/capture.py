@@ -14,9 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell
 
 from zbrain_nb.model.assigned import assigned_names, changed_names
+from zbrain_nb.model.errors import UsageError
+from zbrain_nb.notebook.lookalikes import lookalike
 from zbrain_nb.notebook.reading import Walker
 
 #: IPython's own names; the job's IPython has them too.
@@ -103,6 +106,37 @@ def parse_cell(shell: InteractiveShell, code: str) -> ast.Module:
     # what the parser lets pass: "return" at the top, "nonlocal", a starred target alone
     compile(text, "<cell>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     return tree
+
+
+def check_syntax(shell: InteractiveShell, code: str) -> None:
+    """Compile a cell as the kernel would, and no more.
+
+    Raises
+    ------
+    UsageError
+        If that fails: as the kernel itself would show it.
+    """
+    number = max(1, shell.execution_count - 1)
+    try:
+        text = shell.transform_cell(code)
+        name = shell.compile.cache(text, number, raw_code=code)
+        # as IPython does it: its parser says of some cells that they are incomplete, where Python's says more
+        tree: Any = shell.compile.ast_parse(text, name)
+        compile(tree, name, "exec", shell.compile.flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    except (SyntaxError, ValueError, OverflowError) as error:
+        show: Any = shell.SyntaxTB.structured_traceback
+        trace = show(type(error), error, [])
+        where = f"Line {error.lineno} of the cell: {error.msg}." if isinstance(error, SyntaxError) else f"{error}."
+        refused = UsageError(where, "Nothing was submitted.")
+        raise lookalike(refused, type(error).__name__, str(error), trace) from None
+
+
+def assigned_by(code: str) -> set[str]:
+    """Return the names that the top level of a cell assigns; none of a cell that cannot be compiled."""
+    try:
+        return assigned_names(ast.parse(TransformerManager().transform_cell(code)))
+    except (SyntaxError, ValueError):
+        return set()
 
 
 def import_of(name: str, value: Any) -> str | None:

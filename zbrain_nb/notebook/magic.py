@@ -21,6 +21,7 @@ from zbrain_nb.model.limits import limits_from_pairs
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line
 from zbrain_nb.notebook.binding import OutBindings
+from zbrain_nb.notebook.capture import check_syntax
 from zbrain_nb.notebook.shipping import Shipment, ship_cell
 from zbrain_nb.notebook.waiting import wait_and_show
 
@@ -77,10 +78,8 @@ class ZBrainMagics(Magics):
             shell = shutil.which("bash") or "sh"
             fields["name"] = options.name or next(filter(None, map(str.strip, cell.splitlines())))[:60]
             return self.client.submit_many([JobSpec(cmd=[shell, "-c", cell], **fields)])[0]
-        try:
-            shipment = ship_cell(self.shell, cell, options.ship)
-        except SyntaxError as error:
-            raise UsageError(f"Line {error.lineno} of the cell: {error.msg}.", "Nothing was submitted.") from None
+        check_syntax(self.shell, cell)
+        shipment = ship_cell(self.shell, cell, options.ship)
         keep = None if options.keep == "none" else options.keep
         # The spec is checked before the first byte leaves: what cannot run is not uploaded.
         spec = JobSpec(code=cell, keep=keep, kernel=sys.executable, inputs={"cell": "0" * 64}, **fields)

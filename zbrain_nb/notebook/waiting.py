@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import sys
-from contextlib import suppress
+import time
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -14,8 +13,10 @@ from zbrain_nb.client.asynchronous import Update
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.errors import JobFailedError, ZBrainError
 from zbrain_nb.model.events import LogStream
+from zbrain_nb.notebook.lookalikes import lookalike
 
 _ERROR = ("ename", "evalue", "traceback")
+_PATIENCE_SECS = 2.0
 
 
 def wait_and_show(shell: InteractiveShell, handle: JobHandle) -> None:
@@ -44,57 +45,74 @@ def wait_and_show(shell: InteractiveShell, handle: JobHandle) -> None:
         view.show_held()
         _remember(shell, handle)
         return
-    if view.ends_with(handle.job.error or {}):
-        error = _as_raised(error, view.held[0])
-        view.show_rest_behind_error()
-    else:
-        view.show_held()
+    raised = handle.job.error
+    if raised and isinstance(error, JobFailedError):
+        is_held = view.holds(raised)
+        # what is on the screen already is not shown a second time
+        trace = raised["traceback"] if is_held else [f"{raised['ename']}: {raised['evalue']}"]
+        error = lookalike(error, raised["ename"], raised["evalue"], trace)
+        if is_held:
+            view.show_rest_behind_error()
+    view.show_held()
     raise error
 
 
 class _View:
     """What was shown of a job.
 
-    An error is held back, with the displays behind it: if it is the one that ends the job it is raised, not shown.
+    An error is held back for a moment, with what follows it: if it ends the job it is raised, not shown.
     """
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
-        self.held: list[dict[str, Any]] = []
+        self._held: list[Update] = []
+        self._held_at = 0.0
 
     def take(self, update: Update) -> None:
-        if update.entries:
+        """Show an update, or hold it back."""
+        if self._held and time.monotonic() - self._held_at > _PATIENCE_SECS:
             self.show_held()
-        for entry in update.entries:
-            target = sys.stdout if entry.stream is LogStream.STDOUT else sys.stderr
-            target.write(f"{entry.line}\n")
-        for output in update.outputs:
-            if self.held or output.get("output_type") == "error":
-                self.held.append(output)
-            else:
-                _show(self._shell, output)
+        errors = (i for i, output in enumerate(update.outputs) if output.get("output_type") == "error")
+        first = next(errors, None)
+        if self._held or first is not None:
+            self._held_at = self._held_at if self._held else time.monotonic()
+            place = 0 if self._held else first
+            self._show(Update(outputs=update.outputs[:place]))
+            self._held.append(Update(entries=update.entries, outputs=update.outputs[place:]))
+        else:
+            self._show(update)
 
     def show_held(self) -> None:
-        held, self.held = self.held, []
-        for output in held:
-            _show(self._shell, output)
+        """Show what was held back."""
+        held, self._held = self._held, []
+        for update in held:
+            self._show(update)
 
-    def ends_with(self, raised: dict[str, Any]) -> bool:
-        """Whether the error held back is the one that ended the job."""
-        return bool(self.held) and all(self.held[0].get(name) == raised.get(name) for name in _ERROR)
+    def holds(self, raised: dict[str, Any]) -> bool:
+        """Whether the error held back is this one."""
+        return bool(self._held) and all(self._held[0].outputs[0].get(name) == raised.get(name) for name in _ERROR)
 
     def show_rest_behind_error(self) -> None:
-        """Show the figures of a cell that failed where a kernel does: behind its traceback."""
-        rest, self.held = self.held[1:], []
-        if not rest:
+        """Show what followed the error where a kernel does: behind its traceback, once that is shown."""
+        first, *rest = self._held
+        self._held = []
+        rest.insert(0, Update(outputs=first.outputs[1:]))
+        if not any(update.entries or update.outputs for update in rest):
             return
 
         def show() -> None:
             self._shell.events.unregister("post_execute", show)
-            for output in rest:
-                _show(self._shell, output)
+            for update in rest:
+                self._show(update)
 
         self._shell.events.register("post_execute", show)
+
+    def _show(self, update: Update) -> None:
+        for entry in update.entries:
+            target = sys.stdout if entry.stream is LogStream.STDOUT else sys.stderr
+            target.write(f"{entry.line}\n")
+        for output in update.outputs:
+            _show(self._shell, output)
 
 
 def _show(shell: InteractiveShell, output: dict[str, Any]) -> None:
@@ -134,18 +152,3 @@ def _remember(shell: InteractiveShell, handle: JobHandle) -> None:
         return  # it was shown; that it cannot be loaded here matters to who wants it, and `result` says it then
     if value is not None:
         shell.displayhook.update_user_ns(value)
-
-
-def _as_raised(error: ZBrainError, output: dict[str, Any]) -> ZBrainError:
-    """Return the job's error as one of the kind that its code raised."""
-    name, text, trace = (output[part] for part in _ERROR)
-    own = getattr(builtins, name, None)
-    bases: list[tuple[type, ...]] = [(JobFailedError,)]
-    if isinstance(own, type) and issubclass(own, Exception):
-        bases.insert(0, (JobFailedError, own))
-    attributes = {"__str__": lambda _: text, "_render_traceback_": lambda _: trace, "__module__": __name__}
-    for kinds in bases:
-        with suppress(TypeError):  # a built-in kind with fields of its own goes with no other
-            made: ZBrainError = type(name, kinds, attributes)(error.message, error.hint, **error.details)
-            return made
-    return error

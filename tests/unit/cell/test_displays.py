@@ -116,7 +116,7 @@ def test_output_widget_updates_its_own_display_and_clears_only_itself(run):
     assert {o["transient"]["display_id"] for o in ran.outputs} == {shown["transient"]["display_id"]}
     last = updates[-1]["data"]
     assert last["text/html"].startswith("<pre>a &lt; b\n</pre><div><b>c</b></div>")
-    assert "first" not in last["text/plain"] and "ZeroDivisionError" in last["text/plain"]
+    assert last["text/plain"].startswith("a < b\n") and "ZeroDivisionError" in last["text/plain"]
 
 
 def test_shell_looks_like_a_kernels_to_libraries(run):

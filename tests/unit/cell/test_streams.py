@@ -84,7 +84,7 @@ def test_bytes_of_the_buffer_join_the_text(run):
 
 def test_stream_looks_like_a_notebooks(run):
     ran = run("import sys\nprint(sys.stdout.fileno(), sys.stderr.fileno(), sys.stdout.isatty(), sys.stdout.encoding)")
-    assert ran.stdout == "1 2 False utf-8\n"
+    assert ran.stdout == "1 2 False UTF-8\n"
 
 
 def test_output_of_subprocess_and_c_goes_to_the_raw_descriptors(run):

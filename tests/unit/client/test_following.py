@@ -223,3 +223,21 @@ async def test_submit_whose_answer_was_lost_is_sent_again_and_submits_once(scene
     await client.close()
     assert sent == [201, 200]
     assert [job.id for job in await scene.queue.list()] == [job.id for job in reversed(jobs)]
+
+
+async def test_follow_from_before_the_job_ran_gives_lines_and_outputs_in_one_order(scene: Scene) -> None:
+    job = await scene.submit()
+    await scene.lease()
+    await scene.say(
+        JobStarted(job.id),
+        JobLogged(job.id, lines(1)),
+        JobDisplayed(job.id, [OUTPUT]),
+        JobDisplayed(job.id, [{"output_type": "clear_output", "wait": False}]),
+        JobLogged(job.id, lines(1)),
+        JobDisplayed(job.id, [OUTPUT]),
+        JobCompleted(job.id),
+    )
+    updates = [update async for update in scene.client.follow(job.id, after=job.event_seq)]
+    told = ["line" if update.entries else update.outputs[0]["output_type"] for update in updates if update.job is None]
+    assert told == ["line", "display_data", "clear_output", "line", "display_data"]
+    assert updates[-1].job is not None and updates[-1].job.state is JobState.SUCCEEDED

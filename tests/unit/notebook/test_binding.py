@@ -13,12 +13,14 @@ from zbrain_nb.model.job import Job, JobSpec, JobState, Variable
 from zbrain_nb.model.payload import dump_value
 from zbrain_nb.notebook.binding import OutBindings
 
+OWN = object()
+
 
 class FakeHandle:
     """A handle whose job ends when it is told to."""
 
-    def __init__(self) -> None:
-        self.job = Job(JobSpec(code="1"), state=JobState.RUNNING)
+    def __init__(self, code: str = "1") -> None:
+        self.job = Job(JobSpec(code=code), state=JobState.RUNNING)
         self.id, self.name = self.job.id, "cell"
         self.before_return: list[Any] = []
         self.after_retry: list[Any] = []
@@ -32,8 +34,10 @@ class FakeHandle:
 
     def end(self, state: JobState = JobState.SUCCEEDED, **values: Any) -> None:
         self.job.state = state
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(self.job.spec.code or "", space)  # what the job would have left
         for name, value in values.items():
-            data = dump_value(value)
+            data = dump_value(space[name] if value is OWN else value, space)
             self.blobs[name] = data
             self.job.variables = [
                 *self.job.variables,
@@ -132,3 +136,35 @@ def test_bytes_that_are_not_those_kept_are_refused_and_a_name_not_kept_is_said()
     job.blobs["model"] = dump_value(1)
     with pytest.raises(BlobMismatch):
         job.before_return[0]()
+
+
+FUNCTIONS = (
+    "def helper():\n    return 'new'\ndef call():\n    return helper()\ndef set_it():\n    global kept\n    kept = 1"
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "before", "said"),
+    [
+        (["call"], {}, "mine"),  # what it reads comes along, and is the notebook's to redefine
+        (["call", "helper"], {"helper": lambda: "old"}, "mine"),
+        (["call"], {"helper": lambda: "old"}, "new"),  # the notebook has another helper, and keeps it
+    ],
+)
+def test_bound_function_reads_the_notebook_where_that_changes_nothing(names: Any, before: Any, said: str) -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__", **before}
+    job = FakeHandle(FUNCTIONS)
+    bindings(namespace, job).add(job, names)  # type: ignore[arg-type]
+    job.end(**dict.fromkeys(names, OWN))
+    assert namespace["call"]() == "new"
+    namespace["helper"] = lambda: "mine"
+    assert namespace["call"]() == said
+
+
+def test_bound_function_assigns_globals_of_the_notebook() -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    job = FakeHandle(FUNCTIONS)
+    bindings(namespace, job).add(job, ["set_it"])  # type: ignore[arg-type]
+    job.end(set_it=OWN)
+    namespace["set_it"]()
+    assert namespace["kept"] == 1

@@ -79,7 +79,7 @@ class JobStream(io.TextIOBase):
         As ``sys.stdout.name``.
     """
 
-    encoding = "utf-8"
+    encoding = "UTF-8"  # as a kernel's says it
     errors = "backslashreplace"
     line_buffering = True
     write_through = False
