@@ -19,10 +19,16 @@ class Cable:
     ----------
     port : int
         Where it begins, on loopback.
+    breaks_after : int or None
+        Each connection breaks when it has carried so many bytes back; None is never.
+    carried : int
+        How many bytes it has carried back.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
+        self.breaks_after: int | None = None
+        self.carried = 0
         self._open: set[socket.socket] = set()
         self._is_cut = False
         self._lock = threading.Lock()
@@ -65,13 +71,19 @@ class Cable:
                         far.close()
                         continue
                     self._open |= {near, far}
-                for source, sink in ((near, far), (far, near)):
-                    threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+                for source, sink, is_back in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self._carry, args=(source, sink, is_back), daemon=True).start()
 
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+    def _carry(self, source: socket.socket, sink: socket.socket, is_back: bool) -> None:
+        mine = 0
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 sink.sendall(data)
+                if is_back:
+                    mine += len(data)
+                    self.carried += len(data)
+                    if self.breaks_after is not None and mine >= self.breaks_after:
+                        break
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import anyio
 import msgspec
 
+from zbrain_nb.client.downloading import download
 from zbrain_nb.client.locating import Locator
-from zbrain_nb.client.transport import CHUNK_BYTES, Transport
+from zbrain_nb.client.transport import Transport
 from zbrain_nb.model.errors import JobNotFound
 from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
@@ -400,16 +399,9 @@ class AsyncClient:
         """Return the bytes at a route."""
         return b"".join([chunk async for chunk in self.transport.download(path)])
 
-    async def download(self, path: str, target: Path) -> None:
-        """Write the bytes at a route to a file; it appears only once it is whole."""
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            async with await anyio.open_file(part, "wb", buffering=CHUNK_BYTES) as file:
-                async for chunk in self.transport.download(path):
-                    await file.write(chunk)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+    async def download(self, job_id: str, artifact: JobArtifact, target: Path) -> None:
+        """Write an artifact of a job to a file; it appears only once it is whole (see `downloading.download`)."""
+        await download(self.transport, f"jobs/{_quoted(job_id)}/artifacts/{quote(artifact.name)}", artifact, target)
 
 
 def read_job(raw: dict[str, Any]) -> Job:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Generator, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import anyio
 import anyio.to_thread
 
+from zbrain_nb.client.artifacts import Artifact, Artifacts
 from zbrain_nb.model.errors import JobCanceledError, JobFailedError, NotFound, ZBrainError
 from zbrain_nb.model.events import LogEntry
-from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobState
+from zbrain_nb.model.job import CancelResult, Job, JobState
 from zbrain_nb.model.payload import load_value
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class JobHandle:
     def artifacts(self) -> Mapping[str, Artifact]:
         """The files kept with the job, by name."""
         found = self._client.call(self._client.asynchronous.artifacts, self.id)
-        return _Artifacts((artifact.name, Artifact(self._client, self.id, artifact)) for artifact in found)
+        return Artifacts((artifact.name, Artifact(self._client, self._job, artifact)) for artifact in found)
 
     @property
     def vars(self) -> Mapping[str, Any]:
@@ -278,43 +278,6 @@ def error_of(job: Job) -> ZBrainError | None:
     trace = "\n".join(error.get("traceback") or [])
     why = job.reason or error.get("evalue") or "no reason was given."
     return JobFailedError(f"Job {job.name!r} failed: {why}" + (f"\n{trace}" if trace else ""), job_id=job.id)
-
-
-class Artifact:
-    """A file kept with a job."""
-
-    def __init__(self, client: Client, job_id: str, artifact: JobArtifact) -> None:
-        self._client = client
-        self._job_id = job_id
-        self.name = artifact.name
-        self.sha256 = artifact.sha256
-        self.size = artifact.size
-
-    def __repr__(self) -> str:
-        return f"<zbrain artifact {self.name!r}, {self.size:,} bytes>"
-
-    @property
-    def _path(self) -> str:
-        return f"jobs/{self._job_id}/artifacts/{self.name}"
-
-    def read(self) -> bytes:
-        """Return the whole content."""
-        return self._client.call(self._client.asynchronous.read, self._path)
-
-    def download(self, path: str | Path) -> Path:
-        """Write the content to a file (into `path` if that is a folder); returns where."""
-        target = Path(path)
-        if target.is_dir():
-            target = target / Path(self.name).name
-        elif not target.parent.is_dir():
-            raise NotFound(f"There is no folder {target.parent}.", "Make it, or give another path.")
-        self._client.call(self._client.asynchronous.download, self._path, target)
-        return target
-
-
-class _Artifacts(dict[str, Artifact]):
-    def __missing__(self, name: str) -> Artifact:
-        raise NotFound(f"The job keeps no artifact {name!r}.", f"It keeps: {', '.join(self) or 'none'}.")
 
 
 class _Variables(Mapping[str, Any]):

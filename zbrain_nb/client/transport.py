@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, TypeVar
 
 import httpx
@@ -13,7 +13,14 @@ import websockets
 from websockets.asyncio.client import connect as ws_connect
 
 from zbrain_nb.client.locating import Endpoint, Locator
-from zbrain_nb.model.errors import ServerUnreachable, Unauthorized, Unavailable, error_from_json
+from zbrain_nb.model.errors import (
+    BlobMismatch,
+    ServerUnreachable,
+    Unauthorized,
+    Unavailable,
+    ZBrainError,
+    error_from_json,
+)
 from zbrain_nb.model.events import Event
 
 T = TypeVar("T")
@@ -141,17 +148,51 @@ class Transport:
         answer = await self.request("POST", path, content=msgspec.json.encode(body), **options)
         return msgspec.json.decode(answer.content, type=kind)
 
-    async def download(self, path: str) -> AsyncIterator[bytes]:
-        """Yield the bytes that ``GET path`` answers, in pieces."""
-        endpoint = await self.endpoint()
-        async with self._client().stream(
-            "GET", f"{endpoint.api}{path}", headers=_authorization(endpoint), timeout=60
-        ) as answer:
-            if answer.status_code != 200:
-                await answer.aread()
-                raise error_from_json(_body(answer), answer.status_code)
-            async for chunk in answer.aiter_bytes(CHUNK_BYTES):
-                yield chunk
+    async def download(self, path: str, start: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes that ``GET path`` answers, in pieces; a broken connection goes on where it broke.
+
+        Parameters
+        ----------
+        start : int
+            How many bytes are to be left out, fewer than there are.
+
+        Raises
+        ------
+        ServerUnreachable
+            If the server stays away.
+        BlobMismatch
+            If there are other bytes after a break than before.
+        """
+        at, tag = start, None
+        deadline, pause = time.monotonic() + self._patience, FIRST_PAUSE_SECS
+        while True:
+            endpoint = await self.endpoint()
+            headers = _authorization(endpoint) | ({"Range": f"bytes={at}-"} if at else {})
+            try:
+                async with self._client().stream(
+                    "GET", f"{endpoint.api}{path}", headers=headers, timeout=httpx.Timeout(60, connect=CONNECT_SECS)
+                ) as answer:
+                    if answer.status_code not in (200, 206):
+                        await answer.aread()
+                        raise error_from_json(_body(answer), answer.status_code)
+                    if (at and answer.status_code != 206) or tag not in (None, answer.headers.get("ETag")):
+                        raise BlobMismatch("The bytes changed while they were fetched.", "Begin again.")
+                    tag = answer.headers.get("ETag")
+                    async for chunk in answer.aiter_bytes(CHUNK_BYTES):
+                        at += len(chunk)
+                        deadline, pause = time.monotonic() + self._patience, FIRST_PAUSE_SECS
+                        yield chunk
+                    return
+            except (Unauthorized, Unavailable, ServerUnreachable) as refusal:
+                error: ZBrainError = refusal
+            except httpx.TransportError as failure:
+                error = _unreachable(endpoint, failure)
+            self.forget(endpoint)
+            gets_on = at > start or endpoint.found != "argument"
+            if not gets_on or time.monotonic() + pause > deadline:
+                raise error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECS)
 
     async def events(self, topics: list[str], after: int | None = None) -> AsyncGenerator[list[Event], None]:
         """Yield batches of events of `topics`, for ever.

@@ -197,6 +197,13 @@ class UntrustedResult(ZBrainError):
     status = 403
 
 
+class Unreadable(ZBrainError):
+    """A file does not hold what it is to be opened as, or what opens it is not installed."""
+
+    code = "unreadable"
+    status = 422
+
+
 class UsageError(ZBrainError):
     """A magic or command line cannot be understood."""
 
