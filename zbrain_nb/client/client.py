@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from zbrain_nb.client.asynchronous import AsyncClient
 from zbrain_nb.client.calls import function_fields, label_of, pack_function, upload_function
+from zbrain_nb.client.executor import JobExecutor
 from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.locating import Locator
@@ -182,6 +183,27 @@ class Client:
             return await self._submit_all(specs)
 
         return JobGroup(self, [JobHandle(self, job) for job in self.call(send)])
+
+    def executor(self, max_workers: int | None = None, **options: Any) -> JobExecutor:
+        """Return a `concurrent.futures.Executor` whose calls are jobs.
+
+        Parameters
+        ----------
+        max_workers : int, optional
+            How many of its jobs run at once at most; None leaves it to the workers' slots.
+        **options
+            Fields of `JobSpec` for each job.
+
+        Raises
+        ------
+        ValueError
+            If `max_workers` is below 1.
+        InvalidSpec
+            If an option does not hold.
+        """
+        if max_workers is not None and max_workers < 1:
+            raise ValueError("max_workers must be greater than 0")
+        return JobExecutor(self, options | parallel_fields(max_workers, "executor"))
 
     async def _submit_all(self, specs: list[JobSpec]) -> list[Job]:
         """Submit in lists of `SUBMIT_MANY`; if one is refused, those before it are canceled."""
