@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import msgspec
 
 from zbrain_nb.client.downloading import download
