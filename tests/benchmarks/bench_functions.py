@@ -1,4 +1,4 @@
-"""Functions end to end a second on two processes: submit, run in a real worker, ended and durable; beside huey and dask.
+"""Functions end to end a second on two processes, from the submit to the durable end; beside huey and dask.
 
 ``python -m tests.benchmarks.bench_functions [--calls N] [--rounds N]`` prints one table. The host is a process of its
 own on a fresh data directory, with a worker (``zbrain worker``) of two slots. This process submits through the client,

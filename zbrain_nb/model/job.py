@@ -31,6 +31,8 @@ MAX_NAME = 200
 MAX_CODE_BYTES = 8 * 1024 * 1024
 MAX_SPEC_BYTES = 10 * 1024 * 1024
 MAX_SECS = 10 * 366 * 86400
+#: Results up to this size travel and stay with the job itself: a file for each would cost more than the call.
+INLINE_BYTES = 4096
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENV_NAME = re.compile(r"[^=\x00]+\Z")
@@ -202,6 +204,19 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return "function"
 
     @property
+    def is_plain_call(self) -> bool:
+        """Whether it is a function that needs nothing but a Python: it may run in a process that ran others before."""
+        return (
+            self.function is not None
+            and not (self.inputs or self.artifacts or self.keep or self.secrets)
+            and (self.kernel is None or self.kernel.startswith("/"))
+            and self.concurrency_group is None
+            and self.resources.cpus <= 1
+            and self.resources.memory_mb is None
+            and not self.resources.gpus
+        )
+
+    @property
     def reruns_if_lost(self) -> bool:
         """Whether a vanished worker means another attempt (see `rerun_if_lost`)."""
         if self.rerun_if_lost is None:
@@ -209,12 +224,25 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.rerun_if_lost
 
 
-class JobArtifact(msgspec.Struct, frozen=True):
-    """A file kept with a job: its name, the SHA-256 of its bytes and its size in bytes."""
+class JobArtifact(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file kept with a job.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    sha256 : str
+        Of its bytes.
+    size : int
+        In bytes.
+    data : bytes or None
+        The bytes themselves, of a result so small (`INLINE_BYTES`) that it is kept with the job and is no blob.
+    """
 
     name: str
     sha256: str
     size: int
+    data: bytes | None = None
 
 
 class Variable(msgspec.Struct, frozen=True):

@@ -79,10 +79,10 @@ def pack_call(
 
 
 def load_call(
-    source: Source, namespace: dict[str, Any] | None = None
+    source: Source | Reader, namespace: dict[str, Any] | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Load a packed call; what its function reads is bound in `namespace` (by default a private dict)."""
-    function, args, kwargs = _load_one(Reader(source, "call"), namespace)
+    function, args, kwargs = _load_one(source if isinstance(source, Reader) else Reader(source, "call"), namespace)
     return function, args, kwargs
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import os
 import signal
 from typing import Any, NamedTuple, Protocol
@@ -160,10 +162,21 @@ def _output(request: RunRequest, sentences: list[str]) -> Any:
 
 async def _keep_result(request: RunRequest, said: dict[str, Any], keeper: Keeper) -> JobArtifact | None:
     path = said.get("result")
+    if isinstance(path, dict):
+        return _inline(path.get("data"))
     if not isinstance(path, str):
         return None
     kept = await keeper.keep(_in_outbox(request, "result", path))
     return kept if isinstance(kept, JobArtifact) else None
+
+
+def _inline(text: Any) -> JobArtifact | None:
+    """Return a result that travels with the ending itself; None if a call has made up something else."""
+    try:
+        data = base64.b64decode(str(text), validate=True)
+    except ValueError:
+        return None
+    return JobArtifact("result", hashlib.sha256(data).hexdigest(), len(data), data)
 
 
 async def _keep_variables(request: RunRequest, said: dict[str, Any], keeper: Keeper) -> list[Variable]:

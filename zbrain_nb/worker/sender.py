@@ -10,7 +10,8 @@ from zbrain_nb.model.events import AnyWorkerEvent
 from zbrain_nb.model.protocol import EventBatch, EventBatchAnswer, EventResult
 from zbrain_nb.worker.link import Link
 from zbrain_nb.worker.patience import Patience, is_passing
-from zbrain_nb.worker.runs import Run, Runs
+from zbrain_nb.worker.run import Run
+from zbrain_nb.worker.runs import Runs
 
 log = logging.getLogger(__name__)
 #: Events are gathered so long before they are sent, unless one is urgent.
@@ -108,7 +109,7 @@ class Sender:
         elif not run.delivery.acknowledge(result.high):
             log.warning("queue lacks events", extra={"job": run.job_id, "high": result.high})
             self._runs.restart(run, result.high)
-        run.wake.set()
+        self._runs.heard(run)
 
     def _replace(self, result: EventResult) -> None:
         run = self._find(result)
@@ -121,4 +122,4 @@ class Sender:
             self._runs.discard(run.key)
 
     def _find(self, result: EventResult) -> Run | None:
-        return next((r for r in self._runs.all() if r.key == (result.job_id, result.attempt)), None)
+        return self._runs.get((result.job_id, result.attempt))

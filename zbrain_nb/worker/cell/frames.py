@@ -64,6 +64,10 @@ class FrameWriter:
         """Send an event; bytes in it become base64, dates ISO 8601, numbers that JSON lacks text."""
         self._write(EVENT, _as_json(event))
 
+    def mark(self, kind: int, payload: bytes) -> None:
+        """Send a short frame of another kind, as between a runner and its foreman."""
+        self._write(kind, payload)
+
     def close(self) -> None:
         """Take no more frames."""
         with self._lock:

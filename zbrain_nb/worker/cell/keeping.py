@@ -43,8 +43,8 @@ class Keeper:
         self._keep = keep
         self._before = dict(shell.user_ns) if keep == "auto" else {}
 
-    def write_result(self, value: Any) -> str | None:
-        """Write the value; say on stderr why not if it cannot be kept."""
+    def pack_result(self, value: Any) -> Packing | None:
+        """Return the value packed; say on stderr why not if it cannot be kept."""
         if value is None:
             return None
         try:
@@ -54,9 +54,14 @@ class Keeper:
         except NotPicklable as error:
             why = error.message
         else:
-            return self._write("result.pickle", packing)
+            return packing
         sys.stderr.write(f"zbrain: the value of type {type_name(value)} was not kept: {why.rstrip('.')}.\n")
         return None
+
+    def write_result(self, value: Any) -> str | None:
+        """Write the value; say on stderr why not if it cannot be kept."""
+        packing = self.pack_result(value)
+        return None if packing is None else self.write("result.pickle", packing)
 
     def write_variables(self, code: str, *, failed: bool) -> list[dict[str, Any]]:
         """Write the variables.
@@ -127,7 +132,7 @@ class Keeper:
             packing = Packing({"": value}, self._shell.user_ns, limit)
         except NotPicklable as error:
             raise NotPicklable(f"{name} cannot be kept: {error.message}", error.hint, names=[name]) from error
-        path = self._write(f"variable-{place}.pickle", packing)
+        path = self.write(f"variable-{place}.pickle", packing)
         return {
             "name": name,
             "type": type_name(value),
@@ -136,7 +141,8 @@ class Keeper:
             "size": Path(path).stat().st_size,
         }
 
-    def _write(self, name: str, packing: Packing) -> str:
+    def write(self, name: str, packing: Packing) -> str:
+        """Write a file into the outbox; return its path."""
         path = self._outbox / name
         with path.open("wb") as file:
             file.writelines(packing.parts("value"))
