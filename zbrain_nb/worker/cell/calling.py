@@ -266,12 +266,12 @@ class _Runner:
     def _enter(self, call: Call) -> None:
         """Make the process the call's own."""
         self._calls += 1
-        if self._is_box_used:
-            self._new_box()
         if _environ() != self._environ:
             os.environ.clear()
             os.environ.update({os.fsdecode(name): os.fsdecode(value) for name, value in self._environ.items()})
             time.tzset()
+        if self._is_box_used:
+            self._new_box()
         os.environ["ZBRAIN_JOB_ID"] = call.job_id
         os.environ["ZBRAIN_ATTEMPT"] = str(call.attempt)
         if call.input:
