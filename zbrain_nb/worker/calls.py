@@ -4,7 +4,8 @@ A *session* is one foreman (`foreman`) with one spool, in the worker's folder na
 job that does not exist. The worker tells it what to do by an *order book*, an append-only file of JSON lines: what
 stands there is done even if the worker dies. What the calls say stands in the session's spool: each frame of a call is
 wrapped in a `CALL` frame with the call's number, so that the frames of one call are what an attempt's own spool holds.
-`HANDED` frames name calls that may run from then on, `WITHDRAWN` ones calls that certainly never ran and never will.
+`HANDED` frames name calls that may run from then on, `WITHDRAWN` ones calls that certainly never ran and never will,
+`NAMED` ones calls that got a name in the folder by which the queue sees that they live.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ def unpack_of_call(frame: Frame) -> tuple[int, Frame]:
 
 
 def pack_numbers(kind: Kind, numbers: Iterable[int]) -> bytes:
-    """Return a frame that names calls (`HANDED`, `WITHDRAWN`)."""
+    """Return a frame that lists calls (`HANDED`, `WITHDRAWN`, `NAMED`)."""
     return pack(kind, b"".join(map(NUMBER.pack, numbers)))
 
 

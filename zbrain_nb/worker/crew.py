@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from zbrain_nb.worker.spool import End, Kind, SpoolReader
 
 log = logging.getLogger(__name__)
 #: Calls are taken ahead for so many seconds of work of each slot, and back when nothing has moved for longer.
-AHEAD_SECS = 0.05
+AHEAD_SECS = 0.1
 BACK_SECS = 0.1
 AHEAD_CALLS = 256
 #: What a call costs besides its own time, about.
@@ -103,12 +104,11 @@ class Crew:
             return False
         if spec.input and len(msgspec.json.encode(spec.input)) > PACKET_BYTES // 2:
             return False
-        return self._path(job).exists()
+        return os.path.exists(self._path(job))
 
-    def _path(self, job: Job) -> Path:
-        assert self.blobs is not None
+    def _path(self, job: Job) -> str:
         digest = job.spec.function or ""
-        return self.blobs / digest[:2] / digest[2:]
+        return f"{self.blobs}/{digest[:2]}/{digest[2:]}"
 
     def ahead(self) -> int:
         """Return how many calls to lease beyond one for each free slot."""
@@ -167,7 +167,7 @@ class Crew:
 
     def _hand_over(self, session: Session, runs: list[Run]) -> None:
         try:
-            session.take([(run, str(self._path(run.job))) for run in runs if run.job is not None])
+            session.take([(run, self._path(run.job)) for run in runs if run.job is not None])
         except OSError as error:
             log.warning("calls cannot be handed over", extra={"why": str(error)})
             for run in runs:

@@ -71,7 +71,8 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
     """
     found: list[Found] = []
     sentences: list[str] = []
-    if request.artifacts or _is_filled(request.artifacts_path):
+    may_have_files = finished is None or finished.get("files", True)
+    if request.artifacts or (may_have_files and _is_filled(request.artifacts_path)):
         found, sentences = await asyncio.to_thread(
             find_artifacts, request.artifacts_path, request.cwd, request.artifacts
         )

@@ -346,6 +346,7 @@ class Foreman:
     def _name_all(self) -> None:
         """Link the spool under the names of all calls that wait or run, for the host to see its lock."""
         calls = [*([self._current.call] if self._current else []), *self._handed.values(), *self._waiting]
+        self._record.add_packed(pack_numbers(Kind.NAMED, [call.number for call in calls]))
         own = spool_path(self._folder, self._request.job_id, self._request.attempt)
         for call in calls:
             with contextlib.suppress(FileExistsError):

@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 #: Events are gathered so long before they are sent, unless one is urgent.
 GATHER_SECS = 0.002
 BATCH_BYTES = 1024 * 1024
+#: After a batch of so many events, more are gathered, for longer: each batch is a commit. With so many runs that have
+#: something to say already, it is sent at once.
+BUSY_EVENTS, BUSY_GATHER_SECS = 32, 0.008
+_MANY_RUNS = 100
 
 
 class Sender:
@@ -48,6 +52,7 @@ class Sender:
         """Send for ever."""
         patience = Patience()
         limit = BATCH_BYTES
+        is_busy = False
         while True:
             await self._registered.wait()
             waiting = [run for run in self._runs.all() if run.delivery.waiting and not run.stale]
@@ -55,9 +60,13 @@ class Sender:
                 self._something.clear()
                 await self._something.wait()
                 continue
-            if not any(run.delivery.urgent for run in waiting):
+            if is_busy and len(waiting) < _MANY_RUNS:
+                await asyncio.sleep(BUSY_GATHER_SECS)
+                waiting = [run for run in self._runs.all() if run.delivery.waiting and not run.stale]
+            elif not any(run.delivery.urgent for run in waiting):
                 await asyncio.sleep(GATHER_SECS)
             events = self._gather(waiting, limit)
+            is_busy = len(events) >= BUSY_EVENTS
             try:
                 answer = await self._link.send_events(self._worker_id, EventBatch(events))
             except WorkerNotFound:

@@ -29,7 +29,7 @@ _TICK_SECS = 1.0
 _WINDOW_BYTES = 8 * 1024 * 1024
 _READ_BYTES = 256 * 1024
 #: So many calls a session takes, and so much its spool may hold: it is read again from its start when a worker died.
-MOST_CALLS = 4_000
+MOST_CALLS = 20_000
 MOST_BYTES = 32 * 1024 * 1024
 _NOT_BEGUN = "Its worker had no process free for it."
 
@@ -112,8 +112,8 @@ class Session:
         self._next = 0
         self._kept: dict[int, Run] = {}  # calls that are not over
         self._handed: set[int] = set()
+        self._named: set[int] = set()
         self._outboxes: dict[int, str] = {}
-        self._begun_at: dict[int, float] = {}
         self._end: End | None = None
         self._finishing: set[asyncio.Task[None]] = set()
 
@@ -236,6 +236,8 @@ class Session:
                 await self._hear_call(number, run, frame)
         elif frame.kind == Kind.HANDED:
             self._handed.update(unpack_numbers(frame))
+        elif frame.kind == Kind.NAMED:
+            self._named.update(unpack_numbers(frame))
         elif frame.kind == Kind.WITHDRAWN:
             self.is_withdrawing = False
             runs = [self.open.pop(number) for number in unpack_numbers(frame) if number in self.open]
@@ -316,8 +318,9 @@ class Session:
 
     def _unname(self, run: Run) -> None:
         """Remove the name that its foreman has given to a call that was long."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._folder.spool_path(*run.key))
+        if run.number in self._named:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._folder.spool_path(*run.key))
 
     def feed_again(self, run: Run, high: int) -> None:
         """Make the events of a call anew, from those that follow `high`."""

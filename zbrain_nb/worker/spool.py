@@ -25,7 +25,7 @@ MAX_PAYLOAD = 256 * 1024 * 1024
 
 
 class Kind(IntEnum):
-    """What a frame holds; the last three stand in spools of many calls only (see `calls`)."""
+    """What a frame holds; the last four stand in spools of many calls only (see `calls`)."""
 
     STDOUT = 1
     STDERR = 2
@@ -36,6 +36,7 @@ class Kind(IntEnum):
     CALL = 7
     HANDED = 8
     WITHDRAWN = 9
+    NAMED = 10
 
 
 _KINDS = frozenset(Kind)

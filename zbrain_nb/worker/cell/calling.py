@@ -40,7 +40,7 @@ from zbrain_nb.worker.processes import become_subreaper
 from zbrain_nb.worker.spool import Kind
 
 #: After so many calls, or when it has grown by so much, a runner is replaced.
-MOST_CALLS = 2_000
+MOST_CALLS = 5_000
 MOST_GROWTH_KIB = 256 * 1024
 #: Files up to this size are read, larger ones are mapped.
 _READ_BYTES = 1 << 20
