@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 from typing import Any
@@ -386,3 +387,22 @@ async def test_events_that_do_not_hold_are_answered_each(api: httpx.AsyncClient)
         assert (result["status"], result["high"]) == ("invalid", 0)
         assert result["message"].endswith(".")
     assert (await api.get(f"jobs/{job['id']}")).json()["state"] == "running"
+
+
+async def test_small_result_is_served_as_a_blob_would_be(api: httpx.AsyncClient) -> None:
+    job = await leased(api)
+    data = b"a pickled value"
+    digest = hashlib.sha256(data).hexdigest()
+    kept = {"name": "result", "sha256": digest, "size": len(data), "data": base64.b64encode(data).decode()}
+    events = [event(job, "started", 1), event(job, "completed", 2, result=kept)]
+    assert (await api.post("workers/w1/events", json={"events": events})).status_code == 200
+    answer = await api.get(f"jobs/{job['id']}/result")
+    assert (answer.status_code, answer.content) == (200, data)
+    assert answer.headers["etag"] == f'"{digest}"'
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert "attachment" in answer.headers["content-disposition"]
+    assert "sandbox" in answer.headers["content-security-policy"]
+    again = await api.get(f"jobs/{job['id']}/result", headers={"If-None-Match": f'"{digest}"'})
+    assert (again.status_code, again.content) == (304, b"")
+    head = await api.head(f"jobs/{job['id']}/result")
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(data)))

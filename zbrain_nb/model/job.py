@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -205,15 +206,17 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def is_plain_call(self) -> bool:
-        """Whether it is a function that needs nothing but a Python: it may run in a process that ran others before."""
+        """Whether it is a function that needs nothing but a Python: it may run in a process that ran others before.
+
+        A field that is not known to be heeded there (`_OF_PLAIN_CALLS`) makes it another kind of job.
+        """
         return (
             self.function is not None
-            and not (self.inputs or self.artifacts or self.keep or self.secrets)
             and (self.kernel is None or self.kernel.startswith("/"))
-            and self.concurrency_group is None
             and self.resources.cpus <= 1
             and self.resources.memory_mb is None
             and not self.resources.gpus
+            and all(getattr(self, name) == default for name, default in _not_of_plain_calls())
         )
 
     @property
@@ -334,6 +337,41 @@ def shown(job: Job) -> dict[str, Any]:
     body: dict[str, Any] = msgspec.to_builtins(job)
     body["spec"]["env"] = dict.fromkeys(job.spec.env, "***")
     return body
+
+
+#: What a plain call may say: the queue heeds it, or the worker does for calls in processes that are used again.
+_OF_PLAIN_CALLS = frozenset(
+    {
+        "org_id",
+        "function",
+        "input",
+        "env",
+        "timeout_secs",
+        "max_retries",
+        "name",
+        "priority",
+        "after",
+        "after_any",
+        "idempotency_key",
+        "cwd",
+        "worker",
+        "kernel",
+        "resources",
+        "rerun_if_lost",
+        "concurrency_group",
+        "tags",
+    }
+)
+
+
+@cache
+def _not_of_plain_calls() -> list[tuple[str, Any]]:
+    """Return all other fields, each with the value that says nothing."""
+    others = [field for field in msgspec.structs.fields(JobSpec) if field.name not in _OF_PLAIN_CALLS]
+    return [
+        (field.name, field.default_factory() if field.default is msgspec.NODEFAULT else field.default)
+        for field in others
+    ]
 
 
 def _resources(value: dict[str, Any]) -> Resources:
