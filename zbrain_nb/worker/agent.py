@@ -224,7 +224,8 @@ class WorkerAgent:
             repeated = self._open_lease or self._last_lease()
             if repeated is not None:
                 again = msgspec.structs.replace(repeated, wait_secs=0.0)
-                self._take(await self._link.lease(self.id, again), asked_at, only=set(missing))
+                # a host that was restarted does not remember it, and may lease others: they are ours all the same
+                self._take(await self._link.lease(self.id, again), asked_at)
             for key, high in missing.items():
                 if key not in self._runs:
                     self._runs.adopt(*key, high)  # nothing lies here, so it will be told as lost
@@ -338,12 +339,12 @@ class WorkerAgent:
         needs = [run.job.spec.resources for run in self._runs.active if run.job is not None]
         return [*needs, *(Resources() for _ in range(self._runs.crew.busy))]
 
-    def _take(self, answer: LeaseAnswer, asked_at: float, only: set[Key] | None = None) -> bool:
+    def _take(self, answer: LeaseAnswer, asked_at: float) -> bool:
         """Start what was leased by a request sent at `asked_at`, cancel what was canceled; return if any was new."""
         jobs = []
         for lease in answer.leases:
             key = lease.job.id, lease.job.attempt
-            if key not in self._runs and (only is None or key in only):
+            if key not in self._runs:
                 self._fences.begin(*key, asked_at)
                 jobs.append(lease.job)
                 log.debug("attempt leased", extra={"job": lease.job.id, "attempt": lease.job.attempt})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -116,7 +115,7 @@ class Crew:
         if self.blobs is None or each <= 1:
             return 0
         free = self._free()
-        brisk = [session for session in self._sessions if session.open and not session.is_withdrawing]
+        brisk = [one for one in self._sessions if one.open and not (one.is_closed or one.is_stuck(BACK_SECS))]
         most = each * (len(brisk) + free) - free
         room = most - sum(len(session.open) for session in brisk)
         return room if room >= most // 2 else 0
@@ -142,7 +141,7 @@ class Crew:
         def load(session: Session) -> int:
             return len(session.open) + len(shares.get(session, ()))
 
-        mine = [one for one in self._sessions if one.key == key and not (one.is_closed or one.is_withdrawing)]
+        mine = [one for one in self._sessions if one.key == key and not (one.is_closed or one.is_stuck(BACK_SECS))]
         best = min(mine, key=load, default=None)
         free = self._free() - sum(not session.open for session in shares)
         if free > 0 and (best is None or load(best)):
@@ -199,9 +198,8 @@ class Crew:
     def _look(self) -> None:
         """Take back what waits behind a call that is long."""
         self._looking = None
-        late = time.monotonic() - BACK_SECS
         for session in self._sessions:
-            if len(session.open) > 1 and session.moved_at < late and not session.is_withdrawing:
+            if len(session.open) > 1 and session.is_stuck(BACK_SECS) and not session.is_withdrawing:
                 try:
                     session.withdraw()
                 except OSError as error:

@@ -117,6 +117,10 @@ class Session:
         self._end: End | None = None
         self._finishing: set[asyncio.Task[None]] = set()
 
+    def is_stuck(self, secs: float) -> bool:
+        """Whether it has calls, and none has begun or ended for so long."""
+        return bool(self.open) and time.monotonic() - self.moved_at > secs
+
     def begin(self) -> None:
         """Follow it from now on; it is launched if it was not."""
         self.own.task = asyncio.create_task(self._live(), name=f"session {self.own.job_id}")

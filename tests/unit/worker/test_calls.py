@@ -298,9 +298,8 @@ def _by_value(function: Any) -> Any:
     """Return a function of this module so that it travels itself, not the name of this module."""
     import types
 
-    copy = types.FunctionType(function.__code__, {"__builtins__": __builtins__}, function.__name__)
+    copy = types.FunctionType(function.__code__, sys.modules["__main__"].__dict__, function.__name__)
     copy.__module__ = "__main__"
-    copy.__qualname__ = f"<locals>.{function.__name__}"
     return copy
 
 
@@ -415,15 +414,15 @@ async def test_what_waits_behind_a_long_call_goes_back_to_the_queue(calls: Calls
     await calls.warm_up()
     first = calls.submit(long, str(calls.folder))
     others = [calls.submit(_pid()) for _ in range(5)]
-    await eventually(lambda: all(call.ended or not call.leased for call in others))
+    await calls.ended(*others)
     assert not first.ended
     for call in others:
-        if call.ended:
-            assert isinstance(call.ending, JobFailed)
-            assert (call.ending.lost, call.ending.unstarted, call.ending.returned) == (True, True, True)
-            assert call.ending.after == 0
+        assert call.leased
+        assert isinstance(call.ending, JobFailed)
+        assert (call.ending.lost, call.ending.unstarted, call.ending.returned) == (True, True, True)
+        assert call.ending.after == 0
     (calls.folder / "go").touch()
-    await calls.ended(first, *others)
+    await calls.ended(first)
 
 
 async def test_damaged_call_fails_and_says_so(calls: Calls) -> None:
