@@ -2,8 +2,16 @@
 
 import sys
 
-from tests.benchmarks import bench_cell, bench_events, bench_http, bench_lives, bench_ready, bench_submit
+from tests.benchmarks import (
+    bench_cell,
+    bench_events,
+    bench_functions,
+    bench_http,
+    bench_lives,
+    bench_ready,
+    bench_submit,
+)
 
 sys.argv = sys.argv[:1]
-for module in (bench_submit, bench_http, bench_ready, bench_lives, bench_events, bench_cell):
+for module in (bench_submit, bench_http, bench_ready, bench_lives, bench_functions, bench_events, bench_cell):
     module.main()

@@ -1,4 +1,4 @@
-"""Functions a second on two processes, end to end: submit, run in a real worker, durable; beside huey and dask.
+"""Functions end to end a second on two processes, from the submit to the durable end; beside huey and dask.
 
 ``python -m tests.benchmarks.bench_functions [--calls N] [--rounds N]`` prints one table. The host is a process of its
 own on a fresh data directory, with a worker (``zbrain worker``) of two slots. This process submits through the client,
@@ -90,7 +90,7 @@ def wait(client: zbrain_nb.Client, jobs: int, secs: float = 300) -> None:
         assert states.keys() <= {"succeeded", "failed", "canceled"}
         assert not states.get("failed"), states
         assert time.monotonic() < deadline, states
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def zbrain_calls(calls: int, small: int, *, hold: bool = False) -> tuple[float, float]:

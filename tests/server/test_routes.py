@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 from typing import Any
@@ -423,3 +424,22 @@ async def test_list_by_tag_finds_the_very_tag_only(api: httpx.AsyncClient) -> No
     answer = await api.get("jobs", params={"tag": 'run "1"=a=b'})
     assert [job["name"] for job in answer.json()["jobs"]] == ["right"]
     assert_error(await api.get("jobs", params={"tag": "alone"}), 400, "malformed")
+
+
+async def test_small_result_is_served_as_a_blob_would_be(api: httpx.AsyncClient) -> None:
+    job = await leased(api)
+    data = b"a pickled value"
+    digest = hashlib.sha256(data).hexdigest()
+    kept = {"name": "result", "sha256": digest, "size": len(data), "data": base64.b64encode(data).decode()}
+    events = [event(job, "started", 1), event(job, "completed", 2, result=kept)]
+    assert (await api.post("workers/w1/events", json={"events": events})).status_code == 200
+    answer = await api.get(f"jobs/{job['id']}/result")
+    assert (answer.status_code, answer.content) == (200, data)
+    assert answer.headers["etag"] == f'"{digest}"'
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert "attachment" in answer.headers["content-disposition"]
+    assert "sandbox" in answer.headers["content-security-policy"]
+    again = await api.get(f"jobs/{job['id']}/result", headers={"If-None-Match": f'"{digest}"'})
+    assert (again.status_code, again.content) == (304, b"")
+    head = await api.head(f"jobs/{job['id']}/result")
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(data)))

@@ -155,6 +155,8 @@ class JobHandle:
             return self._job.output
         if self._job.result is None:
             return None
+        if self._job.result.data is not None:
+            return load_value(self._job.result.data)
         return load_value(self._client.call(self._client.asynchronous.read, f"jobs/{self.id}/result"))
 
     def __await__(self) -> Generator[Any, None, Any]:

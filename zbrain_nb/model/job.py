@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -34,6 +35,8 @@ MAX_SPEC_BYTES = 10 * 1024 * 1024
 MAX_ARGUMENTS = 64 * 1024
 #: How the names of tags begin that are zbrain's own: by them views and groups are found again.
 PRIVATE_TAG = "zbrain."
+#: Results up to this size travel and stay with the job itself: a file for each would cost more than the call.
+INLINE_BYTES = 4096
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")
@@ -223,6 +226,21 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return {name: value for name, value in self.tags.items() if not name.startswith(PRIVATE_TAG)}
 
     @property
+    def is_plain_call(self) -> bool:
+        """Whether it is a function that needs nothing but a Python: it may run in a process that ran others before.
+
+        A field that is not known to be heeded there (`_OF_PLAIN_CALLS`) makes it another kind of job.
+        """
+        return (
+            self.function is not None
+            and (self.kernel is None or self.kernel.startswith("/"))
+            and self.resources.cpus <= 1
+            and self.resources.memory_mb is None
+            and not self.resources.gpus
+            and all(getattr(self, name) == default for name, default in _not_of_plain_calls())
+        )
+
+    @property
     def reruns_if_lost(self) -> bool:
         """Whether a vanished worker means another attempt (see `rerun_if_lost`)."""
         if self.rerun_if_lost is None:
@@ -230,12 +248,25 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.rerun_if_lost
 
 
-class JobArtifact(msgspec.Struct, frozen=True):
-    """A file kept with a job: its name, the SHA-256 of its bytes and its size in bytes."""
+class JobArtifact(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file kept with a job.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    sha256 : str
+        Of its bytes.
+    size : int
+        In bytes.
+    data : bytes or None
+        The bytes themselves, of a result so small (`INLINE_BYTES`) that it is kept with the job and is no blob.
+    """
 
     name: str
     sha256: str
     size: int
+    data: bytes | None = None
 
 
 class Variable(msgspec.Struct, frozen=True):
@@ -327,6 +358,43 @@ def shown(job: Job) -> dict[str, Any]:
     body: dict[str, Any] = msgspec.to_builtins(job)
     body["spec"]["env"] = dict.fromkeys(job.spec.env, "***")
     return body
+
+
+#: What a plain call may say: the queue heeds it, or the worker does for calls in processes that are used again.
+_OF_PLAIN_CALLS = frozenset(
+    {
+        "org_id",
+        "function",
+        "arguments",
+        "input",
+        "env",
+        "timeout_secs",
+        "max_retries",
+        "name",
+        "priority",
+        "after",
+        "after_any",
+        "idempotency_key",
+        "cwd",
+        "worker",
+        "kernel",
+        "resources",
+        "rerun_if_lost",
+        "concurrency_group",
+        "concurrency_limit",
+        "tags",
+    }
+)
+
+
+@cache
+def _not_of_plain_calls() -> list[tuple[str, Any]]:
+    """Return all other fields, each with the value that says nothing."""
+    others = [field for field in msgspec.structs.fields(JobSpec) if field.name not in _OF_PLAIN_CALLS]
+    return [
+        (field.name, field.default_factory() if field.default is msgspec.NODEFAULT else field.default)
+        for field in others
+    ]
 
 
 def _resources(value: dict[str, Any]) -> Resources:

@@ -92,14 +92,14 @@ def pack_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = Non
 
 
 def load_call(
-    source: Source, namespace: dict[str, Any] | None = None, arguments: Source | None = None
+    source: Source | Reader, namespace: dict[str, Any] | None = None, arguments: Source | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Load a packed call, and the `arguments` to add to its own.
 
     What the function reads is bound in `namespace` (by default a private dict).
     """
     target = _private() if namespace is None else namespace
-    function, args, kwargs = _load_one(Reader(source, "call"), target)
+    function, args, kwargs = _load_one(source if isinstance(source, Reader) else Reader(source, "call"), target)
     if arguments is not None:
         more, named = _load_one(Reader(arguments, "arguments"), target)
         args, kwargs = (*args, *more), {**kwargs, **named}

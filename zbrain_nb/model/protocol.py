@@ -112,11 +112,14 @@ class Registered(msgspec.Struct):
     is_fenced : bool
         Whether the queue cannot see the locks in the worker's folder, so that the clock alone decides: then the
         worker has to end an attempt before its lease does, counted from before it sent the last renewal.
+    blobs : str or None
+        Folder of the artifact store, for a worker that shares the machine and the account: it reads inputs there.
     """
 
     lease_ttl_secs: float
     attempts: list[AttemptRef] = []
     is_fenced: bool = False
+    blobs: str | None = None
 
 
 class LeaseRequest(msgspec.Struct, kw_only=True):
@@ -128,6 +131,9 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
         Random; a repeat of the same request carries the same.
     limit : int
         How many jobs it would take now; 0 waits for cancels only.
+    ahead : int
+        How many more it would take if these are plain calls (`JobSpec.is_plain_call`), to run them one after the
+        other as soon as it can. Nobody waits for these: what is there at the moment is given.
     wait_secs : float
         How long the answer may be held back when there is nothing to say.
     kinds : list of str or None
@@ -141,6 +147,7 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
 
     request_id: str
     limit: int = 1
+    ahead: int = 0
     wait_secs: float = 20.0
     kinds: list[str] | None = None
     resources: Resources | None = None
@@ -156,7 +163,8 @@ def check_lease_request(request: LeaseRequest) -> None:
         Naming the field.
     """
     check_text("request_id", request.request_id, MAX_KIND)
-    check_number("limit", request.limit, low=0, high=MAX_SLOTS, whole=True)
+    for name in ("limit", "ahead"):
+        check_number(name, getattr(request, name), low=0, high=MAX_SLOTS, whole=True)
     check_number("wait_secs", request.wait_secs, low=0, high=MAX_WAIT_SECS)
     if request.kinds is not None:
         check_texts("kinds", request.kinds, MAX_KIND)

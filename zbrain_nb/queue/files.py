@@ -52,6 +52,7 @@ async def keep_files(store: ArtifactStore, events: Sequence[WorkerEvent]) -> tup
 def _blobs(artifacts: list[Any], event: Any) -> list[str]:
     """Return the hashes that can be looked up; `intake` refuses the event with any other."""
     named = [*artifacts, *event.variables, getattr(event, "result", None)]
+    named = [one for one in named if getattr(one, "data", None) is None]
     hashes = [one.get("sha256") if isinstance(one, dict) else getattr(one, "sha256", None) for one in named]
     return [str(text) for text in hashes if is_sha256(text)]
 

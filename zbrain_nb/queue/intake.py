@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from zbrain_nb.model.events import (
     JobStarted,
     WorkerEvent,
 )
-from zbrain_nb.model.job import JobArtifact, JobState
+from zbrain_nb.model.job import INLINE_BYTES, JobArtifact, JobState
 from zbrain_nb.model.protocol import EventResult
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.endings import Endings
@@ -214,7 +215,9 @@ def _checked_ending(event: Any, absent: set[str]) -> Any:
         if not is_sha256(kept.sha256):
             raise InvalidSpec(f"The sha256 of {str(kept.name)[:80]!r} is no SHA-256.", field="artifacts")
         check_number("size", kept.size, low=0, high=MAX_COUNT, whole=True)
-        if kept.sha256 in absent:
+        if getattr(kept, "data", None) is not None:
+            _check_inline(kept, is_result=kept is result)
+        elif kept.sha256 in absent:
             raise InvalidSpec(f"The blob of {kept.name!r} is not here.", "Upload it first.", field="artifacts")
     changed: dict[str, Any] = {"artifacts": artifacts}
     if isinstance(event, JobCompleted):
@@ -223,6 +226,16 @@ def _checked_ending(event: Any, absent: set[str]) -> Any:
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise InvalidSpec(f"The output is not JSON: {error}.", field="output") from error
     return msgspec.structs.replace(event, **changed)
+
+
+def _check_inline(kept: JobArtifact, *, is_result: bool) -> None:
+    data = kept.data or b""
+    if not is_result:
+        raise InvalidSpec(f"The artifact {kept.name[:80]!r} has to be a blob.", "Upload it.", field="artifacts")
+    if len(data) > INLINE_BYTES:
+        raise InvalidSpec(f"A result over {INLINE_BYTES:,} bytes has to be a blob.", "Upload it.", field="result")
+    if len(data) != kept.size or hashlib.sha256(data).hexdigest() != kept.sha256:
+        raise InvalidSpec("The result arrived with other bytes than its SHA-256 says.", field="result")
 
 
 def as_artifact(value: Any) -> JobArtifact:

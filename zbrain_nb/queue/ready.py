@@ -42,6 +42,8 @@ class Want(msgspec.Struct, kw_only=True):
         Of this org only; None is any.
     cpus, memory_mb, gpus : float or None
         What is free; None is no limit.
+    only_calls : bool
+        Nothing but plain calls (`JobSpec.is_plain_call`).
     """
 
     kinds: frozenset[str]
@@ -49,6 +51,7 @@ class Want(msgspec.Struct, kw_only=True):
     cpus: float | None = None
     memory_mb: float | None = None
     gpus: float | None = None
+    only_calls: bool = False
 
     @classmethod
     def of(cls, kinds: Iterable[str], org_id: str | None, free: Resources | None) -> Want:
@@ -334,7 +337,9 @@ class ReadyQueues:
 
     # Taking
 
-    def take(self, want: Want, is_ready: Callable[[str], bool], leased: Counter[Account]) -> str | None:
+    def take(
+        self, want: Want, is_ready: Callable[[str], bool], leased: Counter[Account], is_wanted: Callable[[str], bool]
+    ) -> str | None:
         """Remove and return the id of the job that goes next, or None.
 
         Parameters
@@ -345,6 +350,8 @@ class ReadyQueues:
             Whether a job still waits and may run.
         leased : Counter of Account
             What the commit under way has leased already, which no account counts yet.
+        is_wanted : callable
+            Whether a job that is ready is one of those that `want` is restricted to.
         """
         most = self.limits.org_running
         # Time moves on with the leases of all kinds: of orgs that it overtook, the one served least goes first.
@@ -356,7 +363,7 @@ class ReadyQueues:
             if most is not None and org.running + leased[org] >= most:
                 continue
             for branch in self._open_branches(org, want):
-                lane = self._first(branch, want, is_ready, leased)
+                lane = self._first(branch, want, is_ready, leased, is_wanted)
                 if lane is not None and (best is None or lane.window[0] < best[1].window[0]):
                     best = turn, lane, org
         if best is None:
@@ -368,7 +375,12 @@ class ReadyQueues:
         return job_id
 
     def _first(
-        self, branch: _Branch, want: Want, is_ready: Callable[[str], bool], leased: Counter[Account]
+        self,
+        branch: _Branch,
+        want: Want,
+        is_ready: Callable[[str], bool],
+        leased: Counter[Account],
+        is_wanted: Callable[[str], bool],
     ) -> Lane | None:
         """Return the branch's first lane that may be served, its head ready."""
         passed: list[tuple[int, int, int, Lane]] = []
@@ -389,6 +401,9 @@ class ReadyQueues:
                 holder.held[lane] = None
                 continue
             if lane.window and is_ready(lane.window[0][2]):
+                if not is_wanted(lane.window[0][2]):
+                    passed.append(heapq.heappop(heads))
+                    continue
                 found = lane
                 break
             while lane.window and not is_ready(lane.window[0][2]):

@@ -111,6 +111,10 @@ class Stage:
 _NOTHING: Any = ()
 
 
+def _is_any(job_id: str) -> bool:
+    return True
+
+
 class Turn(Change):
     """What one command decides.
 
@@ -291,8 +295,13 @@ class Turn(Change):
 
     def next_ready(self, want: Want) -> Entry | None:
         """Take the job that goes next out of its lane, or None."""
-        job_id = self._stage.index.ready.take(want, self._is_ready, self._stage.leased)
+        is_wanted = self._is_plain_call if want.only_calls else _is_any
+        job_id = self._stage.index.ready.take(want, self._is_ready, self._stage.leased, is_wanted)
         return None if job_id is None else self.entry(job_id)
+
+    def _is_plain_call(self, job_id: str) -> bool:
+        entry = self.entry(job_id)
+        return entry is not None and entry.job.spec.is_plain_call
 
     def _is_ready(self, job_id: str) -> bool:
         entry = self.entry(job_id)

@@ -129,7 +129,8 @@ class WorkerDesk:
             self._parked.append(waiter)
             if self._has_news(record):
                 self._settle(waiter, [])
-            elif request.limit > 0:
+            elif request.limit > 0 or request.ahead > 0:
+                waiter.is_late = request.limit == 0  # for what runs ahead nobody waits
                 self._post(waiter)
         waiter.listeners += 1
         timer = asyncio.get_running_loop().call_later(max(0.0, request.wait_secs), self._time_out, waiter)
@@ -214,7 +215,19 @@ class WorkerDesk:
             job = self.start(turn, entry, waiter.worker.info.id).job
             want = want.less(job.spec.resources)
             jobs.append(job)
+        if waiter.request.ahead and not waiter.is_over:
+            self._lease_ahead(turn, waiter, jobs)
         return jobs
+
+    def _lease_ahead(self, turn: Turn, waiter: Waiter, jobs: list[Job]) -> None:
+        """Add plain calls: they will run in slots that the worker has, one after the other."""
+        most = len(jobs) + waiter.request.ahead
+        want = msgspec.structs.replace(waiter.want, cpus=1.0, memory_mb=None, gpus=0.0, only_calls=True)
+        while len(jobs) < most:
+            entry = turn.next_ready(want)
+            if entry is None:
+                return
+            jobs.append(self.start(turn, entry, waiter.worker.info.id).job)
 
     def start(self, turn: Turn, entry: Entry, worker_id: str) -> Entry:
         """Begin the next attempt of a job."""

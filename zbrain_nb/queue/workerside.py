@@ -87,6 +87,8 @@ class WorkerSide(QueueCore):
         await self.storage.write(lambda database: database.save_worker(info.id, text))
         answer = self._desk.register(info)
         answer.is_fenced = not await asyncio.to_thread(is_seen, info)
+        if not answer.is_fenced:
+            answer.blobs = str(self.artifacts.folder)
         return answer
 
     async def lease(self, worker_id: str, req: LeaseRequest) -> LeaseAnswer:

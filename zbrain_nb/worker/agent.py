@@ -13,13 +13,14 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
 from zbrain_nb.model.datadir import boot_id
 from zbrain_nb.model.errors import ServerUnreachable, WorkerNotFound, ZBrainError
 from zbrain_nb.model.ids import new_id
-from zbrain_nb.model.job import Job, Resources
+from zbrain_nb.model.job import Resources
 from zbrain_nb.model.protocol import LeaseAnswer, LeaseRequest, Registered, WorkerInfo
 from zbrain_nb.worker.beats import Heart
 from zbrain_nb.worker.fence import Fences, now
@@ -31,7 +32,8 @@ from zbrain_nb.worker.patience import Patience
 from zbrain_nb.worker.preparing import Preparer
 from zbrain_nb.worker.request import RunRequest, write_private
 from zbrain_nb.worker.resources import free_resources, is_more, offered_resources
-from zbrain_nb.worker.runs import Key, Run, Runs
+from zbrain_nb.worker.run import Key, Run
+from zbrain_nb.worker.runs import Runs
 from zbrain_nb.worker.sender import Sender
 from zbrain_nb.worker.spool import End
 
@@ -44,6 +46,8 @@ _FOLDER_CHECK_SECS = 2.0
 _HOST_CHECK_SECS = 1.0
 _REPEAT_SECS = 0.25
 _FULL_SECS = 0.05
+#: When there were no more calls than slots, none are asked for ahead for so long while all slots are taken.
+_AHEAD_PAUSE_SECS = 0.05
 
 
 class FolderInUse(ZBrainError):
@@ -105,6 +109,8 @@ class WorkerAgent:
             prepare=Preparer(folder, link, temp_dir).prepare,
             finish=self._finish,
             changed=self._on_change,
+            slots=concurrency,
+            temp_dir=temp_dir,
         )
         self._registered = asyncio.Event()
         self._sender = Sender(link, self._runs, self._registered, self.id)
@@ -116,6 +122,7 @@ class WorkerAgent:
         self._stopping = asyncio.Event()
         self._open_lease: LeaseRequest | None = None
         self._asked_at = 0.0  # when that was sent first
+        self._ahead_at = 0.0  # no calls are asked for ahead before
         self._is_fenced = fenced
         self._host_gone_secs = host_gone_secs
         self._needed_at = time.monotonic()  # when it last had runs, or a host that answered
@@ -211,13 +218,15 @@ class WorkerAgent:
         answer = await self._link.register(self._info())
         self._heart.set_pace(answer.lease_ttl_secs)
         self._fences.set_up(answer.lease_ttl_secs if answer.is_fenced else None)
+        self._runs.crew.blobs = Path(answer.blobs) if answer.blobs else None
         missing = self._compare(answer, held, asked_at)
         if missing:
             # perhaps they were leased by an answer that never arrived: the same request gets the same leases
             repeated = self._open_lease or self._last_lease()
             if repeated is not None:
                 again = msgspec.structs.replace(repeated, wait_secs=0.0)
-                self._take(await self._link.lease(self.id, again), asked_at, only=set(missing))
+                # a host that was restarted does not remember it, and may lease others: they are ours all the same
+                self._take(await self._link.lease(self.id, again), asked_at)
             for key, high in missing.items():
                 if key not in self._runs:
                     self._runs.adopt(*key, high)  # nothing lies here, so it will be told as lost
@@ -228,13 +237,14 @@ class WorkerAgent:
     def _compare(self, answer: Registered, held: dict[Key, Run], asked_at: float) -> dict[Key, int]:
         """Adopt, go on with or discard attempts; return those the queue counts on and of which nothing lies here."""
         listed = {(ref.job_id, ref.attempt): ref.high for ref in answer.attempts}
+        self._runs.adopt_sessions(listed)
         on_disk = self._folder.attempts()
         for key, run in held.items():
             if key not in listed:
                 self._runs.discard(key)
             elif not run.delivery.acknowledge(listed[key]):
                 self._runs.restart(run, listed[key])
-            run.wake.set()
+            self._runs.heard(run)
         for key in on_disk:
             if key not in self._runs:
                 self._runs.adopt(*key, listed.get(key, 0))
@@ -260,15 +270,15 @@ class WorkerAgent:
         )
 
     def _free(self) -> int:
-        return max(0, self._slots - len(self._runs.active))
+        return max(0, self._slots - self._runs.busy)
 
     async def _lease(self) -> None:
         """Hold one lease request open until it is answered, or until more is free than it asks for."""
         request = self._request()
-        if not request.limit and await self._gets_capacity():
+        if not (request.limit or request.ahead) and await self._gets_capacity():
             return
         asked_at = now()
-        if request.limit:
+        if request.limit or request.ahead:
             self._open_lease, self._asked_at = request, asked_at
             write_private(self._folder.lease_file, msgspec.json.encode(request))
         asking = asyncio.ensure_future(self._link.lease(self.id, request))
@@ -280,7 +290,7 @@ class WorkerAgent:
                 waking.cancel()
             if asking.done():
                 answer = asking.result()
-            elif request.limit and self._registered.is_set():
+            elif (request.limit or request.ahead) and self._registered.is_set():
                 answer = await self._broken_off(asking, request)
             else:
                 return
@@ -288,6 +298,7 @@ class WorkerAgent:
             asking.cancel()
         news = self._take(answer, asked_at)
         self._open_lease = None
+        self._ahead_at = 0.0 if len(answer.leases) > request.limit else time.monotonic() + _AHEAD_PAUSE_SECS
         if not news and (answer.leases or answer.cancels):
             await asyncio.sleep(_REPEAT_SECS)  # the queue repeats what we know: no reason to ask at once
 
@@ -295,10 +306,16 @@ class WorkerAgent:
         """Wait a moment for a slot: a request for nothing, only to be broken off at once, costs more than a job."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FULL_SECS):
-                while not self._free():
+                while not (self._free() or self._ahead()):
                     self._capacity.clear()
                     await self._capacity.wait()
-        return self._free() > 0
+        return self._free() > 0 or self._ahead() > 0
+
+    def _ahead(self) -> int:
+        """Return how many calls to ask for beyond the free slots; for a moment none if there were none just now."""
+        if not self._free() and time.monotonic() < self._ahead_at:
+            return 0
+        return self._runs.crew.ahead()
 
     async def _broken_off(self, asking: asyncio.Future[LeaseAnswer], request: LeaseRequest) -> LeaseAnswer:
         """Give a request up; return what it was answered with all the same."""
@@ -310,7 +327,8 @@ class WorkerAgent:
         free = free_resources(self._offer, self._needs())
         # a lease that ends by the clock counts from before the request for it was sent
         wait_secs = self._heart.pause_secs if self._fences.are_up else LEASE_WAIT_SECS
-        return LeaseRequest(request_id=new_id(), limit=self._free(), wait_secs=wait_secs, resources=free)
+        limit, ahead = self._free(), self._ahead()
+        return LeaseRequest(request_id=new_id(), limit=limit, ahead=ahead, wait_secs=wait_secs, resources=free)
 
     def _offers_more_than(self, request: LeaseRequest) -> bool:
         if self._free() > request.limit:
@@ -319,24 +337,23 @@ class WorkerAgent:
         return bool(self._free()) and then is not None and is_more(now, then)
 
     def _needs(self) -> list[Resources]:
-        return [run.job.spec.resources for run in self._runs.active if run.job is not None]
+        needs = [run.job.spec.resources for run in self._runs.active if run.job is not None]
+        return [*needs, *(Resources() for _ in range(self._runs.crew.busy))]
 
-    def _take(self, answer: LeaseAnswer, asked_at: float, only: set[Key] | None = None) -> bool:
+    def _take(self, answer: LeaseAnswer, asked_at: float) -> bool:
         """Start what was leased by a request sent at `asked_at`, cancel what was canceled; return if any was new."""
-        news = False
+        jobs = []
         for lease in answer.leases:
             key = lease.job.id, lease.job.attempt
-            if key not in self._runs and (only is None or key in only):
-                self._start(lease.job, asked_at)
-                news = True
+            if key not in self._runs:
+                self._fences.begin(*key, asked_at)
+                jobs.append(lease.job)
+                log.debug("attempt leased", extra={"job": lease.job.id, "attempt": lease.job.attempt})
+        self._runs.start_all(jobs)
+        news = bool(jobs)
         for ref in answer.cancels:
             news |= self._runs.cancel((ref.job_id, ref.attempt))
         return news
-
-    def _start(self, job: Job, asked_at: float) -> None:
-        self._fences.begin(job.id, job.attempt, asked_at)
-        self._runs.start(job)
-        log.debug("attempt leased", extra={"job": job.id, "attempt": job.attempt})
 
     def _last_lease(self) -> LeaseRequest | None:
         """Return the lease request that the worker before this one had open."""

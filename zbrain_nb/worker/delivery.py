@@ -97,6 +97,11 @@ class Delivery:
         self.urgent = False
 
     @property
+    def worker_id(self) -> str:
+        """Who sends the events."""
+        return self._worker_id
+
+    @property
     def high(self) -> int:
         """The highest number that the queue is known to have."""
         return self._high

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 import os
 import signal
 from typing import Any, NamedTuple, Protocol
@@ -70,7 +72,8 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
     """
     found: list[Found] = []
     sentences: list[str] = []
-    if request.artifacts or _is_filled(request.artifacts_path):
+    may_have_files = finished is None or finished.get("files", True)
+    if request.artifacts or (may_have_files and _is_filled(request.artifacts_path)):
         found, sentences = await asyncio.to_thread(
             find_artifacts, request.artifacts_path, request.cwd, request.artifacts
         )
@@ -182,10 +185,21 @@ def _output(request: RunRequest, sentences: list[str]) -> Any:
 
 async def _keep_result(request: RunRequest, said: dict[str, Any], keeper: Keeper) -> JobArtifact | None:
     path = said.get("result")
+    if isinstance(path, dict):
+        return _inline(path.get("data"))
     if not isinstance(path, str):
         return None
     kept = await keeper.keep(_in_outbox(request, "result", path))
     return kept if isinstance(kept, JobArtifact) else None
+
+
+def _inline(text: Any) -> JobArtifact | None:
+    """Return a result that travels with the ending itself; None if a call has made up something else."""
+    try:
+        data = base64.b64decode(str(text), validate=True)
+    except ValueError:
+        return None
+    return JobArtifact("result", hashlib.sha256(data).hexdigest(), len(data), data)
 
 
 async def _keep_variables(request: RunRequest, said: dict[str, Any], keeper: Keeper) -> list[Variable]:

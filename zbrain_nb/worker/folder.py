@@ -9,7 +9,7 @@
     checkpoints/   what jobs keep for their next attempt, by job
     blobs/         inputs of jobs, by SHA-256
     runs/          of each attempt: lease (.job), request (.json), spool (.spool), outbox (.out/), and, if the
-                   clock may end it, its fence (.fence)
+                   clock may end it, its fence (.fence); of each session of calls its order book (.orders) too
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ import sys
 from pathlib import Path
 
 from zbrain_nb.model.datadir import FileLock, is_locked, lock_holder, spool_path
+from zbrain_nb.worker.calls import SESSION_PREFIX
 from zbrain_nb.worker.checkpoints import Checkpoints
 from zbrain_nb.worker.environment import spawner_environment
 from zbrain_nb.worker.fence import fence_path
 from zbrain_nb.worker.request import RunRequest, write_private, write_request
 from zbrain_nb.worker.sockets import ARE_YOU_THERE, Post
 
-_NAME = re.compile(r"(.+)\.(\d+)\.(job|json|spool|out)\Z")
+_NAME = re.compile(r"(.+)\.(\d+)\.(job|json|orders|spool|out)\Z")
 
 
 class WorkerFolder:
@@ -77,7 +78,23 @@ class WorkerFolder:
     def attempts(self) -> set[tuple[str, int]]:
         """Return the attempts that anything lies here of."""
         found = (_NAME.match(name) for name in os.listdir(self.runs))
-        return {(match[1], int(match[2])) for match in found if match and not match[1].startswith(".")}
+        named = {(match[1], int(match[2])) for match in found if match and not match[1].startswith(".")}
+        return {(job_id, attempt) for job_id, attempt in named if not job_id.startswith(SESSION_PREFIX)}
+
+    def sessions(self) -> list[str]:
+        """Return the sessions of calls that anything lies here of, in order."""
+        found = (_NAME.match(name) for name in os.listdir(self.runs))
+        return sorted({match[1] for match in found if match and match[1].startswith(SESSION_PREFIX)})
+
+    def orders_path(self, session_id: str) -> Path:
+        """Where the order book of a session of calls lies."""
+        return self.runs / f"{session_id}.0.orders"
+
+    @staticmethod
+    def remove_outbox(outbox: str) -> None:
+        """Remove the outbox of one call of a session."""
+        if outbox:
+            shutil.rmtree(outbox, ignore_errors=True)
 
     def remove(self, request: RunRequest | None, job_id: str, attempt: int) -> None:
         """Remove all that lies here of an attempt; the spool last, for it says that the attempt was there."""
@@ -90,6 +107,7 @@ class WorkerFolder:
         self.request_path(job_id, attempt).unlink(missing_ok=True)
         self.job_path(job_id, attempt).unlink(missing_ok=True)
         fence_path(self.root, job_id, attempt).unlink(missing_ok=True)
+        self.orders_path(job_id).unlink(missing_ok=True)
         self.spool_path(job_id, attempt).unlink(missing_ok=True)
 
 

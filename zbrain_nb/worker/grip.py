@@ -53,6 +53,12 @@ class Grip:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGTERM)
 
+    def wake(self) -> None:
+        """Have a foreman look at its orders; harmless if it is gone."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGUSR1)
+
     def release(self) -> None:
         """Let go; the supervisor goes on."""
         if self._descriptor >= 0:

@@ -148,6 +148,11 @@ def set_channel(channel: Channel | None) -> None:
     _reporter.channel = channel
 
 
+def flush_at_exit() -> None:
+    """Arrange that a step that was held back is sent at the process's end."""
+    _reporter.flush_at_exit()
+
+
 def flush() -> None:
     """Send a step of progress that was held back."""
     _reporter.flush()
@@ -173,13 +178,16 @@ class _Reporter:
                 self._send(event)
                 return
             self._held = event
-            if not self._flushes_at_exit:
-                atexit.register(self.flush)
-                self._flushes_at_exit = True
+            self.flush_at_exit()
             if self._timer is None:
                 self._timer = threading.Timer(wait, self.flush)
                 self._timer.daemon = True
                 self._timer.start()
+
+    def flush_at_exit(self) -> None:
+        if not self._flushes_at_exit:
+            atexit.register(self.flush)
+            self._flushes_at_exit = True
 
     def flush(self) -> None:
         with self._lock:

@@ -22,7 +22,8 @@ from zbrain_nb.worker.keeping import UploadKeeper
 from zbrain_nb.worker.link import Link
 from zbrain_nb.worker.preparing import Preparer
 from zbrain_nb.worker.request import RunRequest
-from zbrain_nb.worker.runs import Run, Runs
+from zbrain_nb.worker.run import Run
+from zbrain_nb.worker.runs import Runs
 from zbrain_nb.worker.sender import BATCH_BYTES
 from zbrain_nb.worker.spool import End
 

@@ -125,6 +125,27 @@ class Preparer:
                 path.unlink(missing_ok=True)
 
 
+def session_request(folder: WorkerFolder, job: Job, session_id: str, temp_dir: str | None) -> RunRequest:
+    """Return the request of a session for calls such as `job` (see `calls`)."""
+    spec = job.spec
+    outbox = folder.outbox(session_id, 0)
+    scratch = None
+    if spec.cwd is None:
+        scratch = f"{temp_dir}/zbrain-{session_id}" if temp_dir else str(outbox / "work")
+    request = RunRequest(
+        job_id=session_id,
+        attempt=0,
+        org_id=job.org_id or spec.org_id or "",
+        cwd=spec.cwd or scratch or "",
+        scratch=scratch,
+        outbox=str(outbox),
+        python=spec.kernel or sys.executable,
+        orders=str(folder.orders_path(session_id)),
+    )
+    request.env = job_environment(job, request, {})
+    return request
+
+
 def find_python(kernel: str) -> str:
     """Return the interpreter of a kernel, which is the name of a kernelspec or an absolute path.
 

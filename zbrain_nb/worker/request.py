@@ -66,6 +66,8 @@ class RunRequest(msgspec.Struct, kw_only=True):
         Output past this is dropped, but for its last lines.
     title : str
         A short text to show.
+    orders : str or None
+        Path of the order book of a session of calls (see `calls`); then there is no code of its own.
     """
 
     job_id: str
@@ -94,6 +96,7 @@ class RunRequest(msgspec.Struct, kw_only=True):
     artifacts: list[str] = []
     spool_cap_bytes: int = LOG_BYTES
     title: str = ""
+    orders: str | None = None
 
     @property
     def key(self) -> tuple[str, int]:

@@ -12,7 +12,6 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -21,17 +20,18 @@ from zbrain_nb.model.datadir import is_locked
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import JobCanceled, JobFailed
 from zbrain_nb.model.job import Job
+from zbrain_nb.worker.crew import Crew
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.finishing import Ending, lost
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
 from zbrain_nb.worker.grip import Grip
 from zbrain_nb.worker.preparing import UnknownKernel
 from zbrain_nb.worker.request import LOG_BYTES, RunRequest, read_request, write_private
+from zbrain_nb.worker.run import Key, Run
 from zbrain_nb.worker.sockets import HERE, bind
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolReader, write_closed
 
 log = logging.getLogger(__name__)
-Key = tuple[str, int]
 #: A run's spool is read no further while so much of it waits for the queue.
 _WINDOW_BYTES = 8 * 1024 * 1024
 _TICK_SECS = 1.0
@@ -60,47 +60,6 @@ class SpawnerSilent(ZBrainError):
     code = "spawner_silent"
 
 
-@dataclass
-class Run:
-    """One attempt.
-
-    Attributes
-    ----------
-    job : Job or None
-        As it was leased; None if that is not known any more.
-    delivery : Delivery
-        Its events on their way.
-    start : int
-        The highest number that the queue had when the run was taken up.
-    ended : bool
-        Whether its processes are gone: it takes up no slot.
-    canceled, stale : bool
-        Whether its processes shall end; of a stale one nothing is told any more.
-    failures : int
-        How often the worker failed at it without getting any further.
-    """
-
-    job_id: str
-    attempt: int
-    job: Job | None
-    delivery: Delivery
-    start: int = 0
-    request: RunRequest | None = None
-    reader: SpoolReader | None = None
-    grip: Grip | None = None
-    ended: bool = False
-    canceled: bool = False
-    stale: bool = False
-    failures: int = 0
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def key(self) -> Key:
-        """Job and attempt."""
-        return self.job_id, self.attempt
-
-
 class Runs:
     """All attempts of one worker.
 
@@ -116,6 +75,15 @@ class Runs:
         Gathers what a run left when its processes are gone.
     changed : callable
         Called when a run has events to send, or its processes have ended.
+    slots : int
+        How many run at once, for the `crew`.
+    temp_dir : str, optional
+        Where calls without a ``cwd`` run.
+
+    Attributes
+    ----------
+    crew : Crew
+        Runs calls.
     """
 
     def __init__(
@@ -127,6 +95,8 @@ class Runs:
         prepare: Callable[[Job], Awaitable[RunRequest]],
         finish: Callable[[Run, RunRequest, End], Awaitable[Ending]],
         changed: Callable[[], None],
+        slots: int = 0,
+        temp_dir: str | None = None,
     ) -> None:
         self._folder = folder
         self._launcher = launcher
@@ -136,6 +106,19 @@ class Runs:
         self._changed = changed
         self._box: socket.socket | None = None
         self._runs: dict[Key, Run] = {}
+        self.crew = Crew(
+            folder,
+            launcher,
+            worker_id,
+            slots=slots,
+            temp_dir=temp_dir,
+            others=lambda: len(self.active),
+            launch=self._launch,
+            wait=self._wait,
+            finish=finish,
+            told=changed,
+            over=self._forget,
+        )
         self._asked_at: float | None = None  # when the spawner was asked first what it has not answered
 
     def open(self) -> None:
@@ -145,6 +128,7 @@ class Runs:
 
     async def close(self) -> None:
         """Let go of all runs; their processes go on."""
+        await self.crew.close()
         tasks = [run.task for run in self._runs.values() if run.task]
         for task in tasks:
             task.cancel()
@@ -163,8 +147,30 @@ class Runs:
 
     @property
     def active(self) -> list[Run]:
-        """The runs that take up a slot."""
-        return [run for run in self._runs.values() if not run.ended]
+        """The runs that take up a slot each; calls do not, their sessions do (see `busy`)."""
+        return [run for run in self._runs.values() if run.task is not None and not run.ended]
+
+    @property
+    def busy(self) -> int:
+        """How many slots are taken up."""
+        return len(self.active) + self.crew.busy
+
+    def get(self, key: Key) -> Run | None:
+        """Return a run that is not over yet."""
+        return self._runs.get(key)
+
+    def start_all(self, jobs: list[Job]) -> None:
+        """Run leased jobs (see `start`)."""
+        calls = []
+        for job in jobs:
+            if self.crew.takes(job):
+                run = Run(job.id, job.attempt, job, Delivery(job.id, job.attempt, self._worker_id))
+                self._runs[run.key] = run
+                calls.append(run)
+            else:
+                self.start(job)
+        if calls:
+            self.crew.start(calls)
 
     def start(self, job: Job) -> Run:
         """Run a leased job; a new worker goes on from here if this one dies."""
@@ -178,6 +184,11 @@ class Runs:
             job = msgspec.json.decode(self._folder.job_path(job_id, attempt).read_bytes(), type=Job)
         return self._add(job_id, attempt, job, high)
 
+    def adopt_sessions(self, listed: dict[Key, int]) -> None:
+        """Go on with the sessions that lie in the folder, and with their calls that the queue counts on."""
+        for session_id in self._folder.sessions():
+            self._runs |= {run.key: run for run in self.crew.adopt(session_id, listed)}
+
     def cancel(self, key: Key) -> bool:
         """End a run's processes; its ending is delivered as usual. Return False if there is nothing new to do."""
         run = self._runs.get(key)
@@ -187,6 +198,8 @@ class Runs:
         run.delivery.hurry()
         self._end_job(run)
         run.wake.set()
+        if run.session is not None and run.stale:
+            run.session.heard(run)
         return True
 
     def discard(self, key: Key) -> None:
@@ -195,11 +208,26 @@ class Runs:
         if run is not None:
             run.stale = True
             self.cancel(key)
-            run.wake.set()
+            self.heard(run)
+
+    def heard(self, run: Run) -> None:
+        """Hear that events of a run were acknowledged, or that it is not ours any more."""
+        run.wake.set()
+        if run.session is not None:
+            run.session.heard(run)
+        elif run.task is None and run.ended and (run.delivery.done or run.stale):
+            self._forget(run)
+
+    def _forget(self, run: Run) -> None:
+        if self._runs.get(run.key) is run:
+            del self._runs[run.key]
 
     def restart(self, run: Run, high: int) -> None:
         """Take a run up again from the folder, sending what follows `high`."""
         if self._runs.get(run.key) is run:
+            if run.session is not None:
+                run.session.feed_again(run, high)
+                return
             if run.task is not None and run.task is not asyncio.current_task():
                 run.task.cancel()
             again = self._add(run.job_id, run.attempt, run.job, high)
@@ -209,6 +237,7 @@ class Runs:
 
     def terminate_all(self) -> None:
         """End the processes of all runs, without waiting."""
+        self.crew.terminate_all()
         for run in self._runs.values():
             self._end_job(run)
 
@@ -225,8 +254,10 @@ class Runs:
                 if said == HERE:
                     self._asked_at = None
                     continue
+                self.crew.wake()
                 for run in self._runs.values():
-                    run.wake.set()
+                    if run.task is not None:
+                        run.wake.set()
 
     async def _live(self, run: Run) -> None:
         """Bring one attempt from its lease to the acknowledged end, whatever comes between."""
@@ -403,5 +434,7 @@ class Runs:
                 self._end_job(run)
 
     def _end_job(self, run: Run) -> None:
+        if run.session is not None:
+            run.session.cancel(run)
         if run.grip is not None:
             run.grip.end_job()

@@ -10,12 +10,17 @@ from zbrain_nb.model.events import AnyWorkerEvent
 from zbrain_nb.model.protocol import EventBatch, EventBatchAnswer, EventResult
 from zbrain_nb.worker.link import Link
 from zbrain_nb.worker.patience import Patience, is_passing
-from zbrain_nb.worker.runs import Run, Runs
+from zbrain_nb.worker.run import Run
+from zbrain_nb.worker.runs import Runs
 
 log = logging.getLogger(__name__)
 #: Events are gathered so long before they are sent, unless one is urgent.
 GATHER_SECS = 0.002
 BATCH_BYTES = 1024 * 1024
+#: After a batch of so many events, more are gathered, for longer: each batch is a commit. With so many runs that have
+#: something to say already, it is sent at once.
+BUSY_EVENTS, BUSY_GATHER_SECS = 32, 0.008
+_MANY_RUNS = 100
 
 
 class Sender:
@@ -47,6 +52,7 @@ class Sender:
         """Send for ever."""
         patience = Patience()
         limit = BATCH_BYTES
+        is_busy = False
         while True:
             await self._registered.wait()
             waiting = [run for run in self._runs.all() if run.delivery.waiting and not run.stale]
@@ -54,9 +60,13 @@ class Sender:
                 self._something.clear()
                 await self._something.wait()
                 continue
-            if not any(run.delivery.urgent for run in waiting):
+            if is_busy and len(waiting) < _MANY_RUNS:
+                await asyncio.sleep(BUSY_GATHER_SECS)
+                waiting = [run for run in self._runs.all() if run.delivery.waiting and not run.stale]
+            elif not any(run.delivery.urgent for run in waiting):
                 await asyncio.sleep(GATHER_SECS)
             events = self._gather(waiting, limit)
+            is_busy = len(events) >= BUSY_EVENTS
             try:
                 answer = await self._link.send_events(self._worker_id, EventBatch(events))
             except WorkerNotFound:
@@ -108,7 +118,7 @@ class Sender:
         elif not run.delivery.acknowledge(result.high):
             log.warning("queue lacks events", extra={"job": run.job_id, "high": result.high})
             self._runs.restart(run, result.high)
-        run.wake.set()
+        self._runs.heard(run)
 
     def _replace(self, result: EventResult) -> None:
         run = self._find(result)
@@ -121,4 +131,4 @@ class Sender:
             self._runs.discard(run.key)
 
     def _find(self, result: EventResult) -> Run | None:
-        return next((r for r in self._runs.all() if r.key == (result.job_id, result.attempt)), None)
+        return self._runs.get((result.job_id, result.attempt))

@@ -25,7 +25,7 @@ MAX_PAYLOAD = 256 * 1024 * 1024
 
 
 class Kind(IntEnum):
-    """What a frame holds."""
+    """What a frame holds; the last four stand in spools of many calls only (see `calls`)."""
 
     STDOUT = 1
     STDERR = 2
@@ -33,6 +33,10 @@ class Kind(IntEnum):
     BEGIN = 4
     END = 5
     MARK = 6
+    CALL = 7
+    HANDED = 8
+    WITHDRAWN = 9
+    NAMED = 10
 
 
 _KINDS = frozenset(Kind)
@@ -47,12 +51,16 @@ class Frame(NamedTuple):
 
 
 class Begin(msgspec.Struct, kw_only=True):
-    """Payload of the first frame: who runs the attempt (`pid` is 0 when nothing was started)."""
+    """Payload of the first frame: who runs the attempt (`pid` is 0 when nothing was started).
+
+    `outbox` is the folder for its files, if it is another than the request says.
+    """
 
     pid: int
     supervisor_pid: int
     start_time: int = 0
     boot_id: str = ""
+    outbox: str = ""
 
 
 class End(msgspec.Struct, kw_only=True):

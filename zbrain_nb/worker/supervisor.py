@@ -33,7 +33,7 @@ from zbrain_nb.worker.usage import Usage
 _FENCE_POLL_SECS = 0.2
 _FENCED = "Its worker could not reach the queue before the lease ended, and ended the job in time."
 #: After a cancel: SIGINT at once, SIGTERM after this part of the grace time, SIGKILL after all of it.
-_TERM_PART = 0.4
+TERM_PART = 0.4
 _LONGEST_WAIT_SECS = 5.0
 
 
@@ -141,7 +141,7 @@ class Supervisor:
 
     def _after_secs(self, step: int) -> float:
         """How long after the first signal a step of the escalation ends."""
-        return self._request.grace_secs * (_TERM_PART if step == 1 else 1.0)
+        return self._request.grace_secs * (TERM_PART if step == 1 else 1.0)
 
     def _enforce(self, deadline: float | None) -> None:
         """End the job if it was canceled, or is over a limit; ever harder as time passes."""

@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import msgspec
 
+from zbrain_nb.worker.foreman import oversee
 from zbrain_nb.worker.notes import Note
 from zbrain_nb.worker.request import RunRequest, read_request
 from zbrain_nb.worker.supervisor import supervise
@@ -33,8 +34,15 @@ def run_cell(request: RunRequest, events: int) -> int:
     return runtime.run(request, events)
 
 
+def run_calls(request: RunRequest, events: int, feed: int, marker: bytes) -> int:
+    """Run calls in this process, one after the other (a `runner.Body`)."""
+    from zbrain_nb.worker.cell import calling
+
+    return calling.serve(request, events, feed, marker)
+
+
 def _preload() -> None:
-    from zbrain_nb.worker.cell import runtime
+    from zbrain_nb.worker.cell import calling, runtime  # noqa: F401
 
     runtime.preload()
     gc.collect()
@@ -79,7 +87,10 @@ def _become_supervisor(folder: Path, name: str, box: socket.socket, wake: list[i
         # before anything is started: a supervisor that the spawner has not heard of may be killed by it
         box.send(msgspec.json.encode(Note(pid=os.getpid(), taken=name)))
         box.close()
-        supervise(folder, read_request(folder / "runs" / name), run_cell)
+        request = read_request(folder / "runs" / name)
+        if request.orders is not None:
+            oversee(folder, request, run_calls)
+        supervise(folder, request, run_cell)
     finally:
         os._exit(1)
 

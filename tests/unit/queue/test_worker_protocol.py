@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 
+import msgspec
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand
-from zbrain_nb import JobSpec, JobState
+from zbrain_nb import JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import JobCompleted, JobFailed, JobLogged, JobStarted, LogStream
+from zbrain_nb.model.job import INLINE_BYTES, JobArtifact, Resources
 from zbrain_nb.model.protocol import HeartbeatRequest, LeaseRequest
+from zbrain_nb.queue.limits import Limits
 
 pytestmark = pytest.mark.anyio
 
@@ -150,3 +154,105 @@ async def test_registration_says_whether_the_clock_decides(queue, tmp_path):
     assert (await queue.register_worker(WorkerInfo(id="w", folder=str(tmp_path), boot_id="other"))).is_fenced
     assert (await queue.register_worker(WorkerInfo(id="w", boot_id=boot_id()))).is_fenced
     lock.release()
+
+
+_CALL_BYTES = b"a pickled call"
+_CALL_DIGEST = hashlib.sha256(_CALL_BYTES).hexdigest()
+CALL = JobSpec(function=_CALL_DIGEST)
+
+
+async def test_calls_are_leased_ahead_but_not_before_jobs_that_stand_before_them(queue):
+    queue.artifacts.put_bytes(_CALL_BYTES)
+    hand = await Hand(queue).register()
+    large = await queue.submit(JobSpec(function=_CALL_DIGEST, resources={"cpus": 2}))
+    calls = await queue.submit_many([CALL] * 4)
+    command = await queue.submit(TRUE)
+    last = await queue.submit(CALL)
+    one = LeaseRequest(request_id="one", limit=1, ahead=2, wait_secs=60, resources=Resources(cpus=1))
+    assert [lease.job.id for lease in (await queue.lease(hand.id, one)).leases] == calls[:3]
+    two = LeaseRequest(request_id="two", limit=0, ahead=9, wait_secs=60)
+    assert [lease.job.id for lease in (await queue.lease(hand.id, two)).leases] == calls[3:]
+    rest = await queue.lease(hand.id, LeaseRequest(request_id="three", limit=9, wait_secs=60))
+    assert [lease.job.id for lease in rest.leases] == [large, command, last]
+
+
+async def test_request_for_calls_ahead_alone_is_not_held_open(queue):
+    hand = await Hand(queue).register()
+    await queue.submit(TRUE)
+    async with asyncio.timeout(10):
+        answer = await queue.lease(hand.id, LeaseRequest(request_id="none", limit=0, ahead=9, wait_secs=60))
+    assert answer.leases == []
+
+
+async def test_calls_leased_ahead_count_for_the_limit_of_the_owner(tmp_path, clock):
+    storage = Storage(tmp_path)
+    async with JobQueue(storage, tmp_path / "blobs", clock=clock, owner="ada", limits=Limits(owner_running=2)) as queue:
+        queue.artifacts.put_bytes(_CALL_BYTES)
+        hand = await Hand(queue).register()
+        await queue.submit_many([CALL] * 5)
+        answer = await queue.lease(hand.id, LeaseRequest(request_id="r", limit=1, ahead=9, wait_secs=1))
+        assert len(answer.leases) == 2
+    await storage.close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "is_plain"),
+    [
+        ({"function": "a" * 64, "env": {"A": "b"}, "kernel": "/usr/bin/python3", "timeout_secs": 3}, True),
+        ({"cmd": ["true"]}, False),
+        ({"code": "1"}, False),
+        ({"function": "a" * 64, "inputs": {"x": "b" * 64}}, False),
+        ({"function": "a" * 64, "artifacts": ["*"]}, False),
+        ({"function": "a" * 64, "keep": ["x"]}, False),
+        ({"function": "a" * 64, "secrets": ["KEY"]}, False),
+        ({"function": "a" * 64, "kernel": "python3"}, False),
+        ({"function": "a" * 64, "resources": {"memory_mb": 100}}, False),
+        ({"function": "a" * 64, "resources": {"gpus": 1}}, False),
+    ],
+)
+def test_job_is_a_plain_call_only_if_all_it_says_is_heeded_in_a_reused_process(spec, is_plain):
+    assert JobSpec(**spec).is_plain_call is is_plain
+
+
+def _result(data, /, **more):
+    kept = JobArtifact("result", hashlib.sha256(data).hexdigest(), len(data), data)
+    return msgspec.structs.replace(kept, **more)
+
+
+async def test_small_result_stays_with_the_job(queue):
+    queue.artifacts.put_bytes(_CALL_BYTES)
+    hand = await Hand(queue).register()
+    job = await hand.run(CALL)
+    await hand.send(JobCompleted(job.id, result=_result(b"small")))
+    kept = (await queue.get(job.id)).result
+    assert (kept.data, kept.size) == (b"small", 5)
+    await queue.fold()
+    stored = await queue.storage.get_job(job.id)
+    assert stored.result == kept
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        _result(b"x" * (INLINE_BYTES + 1)),
+        _result(b"small", data=b"other"),
+        _result(b"small", size=6),
+        _result(b"small", sha256="b" * 64),
+    ],
+    ids=["large", "other", "size", "hash"],
+)
+async def test_result_that_is_not_what_it_says_is_refused(queue, kept):
+    queue.artifacts.put_bytes(_CALL_BYTES)
+    hand = await Hand(queue).register()
+    job = await hand.run(CALL)
+    (answer,) = await hand.send(JobCompleted(job.id, result=kept))
+    assert answer.status == "invalid"
+    assert (await queue.get(job.id)).state is JobState.RUNNING
+
+
+async def test_artifact_cannot_travel_in_the_event(queue):
+    queue.artifacts.put_bytes(_CALL_BYTES)
+    hand = await Hand(queue).register()
+    job = await hand.run(CALL)
+    (answer,) = await hand.send(JobCompleted(job.id, artifacts=[_result(b"small")]))
+    assert answer.status == "invalid"

@@ -65,6 +65,7 @@ class MemoryQueue:
         self.changed = asyncio.Event()
         self.heard: list[EventBatch] = []
         self.lease_ttl_secs = 5.0
+        self.blobs: Path | None = None
 
     def submit(self, **spec: Any) -> Tracked:
         job = msgspec.structs.replace(Job(JobSpec(**spec)), attempt=1, org_id="default")
@@ -101,7 +102,9 @@ class MemoryLink:
         self._check()
         self.queue.known.add(info.id)
         refs = [AttemptRef(*key, high=t.high) for key, t in self.queue.jobs.items() if t.leased and not t.ended]
-        return Registered(self.queue.lease_ttl_secs, [ref for ref in refs if not self.queue.jobs[ref.job_id, 1].stale])
+        known = [ref for ref in refs if not self.queue.jobs[ref.job_id, 1].stale]
+        blobs = None if self.queue.blobs is None else str(self.queue.blobs)
+        return Registered(self.queue.lease_ttl_secs, known, blobs=blobs)
 
     async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
         deadline = time.monotonic() + request.wait_secs
@@ -120,7 +123,7 @@ class MemoryLink:
         jobs = self.queue.jobs
         keys = self.queue.answered.get(request.request_id)
         if not keys:
-            keys = [key for key, t in jobs.items() if not t.leased][: request.limit]
+            keys = [key for key, t in jobs.items() if not t.leased][: request.limit + request.ahead]
             self.queue.answered[request.request_id] = keys
         for key in keys:
             jobs[key].leased = True

@@ -69,6 +69,18 @@ async def test_lease_whose_answer_never_arrived_is_asked_for_again(idle_station:
     await idle_station.stop()
 
 
+async def test_repeat_that_a_restarted_queue_answers_with_another_job_runs_it(idle_station: Station) -> None:
+    gone = idle_station.submit("echo", "gone")
+    gone.leased = True
+    other = idle_station.submit("echo", "ran")
+    idle_station.folder.lease_file.write_bytes(msgspec.json.encode(LeaseRequest(request_id="unknown")))
+    await idle_station.start()
+    await idle_station.until(lambda: gone.ended and other.ended)
+    assert gone.ending.lost
+    assert other.lines() == ["ran"]
+    await idle_station.stop()
+
+
 async def test_attempt_of_which_nothing_lies_here_is_told_as_lost(idle_station: Station) -> None:
     job = idle_station.submit("echo", "ran")
     job.leased = True

@@ -93,8 +93,23 @@ class _BlobFile(ApiHandler, web.StaticFileHandler):
 
     async def _send(self, job_id: str, name: str, *, include_body: bool) -> None:
         self._blob = await self.blob_of(job_id, name)
+        if self._blob.data is not None:
+            self._reply_whole(self._blob.data, include_body=include_body)
+            return
         await asyncio.to_thread(_check, self.queue.artifacts, self._blob.sha256)
         await web.StaticFileHandler.get(self, self._blob.sha256, include_body)
+
+    def _reply_whole(self, data: bytes, *, include_body: bool) -> None:
+        """Send what is kept with the job itself; it is so small that no part of it is sent alone."""
+        self.set_header("Content-Type", self.get_content_type())
+        self.set_header("Content-Length", str(len(data)))
+        self.set_extra_headers("")
+        self.set_etag_header()
+        if self.check_etag_header():
+            self.set_status(304)
+        elif include_body:
+            self.write(data)
+        self.finish()
 
     @abstractmethod
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:

@@ -64,6 +64,20 @@ class FrameWriter:
         """Send an event; bytes in it become base64, dates ISO 8601, numbers that JSON lacks text."""
         self._write(EVENT, _as_json(event))
 
+    def last_event(self, event: Mapping[str, Any], kind: int, payload: bytes) -> None:
+        """Send an event and a short frame of another kind after it, at once if they fit."""
+        text = _as_json(event)
+        if len(text) + HEADER.size + len(payload) <= _WHOLE:
+            # its header says where the event ends, so the other frame may stand behind it
+            self._write(EVENT, text, HEADER.pack(kind, time.time(), len(payload)) + payload)
+        else:
+            self._write(EVENT, text)
+            self._write(kind, payload)
+
+    def mark(self, kind: int, payload: bytes) -> None:
+        """Send a short frame of another kind, as between a runner and its foreman."""
+        self._write(kind, payload)
+
     def close(self) -> None:
         """Take no more frames."""
         with self._lock:
@@ -74,12 +88,12 @@ class FrameWriter:
         self._open = False
         self._lock = threading.RLock()
 
-    def _write(self, kind: int, payload: bytes) -> None:
+    def _write(self, kind: int, payload: bytes, more: bytes = b"") -> None:
         if len(payload) <= _WHOLE:
             with self._lock:
                 self._holder = threading.get_ident()
                 if self._open:
-                    os.write(self._descriptor, HEADER.pack(kind, time.time(), len(payload)) + payload)
+                    os.write(self._descriptor, HEADER.pack(kind, time.time(), len(payload)) + payload + more)
                 self._holder = 0
             return
         if not self._open:

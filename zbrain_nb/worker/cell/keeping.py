@@ -54,8 +54,8 @@ class Keeper:
         self._result_cap = result_cap_bytes
         self._before = dict(shell.user_ns) if keep == "auto" else {}
 
-    def write_result(self, value: Any) -> str | None:
-        """Write the value; say on stderr why not if it cannot be kept."""
+    def pack_result(self, value: Any) -> Packing | None:
+        """Return the value packed; say on stderr why not if it cannot be kept."""
         if value is None:
             return None
         try:
@@ -65,9 +65,14 @@ class Keeper:
         except NotPicklable as error:
             why = error.message
         else:
-            return self._write("result.pickle", packing)
+            return packing
         sys.stderr.write(f"zbrain: the value of type {type_name(value)} was not kept: {why.rstrip('.')}.\n")
         return None
+
+    def write_result(self, value: Any) -> str | None:
+        """Write the value; say on stderr why not if it cannot be kept."""
+        packing = self.pack_result(value)
+        return None if packing is None else self.write("result.pickle", packing)
 
     def write_variables(self, code: str, *, failed: bool) -> list[dict[str, Any]]:
         """Write the variables.
@@ -138,7 +143,7 @@ class Keeper:
             packing = Packing({"": value}, self._shell.user_ns, limit)
         except NotPicklable as error:
             raise NotPicklable(f"{name} cannot be kept: {error.message}", error.hint, names=[name]) from error
-        path = self._write(f"variable-{place}.pickle", packing)
+        path = self.write(f"variable-{place}.pickle", packing)
         return {
             "name": name,
             "type": type_name(value),
@@ -147,7 +152,8 @@ class Keeper:
             "size": Path(path).stat().st_size,
         }
 
-    def _write(self, name: str, packing: Packing) -> str:
+    def write(self, name: str, packing: Packing) -> str:
+        """Write a file into the outbox; return its path."""
         path = self._outbox / name
         header = {"cells": cell_numbers(self._shell.compile._filename_map, packing.sources)}
         with path.open("wb") as file:

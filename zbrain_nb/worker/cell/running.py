@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -104,6 +105,7 @@ async def _awaiting(shell: Shell, result: Any) -> None:
         await shell.run_code(_as_code("await call()"), result, async_=True)
 
 
+@lru_cache
 def _as_code(text: str) -> Any:
     text = text.replace("call", "__zbrain_call__")
     return compile(text, CALL_FILE, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -128,24 +128,7 @@ def run(request: CellRequest, events_fd: int) -> int:
     int
         The exit code: 0, 1 after an exception, n after ``sys.exit(n)``, 130 after an interrupt.
     """
-    writer = FrameWriter(events_fd)
-    streams = JobStreams(writer)
-    surroundings.forget(_Warm.local_modules)
-    surroundings.enter(request.env, request.cwd, _Warm.cwd)
-    sys.stdout, sys.stderr = streams.stdout, streams.stderr
-    faulthandler.enable(2)
-    os.register_at_fork(after_in_child=streams.forked)
-    shell = make_shell()
-    connect_shell(shell, writer)
-    inside.set_channel(writer.event)
-    bars = Bars(writer)
-    after_import(
-        {
-            "tqdm.std": bars.patch_console,
-            "tqdm.notebook": bars.patch_notebook,
-            "ipywidgets.widgets.widget_output": lambda module: patch_output(module, shell.outputs),
-        }
-    )
+    writer, streams, shell = enter(request.env, request.cwd, events_fd)
     job = _Job(request, shell)
     try:
         job.live()
@@ -153,7 +136,7 @@ def run(request: CellRequest, events_fd: int) -> int:
         job.fail(error)
     except KeyboardInterrupt as error:  # between the end of the code and the end of the job
         job.outcome = Outcome(raised=error, interrupted=True)
-    exit_code, failure = job.outcome.exit_code, job.error()
+    exit_code, failure = job.outcome.exit_code, error_of(shell, job.outcome, is_call=request.function is not None)
     try:
         ending.finish_process()
     except KeyboardInterrupt:
@@ -172,6 +155,46 @@ def run(request: CellRequest, events_fd: int) -> int:
     )
     writer.close()
     return exit_code
+
+
+def enter(environ: Mapping[str, str], cwd: str, events_fd: int) -> tuple[FrameWriter, JobStreams, Shell]:
+    """Make this process, forked from the zygote, one in which a job's code finds all as in a kernel."""
+    writer = FrameWriter(events_fd)
+    streams = JobStreams(writer)
+    surroundings.forget(_Warm.local_modules)
+    surroundings.enter(environ, cwd, _Warm.cwd)
+    sys.stdout, sys.stderr = streams.stdout, streams.stderr
+    faulthandler.enable(2)
+    os.register_at_fork(after_in_child=streams.forked)
+    shell = make_shell()
+    connect_shell(shell, writer)
+    inside.set_channel(writer.event)
+    bars = Bars(writer)
+    after_import(
+        {
+            "tqdm.std": bars.patch_console,
+            "tqdm.notebook": bars.patch_notebook,
+            "ipywidgets.widgets.widget_output": lambda module: patch_output(module, shell.outputs),
+        }
+    )
+    return writer, streams, shell
+
+
+def error_of(shell: Shell, outcome: Outcome, *, is_call: bool) -> dict[str, Any] | None:
+    """Return how code failed as the event ``finished`` carries it, or None; a call's with the exception itself."""
+    raised = outcome.raised
+    if raised is None or outcome.exit_code == 0:
+        return None
+    pickled = pack_exception(raised) if is_call else None
+    return {**_told(shell, raised), **({} if pickled is None else {"pickled": pickled})}
+
+
+def _told(shell: Shell, raised: BaseException) -> dict[str, Any]:
+    shown: dict[str, Any] | None = shell.outputs.error
+    if shown is not None and shown["ename"] == type(raised).__name__:
+        return shown
+    lines = traceback.format_exception(type(raised), raised, None)
+    return {"ename": type(raised).__name__, "evalue": str(raised), "traceback": "".join(lines).splitlines()}
 
 
 class _Job:
@@ -210,21 +233,6 @@ class _Job:
         if self.outcome.raised is None:
             self.outcome = Outcome(raised=error)
             self._shell.showtraceback((type(error), error, None))
-
-    def error(self) -> dict[str, Any] | None:
-        """Return the error as ``finished`` carries it, or None; a function's with the exception itself."""
-        raised = self.outcome.raised
-        if raised is None or self.outcome.exit_code == 0:
-            return None
-        pickled = None if self._request.function is None else pack_exception(raised)
-        return {**self._told(raised), **({} if pickled is None else {"pickled": pickled})}
-
-    def _told(self, raised: BaseException) -> dict[str, Any]:
-        shown: dict[str, Any] | None = self._shell.outputs.error
-        if shown is not None and shown["ename"] == type(raised).__name__:
-            return shown
-        lines = traceback.format_exception(type(raised), raised, None)
-        return {"ename": type(raised).__name__, "evalue": str(raised), "traceback": "".join(lines).splitlines()}
 
     def _prepare(self, loop: asyncio.AbstractEventLoop) -> Callable[[], Outcome]:
         shell, request = self._shell, self._request

@@ -1,0 +1,167 @@
+"""Sessions of calls: many small functions, one after the other, in a process that is used again.
+
+A *session* is one foreman (`foreman`) with one spool, in the worker's folder named as an attempt with the number 0 of a
+job that does not exist. The worker tells it what to do by an *order book*, an append-only file of JSON lines: what
+stands there is done even if the worker dies. What the calls say stands in the session's spool: each frame of a call is
+wrapped in a `CALL` frame with the call's number, so that the frames of one call are what an attempt's own spool holds.
+`HANDED` frames name calls that may run from then on, `WITHDRAWN` ones calls that certainly never ran and never will,
+`NAMED` ones calls that got a name in the folder by which the queue sees that they live.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zbrain_nb.worker.spool import Frame, Kind, pack
+
+SESSION_PREFIX = "calls-"
+TAG = struct.Struct("<IB")
+NUMBER = struct.Struct("<I")
+#: The exit code of a runner that ends because it shall not be used again, not because of a call.
+RETIRED = 75
+#: The longest order that a runner takes.
+PACKET_BYTES = 128 * 1024
+
+
+class Call(msgspec.Struct, tag="call"):
+    """An order: run a call.
+
+    Attributes
+    ----------
+    number : int
+        0, 1, 2, ... in its session.
+    job_id, attempt : str, int
+        Whose attempt it is.
+    path, sha256 : str
+        The file with the pickled call, and what it has to hash to.
+    timeout_secs : float or None
+        How long it may run.
+    input : object
+        The job's JSON input.
+    arguments : str or None
+        Packed arguments to add to the call's own, as Base64.
+    """
+
+    number: int
+    job_id: str
+    attempt: int
+    path: str
+    sha256: str
+    timeout_secs: float | None = None
+    input: Any = None
+    arguments: str | None = None
+
+
+class Cancel(msgspec.Struct, tag="cancel"):
+    """An order: end a call, or do not begin it."""
+
+    number: int
+
+
+class Withdraw(msgspec.Struct, tag="withdraw"):
+    """An order: give back all calls that were not begun."""
+
+
+class Close(msgspec.Struct, tag="close"):
+    """An order: end when all calls have; no more will come."""
+
+
+Order = Call | Cancel | Withdraw | Close
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Order).decode
+
+
+def encode_order(order: Order) -> bytes:
+    """Return one line of an order book."""
+    return _encode(order) + b"\n"
+
+
+class OrderBook:
+    """The writing end; of the worker that holds the folder's lock.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it is not there. A last line that was cut off, for its writer was killed, is removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        if content and not content.endswith(b"\n"):
+            os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
+
+    def append(self, orders: Iterable[Order]) -> None:
+        """Write orders; they stand when this returns.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take them; then none stands.
+        """
+        size = os.fstat(self._descriptor).st_size
+        rest = memoryview(b"".join(map(encode_order, orders)))
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            os.ftruncate(self._descriptor, size)
+            raise
+
+    def close(self) -> None:
+        """Close the file; harmless when it is closed."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class OrderReader:
+    """The reading end.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no book.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._offset = 0
+
+    def read(self) -> list[Order]:
+        """Return the orders since the last time; a line that is not whole yet comes later."""
+        data = os.pread(self.descriptor, max(0, os.fstat(self.descriptor).st_size - self._offset), self._offset)
+        end = data.rfind(b"\n") + 1
+        self._offset += end
+        return [_decode(line) for line in data[:end].splitlines()]
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.descriptor)
+
+
+def pack_of_call(number: int, kind: int, payload: bytes, ts: float | None = None) -> bytes:
+    """Return a frame of a call, as it stands in the spool of its session."""
+    return pack(Kind.CALL, TAG.pack(number, kind) + payload, ts)
+
+
+def unpack_of_call(frame: Frame) -> tuple[int, Frame]:
+    """Return the number of the call, and the frame as the call's own."""
+    number, kind = TAG.unpack_from(frame.payload)
+    return number, Frame(kind, frame.ts, frame.payload[TAG.size :])
+
+
+def pack_numbers(kind: Kind, numbers: Iterable[int]) -> bytes:
+    """Return a frame that lists calls (`HANDED`, `WITHDRAWN`, `NAMED`)."""
+    return pack(kind, b"".join(map(NUMBER.pack, numbers)))
+
+
+def unpack_numbers(frame: Frame) -> list[int]:
+    """Return which calls a frame names."""
+    return [number for (number,) in NUMBER.iter_unpack(frame.payload)]

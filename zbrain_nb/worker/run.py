@@ -1,0 +1,63 @@
+"""One attempt as its worker sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from zbrain_nb.model.job import Job
+from zbrain_nb.worker.delivery import Delivery
+from zbrain_nb.worker.grip import Grip
+from zbrain_nb.worker.request import RunRequest
+from zbrain_nb.worker.spool import SpoolReader
+
+if TYPE_CHECKING:
+    from zbrain_nb.worker.session import Session
+
+Key = tuple[str, int]
+
+
+@dataclass
+class Run:
+    """One attempt.
+
+    Attributes
+    ----------
+    job : Job or None
+        As it was leased; None if that is not known any more.
+    delivery : Delivery
+        Its events on their way.
+    start : int
+        The highest number that the queue had when the run was taken up.
+    ended : bool
+        Whether its processes are gone: it takes up no slot.
+    canceled, stale : bool
+        Whether its processes shall end; of a stale one nothing is told any more.
+    failures : int
+        How often the worker failed at it without getting any further.
+    session, number : Session or None, int
+        Of a call: the session that runs it, and its number there.
+    """
+
+    job_id: str
+    attempt: int
+    job: Job | None
+    delivery: Delivery
+    start: int = 0
+    request: RunRequest | None = None
+    reader: SpoolReader | None = None
+    grip: Grip | None = None
+    ended: bool = False
+    canceled: bool = False
+    stale: bool = False
+    failures: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    session: Session | None = None
+    number: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Job and attempt."""
+        return self.job_id, self.attempt

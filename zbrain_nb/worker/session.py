@@ -1,0 +1,381 @@
+"""A session of calls as the worker sees it: gives orders to its foreman, makes events of what stands in its spool."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from zbrain_nb.model.events import JobFailed
+from zbrain_nb.worker.calls import Call, Cancel, Close, Order, OrderBook, Withdraw, unpack_numbers, unpack_of_call
+from zbrain_nb.worker.delivery import Delivery
+from zbrain_nb.worker.finishing import Ending, lost
+from zbrain_nb.worker.folder import WorkerFolder
+from zbrain_nb.worker.grip import Grip
+from zbrain_nb.worker.request import RunRequest
+from zbrain_nb.worker.run import Run
+from zbrain_nb.worker.spool import Begin, End, Frame, Kind, SpoolReader
+
+log = logging.getLogger(__name__)
+_TICK_SECS = 1.0
+#: The spool is read no further while so much of it waits for the queue.
+_WINDOW_BYTES = 8 * 1024 * 1024
+_READ_BYTES = 256 * 1024
+#: So many calls a session takes, and so much its spool may hold: it is read again from its start when a worker died.
+MOST_CALLS = 20_000
+MOST_BYTES = 32 * 1024 * 1024
+_NOT_BEGUN = "Its worker had no process free for it."
+
+
+class Employer(Protocol):
+    """What a session asks of the crew that it is of."""
+
+    def launch(self, run: Run, /) -> Awaitable[None]:
+        """Have the spawner start what `run` requests; return when there is a spool."""
+        ...
+
+    def finish(self, run: Run, request: RunRequest, end: End, /) -> Awaitable[Ending]:
+        """Gather what a call left, and return its ending."""
+        ...
+
+    def wait(self, run: Run, secs: float, /) -> Awaitable[None]:
+        """Wait until `run` is woken, or for `secs`."""
+        ...
+
+    def withdrawn(self, runs: list[Run]) -> None:
+        """Hear of calls that were not begun."""
+        ...
+
+    def learn(self, secs: float) -> None:
+        """Hear how long a call took."""
+        ...
+
+    def told(self) -> None:
+        """Hear that a run has events to send, or has ended."""
+        ...
+
+    def over(self, run: Run, /) -> None:
+        """Hear that nothing is to be done for a run any more."""
+        ...
+
+    def ended(self, session: Session) -> None:
+        """Hear that nothing is to be done for a session any more."""
+        ...
+
+
+class Session:
+    """One session.
+
+    Parameters
+    ----------
+    folder : WorkerFolder
+        Where it lies.
+    own : Run
+        The session itself, as what the spawner starts.
+    key : object
+        What its calls have in common.
+    employer : Employer
+        See there.
+
+    Attributes
+    ----------
+    open : dict of int to Run
+        Calls that have not ended, by number, in order.
+    moved_at : float
+        When the last call began or ended, on the monotonic clock.
+    is_withdrawing : bool
+        Whether it was told to give back what was not begun.
+    is_closed : bool
+        Whether it takes no more calls.
+    """
+
+    def __init__(self, folder: WorkerFolder, own: Run, key: object, employer: Employer) -> None:
+        assert own.request is not None
+        assert own.request.orders is not None
+        self.own = own
+        self.key = key
+        self.open: dict[int, Run] = {}
+        self.moved_at = time.monotonic()
+        self.is_withdrawing = False
+        self.is_closed = False
+        self._folder = folder
+        self._request = own.request
+        self._employer = employer
+        self._book = OrderBook(Path(own.request.orders))
+        self._next = 0
+        self._kept: dict[int, Run] = {}  # calls that are not over
+        self._handed: set[int] = set()
+        self._named: set[int] = set()
+        self._outboxes: dict[int, str] = {}
+        self._end: End | None = None
+        self._finishing: set[asyncio.Task[None]] = set()
+
+    def is_stuck(self, secs: float) -> bool:
+        """Whether it has calls, and none has begun or ended for so long."""
+        return bool(self.open) and time.monotonic() - self.moved_at > secs
+
+    def begin(self) -> None:
+        """Follow it from now on; it is launched if it was not."""
+        self.own.task = asyncio.create_task(self._live(), name=f"session {self.own.job_id}")
+
+    def adopt(self, call: Call, run: Run) -> None:
+        """Go on with a call that stands in its book."""
+        run.session, run.number = self, call.number
+        self.open[call.number] = self._kept[call.number] = run
+
+    # Orders
+
+    def take(self, runs: list[tuple[Run, str]]) -> None:
+        """Run calls, each with the path of its file.
+
+        Raises
+        ------
+        OSError
+            If the order cannot be written; none is run.
+        """
+        orders: list[Order] = []
+        for number, (run, path) in enumerate(runs, self._next):
+            assert run.job is not None
+            spec = run.job.spec
+            orders.append(
+                Call(
+                    number,
+                    run.job_id,
+                    run.attempt,
+                    path,
+                    spec.function or "",
+                    spec.timeout_secs,
+                    spec.input,
+                    spec.arguments,
+                )
+            )
+        self._order(orders)
+        if not self.open:
+            self.moved_at = time.monotonic()
+        for number, (run, _) in enumerate(runs, self._next):
+            run.session, run.number = self, number
+            self.open[number] = self._kept[number] = run
+        self._next += len(runs)
+        if self._next >= MOST_CALLS:
+            self.close()
+
+    def cancel(self, run: Run) -> None:
+        """End a call, or do not begin it."""
+        self._order([Cancel(run.number)])
+
+    def withdraw(self) -> None:
+        """Have what was not begun given back (see `Employer.withdrawn`)."""
+        self.is_withdrawing = True
+        self._order([Withdraw()])
+
+    def close(self) -> None:
+        """Take no more calls; its foreman ends when they are done."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._order([Close()])
+
+    def end_all(self) -> None:
+        """End all calls, without waiting."""
+        if self.own.grip is not None:
+            self.own.grip.end_job()
+
+    def _order(self, orders: list[Order]) -> None:
+        self._book.append(orders)
+        if self.own.grip is not None:
+            self.own.grip.wake()
+
+    def let_go(self) -> None:
+        """Close the files; the foreman goes on."""
+        self._book.close()
+        if self.own.reader is not None:
+            self.own.reader.close()
+        if self.own.grip is not None:
+            self.own.grip.release()
+
+    # What the foreman says
+
+    async def _live(self) -> None:
+        path = self._folder.spool_path(*self.own.key)
+        try:
+            if not path.exists():
+                await self._employer.launch(self.own)
+            self.own.reader = SpoolReader(path)
+            await self._follow(self.own.reader)
+        except Exception as error:
+            # what was handed over may run or not; nobody is left here to say
+            log.exception("session is given up", extra={"session": self.own.job_id})
+            self._end = End(reason="supervisor", message=f"Its worker failed at it: {error!r}")
+            self.end_all()
+        self.is_closed = True
+        await self._end_rest()
+        while self._kept:
+            await self._employer.wait(self.own, 60)
+        await asyncio.gather(*self._finishing, return_exceptions=True)
+        self.let_go()
+        await asyncio.to_thread(self._folder.remove, self._request, *self.own.key)
+        self._employer.ended(self)
+
+    async def _follow(self, reader: SpoolReader) -> None:
+        while True:
+            if sum(run.delivery.waiting_bytes for run in self._kept.values() if not run.stale) > _WINDOW_BYTES:
+                await self._employer.wait(self.own, _TICK_SECS)
+                continue
+            is_locked = reader.is_locked()  # before the read: the end is written before the lock is freed
+            frames = reader.read(_READ_BYTES)
+            for frame in frames:
+                await self._hear(frame)
+            if frames:
+                self._employer.told()
+                await asyncio.sleep(0)
+                if reader.offset > MOST_BYTES:
+                    self.close()
+            elif self._end is not None or not is_locked:
+                return
+            else:
+                await self._employer.wait(self.own, _TICK_SECS)
+
+    async def _hear(self, frame: Frame) -> None:
+        if frame.kind == Kind.CALL:
+            number, frame = unpack_of_call(frame)
+            run = self._kept.get(number)
+            if run is not None:
+                await self._hear_call(number, run, frame)
+        elif frame.kind == Kind.HANDED:
+            self._handed.update(unpack_numbers(frame))
+        elif frame.kind == Kind.NAMED:
+            self._named.update(unpack_numbers(frame))
+        elif frame.kind == Kind.WITHDRAWN:
+            self.is_withdrawing = False
+            runs = [self.open.pop(number) for number in unpack_numbers(frame) if number in self.open]
+            for run in runs:
+                del self._kept[run.number]
+                run.session = None
+                self._unname(run)
+            self._employer.withdrawn(runs)
+        elif frame.kind == Kind.BEGIN:
+            begin = msgspec.json.decode(frame.payload, type=Begin)
+            if self.own.reader is not None:
+                self.own.grip = Grip.take(begin, self.own.reader, self.own.wake.set)
+                if self.own.grip is not None:
+                    self.own.grip.wake()  # orders may have been written before there was anybody to tell
+        elif frame.kind == Kind.END:
+            self._end = msgspec.json.decode(frame.payload, type=End)
+
+    async def _hear_call(self, number: int, run: Run, frame: Frame) -> None:
+        if frame.kind == Kind.BEGIN:
+            self.moved_at = time.monotonic()
+            self._outboxes[number] = msgspec.json.decode(frame.payload, type=Begin).outbox
+        if not run.stale or frame.kind == Kind.END:
+            run.delivery.feed(frame)
+        if frame.kind != Kind.END or number not in self.open:
+            return
+        self.moved_at = time.monotonic()
+        del self.open[number]
+        said = run.delivery.finished
+        if said is None or said.get("files"):
+            self._later(self._finish(run))
+        else:
+            self._employer.learn(float(said.get("secs") or 0.0))
+            await self._finish(run)
+
+    def _later(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+
+    async def _finish(self, run: Run) -> None:
+        """Make the ending of a call whose process is done with it."""
+        run.ended = True
+        end = run.delivery.end
+        assert end is not None
+        if not run.stale:
+            request = self._request_of(run)
+            self._close(run, await self._employer.finish(run, request, end))
+        self.heard(run)
+
+    def _request_of(self, run: Run) -> RunRequest:
+        own = self._request
+        outbox = self._outboxes.get(run.number) or own.outbox
+        spec = run.job.spec if run.job is not None else None
+        return RunRequest(
+            job_id=run.job_id,
+            attempt=run.attempt,
+            function="call",
+            cwd=own.cwd,
+            outbox=outbox,
+            timeout_secs=spec.timeout_secs if spec is not None else None,
+        )
+
+    def _close(self, run: Run, ending: Ending) -> None:
+        run.delivery.say(time.time(), ending.sentences)
+        run.delivery.close(ending.event)
+        self._employer.told()
+
+    def heard(self, run: Run) -> None:
+        """Hear that something changed about a call: events of it were acknowledged, or it is not ours any more."""
+        if run.ended and (run.delivery.done or run.stale) and self._kept.get(run.number) is run:
+            del self._kept[run.number]
+            outbox = self._outboxes.pop(run.number, "")
+            if run.delivery.finished is None or run.delivery.finished.get("files"):
+                self._later(asyncio.to_thread(self._folder.remove_outbox, outbox))
+            self._unname(run)
+            self._employer.over(run)
+        self.own.wake.set()
+
+    def _unname(self, run: Run) -> None:
+        """Remove the name that its foreman has given to a call that was long."""
+        if run.number in self._named:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._folder.spool_path(*run.key))
+
+    def feed_again(self, run: Run, high: int) -> None:
+        """Make the events of a call anew, from those that follow `high`."""
+        run.delivery = Delivery(run.job_id, run.attempt, run.delivery.worker_id, high)
+        if run.canceled:
+            run.delivery.hurry()
+        if self.own.reader is None:
+            return
+        reader = SpoolReader(self._folder.spool_path(*self.own.key))
+        try:
+            while reader.offset < self.own.reader.offset:
+                frames = reader.read(min(_READ_BYTES, self.own.reader.offset - reader.offset))
+                if not frames:
+                    break
+                for frame in frames:
+                    if frame.kind == Kind.CALL:
+                        number, inner = unpack_of_call(frame)
+                        if number == run.number:
+                            run.delivery.feed(inner)
+        finally:
+            reader.close()
+        if run.delivery.end is not None:
+            self._later(self._finish(run))
+
+    async def _end_rest(self) -> None:
+        """End the calls that have not: the foreman is gone."""
+        for number, run in list(self.open.items()):
+            del self.open[number]
+            run.ended = True
+            if self._end is not None and self._end.reason == "unstartable":
+                ending = await self._employer.finish(run, self._request_of(run), self._end)
+            elif number in self._handed:
+                run.delivery.lose(time.time())
+                ending = lost(run.job_id)
+            else:
+                ending = not_begun(run, is_orderly=self._end is not None and self._end.reason == "exited")
+            if not run.stale:
+                self._close(run, ending)
+            self.heard(run)
+
+
+def not_begun(run: Run, *, is_orderly: bool = True) -> Ending:
+    """Return the ending of a call that certainly never ran: it goes back to the queue."""
+    event = JobFailed(job_id=run.job_id, lost=True, unstarted=True, returned=is_orderly, reason=_NOT_BEGUN)
+    return Ending(event, [])
