@@ -226,8 +226,13 @@ class AsyncClient:
 
     async def results(self, jobs: Iterable[Job]) -> dict[str, bytes]:
         """Return the pickled results of ended jobs by their SHA-256; equal ones are fetched once."""
-        wanted = {job.result.sha256: job.id for job in jobs if job.result is not None}
         found: dict[str, bytes] = {}
+        wanted: dict[str, str] = {}
+        for job in jobs:
+            if job.result is not None and job.result.data is not None:
+                found[job.result.sha256] = job.result.data
+            elif job.result is not None:
+                wanted[job.result.sha256] = job.id
         room = asyncio.Semaphore(FETCHES)
 
         async def fetch(digest: str, job_id: str) -> None:
