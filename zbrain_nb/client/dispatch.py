@@ -187,8 +187,10 @@ class Dispatch:
             call.job = job
             if job.state.ended:
                 del self._calls[job.id]
-                if job.result is None or job.result.data is not None:
-                    self._desk.ended(call, job, job.result and job.result.data)
+                if job.result is None:
+                    self._desk.ended(call, job, None)
+                elif job.result.data is not None:
+                    self._desk.ended(call, job, job.result.data)
                 else:
                     task = asyncio.create_task(self._fetch(call, job))
                     self._tasks.add(task)
