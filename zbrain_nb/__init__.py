@@ -36,6 +36,7 @@ _HOMES = {
     "client.client": ("Client",),
     "client.connecting": ("connect",),
     "client.group": ("JobGroup",),
+    "client.function": ("function",),
     "client.handle": ("JobHandle",),
     "worker.inside": ("checkpoint_dir", "current_job", "job_input", "progress", "save_artifact"),
 }

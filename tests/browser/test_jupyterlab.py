@@ -120,7 +120,7 @@ def assert_whole(view: Locator) -> None:
         ("%%zbrain --frobnicate\nprint(1)", "UsageError: %%zbrain does not know '--frobnicate'."),
         ("%%zbrain\nfile.read()", "NotPicklable: "),
         ("%%zbrain --in nothing\nprint(1)", "nothing"),
-        ("%%zbrain\nfor", "UsageError: Line 1 of the cell"),
+        ("%%zbrain\nfor", "SyntaxError: invalid syntax"),
         ("%%zbrain --timeout -5\nprint(1)", "InvalidSpec: timeout_secs must lie between"),
     ],
 )

@@ -21,9 +21,9 @@ from rich.table import Table
 
 from zbrain_nb.cli.backup import back_up
 from zbrain_nb.cli.doctor import diagnose
-from zbrain_nb.cli.printing import age, printable, state_style
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.client.printing import age, printable, state_style
 from zbrain_nb.model.datadir import DataDir, lock_holder
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import LogEntry, LogStream

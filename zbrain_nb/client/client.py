@@ -217,11 +217,18 @@ class Client:
             raise
         return jobs
 
-    def jobs(self, state: JobState | str | None = None, limit: int = 50, *, name: str | None = None) -> list[JobHandle]:
-        """Return jobs, newest first."""
+    def jobs(
+        self,
+        state: JobState | str | None = None,
+        limit: int = 50,
+        *,
+        name: str | None = None,
+        tag: tuple[str, str] | None = None,
+    ) -> list[JobHandle]:
+        """Return jobs, newest first; `tag` is a name and its value."""
 
         async def fetch() -> list[Job]:
-            return await self.asynchronous.jobs(state, limit, name=name)
+            return await self.asynchronous.jobs(state, limit, name=name, tag=tag)
 
         return [JobHandle(self, job) for job in self.call(fetch)]
 

@@ -27,6 +27,10 @@ class CellOptions(msgspec.Struct):
         Variable to bind the handle to.
     wait : bool or None
         Block until the end; None is when nobody watches.
+    new : bool
+        Submit another job although the same one is active.
+    quiet : bool
+        Show one line instead of the view.
     """
 
     ship: list[str] | str = "auto"
@@ -46,6 +50,8 @@ class CellOptions(msgspec.Struct):
     mem: int | None = None
     gpus: int | None = None
     limit: list[str] = []
+    new: bool = False
+    quiet: bool = False
 
     @property
     def resources(self) -> dict[str, float]:
@@ -131,10 +137,26 @@ def _parser() -> _Parser:
         metavar="NAME=N",
         help=f"what it may use at most ({', '.join(Limits.__struct_fields__)}); may be repeated",
     )
+    add("--new", action="store_true", help="another job although the same cell's is active (default: attach to that)")
+    add("--quiet", action="store_true", help="say one line instead of showing the view")
     return parser
 
 
 PARSER = _parser()
+
+
+def split(line: str, magic: str) -> list[str]:
+    """Return the words of a line, as a shell would.
+
+    Raises
+    ------
+    UsageError
+        If a quote is not closed.
+    """
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError as error:
+        raise UsageError(f"{magic}: the line cannot be read ({error}).", "Close the quotes.") from None
 
 
 def parse_line(line: str) -> CellOptions:
@@ -145,11 +167,7 @@ def parse_line(line: str) -> CellOptions:
     UsageError
         In one sentence, with what to do.
     """
-    try:
-        words = shlex.split(line, comments=True)
-    except ValueError as error:
-        raise UsageError(f"%%zbrain: the line cannot be read ({error}).", "Close the quotes.") from None
-    parsed = PARSER.parse_args(words)
+    parsed = PARSER.parse_args(split(line, "%%zbrain"))
     if parsed.shell and (parsed.ship != "auto" or parsed.keep != "auto"):
         raise UsageError("%%zbrain: a shell script takes no variables along and leaves none.", "Drop --in and --out.")
     if parsed.job and parsed.job in parsed.keep:

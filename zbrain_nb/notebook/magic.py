@@ -9,19 +9,24 @@ from typing import Any
 
 import msgspec
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, cell_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.client.printing import printable
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import UsageError
 from zbrain_nb.model.job import JobSpec
 from zbrain_nb.model.limits import limits_from_pairs
 from zbrain_nb.model.settings import read_settings
-from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line
+from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line, split
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.capture import check_syntax
+from zbrain_nb.notebook.line import ID_CHARS, Desk, run_line
+from zbrain_nb.notebook.line import PARSER as LINE_PARSER
+from zbrain_nb.notebook.origin import CELL_TAG, NOTEBOOK_TAG, PRINT_TAG, VARIABLE_TAG, cell_of, notebook_of, print_of
+from zbrain_nb.notebook.runs import NotebookRuns
 from zbrain_nb.notebook.shipping import Shipment, ship_cell
 from zbrain_nb.notebook.waiting import wait_and_show
 
@@ -31,18 +36,27 @@ class ZBrainMagics(Magics):
     """The magics of zbrain, one set for each shell."""
 
     shell: InteractiveShell
-    _client: Client | None = None
-    _bindings: OutBindings | None = None
+    _desk: Desk | None = None
+
+    @property
+    def desk(self) -> Desk:
+        """What the magics of this shell work with; connected when first needed."""
+        if self._desk is None:
+            client = connect()
+            namespace = self.shell.user_ns
+            bindings = OutBindings(client, namespace, self.shell.compile._filename_map)
+            self._desk = Desk(client, namespace, NotebookRuns(client, notebook_of(self.shell)), bindings)
+        return self._desk
 
     @property
     def client(self) -> Client:
-        """The client of this shell, connected when first needed."""
-        if self._client is None:
-            self._client = connect()
-        return self._client
+        """The client of this shell."""
+        return self.desk.client
 
-    @cell_magic
-    def zbrain(self, line: str, cell: str) -> None:  # noqa: D102 - its docstring is the help of its flags
+    @line_cell_magic
+    def zbrain(self, line: str, cell: str | None = None) -> Any:  # noqa: D102 - see below
+        if cell is None:
+            return run_line(self.desk, split(line, "%zbrain"))
         options = parse_line(line)
         if not cell.strip():
             raise UsageError("The cell under %%zbrain is empty.", "Put the code to run below the line.")
@@ -52,14 +66,19 @@ class ZBrainMagics(Magics):
         if options.job:
             namespace[options.job] = handle
         if isinstance(options.keep, list):
-            self._bindings = self._bindings or OutBindings(self.client, namespace, self.shell.compile._filename_map)
-            self._bindings.add(handle, options.keep)
+            self.desk.bindings.add(handle, options.keep)
         if self._waits(options):
             wait_and_show(self.shell, handle)
+        elif options.quiet:
+            sys.stdout.write(f"zbrain: {printable(handle.name)} is {handle.job.state}, job {handle.id}.\n")
         else:
             handle.display()
+        return None
 
-    zbrain.__doc__ = f"Run this cell as a job, outside the kernel, and show it live here.\n\n{PARSER.format_help()}"
+    zbrain.__doc__ = (
+        f"Run this cell as a job, outside the kernel, and show it live here.\n\n{PARSER.format_help()}\n"
+        f"The line `%zbrain` alone looks at jobs:\n\n{LINE_PARSER.format_help()}"
+    )
 
     def _submit(self, options: CellOptions, cell: str) -> JobHandle:
         fields: dict[str, Any] = {
@@ -77,23 +96,44 @@ class ZBrainMagics(Magics):
         if options.shell:
             shell = shutil.which("bash") or "sh"
             fields["name"] = options.name or next(filter(None, map(str.strip, cell.splitlines())))[:60]
-            return self.client.submit_many([JobSpec(cmd=[shell, "-c", cell], **fields)])[0]
+            return self._attach_or_send(JobSpec(cmd=[shell, "-c", cell], **fields), None, options)
         check_syntax(self.shell, cell)
         shipment = ship_cell(self.shell, cell, options.ship)
         keep = None if options.keep == "none" else options.keep
         # The spec is checked before the first byte leaves: what cannot run is not uploaded.
         spec = JobSpec(code=cell, keep=keep, kernel=sys.executable, inputs={"cell": "0" * 64}, **fields)
-        return self._send(spec, shipment)
+        return self._attach_or_send(spec, shipment, options)
 
-    def _send(self, spec: JobSpec, shipment: Shipment) -> JobHandle:
-        digest = self.client.call(self.client.asynchronous.put_blob, shipment.data)
-        handle = self.client.submit_many([msgspec.structs.replace(spec, inputs={"cell": digest})])[0]
-        handle.shipped = shipment.said
+    def _attach_or_send(self, spec: JobSpec, shipment: Shipment | None, options: CellOptions) -> JobHandle:
+        """Return the active job that does the very same, or submit."""
+        runs, notebook, cell = self.desk.runs, notebook_of(self.shell), cell_of(self.shell)
+        said = msgspec.json.encode(msgspec.structs.replace(spec, inputs={}), order="sorted").decode()
+        print_ = print_of(notebook, cell or "", said, shipment.fingerprint if shipment else "")
+        if not options.new:
+            same = runs.same(print_)
+            if same is not None:
+                sys.stdout.write(f"zbrain: attached to {printable(same.name)}, which runs already (--new: another).\n")
+                return same
+            if (old := runs.earlier(cell and print_of(notebook, cell))) is not None:
+                said = f"zbrain: an earlier {printable(old.name)} of this cell is still {old.job.state}"
+                sys.stdout.write(f"{said}; `%zbrain cancel {old.id[:ID_CHARS]}` ends it.\n")
+        tags = {NOTEBOOK_TAG: notebook, PRINT_TAG: print_}
+        if cell is not None:
+            tags[CELL_TAG] = print_of(notebook, cell)
+        if options.job:
+            tags[VARIABLE_TAG] = options.job
+        spec = msgspec.structs.replace(spec, tags=tags)
+        if shipment is not None:
+            digest = self.client.call(self.client.asynchronous.put_blob, shipment.data)
+            spec = msgspec.structs.replace(spec, inputs={"cell": digest})
+        handle = self.client.submit_many([spec])[0]
+        if shipment is not None:
+            handle.shipped = shipment.said
+        runs.add(handle)
         return handle
 
     def _job_id(self, text: str) -> str:
-        value = self.shell.user_ns.get(text)
-        return value.id if isinstance(value, JobHandle) else self.client.job(text).id
+        return self.desk.job(text).id
 
     def _waits(self, options: CellOptions) -> bool:
         if options.wait is not None:

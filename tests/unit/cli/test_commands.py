@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import end_everything
-from zbrain_nb.cli.printing import printable
+from zbrain_nb.client.printing import printable
 from zbrain_nb.model.datadir import DataDir, lock_holder
 
 ZBRAIN = [sys.executable, "-c", "from zbrain_nb.cli import main; main()"]

@@ -1,0 +1,174 @@
+"""``%zbrain`` and the jobs that a notebook finds again, on a real host with a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, wait
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from tests.conftest import end_everything
+from zbrain_nb.client.client import Client
+from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.model.errors import JobNotFound, UsageError
+from zbrain_nb.model.job import JobState
+from zbrain_nb.notebook.extension import load
+from zbrain_nb.notebook.magic import ZBrainMagics
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    root = tmp_path_factory.mktemp("line") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZDB_DATA", str(root))
+        yield root
+    end_everything(root)
+
+
+class Notebook:
+    """A notebook in front of the host: runs cells of one id, and may have its kernel restarted."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self.shell = shell
+        self.clients: list[Client] = []
+        self.calls: list[Future[Any]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all variables and all that the magics know; what the kernel of before has begun goes on."""
+        self.shell.user_ns = {}
+        magics = ZBrainMagics(self.shell)
+        self.shell.register_magics(magics)
+        self.clients.append(magics.client)
+        start = magics.client.start
+
+        def note(*args: Any) -> Future[Any]:
+            self.calls.append(start(*args))
+            return self.calls[-1]
+
+        magics.client.start = note  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        """Let what waits for jobs, which have all ended, come to its end; then close."""
+        wait(self.calls, 30)
+        for client in self.clients:
+            client.close()
+
+    def cell(self, cell_id: str, line: str, code: str) -> JobHandle:
+        parent = {"metadata": {"cellId": cell_id}}
+        self.shell.kernel = SimpleNamespace(get_parent=lambda _: parent, config=None)  # type: ignore[attr-defined]
+        self.shell.run_cell_magic("zbrain", line, code)
+        found = self.shell.user_ns["_zb"]
+        assert isinstance(found, JobHandle)
+        return found
+
+    def line(self, line: str) -> Any:
+        return self.shell.run_line_magic("zbrain", line)
+
+
+@pytest.fixture
+def pad(root: Path, notebook: InteractiveShell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Notebook]:
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "work.ipynb"))
+    load(notebook)
+    pad = Notebook(notebook)
+    yield pad
+    pad.close()
+
+
+def waits_for(gate: Path) -> str:
+    return f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\nfound = 7"
+
+
+def test_same_cell_attaches_while_its_job_is_active(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = waits_for(tmp_path / "gate"), "--no-wait --quiet --out found"
+    first = pad.cell("a", line, code)
+    assert pad.cell("a", line, code).id == first.id
+    assert "attached to" in capsys.readouterr().out
+    assert pad.cell("b", line, code).id != first.id  # another cell
+    assert pad.cell("a", f"{line} --new", code).id != first.id
+    changed = pad.cell("a", line, f"{code}\n# changed")
+    assert changed.id != first.id
+    assert f"%zbrain cancel {first.id[:8]}"[:20] in capsys.readouterr().out
+    (tmp_path / "gate").touch()
+    assert first.wait(60).job.state is JobState.SUCCEEDED
+    changed.wait(60)
+    assert pad.shell.user_ns["found"] == 7
+    assert pad.cell("a", line, code).id != first.id  # it has ended
+
+
+def test_same_cell_with_other_inputs_is_another_job(pad: Notebook, tmp_path: Path) -> None:
+    code, line = f"{waits_for(tmp_path / 'gate')}\nrate", "--no-wait --quiet"
+    pad.shell.user_ns["rate"] = 1
+    first = pad.cell("a", line, code)
+    assert pad.cell("a", line, code).id == first.id
+    pad.shell.user_ns["rate"] = 2
+    second = pad.cell("a", line, code)
+    assert second.id != first.id
+    (tmp_path / "gate").touch()
+    assert (first.result(60), second.result(60)) == (1, 2)
+
+
+def test_attach_finds_the_jobs_after_a_restart_and_binds_what_the_notebook_lacks(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = pad.cell("a", "--no-wait --quiet --out x,y --job one", "x, y = 1, 2")
+    failed = pad.cell("b", "--no-wait --quiet --out z", "1 / 0")
+    done.wait(60), failed.wait(60)
+    active = pad.cell("c", "--no-wait --quiet --out found --job two", waits_for(tmp_path / "gate"))
+    pad.restart()
+    pad.shell.user_ns["y"] = "mine"
+    capsys.readouterr()
+    pad.line("attach")
+    said = capsys.readouterr().out
+    space = pad.shell.user_ns
+    assert (space["one"].id, space["two"].id, space["_zb"].id) == (done.id, active.id, active.id)
+    assert (space["x"], space["y"]) == (1, "mine")
+    assert "has succeeded; x is bound" in said
+    assert "has failed" in said
+    assert "found" not in space
+    again = pad.cell("c", "--no-wait --quiet --out found --job two", waits_for(tmp_path / "gate"))
+    assert again.id == active.id
+    (tmp_path / "gate").touch()
+    space["two"].wait(60)
+    assert space["found"] == 7
+
+
+def test_lines_look_at_jobs_and_act_on_them(pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pad.cell("a", "--no-wait --quiet --name spoken --job run", "print('hello\\x1b]0;title\\x07')\n6 * 7").wait(60)
+    handle = pad.shell.user_ns["run"]
+    for name in ("run", "-1", "spoken", handle.id, handle.id[:18]):
+        assert pad.line(f"result {name}") == 42
+    capsys.readouterr()
+    pad.line("logs run")
+    assert capsys.readouterr().out == "hello\n"
+    pad.line("")
+    assert "spoken" in capsys.readouterr().out
+    pad.line("ls --here --state failed")
+    assert capsys.readouterr().out == "No jobs.\n"
+    pad.line("artifacts run")
+    assert capsys.readouterr().out == "The job keeps no files.\n"
+    pad.line("cancel run")
+    assert capsys.readouterr().out == "zbrain: spoken had ended already.\n"
+    pad.line("retry run")
+    again = pad.shell.user_ns["_zb"]
+    assert again.job.retry_of == handle.id
+    assert pad.line("result -1") == 42
+
+
+def test_wrong_lines_are_told_in_a_sentence(pad: Notebook) -> None:
+    with pytest.raises(UsageError, match="invalid choice: 'frob'"):
+        pad.line("frob")
+    with pytest.raises(UsageError, match="JOB"):
+        pad.line("show")
+    with pytest.raises(UsageError, match="Close the quotes"):
+        pad.line("show 'x")
+    with pytest.raises(JobNotFound, match="no jobs yet"):
+        pad.line("show -1")
+    with pytest.raises(JobNotFound, match="There is no job 'nothing'"):
+        pad.line("show nothing")

@@ -1,0 +1,51 @@
+"""``%zbrain attach``: after a restart of the kernel, the notebook's jobs, their handles and what they shall bind."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.client.printing import printable
+from zbrain_nb.model.job import JobState
+from zbrain_nb.notebook.binding import OutBindings
+from zbrain_nb.notebook.origin import VARIABLE_TAG
+from zbrain_nb.notebook.runs import NotebookRuns
+
+
+def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any]) -> None:
+    """Take up the newest job of each cell of the notebook.
+
+    Its handle is bound to its ``--job`` variable, its ``--out`` names are bound now or when it succeeds; what the
+    notebook has assigned since stays. Jobs that have not ended show their views.
+    """
+    handles = runs.newest_by_cell()
+    if not handles:
+        sys.stdout.write("zbrain: this notebook has no jobs.\n")
+    for handle in handles:
+        variable = handle.job.spec.tags.get(VARIABLE_TAG)
+        if variable:
+            namespace.setdefault(variable, handle)
+        namespace["_zb"] = handle
+        bound = _bind(handle, bindings, namespace)
+        said = f"; {', '.join(bound)} {'are' if len(bound) > 1 else 'is'} bound" if bound else ""
+        state = handle.job.state
+        if state.ended:
+            sys.stdout.write(f"zbrain: {printable(handle.name)} {_word(state)}{said}.\n")
+        else:
+            handle.display()
+
+
+def _word(state: JobState) -> str:
+    return {JobState.SUCCEEDED: "has succeeded", JobState.FAILED: "has failed"}.get(state, "was canceled")
+
+
+def _bind(handle: JobHandle, bindings: OutBindings, namespace: dict[str, Any]) -> list[str]:
+    """Bind what the notebook does not have; return the names that are bound now."""
+    keep = handle.refresh().job.spec.keep
+    names = [name for name in keep if name not in namespace] if isinstance(keep, list) else []
+    if not names or (handle.job.state.ended and handle.job.state is not JobState.SUCCEEDED):
+        return []
+    bindings.add(handle, names)
+    bindings.finish(handle)
+    return [name for name in names if name in namespace]

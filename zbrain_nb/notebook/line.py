@@ -1,0 +1,189 @@
+"""``%zbrain``: the line magic, which looks at jobs and acts on them.
+
+`run_line` parses the line and calls one function a verb; what they return is the line's value, and what they print is
+for the person who typed it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zbrain_nb.client.client import Client
+from zbrain_nb.client.group import JobGroup
+from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.client.printing import age, printable, state_style
+from zbrain_nb.model.errors import JobNotFound, UsageError
+from zbrain_nb.model.job import JobState
+from zbrain_nb.model.sizes import format_kib
+from zbrain_nb.notebook.attaching import attach
+from zbrain_nb.notebook.binding import OutBindings
+from zbrain_nb.notebook.runs import NotebookRuns
+
+ID_CHARS = 13
+
+
+class Desk:
+    """What the verbs work with.
+
+    Parameters
+    ----------
+    client : Client
+        Asks the server.
+    namespace : dict
+        The notebook's variables.
+    runs : NotebookRuns
+        The notebook's jobs.
+    bindings : OutBindings
+        Binds ``--out`` names.
+    """
+
+    def __init__(self, client: Client, namespace: dict[str, Any], runs: NotebookRuns, bindings: OutBindings) -> None:
+        self.client = client
+        self.namespace = namespace
+        self.runs = runs
+        self.bindings = bindings
+
+    def job(self, text: str) -> JobHandle:
+        """Return the job that a person means: an id or the head of one, a name, a variable, or -1 for the last.
+
+        Raises
+        ------
+        JobNotFound
+            If there is none.
+        UsageError
+            If a variable holds something else.
+        """
+        if text == "-1":
+            if not self.runs.all():
+                raise JobNotFound("This notebook has no jobs yet.", "Put `%%zbrain` on a cell.")
+            return self.runs.all()[-1]
+        value = self.namespace.get(text)
+        if isinstance(value, JobHandle):
+            return value
+        if isinstance(value, JobGroup):
+            raise UsageError(f"{text!r} holds {len(value):,} jobs.", f"Name one, or use {text}[0] in Python.")
+        return self.client.job(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"%zbrain: {message}.", "`%zbrain?` shows what it knows.")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="%zbrain", add_help=False, usage="%%zbrain [verb]")
+    verbs = parser.add_subparsers(dest="verb", metavar="verb", parser_class=_Parser)
+
+    def verb(name: str, help_: str, *, takes_job: bool = True) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=help_, add_help=False, usage=f"%%zbrain {name}")
+        if takes_job:
+            added.add_argument("job", metavar="JOB", help="an id, four or more of its first characters, a name, ...")
+        return added
+
+    listing = verb("ls", "list jobs, newest first", takes_job=False)
+    listing.add_argument("--state", choices=[str(state) for state in JobState], help="only jobs in this state")
+    listing.add_argument("--limit", type=int, default=20, help="how many at most")
+    listing.add_argument("--here", action="store_true", help="only jobs of this notebook")
+    verb("attach", "find this notebook's jobs again after a restart, and what they shall bind", takes_job=False)
+    verb("show", "show the job's live view")
+    logs = verb("logs", "print the job's log")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    verb("cancel", "cancel the job")
+    verb("retry", "submit the ended job again")
+    verb("result", "wait for the job, and return what it gave")
+    verb("artifacts", "list the files kept with the job")
+    return parser
+
+
+PARSER = _parser()
+
+
+def run_line(desk: Desk, words: list[str]) -> Any:
+    """Do what the words behind ``%zbrain`` say.
+
+    Raises
+    ------
+    UsageError
+        If they cannot be understood.
+    ZBrainError
+        If what they ask for cannot be done.
+    """
+    options = PARSER.parse_args(words or ["ls"])
+    verbs: dict[str, Callable[[Desk, argparse.Namespace], Any]] = {
+        "ls": _ls,
+        "attach": lambda desk, _: attach(desk.runs, desk.bindings, desk.namespace),
+        "show": lambda desk, options: desk.job(options.job).display(),
+        "logs": _logs,
+        "cancel": _cancel,
+        "retry": _retry,
+        "result": lambda desk, options: desk.job(options.job).result(),
+        "artifacts": _artifacts,
+    }
+    return verbs[options.verb](desk, options)
+
+
+def _ls(desk: Desk, options: argparse.Namespace) -> None:
+    if options.here:
+        handles = [handle.refresh() for handle in desk.runs.all()]
+        handles = [handle for handle in handles if options.state in (None, handle.job.state)][-options.limit :][::-1]
+    else:
+        handles = desk.client.jobs(options.state, options.limit)
+    rows = [
+        (
+            handle.id[:ID_CHARS],
+            f"[{state_style(handle.job.state)}]{handle.job.state}[/]",
+            _plain(handle.name),
+            age(handle.job.created_at),
+            _plain(handle.job.reason or ""),
+        )
+        for handle in handles
+    ]
+    _table(("Id", "State", "Name", "Age", "Reason"), rows, "No jobs.")
+
+
+def _logs(desk: Desk, options: argparse.Namespace) -> None:
+    for entry in desk.job(options.job).logs(follow=options.follow):
+        sys.stdout.write(f"{printable(entry.line, colours=True)}\n")
+
+
+def _cancel(desk: Desk, options: argparse.Namespace) -> None:
+    handle = desk.job(options.job)
+    said = {"canceled": "is canceled", "canceling": "is being canceled", "already_finished": "had ended already"}
+    result = handle.cancel()
+    sys.stdout.write(f"zbrain: {printable(handle.name)} {said.get(result, result)}.\n")
+
+
+def _retry(desk: Desk, options: argparse.Namespace) -> None:
+    again = desk.job(options.job).retry()
+    desk.runs.add(again)
+    desk.namespace["_zb"] = again
+    again.display()
+
+
+def _artifacts(desk: Desk, options: argparse.Namespace) -> None:
+    kept = desk.job(options.job).artifacts.values()
+    rows = [(_plain(one.name), format_kib(one.size / 1024)) for one in kept]
+    _table(("Name", "Size"), rows, "The job keeps no files.")
+
+
+def _table(columns: Iterable[str], rows: Sequence[tuple[str, ...]], empty: str) -> None:
+    if not rows:
+        sys.stdout.write(f"{empty}\n")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column != "Reason")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _plain(text: str) -> str:
+    return escape(printable(text))
