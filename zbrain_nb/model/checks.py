@@ -10,6 +10,7 @@ from zbrain_nb.model.errors import InvalidSpec
 
 MAX_ENTRIES = 10_000
 MAX_DEPTH = 100
+MAX_SAID = 300
 _CONTAINERS = (dict, list, tuple)
 MAX_ORG_ID = 200
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -100,3 +101,9 @@ def check_mapping(field: str, value: Any, limit: int) -> None:
             error.details["field"] = field
             raise
         check_text(f"{field}.{key}", item, limit, empty=True)
+
+
+def brief(error: Exception) -> str:
+    """Return what an error of a library says, cut where it repeats at length what it was given."""
+    text = str(error)
+    return text if len(text) <= MAX_SAID else f"{text[: MAX_SAID - 80]}\u2026{text[-80:]}"

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from zbrain_nb.model.checks import (
+    brief,
     check_depth,
     check_mapping,
     check_number,
@@ -404,7 +405,7 @@ def _resources(value: dict[str, Any]) -> Resources:
         cause = error.__cause__
         if isinstance(cause, InvalidSpec):
             raise cause from None
-        raise InvalidSpec(f"resources: {error}.", field="resources") from None
+        raise InvalidSpec(f"resources: {brief(error)}.", field="resources") from None
 
 
 def _check(spec: JobSpec) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from zbrain_nb.model.checks import check_number
+from zbrain_nb.model.checks import brief, check_number
 from zbrain_nb.model.errors import InvalidSpec
 
 #: How much of a job's log is kept, if its spec does not say.
@@ -124,4 +124,4 @@ def limits_of(value: dict[str, Any]) -> Limits:
         cause = error.__cause__
         if isinstance(cause, InvalidSpec):
             raise cause from None
-        raise InvalidSpec(f"limits: {error}.", _KNOWN, field="limits") from None
+        raise InvalidSpec(f"limits: {brief(error)}.", _KNOWN, field="limits") from None

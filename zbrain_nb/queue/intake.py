@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from zbrain_nb.model.checks import check_depth, check_number, is_sha256
+from zbrain_nb.model.checks import brief, check_depth, check_number, is_sha256
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import (
     ENDINGS,
@@ -249,7 +249,7 @@ def as_artifact(value: Any) -> JobArtifact:
     try:
         artifact = msgspec.convert(value, JobArtifact, from_attributes=False)
     except msgspec.ValidationError as error:
-        raise InvalidSpec(f"An artifact needs name, sha256 and size: {error}.", field="artifacts") from error
+        raise InvalidSpec(f"An artifact needs name, sha256 and size: {brief(error)}.", field="artifacts") from error
     check_artifact_name(artifact.name)
     return artifact
 

@@ -13,6 +13,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from tornado import httputil, routing, web
 
+from zbrain_nb.model.checks import brief
 from zbrain_nb.model.errors import (
     Forbidden,
     InvalidSpec,
@@ -142,7 +143,7 @@ class ApiHandler(web.RequestHandler):
         except InvalidSpec:
             raise
         except msgspec.ValidationError as error:
-            raise InvalidSpec(f"The body does not hold: {error}.", field=field_of(error)) from error
+            raise InvalidSpec(f"The body does not hold: {brief(error)}.", field=field_of(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Malformed(f"The body is not JSON: {error}.") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from zbrain_nb.model.checks import brief
 from zbrain_nb.model.errors import InvalidSpec, Malformed, TooLarge
 from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState, shown
@@ -48,7 +49,7 @@ def read_spec(raw: Any, settings: Settings, *, where: str = "") -> JobSpec:
     except InvalidSpec as error:
         raise InvalidSpec(f"{where}{error.message}", error.hint, **error.details) from error
     except msgspec.ValidationError as error:
-        raise InvalidSpec(f"{where}{error}.", field=field_of(error)) from error
+        raise InvalidSpec(f"{where}{brief(error)}.", field=field_of(error)) from error
 
 
 def _check_sizes(items: list[Any], *, many: bool) -> None:
