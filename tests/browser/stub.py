@@ -36,8 +36,20 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>view
 body {{ margin: 16px; background: var(--jp-layout-color0); }} main {{ display: grid; gap: 12px }}</style>
 <script id="jupyter-config-data" type="application/json">{{"baseUrl": "/"}}</script></head><body><main></main>
 <script type="module">
-import {{ ServerFeed, apiOfPage, render }} from '/view/index.js';
+import {{ GroupFeed, ServerFeed, apiOfPage, nameOf, render, renderGroup }} from '/view/index.js';
 window.views = [];
+const group = {group};
+if (group) {{
+  const card = document.createElement('div');
+  document.querySelector('main').append(card);
+  const feed = new GroupFeed(apiOfPage(), group).start();
+  const renderRun = (host, job) => {{
+    const one = new ServerFeed(apiOfPage(), {{ id: job.id, name: nameOf(job), state: job.state }}).start();
+    const dispose = render(host, one);
+    return () => {{ dispose(); one.stop(); }};
+  }};
+  views.push({{ feed, dispose: renderGroup(card, feed, {{ renderRun }}) }});
+}}
 for (const saved of {saved}) {{
   const card = document.createElement('div');
   document.querySelector('main').append(card);
@@ -81,6 +93,7 @@ class StubServer:
         self.posts: list[str] = []
         self.gets: list[str] = []
         self.saved: list[dict[str, Any]] = []
+        self.group: dict[str, Any] | None = None
         self.sockets: set[_Events] = set()
         self.opened: list[str] = []
         self.down = False
@@ -101,6 +114,7 @@ class StubServer:
                 (r"/widget.js", _Widget),
                 (r"/(page|widget)", _Page, {"stub": self}),
                 (r"/zbrain/api/events", _Events, {"stub": self}),
+                (r"/zbrain/api/jobs/(lookup|cancel|retry)", _Many, {"stub": self}),
                 (r"/zbrain/api/jobs/([^/]+)(?:/(.+))?", _Jobs, {"stub": self}),
             ]
             http = HTTPServer(Application(routes))
@@ -176,6 +190,14 @@ class StubServer:
         self.saved.append({"id": job["id"], "name": spec["name"], "version": 1, "state": state})
         return str(job["id"])
 
+    def add_group(self, states: list[str], **fields: Any) -> list[str]:
+        """Make the jobs of a group, which the page shows as one."""
+        ids = [self.add(state, **fields) for state in states]
+        self.saved.clear()
+        runs = [{"id": job_id, "state": "pending", "label": f"lr={place}"} for place, job_id in enumerate(ids)]
+        self.group = {"version": 1, "name": "sweep", "org": "default", "runs": runs}
+        return ids
+
     def emit(self, kind: str, job_id: str, data: dict[str, Any]) -> int:
         return int(self._do(lambda: self._emit(kind, job_id, data)))
 
@@ -250,7 +272,14 @@ class _Page(RequestHandler):
             return
         saved_json = json.dumps(self.stub.saved).replace("<", "\\u003c")
         opened = "true" if self.get_argument("open", "1") == "1" else "false"
-        self.finish(PAGE.format(theme=THEMES[self.get_argument("theme", "light")], saved=saved_json, open=opened))
+        self.finish(
+            PAGE.format(
+                theme=THEMES[self.get_argument("theme", "light")],
+                saved=saved_json,
+                open=opened,
+                group=json.dumps(self.stub.group),
+            )
+        )
 
 
 class _Widget(RequestHandler):
@@ -307,12 +336,32 @@ class _Jobs(RequestHandler):
             self.finish(stub.jobs[new])
 
 
+class _Many(_Jobs):
+    def get(self, verb: str) -> None:
+        raise HTTPError(405)
+
+    def post(self, verb: str) -> None:
+        stub = self.stub
+        stub.posts.append(f"{verb} {self.request.headers.get('X-XSRFToken')}")
+        if not stub.answer_posts and verb != "lookup":
+            raise HTTPError(409)
+        ids = json.loads(self.request.body)["ids"]
+        if verb == "cancel":
+            for job_id in ids:
+                stub._emit("job_canceled", job_id, {"state": "canceled", "finished_at": utc()})
+        if verb == "retry":
+            ids = [stub.add("pending", retry_of=job_id) for job_id in ids]
+        self.finish({"jobs": [stub.jobs[job_id] for job_id in ids], "event_seq": stub._seq})
+
+
 class _Events(WebSocketHandler):
     def initialize(self, stub: StubServer) -> None:
         self.stub = stub
 
     def wants(self, event: dict[str, Any]) -> bool:
-        return event["topic"] in self.topics
+        return event["topic"] in self.topics or (
+            f"orgs/{event.get('org_id')}" in self.topics and event["kind"] not in ("job_logged", "job_displayed")
+        )
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         if self.stub.down:

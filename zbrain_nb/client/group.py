@@ -5,11 +5,13 @@ Whatever their number, its jobs are looked at in one request and followed on one
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, overload
 
 import anyio
+import anyio.to_thread
 
 from zbrain_nb.client.handle import JobHandle, error_of
 from zbrain_nb.model.errors import UsageError, ZBrainError
@@ -93,7 +95,7 @@ class JobGroup(Sequence[JobHandle]):
         try:
             counts = self.counts()
         except ZBrainError:  # a repr shows what was last seen rather than raise
-            counts = self._counted()
+            counts = self.last_counts()
         told = ", ".join(f"{number:,} {state}" for state, number in counts.items())
         return f"<zbrain group {self.name!r} of {len(self):,}{': ' if told else ''}{told}>"
 
@@ -111,9 +113,10 @@ class JobGroup(Sequence[JobHandle]):
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state now, without the states in which there are none."""
-        return self.refresh()._counted()
+        return self.refresh().last_counts()
 
-    def _counted(self) -> dict[str, int]:
+    def last_counts(self) -> dict[str, int]:
+        """Return `counts` as last seen."""
         counted = Counter(handle.job.state for handle in self._handles)
         return {str(state): counted[state] for state in JobState if counted[state]}
 
@@ -139,13 +142,28 @@ class JobGroup(Sequence[JobHandle]):
     async def _wait(self, timeout: float | None) -> None:
         try:
             with anyio.fail_after(timeout):
-                async for changed in self._client.asynchronous.follow_many([h.job for h in self._handles]):
-                    self._update(changed)
+                async for _ in self.changes():
+                    pass
         except TimeoutError:
             left = sum(not handle.job.state.ended for handle in self._handles)
             raise TimeoutError(
                 f"{left:,} of {len(self):,} jobs have not ended after {timeout:g} s; they go on."
             ) from None
+
+    async def changes(self) -> AsyncIterator[list[Job]]:
+        """Yield the jobs that have changed, until all have ended; for code in the client's own loop."""
+        async for changed in self._client.asynchronous.follow_many([handle.job for handle in self._handles]):
+            self._update(changed)
+            yield changed
+
+    def add_done_callback(self, call: Callable[[JobGroup], object]) -> concurrent.futures.Future[None]:
+        """Call `call` with this group, in a thread of its own, once all its jobs have ended."""
+
+        async def notify() -> None:
+            await self._wait(None)
+            await anyio.to_thread.run_sync(call, self)
+
+        return self._client.start(notify)
 
     def _update(self, jobs: Iterable[Job]) -> None:
         handles: dict[str, list[JobHandle]] = {}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import shlex
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
 from zbrain_nb.model.errors import UsageError
 from zbrain_nb.model.limits import Limits
 from zbrain_nb.model.sizes import parse_mib
+from zbrain_nb.notebook.grid import parse_grid
 
 
 class CellOptions(msgspec.Struct):
@@ -27,6 +28,10 @@ class CellOptions(msgspec.Struct):
         Variable to bind the handle to.
     wait : bool or None
         Block until the end; None is when nobody watches.
+    grid : dict of str to list
+        Values by name: a job for each combination.
+    max_parallel : int or None
+        How many of these run at once at most.
     new : bool
         Submit another job although the same one is active.
     quiet : bool
@@ -50,6 +55,8 @@ class CellOptions(msgspec.Struct):
     mem: int | None = None
     gpus: int | None = None
     limit: list[str] = []
+    grid: dict[str, list[Any]] = {}
+    max_parallel: int | None = None
     new: bool = False
     quiet: bool = False
 
@@ -137,6 +144,8 @@ def _parser() -> _Parser:
         metavar="NAME=N",
         help=f"what it may use at most ({', '.join(Limits.__struct_fields__)}); may be repeated",
     )
+    add("--grid", action="append", default=[], metavar="N=V,V", help="a job for each combination; may be repeated")
+    add("--max-parallel", type=int, metavar="N", help="how many runs of a grid at once at most")
     add("--new", action="store_true", help="another job although the same cell's is active (default: attach to that)")
     add("--quiet", action="store_true", help="say one line instead of showing the view")
     return parser
@@ -175,4 +184,13 @@ def parse_line(line: str) -> CellOptions:
     for pair in parsed.env:
         if "=" not in pair:
             raise UsageError(f"%%zbrain: --env takes NAME=VALUE, not {pair!r}.")
+    parsed.grid = parse_grid(parsed.grid)
+    if parsed.max_parallel is not None and (not parsed.grid or parsed.max_parallel < 1):
+        raise UsageError("%%zbrain: --max-parallel N goes with --grid, and is 1 or more.", "Add --grid, or drop it.")
+    if parsed.grid and isinstance(parsed.keep, list):
+        raise UsageError(
+            "%%zbrain: --out names cannot be bound by many runs.", "Each keeps its own: `_zb[0].vars`, `_zb.results()`."
+        )
+    if parsed.grid and parsed.shell:
+        raise UsageError("%%zbrain: --grid sets Python variables, which a shell script has not.", "Drop --shell.")
     return CellOptions(**vars(parsed))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.job import JobState
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.origin import VARIABLE_TAG
-from zbrain_nb.notebook.runs import NotebookRuns
+from zbrain_nb.notebook.runs import MOST, NotebookRuns
 
 
 def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any]) -> None:
@@ -23,6 +24,9 @@ def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any])
     if not handles:
         sys.stdout.write("zbrain: this notebook has no jobs.\n")
     for handle in handles:
+        if (group_id := handle.job.spec.tags.get(GROUP_TAG)) is not None:
+            _attach_group(handle, group_id, namespace)
+            continue
         variable = handle.job.spec.tags.get(VARIABLE_TAG)
         if variable:
             namespace.setdefault(variable, handle)
@@ -34,6 +38,16 @@ def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any])
             sys.stdout.write(f"zbrain: {printable(handle.name)} {_word(state)}{said}.\n")
         else:
             handle.display()
+
+
+def _attach_group(one: JobHandle, group_id: str, namespace: dict[str, Any]) -> None:
+    found = one.client.jobs(limit=MOST, tag=(GROUP_TAG, group_id))
+    group = JobGroup(one.client, sorted(found, key=lambda handle: int(handle.job.spec.tags.get(PLACE_TAG, "0"))))
+    variable = one.job.spec.tags.get(VARIABLE_TAG)
+    if variable:
+        namespace.setdefault(variable, group)
+    namespace["_zb"] = group
+    group.display()
 
 
 def _word(state: JobState) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.notebook.groups import GroupView
 from zbrain_nb.notebook.magic import ZBrainMagics
 from zbrain_nb.notebook.presenting import NotebookPresenter
 
@@ -15,4 +17,5 @@ if TYPE_CHECKING:
 def load(shell: InteractiveShell) -> None:
     """Register with `shell`; loading twice is harmless."""
     JobHandle.presenter = NotebookPresenter()
+    JobGroup.presenter = GroupView()
     shell.register_magics(ZBrainMagics)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+import uuid
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,21 @@ import msgspec
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from zbrain_nb.client.client import Client
+from zbrain_nb.client.client import Client, parallel_fields
 from zbrain_nb.client.connecting import connect
-from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
+from zbrain_nb.client.handle import JobHandle, error_of
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import UsageError
 from zbrain_nb.model.job import JobSpec
 from zbrain_nb.model.limits import limits_from_pairs
+from zbrain_nb.model.payload import pack
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line, split
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.capture import check_syntax
+from zbrain_nb.notebook.grid import combinations, label
 from zbrain_nb.notebook.line import ID_CHARS, Desk, run_line
 from zbrain_nb.notebook.line import PARSER as LINE_PARSER
 from zbrain_nb.notebook.origin import CELL_TAG, NOTEBOOK_TAG, PRINT_TAG, VARIABLE_TAG, cell_of, notebook_of, print_of
@@ -57,22 +62,7 @@ class ZBrainMagics(Magics):
     def zbrain(self, line: str, cell: str | None = None) -> Any:  # noqa: D102 - see below
         if cell is None:
             return run_line(self.desk, split(line, "%zbrain"))
-        options = parse_line(line)
-        if not cell.strip():
-            raise UsageError("The cell under %%zbrain is empty.", "Put the code to run below the line.")
-        handle = self._submit(options, cell)
-        namespace = self.shell.user_ns
-        namespace["_zb"] = handle
-        if options.job:
-            namespace[options.job] = handle
-        if isinstance(options.keep, list):
-            self.desk.bindings.add(handle, options.keep)
-        if self._waits(options):
-            wait_and_show(self.shell, handle)
-        elif options.quiet:
-            sys.stdout.write(f"zbrain: {printable(handle.name)} is {handle.job.state}, job {handle.id}.\n")
-        else:
-            handle.display()
+        self._run_cell(line, cell)
         return None
 
     zbrain.__doc__ = (
@@ -80,7 +70,39 @@ class ZBrainMagics(Magics):
         f"The line `%zbrain` alone looks at jobs:\n\n{LINE_PARSER.format_help()}"
     )
 
-    def _submit(self, options: CellOptions, cell: str) -> JobHandle:
+    def _run_cell(self, line: str, cell: str) -> None:
+        options = parse_line(line)
+        if not cell.strip():
+            raise UsageError("The cell under %%zbrain is empty.", "Put the code to run below the line.")
+        sent = self._submit(options, cell)
+        namespace = self.shell.user_ns
+        namespace["_zb"] = sent
+        if options.job:
+            namespace[options.job] = sent
+        if isinstance(sent, JobGroup):
+            self._show_group(sent, options)
+            return
+        if isinstance(options.keep, list):
+            self.desk.bindings.add(sent, options.keep)
+        if self._waits(options):
+            wait_and_show(self.shell, sent)
+        elif options.quiet:
+            sys.stdout.write(f"zbrain: {printable(sent.name)} is {sent.job.state}, job {sent.id}.\n")
+        else:
+            sent.display()
+
+    def _show_group(self, group: JobGroup, options: CellOptions) -> None:
+        if options.quiet:
+            sys.stdout.write(f"zbrain: {printable(group.name)}, {len(group):,} runs.\n")
+        else:
+            group.display()
+        if self._waits(options):
+            group.wait()
+            error = next(filter(None, (error_of(handle.job) for handle in group)), None)
+            if error is not None:
+                raise error
+
+    def _submit(self, options: CellOptions, cell: str) -> JobHandle | JobGroup:
         fields: dict[str, Any] = {
             "name": options.name,
             "timeout_secs": options.timeout,
@@ -102,27 +124,54 @@ class ZBrainMagics(Magics):
         keep = None if options.keep == "none" else options.keep
         # The spec is checked before the first byte leaves: what cannot run is not uploaded.
         spec = JobSpec(code=cell, keep=keep, kernel=sys.executable, inputs={"cell": "0" * 64}, **fields)
+        if options.grid:
+            return self._send_grid(spec, shipment, options)
         return self._attach_or_send(spec, shipment, options)
+
+    def _send_grid(self, spec: JobSpec, shipment: Shipment, options: CellOptions) -> JobGroup:
+        """Submit a job for each combination; what the cell takes along travels once."""
+        tags = self._tags(options) | {GROUP_TAG: uuid.uuid4().hex}
+        digest = self.client.call(self.client.asynchronous.put_blob, shipment.data)
+        more = {"inputs": {"cell": digest}, **parallel_fields(options.max_parallel, "grid")}
+        specs = [
+            msgspec.structs.replace(
+                spec,
+                arguments=b64encode(pack(values)).decode(),
+                tags={**{name: label(value)[:4096] for name, value in values.items()}, **tags, PLACE_TAG: str(place)},
+                **more,
+            )
+            for place, values in enumerate(combinations(options.grid))
+        ]
+        group = self.client.submit_many(specs)
+        for handle in group:
+            handle.shipped = shipment.said
+            self.desk.runs.add(handle)
+        return group
+
+    def _tags(self, options: CellOptions) -> dict[str, str]:
+        """Return the tags by which a job is found again."""
+        notebook, cell = notebook_of(self.shell), cell_of(self.shell)
+        tags = {NOTEBOOK_TAG: notebook}
+        if cell is not None:
+            tags[CELL_TAG] = print_of(notebook, cell)
+        if options.job:
+            tags[VARIABLE_TAG] = options.job
+        return tags
 
     def _attach_or_send(self, spec: JobSpec, shipment: Shipment | None, options: CellOptions) -> JobHandle:
         """Return the active job that does the very same, or submit."""
-        runs, notebook, cell = self.desk.runs, notebook_of(self.shell), cell_of(self.shell)
+        runs, tags = self.desk.runs, self._tags(options)
         said = msgspec.json.encode(msgspec.structs.replace(spec, inputs={}), order="sorted").decode()
-        print_ = print_of(notebook, cell or "", said, shipment.fingerprint if shipment else "")
+        print_ = print_of(tags[NOTEBOOK_TAG], tags.get(CELL_TAG, ""), said, shipment.fingerprint if shipment else "")
         if not options.new:
             same = runs.same(print_)
             if same is not None:
                 sys.stdout.write(f"zbrain: attached to {printable(same.name)}, which runs already (--new: another).\n")
                 return same
-            if (old := runs.earlier(cell and print_of(notebook, cell))) is not None:
-                said = f"zbrain: an earlier {printable(old.name)} of this cell is still {old.job.state}"
-                sys.stdout.write(f"{said}; `%zbrain cancel {old.id[:ID_CHARS]}` ends it.\n")
-        tags = {NOTEBOOK_TAG: notebook, PRINT_TAG: print_}
-        if cell is not None:
-            tags[CELL_TAG] = print_of(notebook, cell)
-        if options.job:
-            tags[VARIABLE_TAG] = options.job
-        spec = msgspec.structs.replace(spec, tags=tags)
+            if (old := runs.earlier(tags.get(CELL_TAG))) is not None:
+                still = f"zbrain: an earlier {printable(old.name)} of this cell is still {old.job.state}"
+                sys.stdout.write(f"{still}; `%zbrain cancel {old.id[:ID_CHARS]}` ends it.\n")
+        spec = msgspec.structs.replace(spec, tags={**tags, PRINT_TAG: print_})
         if shipment is not None:
             digest = self.client.call(self.client.asynchronous.put_blob, shipment.data)
             spec = msgspec.structs.replace(spec, inputs={"cell": digest})

@@ -7,7 +7,7 @@ from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.notebook.origin import CELL_TAG, NOTEBOOK_TAG, PRINT_TAG
 
 #: So many of a notebook's newest jobs are looked at.
-MOST = 200
+MOST = 1_000
 
 
 class NotebookRuns:

@@ -18,6 +18,7 @@ import traitlets
 _VIEW = Path(__file__).parent / "view"
 #: In the order of their imports.
 _MODULES = (
+    "ask",
     "elements",
     "text",
     "trace",

@@ -13,8 +13,9 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from tests.conftest import end_everything
 from zbrain_nb.client.client import Client
+from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
-from zbrain_nb.model.errors import JobNotFound, UsageError
+from zbrain_nb.model.errors import JobFailedError, JobNotFound, UsageError
 from zbrain_nb.model.job import JobState
 from zbrain_nb.notebook.extension import load
 from zbrain_nb.notebook.magic import ZBrainMagics
@@ -58,12 +59,12 @@ class Notebook:
         for client in self.clients:
             client.close()
 
-    def cell(self, cell_id: str, line: str, code: str) -> JobHandle:
+    def cell(self, cell_id: str, line: str, code: str, kind: Any = JobHandle) -> Any:
         parent = {"metadata": {"cellId": cell_id}}
         self.shell.kernel = SimpleNamespace(get_parent=lambda _: parent, config=None)  # type: ignore[attr-defined]
         self.shell.run_cell_magic("zbrain", line, code)
         found = self.shell.user_ns["_zb"]
-        assert isinstance(found, JobHandle)
+        assert isinstance(found, kind)
         return found
 
     def line(self, line: str) -> Any:
@@ -159,6 +160,36 @@ def test_lines_look_at_jobs_and_act_on_them(pad: Notebook, tmp_path: Path, capsy
     again = pad.shell.user_ns["_zb"]
     assert again.job.retry_of == handle.id
     assert pad.line("result -1") == 42
+
+
+def test_grid_makes_a_job_for_each_combination_and_one_group(pad: Notebook, tmp_path: Path) -> None:
+    pad.shell.user_ns["offset"] = 100
+    pad.cell(
+        "g", "--no-wait --quiet --grid a=1,2 --grid b=x,y --max-parallel 2 --job runs", "f'{offset + a}{b}'", JobGroup
+    )
+    runs = pad.shell.user_ns["runs"]
+    assert runs.results(timeout=60) == ["101x", "101y", "102x", "102y"]
+    assert [handle.job.spec.labels for handle in runs][1] == {"a": "1", "b": "y"}
+    assert {handle.job.spec.concurrency_limit for handle in runs} == {2}
+    assert len({handle.job.spec.inputs["cell"] for handle in runs}) == 1
+    frame = runs.df()
+    assert list(frame["result"]) == ["101x", "101y", "102x", "102y"]
+    assert list(frame["b"]) == ["x", "y", "x", "y"]
+
+
+def test_grid_that_is_waited_for_raises_what_the_first_run_raised(pad: Notebook) -> None:
+    with pytest.raises(JobFailedError, match="ZeroDivisionError"):
+        pad.cell("g", "--wait --quiet --grid a=1,0", "1 / a", JobGroup)
+    assert pad.shell.user_ns["_zb"].last_counts() == {"succeeded": 1, "failed": 1}
+
+
+def test_attach_finds_a_group_again(pad: Notebook) -> None:
+    pad.cell("g", "--no-wait --quiet --grid a=1,2,3 --job runs", "a * 2", JobGroup)
+    ids = pad.shell.user_ns["runs"].wait(60).ids
+    pad.restart()
+    pad.line("attach")
+    assert pad.shell.user_ns["runs"].ids == ids
+    assert pad.shell.user_ns["_zb"].results() == [2, 4, 6]
 
 
 def test_wrong_lines_are_told_in_a_sentence(pad: Notebook) -> None:

@@ -1,4 +1,8 @@
 // What the homes of the view take from it.
 export { jupyterRenderer } from './jupyter.js';
-export { ServerFeed, apiOfPage } from './server.js';
+export { apiOfPage } from './ask.js';
+export { nameOf } from './feed.js';
+export { GroupFeed } from './groupfeed.js';
+export { renderGroup } from './group.js';
+export { ServerFeed } from './server.js';
 export { render } from './view.js';

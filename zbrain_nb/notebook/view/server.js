@@ -1,4 +1,5 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
+import { Refused, ask } from './ask.js';
 import { Feed } from './feed.js';
 import { LogLines } from './lines.js';
 
@@ -7,20 +8,6 @@ const FIRST_WAIT_MS = 500;
 const MAX_WAIT_MS = 30_000;
 const PATIENCE_MS = 10_000;
 const SKEW_MS = 3000; // the Date header counts in whole seconds
-
-/** Where the API is, by the page's own configuration; null on a page that is not Jupyter's. */
-export function apiOfPage() {
-  const text = document.getElementById('jupyter-config-data')?.textContent;
-  const base = text ? JSON.parse(text).baseUrl : null;
-  return base ? `${new URL(base, location.href).href.replace(/\/?$/, '/')}zbrain/api/` : null;
-}
-
-class Refused extends Error {
-  constructor(status, body) {
-    super(body?.error?.message ?? `The server answered ${status}.`);
-    this.status = status;
-  }
-}
 
 export class ServerFeed extends Feed {
   #api;
@@ -212,25 +199,10 @@ export class ServerFeed extends Feed {
     return `${this.#api}jobs/${encodeURIComponent(this.job.id)}`;
   }
 
-  async #fetch(url, { method = 'GET' } = {}) {
-    const headers = {};
-    if (method !== 'GET') {
-      headers['Content-Type'] = 'application/json';
-      const xsrf = /(?:^|; )_xsrf=([^;]+)/.exec(document.cookie)?.[1];
-      if (xsrf) headers['X-XSRFToken'] = decodeURIComponent(xsrf);
-    }
-    const answer = await fetch(url, {
-      method,
-      headers,
-      credentials: 'same-origin',
-      cache: 'no-store',
-      signal: AbortSignal.timeout(3 * PATIENCE_MS),
-    });
-    const date = Date.parse(answer.headers.get('Date') ?? '');
+  async #fetch(url, options = {}) {
+    const [found, date] = await ask(url, { ...options, patience: 3 * PATIENCE_MS });
     if (date) this.clockSkew = Math.abs(date - Date.now()) > SKEW_MS ? date - Date.now() : 0;
-    const body = await answer.json().catch(() => null);
-    if (!answer.ok) throw new Refused(answer.status, body);
-    return body;
+    return found;
   }
 
   /** Show another job in place of this one: the one that repeats it. */

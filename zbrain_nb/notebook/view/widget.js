@@ -1,8 +1,9 @@
 // The view as an ipywidget. `widget.py` joins this file and those it imports into the one module of an anywidget.
+import { apiOfPage } from './ask.js';
 import { h } from './elements.js';
 import { jupyterRenderer } from './jupyter.js';
 import { KernelFeed } from './kernel.js';
-import { ServerFeed, apiOfPage } from './server.js';
+import { ServerFeed } from './server.js';
 import { render } from './view.js';
 
 const PROBE_MS = 3000;

@@ -2,6 +2,7 @@
 // nothing to build: `init` gets the shared modules, `get` answers with the plugin that shows jobs in outputs.
 (() => {
   const MIME_TYPE = 'application/vnd.zbrain.job+json';
+  const GROUP_TYPE = 'application/vnd.zbrain.group+json';
   const RANK = -20; // before the widget manager (-10), so that a dead widget never hides the job
   const home = new URL('view/', document.currentScript.src);
   let shared = {};
@@ -73,6 +74,58 @@
       }
     }
 
+    class GroupWidget extends Widget {
+      constructor(rendermime) {
+        super();
+        this.addClass('zb-home');
+        this.rendermime = rendermime;
+        this.shut = null;
+        this.key = null;
+      }
+
+      async renderModel(output) {
+        const saved = output.data[GROUP_TYPE];
+        const key = `${saved.runs.map(({ id }) => id).join()} ${output.trusted}`;
+        if (this.key === key) return; // only states have changed: the feed knows better
+        this.key = key;
+        this.model = { saved, trusted: output.trusted };
+        if (this.isAttached) this.open();
+      }
+
+      onAfterAttach() {
+        if (this.model && !this.shut) this.open();
+      }
+
+      open() {
+        this.shut?.();
+        const { saved, trusted } = this.model;
+        const api = view.apiOfPage();
+        const renderOutput = view.jupyterRenderer(this.rendermime, trusted);
+        const card = document.createElement('div');
+        this.node.replaceChildren(card);
+        const feed = new view.GroupFeed(api, saved).start();
+        const renderRun = (host, job) => {
+          const one = new view.ServerFeed(api, { id: job.id, name: view.nameOf(job), state: job.state }).start();
+          const dispose = view.render(host, one, { renderOutput });
+          return () => {
+            dispose();
+            one.stop();
+          };
+        };
+        const dispose = view.renderGroup(card, feed, { renderRun });
+        this.shut = () => {
+          dispose();
+          feed.stop();
+        };
+      }
+
+      dispose() {
+        if (this.isDisposed) return;
+        this.shut?.();
+        super.dispose();
+      }
+    }
+
     return {
       id: 'zbrain_nb:view',
       description: 'Shows zbrain jobs in outputs, live and without a kernel.',
@@ -97,6 +150,14 @@
             safe: true,
             mimeTypes: [MIME_TYPE],
             createRenderer: ({ resolver }) => new JobWidget(rendermime.clone({ resolver })),
+          },
+          RANK,
+        );
+        rendermime.addFactory(
+          {
+            safe: true,
+            mimeTypes: [GROUP_TYPE],
+            createRenderer: ({ resolver }) => new GroupWidget(rendermime.clone({ resolver })),
           },
           RANK,
         );

@@ -1,0 +1,233 @@
+// The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
+// the run that is picked shows its own view below.
+import { STATE_WORDS, button, clock, h, newId, plural, progressBar, stateMark, twist } from './elements.js';
+import { visibleName } from './text.js';
+import { errorText } from './words.js';
+
+const MOST_REASONS = 6;
+const HINT = 'Arrow keys or the pointer pick a run; Enter or a click opens it.';
+
+/** The state that a group as a whole is in. */
+function faceOfGroup(feed) {
+  if (feed.connection === 'reconnecting' && !feed.ended) return 'reconnecting';
+  const states = new Set(feed.jobs.map(({ state }) => state));
+  const order = feed.ended ? ['failed', 'canceled', 'succeeded'] : ['running', 'retrying', 'pending'];
+  return order.find((state) => states.has(state)) ?? 'succeeded';
+}
+
+const ended = ({ state }) => state === 'succeeded' || state === 'failed' || state === 'canceled';
+const tookOf = (job) => (job.started_at ? (Date.parse(job.finished_at ?? new Date()) - Date.parse(job.started_at)) / 1000 : null);
+
+export function renderGroup(el, feed, { renderRun } = {}) {
+  const bodyId = newId('group');
+  const squareId = newId('square');
+  const head = h('div');
+  const squares = h('div', {
+    class: 'zb-squares',
+    role: 'listbox',
+    tabindex: 0,
+    'aria-label': plural(feed.jobs.length, 'run'),
+    onkeydown: moveTo,
+    onpointerover: ({ target }) => target.dataset?.place && pick(Number(target.dataset.place)),
+    onclick: ({ target }) => target.dataset?.place && openRun(Number(target.dataset.place)),
+  });
+  const counts = h('ul', { class: 'zb-counts' });
+  const said = h('p', { class: 'zb-small zb-mute zb-picked', 'aria-live': 'polite' }, HINT);
+  const reasons = h('div', { class: 'zb-reasons' });
+  const notice = h('div', { class: 'zb-notice', role: 'note', hidden: true });
+  const run = h('div', { class: 'zb-run' });
+  const body = h(
+    'div',
+    { id: bodyId, role: 'group', 'aria-label': `Runs of ${visibleName(feed.name)}` },
+    notice,
+    h(
+      'div',
+      { class: 'zb-sec zb-group' },
+      h('div', {}, h('div', { class: 'zb-h' }, 'Runs ', h('span', { class: 'zb-mute' }, 'one square each')), squares, counts, said),
+      reasons,
+    ),
+    run,
+  );
+  const status = h('span', { class: 'zb-vh', role: 'status' });
+  let open = true;
+  let at = -1;
+  let opened = null;
+  let frame = 0;
+  let headKey = null;
+  let face = null;
+
+  el.classList.add('zb', 'zb-card');
+  el.replaceChildren(head, body, status);
+  squares.append(
+    ...feed.jobs.map((_, place) =>
+      h('span', { class: 'zb-sq', id: `${squareId}-${place}`, role: 'option', 'aria-selected': 'false', 'data-place': place }),
+    ),
+  );
+
+  const labelOf = (place) => {
+    const job = feed.jobs[place];
+    const took = tookOf(job);
+    const why = job.state === 'failed' ? errorText(job).split('\n')[0] : job.progress?.note;
+    return [
+      `Run ${place + 1}`,
+      feed.labels[place] && visibleName(feed.labels[place]),
+      STATE_WORDS[job.state].toLowerCase(),
+      took == null ? null : clock(took),
+      why,
+    ]
+      .filter(Boolean)
+      .join(', ');
+  };
+
+  function pick(place) {
+    squares.children[at]?.classList.remove('zb-on');
+    squares.children[at]?.setAttribute('aria-selected', 'false');
+    at = place;
+    const square = squares.children[place];
+    square.classList.add('zb-on');
+    square.setAttribute('aria-selected', 'true');
+    squares.setAttribute('aria-activedescendant', square.id);
+    said.textContent = labelOf(place);
+  }
+
+  function moveTo(event) {
+    const columns = Math.max(1, Math.round((squares.clientWidth + 3) / 17));
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+    if (step) {
+      event.preventDefault();
+      pick(Math.min(feed.jobs.length - 1, Math.max(0, at + step)));
+    } else if (event.key === 'Enter' && at >= 0) openRun(at);
+  }
+
+  function openRun(place) {
+    pick(place);
+    const job = feed.jobs[place];
+    const again = opened?.id === job.id;
+    opened?.dispose();
+    opened = null;
+    run.replaceChildren();
+    if (again || !renderRun) return;
+    const card = h('div');
+    run.append(card);
+    opened = { id: job.id, dispose: renderRun(card, job) };
+  }
+
+  function mainAct() {
+    if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
+    if (feed.connection !== 'live') return null;
+    const disabled = feed.acting != null;
+    const active = feed.jobs.filter((job) => !ended(job) && !job.cancel_requested_at);
+    if (!feed.ended && !active.length) return button('Canceling\u2026', { disabled: true });
+    if (!feed.ended) return button('Cancel all', { disabled, onclick: () => feed.act('cancel', active) });
+    const { failed } = feed;
+    if (!failed.length) return null;
+    return button(`Retry ${failed.length.toLocaleString('en')}`, {
+      class: 'zb-btn-main',
+      disabled,
+      onclick: () => feed.act('retry', failed),
+    });
+  }
+
+  function buildHead(now, done) {
+    const held = head.contains(document.activeElement);
+    const bar = feed.ended ? null : progressBar(`Progress of ${visibleName(feed.name)}`, now === 'reconnecting');
+    if (bar) {
+      const percent = Math.round((done / feed.jobs.length) * 100);
+      bar.firstChild.style.setProperty('--p', done / feed.jobs.length);
+      bar.setAttribute('aria-valuenow', percent);
+    }
+    const failed = feed.failed.length;
+    const note = `${done.toLocaleString('en')} of ${feed.jobs.length.toLocaleString('en')} ended${failed ? `, ${failed.toLocaleString('en')} failed` : ''}`;
+    head.replaceChildren(
+      h(
+        'div',
+        { class: 'zb-head' },
+        twist(open, `${visibleName(feed.name)}, ${STATE_WORDS[now]}: details`, bodyId, () => {
+          open = !open;
+          headKey = null;
+          refresh();
+        }),
+        stateMark(now, STATE_WORDS[now]),
+        h('span', { class: 'zb-title' }, h('span', { class: 'zb-name zb-cut' }, visibleName(feed.name)), h('span', { class: 'zb-note zb-cut' }, note)),
+        h('span', { class: 'zb-prog', 'data-state': now }, bar, bar && h('span', { class: 'zb-pct' }, `${bar.getAttribute('aria-valuenow')}%`)),
+        h('span', { class: 'zb-meta' }),
+        h('span', { class: 'zb-acts' }, h('span', { class: 'zb-slot', 'data-part': 'act' }, mainAct())),
+      ),
+    );
+    if (held) (head.querySelector('.zb-acts button:not([disabled])') ?? head.querySelector('.zb-twist')).focus({ preventScroll: true });
+  }
+
+  function buildReasons() {
+    const found = new Map();
+    for (const job of feed.failed) {
+      const why = errorText(job).split('\n')[0];
+      found.set(why, [...(found.get(why) ?? []), job]);
+    }
+    const most = [...found].sort(([, a], [, b]) => b.length - a.length);
+    const rows = most.slice(0, MOST_REASONS).map(([why, jobs]) =>
+      h(
+        'li',
+        {},
+        h('b', {}, jobs.length.toLocaleString('en')),
+        h('span', { class: 'zb-mono zb-cut', title: why }, why),
+        feed.connection === 'live' &&
+          button(`Retry ${jobs.length.toLocaleString('en')}`, { disabled: feed.acting != null, onclick: () => feed.act('retry', jobs) }),
+      ),
+    );
+    const more = most.length - rows.length;
+    reasons.replaceChildren(
+      ...(rows.length
+        ? [
+            h('div', { class: 'zb-h' }, 'Failed, by reason'),
+            h('ul', { class: 'zb-why-list' }, rows),
+            more > 0 ? h('p', { class: 'zb-small zb-mute' }, `and ${plural(more, 'other reason')}`) : '',
+          ]
+        : []),
+    );
+  }
+
+  function refresh() {
+    frame = 0;
+    const now = faceOfGroup(feed);
+    const done = feed.jobs.filter(ended).length;
+    const key = JSON.stringify([now, feed.counts, feed.connection, feed.acting, feed.jobs.some((job) => job.cancel_requested_at), feed.problem]);
+    if (key !== headKey) {
+      headKey = key;
+      buildHead(now, done);
+      buildReasons();
+      counts.replaceChildren(
+        ...feed.counts.map(([state, count]) =>
+          h('li', {}, h('span', { class: 'zb-sq', 'data-state': state, vars: { '--p': 0.5 } }), `${count.toLocaleString('en')} ${state}`),
+        ),
+      );
+      notice.textContent = feed.problem ?? (feed.connection === 'reconnecting' ? 'No connection to the server. The runs go on; what becomes of them will be here when it is back.' : '');
+      notice.hidden = !notice.textContent;
+      if (face != null && face !== now) status.textContent = `${visibleName(feed.name)}: ${STATE_WORDS[now]}`;
+      face = now;
+      el.dataset.face = now;
+    }
+    feed.jobs.forEach((job, place) => {
+      const square = squares.children[place];
+      if (square.dataset.state !== job.state) {
+        square.dataset.state = job.state;
+        square.setAttribute('aria-label', labelOf(place));
+      }
+      if (job.state === 'running') square.style.setProperty('--p', job.progress?.fraction ?? 0.15);
+    });
+    if (at >= 0) said.textContent = labelOf(at);
+    body.hidden = !open;
+  }
+  const schedule = () => {
+    frame ||= requestAnimationFrame(refresh);
+  };
+  const off = feed.on(schedule);
+  refresh();
+
+  return () => {
+    off();
+    cancelAnimationFrame(frame);
+    frame = -1;
+    opened?.dispose();
+    el.replaceChildren();
+  };
+}
