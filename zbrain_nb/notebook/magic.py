@@ -27,6 +27,7 @@ from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line, split
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.capture import check_syntax
+from zbrain_nb.notebook.environments import differences, find_interpreter
 from zbrain_nb.notebook.grid import combinations, label
 from zbrain_nb.notebook.line import ID_CHARS, Desk, run_line
 from zbrain_nb.notebook.line import PARSER as LINE_PARSER
@@ -120,10 +121,13 @@ class ZBrainMagics(Magics):
             fields["name"] = options.name or next(filter(None, map(str.strip, cell.splitlines())))[:60]
             return self._attach_or_send(JobSpec(cmd=[shell, "-c", cell], **fields), None, options)
         check_syntax(self.shell, cell)
+        python = sys.executable if options.kernel is None else find_interpreter(options.kernel)
         shipment = ship_cell(self.shell, cell, options.ship)
+        if python != sys.executable and (differs := differences(python, shipment.modules)):
+            sys.stdout.write(f"zbrain: it runs with other versions there: {differs}.\n")
         keep = None if options.keep == "none" else options.keep
         # The spec is checked before the first byte leaves: what cannot run is not uploaded.
-        spec = JobSpec(code=cell, keep=keep, kernel=sys.executable, inputs={"cell": "0" * 64}, **fields)
+        spec = JobSpec(code=cell, keep=keep, kernel=python, inputs={"cell": "0" * 64}, **fields)
         if options.grid:
             return self._send_grid(spec, shipment, options)
         return self._attach_or_send(spec, shipment, options)

@@ -51,6 +51,8 @@ class Shipment:
         The cell's own names first, then what its functions and classes read.
     imports : list of str
         Import statements that the job repeats.
+    modules : list of str
+        The modules that the job needs for what it gets.
     fingerprint : str
         SHA-256 of what decides the cell's result besides its text: equal for equal variables, imports and
         options, whatever the cell's number. `data` itself differs with that number.
@@ -61,6 +63,7 @@ class Shipment:
     data: bytes
     variables: list[ShippedVariable]
     imports: list[str]
+    modules: list[str]
     fingerprint: str
     capture: Capture
 
@@ -135,6 +138,7 @@ def ship_cell(
             if name not in imports
         ],
         imports=list(dict.fromkeys(imports.values())),
+        modules=[*steady["imports"], *(type(namespace[name]).__module__ for name in shipped)],
         fingerprint=fingerprint.hexdigest(),
         capture=found,
     )

@@ -427,7 +427,7 @@ class RemoteQueue:
         for event, taken in batch:
             key = event.job_id, event.attempt or 0
             error = _error_of(event, by_key.get(key))
-            if error is not None and taken is None:
+            if error is not None and taken is None and key in self._running:
                 self._trouble.setdefault(key, error)
             if taken is None or taken.done():
                 continue

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import site
+import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,3 +29,17 @@ def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Intera
     atexit.unregister(shell.atexit_operations)
     shell.atexit_operations()
     sys.displayhook, sys.excepthook = hooks
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another environment, which has the packages of this one but a numpy of its own."""
+    root = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root)], check=True)
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(root), "platbase": str(root)}))
+    own = [*site.getsitepackages(), *(path for path in sys.path if path and Path(path).is_dir())]
+    (packages / "more.pth").write_text("\n".join(own))
+    numpy = packages / "numpy-0.1.dist-info"
+    numpy.mkdir()
+    (numpy / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.1\n")
+    return root / "bin" / "python"

@@ -192,6 +192,15 @@ def test_attach_finds_a_group_again(pad: Notebook) -> None:
     assert pad.shell.user_ns["_zb"].results() == [2, 4, 6]
 
 
+def test_cell_runs_in_the_python_of_another_kernel(
+    pad: Notebook, other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pad.shell.run_cell("import numpy")
+    handle = pad.cell("k", f"--no-wait --quiet --kernel {other}", "import sys\n(sys.prefix, numpy.__name__)")
+    assert "numpy 0.1 (here " in capsys.readouterr().out
+    assert handle.result(60) == (str(other.parent.parent), "numpy")
+
+
 def test_wrong_lines_are_told_in_a_sentence(pad: Notebook) -> None:
     with pytest.raises(UsageError, match="invalid choice: 'frob'"):
         pad.line("frob")
