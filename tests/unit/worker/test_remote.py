@@ -200,7 +200,10 @@ async def test_worker_that_starts_again_tells_what_its_last_life_ran_as_lost(els
     await again.close()
 
 
-async def test_brief_jobs_are_leased_ahead_and_run_in_their_order(elsewhere: Elsewhere) -> None:
+async def test_brief_jobs_are_leased_ahead_and_run_in_their_order(
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zbrain_nb.worker.remote.RETURN_SECS", 60.0)  # however slow this machine is
     ids = await elsewhere.queue.submit_many([TRUE] * 300)
     elsewhere.remote = Counting(HttpLink(follow(elsewhere.data)))
     stub = Noting()
@@ -214,10 +217,25 @@ async def test_brief_jobs_are_leased_ahead_and_run_in_their_order(elsewhere: Els
         assert job.attempt == 1
 
 
+def test_so_many_are_leased_ahead_as_are_done_in_a_moment(tmp_path: Path) -> None:
+    remote = RemoteQueue(HttpLink(follow(DataDir(tmp_path))), slots=4)
+    assert remote._ahead() == 0  # nothing is known yet
+    for _ in range(200):
+        remote._learn(0.001)
+    assert 4 * 18 <= remote._ahead() <= 4 * 20
+    remote._begun[("long", 1)] = now() - 10
+    assert 3 * 18 <= remote._ahead() <= 3 * 20
+    remote._learn(5.0)
+    assert remote._ahead() == 0
+
+
 class Counting(RemoteQueue):
-    """Counts the requests for jobs."""
+    """Counts the requests for jobs, and believes all jobs to be brief."""
 
     requests = 0
+
+    def _learn(self, secs: float) -> None:
+        self._job_secs = 0.0001
 
     async def _lease(self, request: LeaseRequest) -> LeaseAnswer:
         self.requests += 1
