@@ -4,9 +4,10 @@
 process of its own on a fresh data directory, its two workers are processes with a `FifoScheduler` over a
 `RemoteQueue`, whose `execute` says started and completed and does nothing else. One more process, this one, submits
 over HTTP, in batches of `BATCH`, while the workers work: the clock runs from before the first submit until the last
-ending is acknowledged. huey's two consumers work while its tasks are enqueued, one transaction each, as it does it.
-"raw" is DuckDB alone: the rows of the same lives, prepared beforehand, as many in a commit as there are slots. Of
-each the best round counts.
+ending is acknowledged. The jobs are such as are run again when they are lost, for only these are leased ahead; huey
+loses a task whose consumer dies. Its two consumers work while its tasks are enqueued, one transaction each. "raw" is
+DuckDB alone: the rows of the same lives, prepared beforehand, as many in a commit as there are slots. Of each the
+best round counts.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 class Stub:
     """A worker whose jobs take no time."""
+
+    is_over_at_ending = True
 
     def __init__(self, name: str, ended: Synchronized[int]) -> None:
         self.id = name
@@ -110,7 +113,7 @@ def served(folder: Path, profile: str | None) -> Iterator[tuple[str, str]]:
 async def submit(url: str, token: str, jobs: int) -> None:
     """Submit jobs in batches, one after the other."""
     transport = Transport(locator(url, token))
-    batch = [{"cmd": ["true"], "timeout_secs": None, "max_retries": 0} for _ in range(BATCH)]
+    batch = [{"cmd": ["true"], "timeout_secs": None, "max_retries": 0, "rerun_if_lost": True} for _ in range(BATCH)]
     for start in range(0, jobs, BATCH):
         await transport.post("jobs", batch[: jobs - start], list[Any])
     await transport.close()

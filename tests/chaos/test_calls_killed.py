@@ -122,9 +122,10 @@ async def test_anything_killed_amid_many_calls_none_runs_twice(place: Place, tmp
     jobs: list[Any] = await waiting
     for number, job in enumerate(jobs):
         path = folder / str(number)
-        assert not path.exists() or path.read_text() == "x"
+        left = path.read_text() if path.exists() else ""  # one killed between open and write leaves nothing in it
+        assert left in ("", "x")
         if job.state is JobState.SUCCEEDED:
-            assert path.exists()
+            assert left == "x"
             assert await place.lines(job.id) == [f"line {number}"]
         else:
             assert job.losses == 1 or job.reason == "Killed by SIGKILL.", job

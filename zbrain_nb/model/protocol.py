@@ -131,6 +131,9 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
         Random; a repeat of the same request carries the same.
     limit : int
         How many jobs it would take now; 0 waits for cancels only.
+    sure : int or None
+        Of `limit`, how many are begun at once. The others may wait at the worker for a moment, and if it is lost
+        nobody knows which of them had begun: only jobs that are run again when lost are among them. None is all.
     ahead : int
         How many more it would take if these are plain calls (`JobSpec.is_plain_call`), to run them one after the
         other as soon as it can. Nobody waits for these: what is there at the moment is given.
@@ -147,6 +150,7 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
 
     request_id: str
     limit: int = 1
+    sure: int | None = None
     ahead: int = 0
     wait_secs: float = 20.0
     kinds: list[str] | None = None
@@ -163,8 +167,9 @@ def check_lease_request(request: LeaseRequest) -> None:
         Naming the field.
     """
     check_text("request_id", request.request_id, MAX_KIND)
-    for name in ("limit", "ahead"):
-        check_number(name, getattr(request, name), low=0, high=MAX_SLOTS, whole=True)
+    for name in ("limit", "ahead", "sure"):
+        if getattr(request, name) is not None:
+            check_number(name, getattr(request, name), low=0, high=MAX_SLOTS, whole=True)
     check_number("wait_secs", request.wait_secs, low=0, high=MAX_WAIT_SECS)
     if request.kinds is not None:
         check_texts("kinds", request.kinds, MAX_KIND)

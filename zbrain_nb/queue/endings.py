@@ -20,6 +20,9 @@ BACKOFF_BASE_SECS = 1.0
 BACKOFF_CAP_SECS = 300.0
 #: So many losses end a job: it may be what kills its workers.
 MAX_LOSSES = 3
+#: So often a job may be given back by workers that had leased it ahead; from then on that is a loss.
+MAX_RETURNS = 100
+_FREE_RETURNS, _RETURN_CAP_SECS = 3, 30.0
 
 Ending = JobCompleted | JobFailed | JobCanceled
 
@@ -111,7 +114,7 @@ class Endings:
         patch |= {
             "state": JobState.RETRYING,
             "not_before": as_datetime(turn.now + delay),
-            "reason": f"{reason} Attempt {job.attempt} of {job.spec.max_retries + 1} failed; "
+            "reason": f"{reason} Attempt {failures} of {job.spec.max_retries + 1} failed; "
             f"the next starts in {delay:.1f} s.",
         }
         return turn.move(entry, "job_retrying", patch, worker_seq)
@@ -127,6 +130,8 @@ class Endings:
         returned: bool = False,
     ) -> Entry:
         job = entry.job
+        returns = job.attempt - 1 - job.failures - job.losses
+        returned = returned and returns < MAX_RETURNS
         losses = job.losses if returned else job.losses + 1
         patch: dict[str, Any] = {"losses": losses}
         if job.cancel_requested_at is not None:
@@ -135,7 +140,7 @@ class Endings:
         if may_rerun and losses < MAX_LOSSES:
             patch |= {
                 "state": JobState.RETRYING,
-                "not_before": as_datetime(turn.now),
+                "not_before": as_datetime(turn.now + (_return_pause(returns) if returned else 0.0)),
                 "reason": f"{reason} It runs again at once; a lost attempt uses up no retry.",
             }
             return turn.move(entry, "job_retrying", patch, worker_seq)
@@ -166,6 +171,11 @@ class Endings:
                     continue
                 failed = turn.move(child, "job_failed", parent_failed(parent, turn.now))
                 unsuccessful.append(failed.job)
+
+
+def _return_pause(returns: int) -> float:
+    """Return how long a job waits that was given back so often before: a worker that does nothing else is slowed."""
+    return 0.0 if returns < _FREE_RETURNS else min(_RETURN_CAP_SECS, 0.1 * 2.0 ** (returns - _FREE_RETURNS))
 
 
 def error_as_dict(error: Any) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ from zbrain_nb.store import queries
 from zbrain_nb.store.storage import is_id
 
 #: So many jobs whose rows are out of date are folded before a list is made, for it would sift them all.
-FOLD_BEFORE_LIST = 2_000
+FOLD_BEFORE_LIST = 8_000
 
 
 #: Gets what will be returned, while it is still being written.

@@ -44,6 +44,8 @@ class Want(msgspec.Struct, kw_only=True):
         What is free; None is no limit.
     only_calls : bool
         Nothing but plain calls (`JobSpec.is_plain_call`).
+    only_rerunnable : bool
+        Nothing but jobs that are run again when they are lost (`JobSpec.reruns_if_lost`).
     """
 
     kinds: frozenset[str]
@@ -52,6 +54,7 @@ class Want(msgspec.Struct, kw_only=True):
     memory_mb: float | None = None
     gpus: float | None = None
     only_calls: bool = False
+    only_rerunnable: bool = False
 
     @classmethod
     def of(cls, kinds: Iterable[str], org_id: str | None, free: Resources | None) -> Want:

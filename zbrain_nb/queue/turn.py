@@ -295,13 +295,21 @@ class Turn(Change):
 
     def next_ready(self, want: Want) -> Entry | None:
         """Take the job that goes next out of its lane, or None."""
-        is_wanted = self._is_plain_call if want.only_calls else _is_any
+        is_wanted = _is_any
+        if want.only_calls:
+            is_wanted = self._is_plain_call
+        elif want.only_rerunnable:
+            is_wanted = self._is_rerunnable
         job_id = self._stage.index.ready.take(want, self._is_ready, self._stage.leased, is_wanted)
         return None if job_id is None else self.entry(job_id)
 
     def _is_plain_call(self, job_id: str) -> bool:
         entry = self.entry(job_id)
         return entry is not None and entry.job.spec.is_plain_call
+
+    def _is_rerunnable(self, job_id: str) -> bool:
+        entry = self.entry(job_id)
+        return entry is not None and entry.job.spec.reruns_if_lost
 
     def _is_ready(self, job_id: str) -> bool:
         entry = self.entry(job_id)

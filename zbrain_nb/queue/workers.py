@@ -207,7 +207,7 @@ class WorkerDesk:
 
     def _decide(self, turn: Turn, waiter: Waiter) -> list[Job]:
         jobs: list[Job] = []
-        want = waiter.want
+        want, sure = waiter.want, waiter.request.sure
         while len(jobs) < waiter.request.limit and not waiter.is_over:
             entry = turn.next_ready(want)
             if entry is None:
@@ -215,6 +215,8 @@ class WorkerDesk:
             job = self.start(turn, entry, waiter.worker.info.id).job
             want = want.less(job.spec.resources)
             jobs.append(job)
+            if sure is not None and len(jobs) >= sure:
+                want = msgspec.structs.replace(want, only_rerunnable=True)
         if waiter.request.ahead and not waiter.is_over:
             self._lease_ahead(turn, waiter, jobs)
         return jobs

@@ -69,6 +69,11 @@ class Worker(Protocol):
     ----------
     id : str
         Who it is, in leases and events.
+
+    Notes
+    -----
+    With an attribute ``is_over_at_ending = True`` it promises that a job has let go of all that it held when its
+    ending is sent: its slot takes the next job then, and not only when `execute` returns.
     """
 
     id: str
@@ -103,6 +108,8 @@ class LocalWorker:
         Where inputs come from and artifacts go. Without one, artifacts are sent as `WorkerArtifact`, jobs with
         inputs fail, and values of cells are told as text only.
     """
+
+    is_over_at_ending = True
 
     def __init__(self, id: str = "local", *, link: Link | None = None) -> None:
         self.id = id

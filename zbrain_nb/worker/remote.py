@@ -4,8 +4,9 @@ Slots ask for jobs one by one, and send events one by one. Here they meet: at mo
 way, and what comes up meanwhile goes with the next. The end of a job and the lease of the next one are therefore
 one round trip and one commit. When nothing but jobs is wanted, a long poll waits for them.
 
-Where jobs are so brief that a round trip takes longer than they do, more are leased than are wanted at the moment.
-One that cannot start soon after all goes back, as if it had never been leased.
+Where jobs are so brief that a round trip takes longer than they do, more are leased than are wanted at the moment:
+jobs that are run again when they are lost, for nobody would know which of them had begun. One that cannot start soon
+after all goes back, as if it had never been leased.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ class RemoteQueue:
         self._wanting: deque[asyncio.Future[Job | None]] = deque()
         self._spare: deque[_Spare] = deque()  # leased ahead, or who had asked for them went away
         self._returning: asyncio.TimerHandle | None = None
+        self._giving: dict[Key, AnyWorkerEvent] = {}  # on their way back
+        self._is_closing = False
         self._job_secs = RETURN_SECS  # how long jobs take of late; a guess on the long side
         self._waiting: deque[_Waiting] = deque()
         self._running: set[Key] = set()
@@ -158,9 +161,9 @@ class RemoteQueue:
         key = event.job_id, event.attempt
         ends = isinstance(event, ENDINGS)
         if trouble := self._trouble.get(key):
+            self._begun.pop(key, None)
             if ends:
                 self._running.discard(key)
-                self._begun.pop(key, None)
                 del self._trouble[key]
             raise trouble
         if ends and (began := self._begun.pop(key, None)):
@@ -193,24 +196,40 @@ class RemoteQueue:
             await self._register(worker_id, self._info.org_id)
             return await self.link.heartbeat(worker_id, req)
 
-    async def close(self) -> None:
-        """Give back what was leased and is not run, and close the connections.
+    def forget(self, job: Job) -> None:
+        """Hear that an attempt is over here, whether its ending was taken or not."""
+        key = job.id, job.attempt
+        self._running.discard(key)
+        self._begun.pop(key, None)
+        self._trouble.pop(key, None)
 
-        Events that wait are not sent any more: let the scheduler end first.
+    async def close(self) -> None:
+        """Send what waits, give back what was leased and is not run, and close the connections.
+
+        A queue that is away is not waited for: let the scheduler end first.
         """
+        self._is_closing = True
         if self._returning is not None:
             self._returning.cancel()
-        for task in (self._poll, self._talk):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        if self._poll is not None:
+            self._poll.cancel()
+            await asyncio.gather(self._poll, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECS):
+                while self._talk is not None:
+                    await asyncio.wait({self._talk})
+                    await asyncio.sleep(0)  # what it has left is taken up by the next
+        if self._talk is not None:
+            self._talk.cancel()
+            await asyncio.gather(self._talk, return_exceptions=True)
         with contextlib.suppress(ZBrainError, TimeoutError):
             async with asyncio.timeout(_CLOSE_SECS):
                 await self._give_back()
         await self.link.close()
 
     async def _give_back(self) -> None:
-        back = [_returned(spare.job, "Its worker ended before the job could start.") for spare in self._spare]
+        ended = [_returned(spare.job, "Its worker ended before the job could start.") for spare in self._spare]
+        back = [*self._giving.values(), *ended]
         self._spare.clear()
         if back:
             await self.link.send_events(self._info.id, EventBatch(back))
@@ -229,10 +248,10 @@ class RemoteQueue:
         self._begun[key] = now()
         return job
 
-    def _keep_spare(self, job: Job) -> None:
+    def _keep_spare(self, job: Job, since: float | None = None) -> None:
         self._running.discard((job.id, job.attempt))
         self._begun.pop((job.id, job.attempt), None)
-        self._spare.append(_Spare(job, now()))
+        self._spare.append(_Spare(job, now() if since is None else since))
         if self._returning is None:
             self._returning = asyncio.get_running_loop().call_later(RETURN_SECS, self._return_late)
 
@@ -243,7 +262,9 @@ class RemoteQueue:
             self._returning = None
         while self._spare and now() - self._spare[0].since > RETURN_SECS:
             job = self._spare.popleft().job
-            self._waiting.append(_Waiting(_returned(job, "Its worker was busy for longer than was thought."), None))
+            event = _returned(job, "Its worker was busy for longer than was thought.")
+            self._giving[job.id, job.attempt] = event
+            self._waiting.append(_Waiting(event, None))
             self._schedule()
         if self._spare:
             self._returning = asyncio.get_running_loop().call_later(RETURN_SECS, self._return_late)
@@ -254,6 +275,8 @@ class RemoteQueue:
 
     def _ahead(self) -> int:
         """Return how many jobs to lease beyond those that are wanted now."""
+        if self._is_closing:
+            return 0
         moment = now()
         brisk = self._info.slots - sum(moment - began > AHEAD_SECS for began in self._begun.values())
         return min(AHEAD_JOBS, int(brisk * AHEAD_SECS / max(self._job_secs, 1e-6))) if brisk > 0 else 0
@@ -336,11 +359,12 @@ class RemoteQueue:
             self._drained.set()
         events = [waiting.event for waiting in batch]
         wanted = self._wanted() if self._poll is None else 0
-        limit = wanted + max(0, self._ahead() - len(self._spare)) if self._poll is None else 0
-        if limit:
-            request = LeaseRequest(request_id=new_id(), limit=limit, wait_secs=0.0, events=events)
+        if wanted:  # nothing is leased ahead when nobody waits: who stops would lease for ever
+            limit = wanted + max(0, self._ahead() - len(self._spare))
+            request = LeaseRequest(request_id=new_id(), limit=limit, sure=wanted, wait_secs=0.0, events=events)
+            asked_at = now()
             answer = await self._insist_on_lease(request)
-            self._hand_out(answer, wanted, is_final=False)
+            self._hand_out(answer, wanted, is_final=False, asked_at=asked_at)
             results = answer.results
         else:
             results = await self._insist_on_events(EventBatch(events))
@@ -351,7 +375,10 @@ class RemoteQueue:
         if not wanted:
             return
         request = LeaseRequest(
-            request_id=new_id(), limit=wanted + self._ahead(), wait_secs=min(LEASE_WAIT_SECS, self.lease_ttl_secs / 4)
+            request_id=new_id(),
+            limit=wanted + self._ahead(),
+            sure=wanted,
+            wait_secs=min(LEASE_WAIT_SECS, self.lease_ttl_secs / 4),
         )
         try:
             answer = await self._lease(request)
@@ -369,15 +396,18 @@ class RemoteQueue:
             self._wanting = deque(asked for asked in self._wanting if not asked.done())
         return len(self._wanting)
 
-    def _hand_out(self, answer: LeaseAnswer, wanted: int, *, is_final: bool) -> None:
-        """Give jobs to who waits; with `is_final`, those who asked and got none are told so."""
+    def _hand_out(self, answer: LeaseAnswer, wanted: int, *, is_final: bool, asked_at: float | None = None) -> None:
+        """Give jobs to who waits; with `is_final`, those who asked and got none are told so.
+
+        The age of those that are kept counts from `asked_at`, for an answer may have come late.
+        """
         for job in (lease.job for lease in answer.leases):
             while self._wanting and self._wanting[0].done():
                 self._wanting.popleft()
             if self._wanting:
                 self._wanting.popleft().set_result(self._begin(job))
             else:
-                self._keep_spare(job)
+                self._keep_spare(job, asked_at)
         if is_final and not answer.leases:
             for _ in range(min(wanted, len(self._wanting))):
                 asked = self._wanting.popleft()
@@ -426,6 +456,7 @@ class RemoteQueue:
         by_key = {(result.job_id, result.attempt): result for result in results}
         for event, taken in batch:
             key = event.job_id, event.attempt or 0
+            self._giving.pop(key, None)
             error = _error_of(event, by_key.get(key))
             if error is not None and taken is None and key in self._running:
                 self._trouble.setdefault(key, error)

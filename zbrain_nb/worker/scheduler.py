@@ -142,12 +142,14 @@ class FifoScheduler:
             if not asked.done() and not self._stopping.is_set():
                 asked.set_result(self._ask(patience))  # it goes with the ending
 
+        is_over = getattr(self._worker, "is_over_at_ending", False)
+
         execution = asyncio.create_task(self._execute(running, said_end))
         self._ending.add(execution)
         execution.add_done_callback(self._ending.discard)
-        either: list[asyncio.Future[Any]] = [execution, asked]
+        either: list[asyncio.Future[Any]] = [execution, asked] if is_over else [execution]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if len(self._ending) > _UNANSWERED:
+        if len(self._ending) > _UNANSWERED + self._concurrency:
             await asyncio.wait({execution})
         if execution.done():
             execution.result()
@@ -195,6 +197,8 @@ class FifoScheduler:
         finally:
             if self._running.get(job.id) is running:
                 del self._running[job.id]
+            if isinstance(self._queue, RemoteQueue):
+                self._queue.forget(job)
 
     async def _watch(self) -> None:
         """Keep the leases, and set `cancel` of jobs that shall end or are not ours any more."""

@@ -14,10 +14,9 @@ from tests.unit.worker.conftest import eventually
 from zbrain_nb import FifoScheduler, Job, JobSpec, JobState, RemoteQueue
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import InvalidSpec, StaleAttempt
-from zbrain_nb.model.events import JobCanceled, JobCompleted, JobLogged, JobProgress, JobStarted
+from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed, JobLogged, JobProgress, JobStarted
 from zbrain_nb.model.protocol import LeaseAnswer, LeaseRequest
 from zbrain_nb.model.settings import Settings
-from zbrain_nb.queue.endings import MAX_LOSSES
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.server.host import Host
 from zbrain_nb.worker.fence import now
@@ -26,6 +25,7 @@ from zbrain_nb.worker.link import HttpLink, follow
 
 pytestmark = pytest.mark.anyio
 TRUE = JobSpec(cmd=["true"])
+AGAIN = JobSpec(cmd=["true"], rerun_if_lost=True)
 
 
 class Elsewhere:
@@ -204,7 +204,7 @@ async def test_brief_jobs_are_leased_ahead_and_run_in_their_order(
     elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zbrain_nb.worker.remote.RETURN_SECS", 60.0)  # however slow this machine is
-    ids = await elsewhere.queue.submit_many([TRUE] * 300)
+    ids = await elsewhere.queue.submit_many([AGAIN] * 300)
     elsewhere.remote = Counting(HttpLink(follow(elsewhere.data)))
     stub = Noting()
     async with scheduled(elsewhere, stub):
@@ -243,7 +243,9 @@ class Counting(RemoteQueue):
 
 
 class Noting(Stub):
-    """Notes which jobs it began, in order."""
+    """Notes which jobs it began, in order; lets go of a slot when it has said a job's end."""
+
+    is_over_at_ending = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,25 +257,80 @@ class Noting(Stub):
 
 
 async def test_jobs_leased_ahead_of_a_long_one_go_back_and_that_is_no_loss(elsewhere: Elsewhere) -> None:
+    elsewhere.remote._job_secs = 0.0  # it believes jobs to be brief
+    long = await elsewhere.queue.submit(JobSpec(cmd=["true"], name="wait"))
+    behind = await elsewhere.queue.submit(AGAIN)
+    async with scheduled(elsewhere, Stub()):
+        await elsewhere.until(long, JobState.RUNNING)
+        back = await elsewhere.until(behind, JobState.RETRYING)
+        assert (back.losses, back.attempt) == (0, 1)
+        assert "busy" in (back.reason or "")
+        await elsewhere.queue.cancel_job(long)
+        ran = await elsewhere.until(behind, JobState.SUCCEEDED)
+        assert (ran.losses, ran.failures) == (0, 0)
+
+
+async def test_jobs_that_are_not_run_again_are_never_leased_ahead(elsewhere: Elsewhere) -> None:
     once = JobSpec(cmd=["true"], rerun_if_lost=False)
-    for _ in range(MAX_LOSSES + 1):
-        elsewhere.remote._job_secs = 0.0  # it believes jobs to be brief
-        long = await elsewhere.queue.submit(JobSpec(cmd=["true"], name="wait"))
-        behind = await elsewhere.queue.submit(once)
-        async with scheduled(elsewhere, Stub()):
-            await elsewhere.until(long, JobState.RUNNING)
-            back = await elsewhere.until(behind, JobState.RETRYING)
-            assert (back.losses, back.attempt) == (0, 1)
-            assert "busy" in (back.reason or "")
-            await elsewhere.queue.cancel_job(long)
-            ran = await elsewhere.until(behind, JobState.SUCCEEDED)
-            assert (ran.losses, ran.failures) == (0, 0)
+    ids = await elsewhere.queue.submit_many([once, once, AGAIN])
+    elsewhere.remote._job_secs = 0.0
+    job = await elsewhere.remote.acquire_lease("stub")
+    assert job is not None
+    assert job.id == ids[0]
+    assert await elsewhere.state(ids[1]) is JobState.PENDING
+    assert [spare.job.id for spare in elsewhere.remote._spare] in ([], [ids[2]])  # it may stand behind in their line
+
+
+async def test_nothing_is_leased_ahead_when_nobody_waits(elsewhere: Elsewhere) -> None:
+    await elsewhere.queue.submit_many([AGAIN] * 5)
+    job = await elsewhere.remote.acquire_lease("stub")
+    assert job is not None
+    elsewhere.remote._job_secs = 0.0
+    elsewhere.remote._begun.clear()  # a slot is free, but who has it does not ask: it stops
+    events = EventSender(job, elsewhere.remote.handle_worker_event)
+    await events.send(JobStarted(job.id, worker_id="stub"))
+    await events.send(JobCompleted(job.id))
+    assert await elsewhere.queue.list(state="running") == []
+
+
+async def test_close_gives_back_what_is_on_its_way_too(elsewhere: Elsewhere) -> None:
+    ids = await elsewhere.queue.submit_many([AGAIN] * 3)
+    elsewhere.remote._job_secs = 0.0
+    job = await elsewhere.remote.acquire_lease("stub")
+    assert job is not None
+    assert len(elsewhere.remote._spare) == 2
+    elsewhere.remote._spare = type(elsewhere.remote._spare)(
+        spare._replace(since=spare.since - 10) for spare in elsewhere.remote._spare
+    )
+    elsewhere.remote._return_late()  # in line, not sent
+    await elsewhere.remote.close()
+    for job_id in ids[1:]:
+        back = await elsewhere.until(job_id, JobState.RETRYING)
+        assert back.losses == 0
+
+
+async def test_worker_that_only_gives_back_is_slowed_and_then_counted_as_loss(
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zbrain_nb.queue.endings.MAX_RETURNS", 4)
+    job_id = await elsewhere.queue.submit(AGAIN)
+    pauses = []
+    for _ in range(6):
+        async with asyncio.timeout(20):
+            while (job := await elsewhere.queue.acquire_lease("bad")) is None:
+                await asyncio.sleep(0.01)
+        back = JobFailed(job.id, attempt=job.attempt, after=0, seq=1, lost=True, unstarted=True, returned=True)
+        await elsewhere.queue.handle_worker_event(back)
+        found = await elsewhere.queue.get(job_id)
+        assert found is not None
+        pauses.append(found.losses)
+    assert pauses == [0, 0, 0, 0, 1, 2]
 
 
 async def test_jobs_leased_ahead_are_not_begun_after_a_suspension(
     elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = await elsewhere.queue.submit_many([TRUE] * 2)
+    first, second = await elsewhere.queue.submit_many([AGAIN] * 2)
     elsewhere.remote._job_secs = 0.0
     job = await elsewhere.remote.acquire_lease("stub")
     assert job is not None
