@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
@@ -17,9 +16,11 @@ import msgspec
 from zbrain_nb.client.downloading import download
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.transport import Transport
+from zbrain_nb.client.uploading import upload
 from zbrain_nb.model.errors import JobNotFound
 from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
+from zbrain_nb.model.packing import Parcel
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
 from zbrain_nb.model.transitions import read_patch
@@ -392,14 +393,22 @@ class AsyncClient:
         return job
 
     async def put_blob(self, data: bytes) -> str:
-        """Upload bytes unless the server has them; return their SHA-256."""
-        digest = hashlib.sha256(data).hexdigest()
-        answer = await self.transport.request("HEAD", f"blobs/{digest}", expect=(200, 404))
-        if answer.status_code == 404:
-            await self.transport.request(
-                "PUT", f"blobs/{digest}", content=data, timeout=None, headers={"Content-Length": str(len(data))}
-            )
-        return digest
+        """Upload bytes unless the server has them; return their SHA-256 (see `uploading.upload`)."""
+        return await upload(self.transport, data)
+
+    async def put_parcel(self, parcel: Parcel) -> tuple[str, dict[str, str]]:
+        """Upload a payload and the buffers that are apart; what the server has does not travel again.
+
+        Returns
+        -------
+        str
+            SHA-256 of the payload.
+        dict of str to str
+            The job's ``inputs`` that the payload needs besides itself.
+        """
+        for sha256, buffer in parcel.apart.items():
+            await upload(self.transport, buffer, sha256)
+        return await self.put_blob(parcel.data), {sha256: sha256 for sha256 in parcel.apart}
 
     async def read(self, path: str) -> bytes:
         """Return the bytes at a route."""

@@ -11,7 +11,7 @@ from typing import Any
 from zbrain_nb.client.asynchronous import AsyncClient
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.job import JobSpec
-from zbrain_nb.model.payload import pack_arguments, pack_call
+from zbrain_nb.model.payload import pack_call, parcel_arguments
 from zbrain_nb.model.summaries import summarize
 
 #: Larger arguments are a blob of their own.
@@ -40,8 +40,14 @@ class PackedFunction:
         self._fields = dict(fields)
 
     async def spec(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, **more: Any) -> JobSpec:
-        """Return the spec of one call (see `spec_of`)."""
-        return await self.spec_of(pack_arguments(args, kwargs), **more)
+        """Return the spec of one call (see `spec_of`); large data in the arguments travel once, whatever reads them."""
+        parcel = parcel_arguments(args, kwargs)
+        if not parcel.apart:
+            return await self.spec_of(parcel.data, **more)
+        digest, apart = await self._client.put_parcel(parcel)
+        fields = self._fields | more
+        inputs = {**fields.pop("inputs", {}), ARGUMENTS_INPUT: digest, **apart}
+        return JobSpec(function=self._digest, inputs=inputs, **fields)
 
     async def spec_of(self, arguments: bytes, **more: Any) -> JobSpec:
         """Return the spec of a call with packed arguments; these are uploaded if they are large.

@@ -21,7 +21,7 @@ from zbrain_nb.client.loop import shared_loop
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound, ZBrainError
 from zbrain_nb.model.job import Job, JobSpec, JobState
-from zbrain_nb.model.payload import pack_call
+from zbrain_nb.model.payload import parcel_call
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
 from zbrain_nb.model.settings import read_settings
@@ -109,7 +109,9 @@ class Client:
         fields = {name: options.pop(name) for name in list(options) if name in JobSpec.__struct_fields__}
         if callable(command):
             _refuse_ambiguous(command, fields)
-            fields["function"] = self.call(self.asynchronous.put_blob, pack_call(command, args, options))
+            packed = parcel_call(command, args, options)
+            fields["function"], apart = self.call(self.asynchronous.put_parcel, packed)
+            fields["inputs"] = {**fields.get("inputs", {}), **apart}
             fields.setdefault("name", getattr(command, "__name__", None))
             fields.setdefault("kernel", sys.executable)
             options = {}

@@ -12,7 +12,7 @@ from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.job import JobSpec
-from zbrain_nb.model.payload import pack_call
+from zbrain_nb.model.payload import parcel_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,8 +47,10 @@ class Function(Generic[P, R]):
         """Submit a call as a job (see `Client.submit`); all arguments are the function's."""
         client = self._connected()
         fields = function_fields(self._call, self._options)
-        packed = client.call(client.asynchronous.put_blob, pack_call(self._call, args, kwargs))
-        return client.submit(JobSpec(function=packed, **fields))
+        packed = parcel_call(self._call, args, kwargs)
+        digest, apart = client.call(client.asynchronous.put_parcel, packed)
+        fields["inputs"] = {**fields.get("inputs", {}), **apart}
+        return client.submit(JobSpec(function=digest, **fields))
 
     def map(self, *iterables: Iterable[Any], max_parallel: int | None = None) -> JobGroup:
         """Submit a call for each of the items, as a job each (see `Client.map`)."""

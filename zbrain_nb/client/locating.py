@@ -10,7 +10,7 @@ import httpx
 import msgspec
 from jupyter_core.paths import jupyter_runtime_dir
 
-from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.datadir import DataDir, Owner
 from zbrain_nb.model.errors import ServerUnreachable, ZBrainError
 from zbrain_nb.model.hosting import find_host, find_or_start_host
 from zbrain_nb.model.settings import Settings, read_settings
@@ -19,11 +19,15 @@ EMBEDDED_IDLE_SECS = 300.0
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A server's root (ending in ``/``), the token that opens it, and how it was found."""
+    """A server's root (ending in ``/``), the token that opens it, and how it was found.
+
+    `artifacts` is its artifact store's folder, if it serves a data directory of this account on this machine.
+    """
 
     url: str
     token: str
     found: str = ""
+    artifacts: str = ""
 
     @property
     def api(self) -> str:
@@ -59,12 +63,12 @@ def search(settings: Settings, url: str | None = None, token: str | None = None)
     owner = find_host(data)
     if settings.url:
         if owner is not None and settings.token == owner.token:
-            yield Finding("ZBRAIN_URL", f"{settings.url}, whose host answers directly", _direct(owner.url, owner.token))
+            yield Finding("ZBRAIN_URL", f"{settings.url}, whose host answers directly", _direct(owner))
         else:
             yield Finding("ZBRAIN_URL", settings.url, Endpoint(_root(settings.url), settings.token or "", "ZBRAIN_URL"))
         return
     if owner is not None:
-        yield Finding("owner file", f"{data.owner_file}: {owner.url}", _direct(owner.url, owner.token))
+        yield Finding("owner file", f"{data.owner_file}: {owner.url}", _direct(owner))
         return
     yield Finding("owner file", f"{data.owner_file}: no host answers")
     yield _jupyter()
@@ -91,13 +95,13 @@ def locator(url: str | None = None, token: str | None = None, *, start: bool = T
                 f"No zbrain server runs for {settings.data}.", "`zbrain serve` starts one, and so does Jupyter."
             )
         owner = find_or_start_host(DataDir(settings.data, settings.artifacts), idle_secs=EMBEDDED_IDLE_SECS)
-        return Endpoint(owner.url, owner.token, "embedded host")
+        return Endpoint(owner.url, owner.token, "embedded host", owner.artifacts)
 
     return locate
 
 
-def _direct(url: str, token: str) -> Endpoint:
-    return Endpoint(url, token, "owner file")
+def _direct(owner: Owner) -> Endpoint:
+    return Endpoint(owner.url, owner.token, "owner file", owner.artifacts)
 
 
 def _root(url: str) -> str:

@@ -47,6 +47,8 @@ class Owner(msgspec.Struct):
         The kernel's boot id: on another boot or machine the file speaks of nobody.
     instance : str
         Random, new for each host process.
+    artifacts : str
+        Folder of its artifact store; who shares the account may lay files there (see `ArtifactStore.take_file`).
     """
 
     url: str
@@ -54,6 +56,7 @@ class Owner(msgspec.Struct):
     pid: int
     boot_id: str
     instance: str
+    artifacts: str = ""
 
 
 class DataDir:

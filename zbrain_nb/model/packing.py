@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import struct
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from zbrain_nb.model.errors import NotPicklable, TooLarge
 from zbrain_nb.model.pickler import NamespacePickler
 
 MAGIC = b"\x89ZBRAIN\n"
-VERSION = 1
+#: 2: some buffers may be apart. 1 is read too.
+VERSION = 2
 FIXED = struct.Struct("<8sHI")
 ALIGN = 64
+#: Buffers of this size and more are apart in a `Parcel`: the same data travel once, whatever reads them.
+APART_BYTES = 1 << 20
+#: The most that are apart, the largest of them: each is an input of the job.
+MAX_APART = 64
 HINT = "Name what the cell needs with --in, or make it inside the cell."
 #: What IPython puts into every namespace: the job has its own.
 _NEVER = frozenset({"In", "Out", "_ih", "_oh", "_dh", "get_ipython", "exit", "quit"})
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A payload whose large buffers are apart, for uploads by content.
+
+    Attributes
+    ----------
+    data : bytes
+        The payload, which names the hashes of the others.
+    apart : dict of str to memoryview
+        The buffers by their SHA-256, not copied: whoever owns the data must not change them before they are sent.
+    """
+
+    data: bytes
+    apart: dict[str, memoryview]
 
 
 class Packing:
@@ -77,9 +101,29 @@ class Packing:
         """Bytes of all names together."""
         return self._sink.size
 
-    def parts(self, kind: str, header: Mapping[str, Any] | None = None) -> list[bytes | memoryview]:
-        """Return the payload in pieces; `header` holds JSON values to add."""
+    @cached_property
+    def apart(self) -> dict[int, str]:
+        """Which buffers are apart in a `Parcel`, and their SHA-256."""
+        large = [(buffer.nbytes, place) for place, buffer in enumerate(self._sink.buffers)]
+        places = [place for size, place in sorted(large, reverse=True)[:MAX_APART] if size >= APART_BYTES]
+        return {place: hashlib.sha256(self._sink.buffers[place]).hexdigest() for place in sorted(places)}
+
+    def parts(
+        self, kind: str, header: Mapping[str, Any] | None = None, *, whole: bool = True
+    ) -> list[bytes | memoryview]:
+        """Return the payload in pieces.
+
+        Parameters
+        ----------
+        kind : str
+            Said in the header.
+        header : mapping, optional
+            JSON values to add to it.
+        whole : bool
+            With the buffers that are `apart`, or only their hashes.
+        """
         core, buffers = self._sink.core(), self._sink.buffers
+        apart = {} if whole else self.apart
         head = {
             **(header or {}),
             "kind": kind,
@@ -89,11 +133,12 @@ class Packing:
             "sources": self.sources,
             "core": len(core),
             "buffers": [buffer.nbytes for buffer in buffers],
+            "apart": {str(place): sha256 for place, sha256 in apart.items()},
         }
         text = json.dumps(head).encode()
         parts: list[bytes | memoryview] = [FIXED.pack(MAGIC, VERSION, len(text)), text, core]
         position = FIXED.size + len(text) + len(core)
-        for buffer in buffers:
+        for buffer in (buffer for place, buffer in enumerate(buffers) if place not in apart):
             padding = -position % ALIGN
             parts += [bytes(padding), buffer]
             position += padding + buffer.nbytes
@@ -102,6 +147,11 @@ class Packing:
     def tobytes(self, kind: str, header: Mapping[str, Any] | None = None) -> bytes:
         """Return the payload in one piece."""
         return b"".join(self.parts(kind, header))
+
+    def parcel(self, kind: str, header: Mapping[str, Any] | None = None) -> Parcel:
+        """Return the payload with its large buffers apart."""
+        data = b"".join(self.parts(kind, header, whole=False))
+        return Parcel(data, {sha256: self._sink.buffers[place] for place, sha256 in self.apart.items()})
 
     def _culprits(self, values: Mapping[str, Any]) -> NotPicklable:
         """Pickle each name alone: that finds all that cannot travel, and why."""

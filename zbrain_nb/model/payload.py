@@ -8,7 +8,8 @@
     core     one pickle after the other, one for each name, with one memo
     buffers  out-of-band data of arrays and frames, each aligned to 64 bytes
 
-A payload in a file is mapped, not read: its arrays are private, writable and cost nothing until touched.
+A payload in a file is mapped, not read: its arrays are private, writable and cost nothing until touched. Of a
+`Parcel` the large buffers lie in files of their own, which the header names by their SHA-256.
 Called by the magic and the client (to pack calls, to load results) and inside the job.
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from zbrain_nb.model.errors import ZBrainError
-from zbrain_nb.model.packing import ALIGN, FIXED, HINT, MAGIC, VERSION, Packing, attempt
+from zbrain_nb.model.packing import ALIGN, FIXED, HINT, MAGIC, VERSION, Packing, Parcel, attempt
 from zbrain_nb.model.pickler import NamespaceUnpickler
 
 MAX_EXCEPTION_BYTES = 64 * 1024
@@ -75,9 +76,33 @@ def pack_call(
     NotPicklable
         If the function, an argument or something that it reads cannot travel.
     """
-    path = [entry or str(Path.cwd()) for entry in sys.path]
-    call = (function, tuple(args), dict(kwargs or {}))
-    return Packing({"": call}).tobytes("call", {"sys_path": path, "prefix": sys.prefix})
+    return Packing({"": (function, tuple(args), dict(kwargs or {}))}).tobytes("call", _paths())
+
+
+def parcel_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parcel:
+    """Pack a call as `pack_call` does, with large data apart.
+
+    Raises
+    ------
+    NotPicklable
+        If the function, an argument or something that it reads cannot travel.
+    """
+    return Packing({"": (function, tuple(args), dict(kwargs))}).parcel("call", _paths())
+
+
+def parcel_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Parcel:
+    """Pack arguments as `pack_arguments` does, with large data apart.
+
+    Raises
+    ------
+    NotPicklable
+        If one cannot travel.
+    """
+    return Packing({"": (tuple(args), dict(kwargs or {}))}).parcel("arguments")
+
+
+def _paths() -> dict[str, Any]:
+    return {"sys_path": [entry or str(Path.cwd()) for entry in sys.path], "prefix": sys.prefix}
 
 
 def pack_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> bytes:
@@ -92,16 +117,20 @@ def pack_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = Non
 
 
 def load_call(
-    source: Source | Reader, namespace: dict[str, Any] | None = None, arguments: Source | None = None
+    source: Source | Reader,
+    namespace: dict[str, Any] | None = None,
+    arguments: Source | None = None,
+    apart: Mapping[str, str] | None = None,
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Load a packed call, and the `arguments` to add to its own.
 
-    What the function reads is bound in `namespace` (by default a private dict).
+    What the function reads is bound in `namespace` (by default a private dict). `apart` are the paths of the
+    buffers that are apart, by their SHA-256.
     """
     target = _private() if namespace is None else namespace
-    function, args, kwargs = _load_one(source if isinstance(source, Reader) else Reader(source, "call"), target)
+    function, args, kwargs = _load_one(source if isinstance(source, Reader) else Reader(source, "call", apart), target)
     if arguments is not None:
-        more, named = _load_one(Reader(arguments, "arguments"), target)
+        more, named = _load_one(Reader(arguments, "arguments", apart), target)
         args, kwargs = (*args, *more), {**kwargs, **named}
     return function, args, kwargs
 
@@ -160,6 +189,15 @@ def _load_one(reader: Reader, namespace: dict[str, Any] | None) -> Any:
 class Reader:
     """A payload opened for reading.
 
+    Parameters
+    ----------
+    source : bytes or path
+        The payload.
+    kind : str, optional
+        What it has to hold.
+    apart : mapping of str to path, optional
+        Where the buffers lie that are apart, by their SHA-256.
+
     Attributes
     ----------
     header : dict
@@ -171,12 +209,12 @@ class Reader:
         If it is no payload of this version and of `kind`, or is cut off.
     """
 
-    def __init__(self, source: Source, kind: str | None = None) -> None:
+    def __init__(self, source: Source, kind: str | None = None, apart: Mapping[str, str] | None = None) -> None:
         view, mapped = _open(source)
         if len(view) < FIXED.size or bytes(view[: len(MAGIC)]) != MAGIC:
             raise ZBrainError("These bytes are no payload of zbrain.", "Read them with the program that wrote them.")
         _, version, length = FIXED.unpack_from(view)
-        if version != VERSION:
+        if not 1 <= version <= VERSION:
             raise ZBrainError(
                 f"This payload has format {version}, this zbrain_nb reads {VERSION}.",
                 "Use the same version of zbrain_nb in the notebook and the worker.",
@@ -189,7 +227,11 @@ class Reader:
         self._core = view[position : position + self.header["core"]]
         position += self.header["core"]
         self._buffers: list[memoryview] = []
-        for size in self.header["buffers"]:
+        elsewhere: dict[str, str] = self.header.get("apart", {})
+        for place, size in enumerate(self.header["buffers"]):
+            if (sha256 := elsewhere.get(str(place))) is not None:
+                self._buffers.append(_buffer_apart(sha256, size, apart or {}))
+                continue
             position += -position % ALIGN
             part = view[position : position + size]
             self._buffers.append(part if mapped else memoryview(bytearray(part)))
@@ -260,6 +302,15 @@ def _open(source: Source) -> tuple[memoryview, bool]:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)), True
     except OSError as error:
         raise ZBrainError(f"The payload {source} cannot be read: {error.strerror}.") from error
+
+
+def _buffer_apart(sha256: str, size: int, apart: Mapping[str, str]) -> memoryview:
+    if sha256 not in apart:
+        raise ZBrainError(f"A part of the payload is not here: {sha256[:12]}….", "Upload it, and name it in inputs.")
+    view, _ = _open(apart[sha256])
+    if len(view) != size:
+        raise ZBrainError(f"A part of the payload is cut off: {len(view):,} of {size:,} bytes are here.")
+    return view
 
 
 def _private() -> dict[str, Any]:

@@ -135,8 +135,8 @@ class ZBrainMagics(Magics):
     def _send_grid(self, spec: JobSpec, shipment: Shipment, options: CellOptions) -> JobGroup:
         """Submit a job for each combination; what the cell takes along travels once."""
         tags = self._tags(options) | {GROUP_TAG: uuid.uuid4().hex}
-        digest = self.client.call(self.client.asynchronous.put_blob, shipment.data)
-        more = {"inputs": {"cell": digest}, **parallel_fields(options.max_parallel, "grid")}
+        digest, apart = self.client.call(self.client.asynchronous.put_parcel, shipment.parcel)
+        more = {"inputs": {"cell": digest, **apart}, **parallel_fields(options.max_parallel, "grid")}
         specs = [
             msgspec.structs.replace(
                 spec,
@@ -177,8 +177,8 @@ class ZBrainMagics(Magics):
                 sys.stdout.write(f"{still}; `%zbrain cancel {old.id[:ID_CHARS]}` ends it.\n")
         spec = msgspec.structs.replace(spec, tags={**tags, PRINT_TAG: print_})
         if shipment is not None:
-            digest = self.client.call(self.client.asynchronous.put_blob, shipment.data)
-            spec = msgspec.structs.replace(spec, inputs={"cell": digest})
+            digest, apart = self.client.call(self.client.asynchronous.put_parcel, shipment.parcel)
+            spec = msgspec.structs.replace(spec, inputs={"cell": digest, **apart})
         handle = self.client.submit_many([spec])[0]
         if shipment is not None:
             handle.shipped = shipment.said

@@ -16,7 +16,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from zbrain_nb.model.errors import TooLarge, UsageError
-from zbrain_nb.model.packing import Packing
+from zbrain_nb.model.packing import Packing, Parcel
 from zbrain_nb.model.pickler import cell_numbers
 from zbrain_nb.model.summaries import summarize, type_name
 from zbrain_nb.notebook.capture import Capture, capture, import_of
@@ -45,8 +45,8 @@ class Shipment:
 
     Attributes
     ----------
-    data : bytes
-        The payload; upload it and name it in the spec's ``inputs`` as ``cell``.
+    parcel : Parcel
+        The payload; upload it and name it in the spec's ``inputs`` as ``cell``, beside the buffers apart.
     variables : list of ShippedVariable
         The cell's own names first, then what its functions and classes read.
     imports : list of str
@@ -55,12 +55,12 @@ class Shipment:
         The modules that the job needs for what it gets.
     fingerprint : str
         SHA-256 of what decides the cell's result besides its text: equal for equal variables, imports and
-        options, whatever the cell's number. `data` itself differs with that number.
+        options, whatever the cell's number. `parcel` itself differs with that number.
     capture : Capture
         What the cell reads and assigns.
     """
 
-    data: bytes
+    parcel: Parcel
     variables: list[ShippedVariable]
     imports: list[str]
     modules: list[str]
@@ -119,9 +119,9 @@ def ship_cell(
         "extensions": _extensions(shell, found),
     }
     fingerprint = hashlib.sha256(json.dumps(steady).encode())
-    for part in packing.parts("cell"):
+    for part in packing.parts("cell", whole=False):
         fingerprint.update(part)
-    data = packing.tobytes(
+    parcel = packing.parcel(
         "cell",
         {
             **steady,
@@ -131,7 +131,7 @@ def ship_cell(
         },
     )
     return Shipment(
-        data=data,
+        parcel=parcel,
         variables=[
             ShippedVariable(name, type_name(namespace[name]), summarize(namespace[name]), packing.sizes[name])
             for name in shipped

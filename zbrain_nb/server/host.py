@@ -117,6 +117,7 @@ class Host:
             pid=os.getpid(),
             boot_id=boot_id(),
             instance=context.instance,
+            artifacts=str(queue.artifacts.folder),
         )
         self.data.write_owner(owner)
         if self.settings.worker_mode == "local":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import tempfile
 import threading
 import time
@@ -24,6 +25,7 @@ from zbrain_nb.model.errors import BlobMismatch, DiskFloor, InvalidSpec, NotFoun
 from zbrain_nb.store.room import Room
 
 _NAME = re.compile(r"[0-9a-f]{64}\Z")
+_LAID = re.compile(r"upload-\w{1,100}\Z", re.ASCII)
 _CHUNK = 1024 * 1024
 #: Uploads of this size are taken on a nearly full disk too, for results of running jobs are mostly small.
 SMALL_BYTES = 1 << 20
@@ -90,13 +92,61 @@ class ArtifactStore:
         """
         if expected_sha256 is not None:
             self.path(expected_sha256)
-        if size_bytes > SMALL_BYTES and any(room.is_low() for room in self._rooms):
-            raise DiskFloor("The disk is nearly full: the queue takes no more files.", "Make room, then send it again.")
+        self._check_room(size_bytes)
         try:
             self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise ZBrainError(f"The artifact folder {self.folder} cannot be made: {error.strerror}.") from error
         return Upload(self, self._incoming, expected_sha256)
+
+    def take_file(self, name: str, sha256: str) -> int:
+        """Keep a file that its maker, of the same account, has written into the folder ``incoming``: no copy is made.
+
+        Parameters
+        ----------
+        name : str
+            ``upload-`` and letters, digits and underscores; no path.
+        sha256 : str
+            What its bytes have to hash to.
+
+        Returns
+        -------
+        int
+            Its size in bytes.
+
+        Raises
+        ------
+        NotFound
+            If there is no such file of this account.
+        BlobMismatch
+            If the bytes do not hash to `sha256`; nothing is kept.
+        DiskFloor
+            If the disk is nearly full.
+        """
+        self.path(sha256)
+        path = self._incoming / name
+        try:
+            if not _LAID.match(name):
+                raise FileNotFoundError
+            file = open(path, "rb", opener=_open_itself)  # noqa: SIM115 - closed by the next `with`
+        except OSError as error:
+            raise NotFound(f"No file {name[:80]!r} was laid into the artifact store.") from error
+        with file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
+                raise NotFound(f"{name!r} is no plain file of this account.")
+            self._check_room(found.st_size)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != sha256:
+                raise _mismatch(digest, sha256)
+            os.fchmod(file.fileno(), 0o400)
+            os.fsync(file.fileno())
+            self.adopt(path, sha256)
+        return found.st_size
+
+    def _check_room(self, size_bytes: int) -> None:
+        if size_bytes > SMALL_BYTES and any(room.is_low() for room in self._rooms):
+            raise DiskFloor("The disk is nearly full: the queue takes no more files.", "Make room, then send it again.")
 
     def path(self, sha256: str) -> Path:
         """Return where the blob lies, or would lie.
@@ -250,7 +300,7 @@ class Upload:
         sha256 = self._hash.hexdigest()
         if self._expected is not None and sha256 != self._expected:
             self.abort()
-            raise BlobMismatch(f"The bytes hash to {sha256}, not to {self._expected}.", sha256=sha256)
+            raise _mismatch(sha256, self._expected)
         self._file.flush()
         os.fchmod(self._file.fileno(), 0o400)
         os.fsync(self._file.fileno())
@@ -262,6 +312,15 @@ class Upload:
         """Forget the blob; harmless after `commit`."""
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open what lies there, not what a link leads to, and do not wait at a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _mismatch(sha256: str, expected: str) -> BlobMismatch:
+    return BlobMismatch(f"The bytes hash to {sha256}, not to {expected}.", sha256=sha256)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -102,11 +102,12 @@ class WorkerAgent:
         self._org_id = org_id
         self._offer = offered_resources(concurrency)
         self._launcher = Launcher(folder, warm=[sys.executable] if warm else [], linger_secs=linger_secs)
+        self._preparer = Preparer(folder, link, temp_dir)
         self._runs = Runs(
             folder,
             self._launcher,
             self.id,
-            prepare=Preparer(folder, link, temp_dir).prepare,
+            prepare=self._preparer.prepare,
             finish=self._finish,
             changed=self._on_change,
             slots=concurrency,
@@ -218,7 +219,7 @@ class WorkerAgent:
         answer = await self._link.register(self._info())
         self._heart.set_pace(answer.lease_ttl_secs)
         self._fences.set_up(answer.lease_ttl_secs if answer.is_fenced else None)
-        self._runs.crew.blobs = Path(answer.blobs) if answer.blobs else None
+        self._preparer.blobs = self._runs.crew.blobs = Path(answer.blobs) if answer.blobs else None
         missing = self._compare(answer, held, asked_at)
         if missing:
             # perhaps they were leased by an answer that never arrived: the same request gets the same leases

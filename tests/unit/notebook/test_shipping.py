@@ -15,7 +15,7 @@ from zbrain_nb.notebook.shipping import OPTIONS, ship_cell
 
 def loaded(shipment):
     namespace: dict = {}
-    values = Reader(shipment.data, "cell").load(namespace)
+    values = Reader(shipment.parcel.data, "cell").load(namespace)
     values.pop(OPTIONS)
     return values
 
@@ -74,13 +74,13 @@ def test_fingerprint_knows_values_but_not_the_cells_number(notebook):
     second = ship_cell(notebook, "f()")
     notebook.run_cell("x = 2")
     assert first.fingerprint == second.fingerprint != ship_cell(notebook, "f()").fingerprint
-    assert first.data != second.data
+    assert first.parcel != second.parcel
 
 
 def test_cell_numbers_of_shipped_functions_travel(notebook):
     notebook.run_cell("def f(): return 1", store_history=True)
     notebook.run_cell("pass", store_history=True)
-    header = Reader(ship_cell(notebook, "f()").data).header
+    header = Reader(ship_cell(notebook, "f()").parcel.data).header
     [name] = header["sources"]
     assert header["cells"] == {name: 1} and header["sources"][name] == "def f(): return 1\n"
     assert header["execution_count"] == 2
@@ -110,7 +110,7 @@ def test_only_differences_from_the_defaults_are_options(notebook):
 def test_warning_filters_travel(notebook):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="mine", category=UserWarning)
-        header = Reader(ship_cell(notebook, "1").data).header
+        header = Reader(ship_cell(notebook, "1").parcel.data).header
     assert len(header["warnings"]) == len(warnings.filters) + 1
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import stat
 
 import pytest
@@ -99,3 +100,58 @@ def test_upload_to_a_name_that_is_no_hash_is_refused(store):
 def test_missing_lists_what_is_not_here_in_order(store):
     store.put_bytes(DATA)
     assert store.missing(["b" * 64, SHA, "a" * 64]) == ["b" * 64, "a" * 64]
+
+
+def lay(store, data=DATA, name="upload-laid_1"):
+    (store.folder / "incoming").mkdir(parents=True, exist_ok=True)
+    path = store.folder / "incoming" / name
+    path.write_bytes(data)
+    return path
+
+
+def test_laid_file_becomes_the_blob_without_a_copy(store):
+    inode = lay(store).stat().st_ino
+    assert store.take_file("upload-laid_1", SHA) == len(DATA)
+    assert store.path(SHA).stat().st_ino == inode
+    assert store.read(SHA) == DATA
+    assert not stat.S_IMODE(store.path(SHA).stat().st_mode) & 0o222
+    assert leftovers(store) == []
+
+
+def test_laid_file_of_other_bytes_is_refused_and_not_kept_as_the_blob(store):
+    lay(store, b"other")
+    with pytest.raises(BlobMismatch):
+        store.take_file("upload-laid_1", SHA)
+    assert not store.has(SHA)
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "upload-../../outside", "upload-", "upload-a\n", "upload-é", "upload-absent"]
+)
+def test_name_that_is_no_laid_file_is_not_found(store, tmp_path, name):
+    lay(store)
+    (tmp_path / "outside").write_bytes(DATA)
+    with pytest.raises(NotFound):
+        store.take_file(name, SHA)
+    assert not store.has(SHA)
+    assert (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hard link", "fifo", "folder"])
+def test_laid_link_or_special_file_is_not_found(store, tmp_path, kind):
+    outside = tmp_path / "secret"
+    outside.write_bytes(DATA)
+    path = lay(store)
+    path.unlink()
+    if kind == "symlink":
+        path.symlink_to(outside)
+    elif kind == "hard link":
+        path.hardlink_to(outside)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(NotFound):
+        store.take_file(path.name, SHA)
+    assert not store.has(SHA)
+    assert stat.S_IMODE(outside.stat().st_mode) & 0o200  # it was not touched

@@ -237,14 +237,14 @@ class _Job:
     def _prepare(self, loop: asyncio.AbstractEventLoop) -> Callable[[], Outcome]:
         shell, request = self._shell, self._request
         if CELL_INPUT in request.inputs:
-            self._take_cell(Reader(request.inputs[CELL_INPUT], "cell"))
+            self._take_cell(Reader(request.inputs[CELL_INPUT], "cell", request.inputs))
         if request.function is not None:
-            surroundings.take_path(Reader(request.function, "call").header)
-            function, args, kwargs = load_call(request.function, shell.user_ns, self._arguments())
+            surroundings.take_path(Reader(request.function, "call", request.inputs).header)
+            function, args, kwargs = load_call(request.function, shell.user_ns, self._arguments(), request.inputs)
             return lambda: run_call(shell, loop, function, args, kwargs)
         variables = self._arguments()
         if variables is not None:
-            shell.user_ns.update(Reader(variables, "names").load(shell.user_ns))
+            shell.user_ns.update(Reader(variables, "names", request.inputs).load(shell.user_ns))
         return lambda: loop.run_until_complete(run_cell(shell, request.code or ""))
 
     def _arguments(self) -> bytes | str | None:
