@@ -82,6 +82,17 @@ async def test_relay_passes_bodies_statuses_and_ranges_both_ways(base: str, kern
         assert (await http.get(f"jobs/{made['id']}/inputs/x")).content == data
 
 
+async def test_relay_names_no_files_of_the_disk_to_the_host(jupyter: Lab, base: str, login: dict[str, str]) -> None:
+    data = b"laid beside the blobs"
+    digest = hashlib.sha256(data).hexdigest()
+    incoming = DataDir(jupyter.data).artifacts / "incoming"
+    incoming.mkdir(parents=True, exist_ok=True)
+    (incoming / "upload-laid").write_bytes(data)
+    async with httpx.AsyncClient(base_url=base, trust_env=False, headers=login) as http:
+        assert (await http.put(f"blobs/{digest}?file=upload-laid", content=b"x")).status_code == 404
+        assert (await http.head(f"blobs/{digest}")).status_code == 404
+
+
 async def test_relay_answers_404_off_its_list(base: str, kernel: dict[str, str]) -> None:
     async with httpx.AsyncClient(base_url=base, trust_env=False, headers=kernel) as http:
         for path in ("nothing", "jobs/x", "jobs/%2e%2e/health", "https://evil.example/"):
