@@ -198,7 +198,7 @@ def test_object_that_cannot_be_rebuilt_is_named(define):
         (lambda data: b"\x80\x05K\x01.", "no payload of zbrain"),
         (lambda data: data[:-3], "cut off"),
         (lambda data: data + b"x", "cut off"),
-        (lambda data: data[:8] + b"\x09\x00" + data[10:], "has format 9, this zbrain_nb reads 1"),
+        (lambda data: data[:8] + b"\x09\x00" + data[10:], "has format 9, this zbrain_nb reads 2"),
         (lambda data: data[:14] + b"?" + data[15:], "header cannot be read"),
     ],
 )
