@@ -26,6 +26,8 @@ from zbrain_nb.model.queues import QueueInfo
 from zbrain_nb.model.transitions import read_patch
 
 LOG_PAGE = 1000
+#: As many jobs as one request lists at most.
+PAGE = 1_000
 #: Jobs in one request about many.
 MANY = 10_000
 #: Results fetched at once.
@@ -142,11 +144,19 @@ class AsyncClient:
         q: str | None = None,
         tag: tuple[str, str] | None = None,
     ) -> list[Job]:
-        """Return jobs, newest first; `tag` is a name and its value."""
-        query = {"state": state, "limit": limit, "cursor": cursor, "name": name, "q": q}
-        query["tag"] = "=".join(tag) if tag else None
+        """Return jobs, newest first, `limit` at most; `tag` is a name and its value."""
+        query = {"state": state, "name": name, "q": q, "tag": "=".join(tag) if tag else None}
         params = {key: str(value) for key, value in query.items() if value is not None}
-        return [read_job(raw) for raw in (await self.transport.get("jobs", _Jobs, params=params)).jobs]
+        jobs: list[Job] = []
+        while True:
+            params["limit"] = str(min(limit - len(jobs), PAGE) if limit > 0 else limit)  # the server says what is wrong
+            if cursor is not None:
+                params["cursor"] = cursor
+            page = await self.transport.get("jobs", _Jobs, params=params)
+            jobs += map(read_job, page.jobs)
+            cursor = page.next_cursor
+            if cursor is None or len(jobs) >= limit:
+                return jobs
 
     async def lookup(self, ids: Iterable[str]) -> tuple[list[Job], int]:
         """Look at many jobs, in one request for each 10,000.

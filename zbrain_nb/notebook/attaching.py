@@ -10,8 +10,9 @@ from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.job import JobState
 from zbrain_nb.notebook.binding import OutBindings
+from zbrain_nb.notebook.grid import MAX_RUNS
 from zbrain_nb.notebook.origin import VARIABLE_TAG
-from zbrain_nb.notebook.runs import MOST, NotebookRuns
+from zbrain_nb.notebook.runs import NotebookRuns
 
 
 def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any]) -> None:
@@ -41,8 +42,10 @@ def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any])
 
 
 def _attach_group(one: JobHandle, group_id: str, namespace: dict[str, Any]) -> None:
-    found = one.client.jobs(limit=MOST, tag=(GROUP_TAG, group_id))
-    group = JobGroup(one.client, sorted(found, key=lambda handle: int(handle.job.spec.tags.get(PLACE_TAG, "0"))))
+    found = one.client.jobs(limit=2 * MAX_RUNS, tag=(GROUP_TAG, group_id))
+    # what was submitted again stands in the place of what it repeats
+    places = {int(handle.job.spec.tags.get(PLACE_TAG, "0")): handle for handle in reversed(found)}
+    group = JobGroup(one.client, [places[place] for place in sorted(places)])
     variable = one.job.spec.tags.get(VARIABLE_TAG)
     if variable:
         namespace.setdefault(variable, group)

@@ -158,7 +158,8 @@ def test_df_without_pandas_says_what_is_missing(client: Client, monkeypatch: pyt
         client.submit_many([]).df()
 
 
-def test_group_outside_a_notebook_says_that_views_need_one(client: Client) -> None:
+def test_group_outside_a_notebook_says_that_views_need_one(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(JobGroup, "presenter", None)
     with pytest.raises(ZBrainError, match="notebook"):
         client.submit_many([]).display()
 
@@ -167,3 +168,16 @@ def test_function_error_carries_the_exception_itself(client: Client) -> None:
     group = client.map(lambda n: [][n], [3]).wait(60)
     assert group[0].job.state is JobState.FAILED
     assert (group[0].job.error or {})["pickled"]
+
+
+def test_jobs_are_listed_past_the_first_page(client: Client, requests: list[str]) -> None:
+    tag = {"listed": "past the first page"}
+    parent = client.submit(["sleep", "600"])
+    group = client.submit_many([JobSpec(cmd=["true"], after=[parent.id], tags=tag) for _ in range(1_100)])
+    requests.clear()
+    found = client.jobs(limit=1_050, tag=("listed", "past the first page"))
+    assert [handle.id for handle in found] == group.ids[:49:-1]
+    assert requests == ["GET jobs"] * 2
+    with pytest.raises(ZBrainError, match="limit must be"):
+        client.jobs(limit=0)
+    parent.cancel()

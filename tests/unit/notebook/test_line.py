@@ -192,6 +192,15 @@ def test_attach_finds_a_group_again(pad: Notebook) -> None:
     assert pad.shell.user_ns["_zb"].results() == [2, 4, 6]
 
 
+def test_attach_finds_what_was_submitted_again_in_the_place_of_what_failed(pad: Notebook) -> None:
+    pad.cell("g", "--no-wait --quiet --grid a=1,0,2 --job runs", "1 / a", JobGroup)
+    runs = pad.shell.user_ns["runs"].wait(60)
+    runs.retry_failed().wait(60)
+    pad.restart()
+    pad.line("attach")
+    assert pad.shell.user_ns["runs"].ids == runs.ids
+
+
 def test_cell_runs_in_the_python_of_another_kernel(
     pad: Notebook, other: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
