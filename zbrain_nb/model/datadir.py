@@ -9,6 +9,7 @@
     token                  the secret of this data directory, made once (mode 0600)
     host.lock              held by the host while it lives
     host.log               what host and local worker log
+    webhooks.json          how far webhooks were told (the host alone writes it)
     worker/                the local worker's folder: its lock, spools, sockets
 """
 
@@ -82,6 +83,7 @@ class DataDir:
         self.token_file = self.root / "token"
         self.host_lock = self.root / "host.lock"
         self.log = self.root / "host.log"
+        self.told = self.root / "webhooks.json"
         self.worker = self.root / "worker"
 
     def token(self) -> str:

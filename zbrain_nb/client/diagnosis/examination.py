@@ -11,6 +11,7 @@ from zbrain_nb.client.diagnosis.service import Service, check_service
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.settings import read_settings
+from zbrain_nb.model.webhooks import read_webhooks
 
 
 def diagnose() -> list[Diagnosis]:
@@ -24,8 +25,10 @@ def diagnose() -> list[Diagnosis]:
     found = [*check_python(), *check_extension()]
     try:
         settings = read_settings()
+        if settings.webhooks:
+            read_webhooks(settings.webhooks)
     except ZBrainError as error:
-        return [*found, problem("settings", error.message, error.hint or "Correct the variable, or unset it.")]
+        return [*found, problem("settings", error.message, error.hint or "Correct what it names, or unset it.")]
     found.append(fine("settings", "all that are set hold"))
     try:
         data = DataDir(settings.data, settings.artifacts)
