@@ -130,7 +130,7 @@ class Poster:
         inner = list(embedded(address))
         if any(one in network for one in (address, *inner) for network in self._allowed):
             return True
-        return scheme == "https" and all(map(is_public, (address, *inner))) and not is_mapped(address)
+        return scheme == "https" and all(map(is_public, (address, *inner)))
 
 
 def is_public(address: Address) -> bool:
@@ -140,17 +140,10 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-def is_mapped(address: Address) -> bool:
-    """Whether it is an IPv4 address dressed as IPv6 (``::ffff:a.b.c.d``), which no name has for a good reason."""
-    return isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None
-
-
 def embedded(address: Address) -> Iterator[ipaddress.IPv4Address]:
     """Yield the IPv4 addresses to which an IPv6 address may be translated on its way."""
     if not isinstance(address, ipaddress.IPv6Address):
         return
-    if address.ipv4_mapped is not None:
-        yield address.ipv4_mapped
     if address.sixtofour is not None:
         yield address.sixtofour
     if address.teredo is not None:
