@@ -225,12 +225,27 @@ class Client:
         limit: int = 50,
         *,
         name: str | None = None,
+        q: str | None = None,
         tag: tuple[str, str] | None = None,
     ) -> list[JobHandle]:
-        """Return jobs, newest first; `tag` is a name and its value."""
+        """Return jobs, newest first.
+
+        Parameters
+        ----------
+        state : JobState or str, optional
+            Only jobs in this state.
+        limit : int
+            How many at most, up to 1,000.
+        name : str, optional
+            Only jobs of exactly this name.
+        q : str, optional
+            Only jobs whose name contains this, or whose id begins with it.
+        tag : tuple of str and str, optional
+            Only jobs with this tag: its name and its value.
+        """
 
         async def fetch() -> list[Job]:
-            return await self.asynchronous.jobs(state, limit, name=name, tag=tag)
+            return await self.asynchronous.jobs(state, limit, name=name, q=q, tag=tag)
 
         return [JobHandle(self, job) for job in self.call(fetch)]
 

@@ -6,9 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import msgspec
-from jupyter_core.paths import jupyter_runtime_dir
 
 from zbrain_nb.model.datadir import DataDir, Owner
 from zbrain_nb.model.errors import ServerUnreachable, ZBrainError
@@ -115,6 +113,9 @@ def _jupyter() -> Finding:
     pid = os.environ.get("JPY_PARENT_PID")
     if not pid:
         return Finding("Jupyter", "this process was not started by a Jupyter server")
+    import httpx  # not before it is needed: completion in a shell only looks at the owner file
+    from jupyter_core.paths import jupyter_runtime_dir
+
     try:
         info = msgspec.json.decode((Path(jupyter_runtime_dir()) / f"jpserver-{pid}.json").read_bytes())
         endpoint = Endpoint(_root(info["url"]), info.get("token", ""), "Jupyter")

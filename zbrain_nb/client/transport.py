@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 import httpx
 import msgspec
-import websockets
-from websockets.asyncio.client import connect as ws_connect
 
 from zbrain_nb.client.locating import Endpoint, Locator
 from zbrain_nb.model.errors import (
@@ -211,6 +209,9 @@ class Transport:
         ServerUnreachable
             If the server stays away.
         """
+        import websockets
+        from websockets.asyncio.client import connect as ws_connect  # half of what a short command would import
+
         lost_at: float | None = None
         pause = FIRST_PAUSE_SECS
         while True:

@@ -9,6 +9,7 @@
     token                  the secret of this data directory, made once (mode 0600)
     host.lock              held by the host while it lives
     host.log               what host and local worker log
+    webhooks.json          how far webhooks were told (the host alone writes it)
     worker/                the local worker's folder: its lock, spools, sockets
 """
 
@@ -85,6 +86,7 @@ class DataDir:
         self.token_file = self.root / "token"
         self.host_lock = self.root / "host.lock"
         self.log = self.root / "host.log"
+        self.told = self.root / "webhooks.json"
         self.worker = self.root / "worker"
 
     def token(self) -> str:
@@ -118,13 +120,17 @@ class DataDir:
         finally:
             fresh.unlink()
 
-    def read_owner(self) -> Owner | None:
-        """Return who serves this directory, or None if nobody does (no file, or from another boot)."""
+    def read_owner(self, *, of_any_boot: bool = False) -> Owner | None:
+        """Return who serves this directory, or None if nobody does (no file, or from another boot).
+
+        With `of_any_boot`, what the file says is returned even if it was written before the last boot, or on another
+        machine that shares the directory.
+        """
         try:
             owner = msgspec.json.decode(self.owner_file.read_bytes(), type=Owner)
         except (FileNotFoundError, PermissionError, msgspec.DecodeError, msgspec.ValidationError):
             return None
-        return owner if owner.boot_id == boot_id() else None
+        return owner if of_any_boot or owner.boot_id == boot_id() else None
 
     def write_owner(self, owner: Owner) -> None:
         """Publish who serves, in one step, readable by this account only."""

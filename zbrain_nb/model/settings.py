@@ -80,6 +80,8 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZBRAIN_WAIT``: whether the magic waits; None is when nobody watches.
     log_transitions : bool
         ``ZBRAIN_LOG_TRANSITIONS``: whether the host's log has a line for each change of a job's state.
+    webhooks : str or None
+        ``ZBRAIN_WEBHOOKS``: the file that says who is told that jobs ended (see `zbrain_nb.model.webhooks`).
     keep : Lifetimes
         ``ZBRAIN_KEEP_...``: how long the host keeps what has ended.
     """
@@ -102,6 +104,7 @@ class Settings(msgspec.Struct, kw_only=True):
     token: str | None = None
     wait: bool | None = None
     log_transitions: bool = False
+    webhooks: str | None = None
     keep: Lifetimes = Lifetimes()
 
 
@@ -138,6 +141,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         token=environ.get("ZBRAIN_TOKEN") or None,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
+        webhooks=_absolute(environ.get("ZBRAIN_WEBHOOKS")),
         keep=_read_lifetimes(number),
     )
 

@@ -32,6 +32,8 @@ class CellOptions(msgspec.Struct):
         Values by name: a job for each combination.
     max_parallel : int or None
         How many of these run at once at most.
+    notify_after : float or None
+        The view tells of its end, if it comes so many seconds after the submit, or later.
     new : bool
         Submit another job although the same one is active.
     quiet : bool
@@ -58,6 +60,7 @@ class CellOptions(msgspec.Struct):
     limit: list[str] = []
     grid: dict[str, list[Any]] = {}
     max_parallel: int | None = None
+    notify_after: float | None = None
     new: bool = False
     quiet: bool = False
 
@@ -96,6 +99,16 @@ def _size(text: str) -> int:
         return parse_mib(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        secs = float(text)
+    except ValueError:
+        secs = -1.0
+    if not 0 <= secs < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return secs
 
 
 def _variable(text: str) -> str:
@@ -148,6 +161,12 @@ def _parser() -> _Parser:
     )
     add("--grid", action="append", default=[], metavar="N=V,V", help="a job for each combination; may be repeated")
     add("--max-parallel", type=int, metavar="N", help="how many runs of a grid at once at most")
+    add(
+        "--notify-after",
+        type=_seconds,
+        metavar="SECS",
+        help="the browser tells when it has ended, if that took so long (the view asks once for the permission)",
+    )
     add("--new", action="store_true", help="another job although the same cell's is active (default: attach to that)")
     add("--quiet", action="store_true", help="say one line instead of showing the view")
     return parser

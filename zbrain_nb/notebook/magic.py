@@ -31,7 +31,17 @@ from zbrain_nb.notebook.environments import differences, find_interpreter
 from zbrain_nb.notebook.grid import combinations, label
 from zbrain_nb.notebook.line import ID_CHARS, Desk, run_line
 from zbrain_nb.notebook.line import PARSER as LINE_PARSER
-from zbrain_nb.notebook.origin import CELL_TAG, NOTEBOOK_TAG, PRINT_TAG, VARIABLE_TAG, cell_of, notebook_of, print_of
+from zbrain_nb.notebook.origin import (
+    CELL_TAG,
+    NOTEBOOK_TAG,
+    NOTIFY_GROUP_TAG,
+    NOTIFY_TAG,
+    PRINT_TAG,
+    VARIABLE_TAG,
+    cell_of,
+    notebook_of,
+    print_of,
+)
 from zbrain_nb.notebook.runs import NotebookRuns
 from zbrain_nb.notebook.shipping import Shipment, ship_cell
 from zbrain_nb.notebook.waiting import wait_and_show
@@ -160,6 +170,8 @@ class ZBrainMagics(Magics):
             tags[CELL_TAG] = print_of(notebook, cell)
         if options.job:
             tags[VARIABLE_TAG] = options.job
+        if options.notify_after is not None:
+            tags[NOTIFY_GROUP_TAG if options.grid else NOTIFY_TAG] = f"{options.notify_after:g}"
         return tags
 
     def _attach_or_send(self, spec: JobSpec, shipment: Shipment | None, options: CellOptions) -> JobHandle:

@@ -15,6 +15,9 @@ NOTEBOOK_TAG = f"{PRIVATE_TAG}notebook"
 CELL_TAG = f"{PRIVATE_TAG}cell"
 PRINT_TAG = f"{PRIVATE_TAG}print"
 VARIABLE_TAG = f"{PRIVATE_TAG}variable"
+#: After how many seconds the views tell that the job, or the last run of its group, has ended (``notices.js``).
+NOTIFY_TAG = f"{PRIVATE_TAG}notify_after"
+NOTIFY_GROUP_TAG = f"{PRIVATE_TAG}notify_group_after"
 
 
 def notebook_of(shell: InteractiveShell) -> str:

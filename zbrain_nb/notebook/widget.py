@@ -25,6 +25,7 @@ _MODULES = (
     "lines",
     "feed",
     "words",
+    "notices",
     "outputs",
     "kept",
     "log",

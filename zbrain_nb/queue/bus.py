@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from typing import Any, Protocol
 
 from zbrain_nb.model.events import JOB_ONLY
@@ -72,9 +72,11 @@ class Bus:
         """How far, in numbers of events, the slowest subscriber is behind."""
         return max((subscription.lag for subscription in self._everybody()), default=0)
 
-    def subscribe(self, topics: Iterable[str] | None, after: int | None) -> Subscription:
+    def subscribe(
+        self, topics: Iterable[str] | None, after: int | None, kinds: Container[str] | None = None
+    ) -> Subscription:
         """Add a subscriber (see `JobQueue.subscribe`)."""
-        subscription = Subscription(self, topics, after)
+        subscription = Subscription(self, topics, after, kinds)
         for members in self._places(subscription):
             members.add(subscription)
         return subscription

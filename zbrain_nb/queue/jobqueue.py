@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from zbrain_nb.queue.batches import BatchSide
@@ -38,7 +38,9 @@ class JobQueue(BatchSide, WorkerSide, OperatorSide):
         How many jobs an org or an owner may have; none unless given.
     """
 
-    def subscribe(self, topics: Iterable[str] | None = None, after: int | None = None) -> Subscription:
+    def subscribe(
+        self, topics: Iterable[str] | None = None, after: int | None = None, kinds: Container[str] | None = None
+    ) -> Subscription:
         """Follow events.
 
         Parameters
@@ -47,6 +49,8 @@ class JobQueue(BatchSide, WorkerSide, OperatorSide):
             ``jobs/{id}`` and ``orgs/{org}``; None is everything.
         after : int, optional
             First all events with a greater number, from the store; None begins now.
+        kinds : container of str, optional
+            Only events of these kinds; None is all.
 
         Returns
         -------
@@ -58,7 +62,7 @@ class JobQueue(BatchSide, WorkerSide, OperatorSide):
         Malformed
             If a topic is none.
         """
-        return self._bus.subscribe(topics, after)
+        return self._bus.subscribe(topics, after, kinds)
 
     def measures(self) -> Measures:
         """Return the queue's numbers, for a scrape."""

@@ -49,6 +49,11 @@ class Notice:
         self.seq = about[0]
         self.size_bytes = FRAME_BYTES + (len(data) if isinstance(data, bytes) else data.size_bytes)
 
+    @property
+    def kind(self) -> str:
+        """What happened."""
+        return self._about[1]
+
     @classmethod
     def of(cls, said: Fact | Job) -> Notice:
         """Return the notice of a committed fact; a job stands for its submit."""

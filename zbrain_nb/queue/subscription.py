@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -44,13 +44,16 @@ class Subscription:
         ``event_seq`` up to which everything was delivered: `after` for a next subscription.
     """
 
-    def __init__(self, bus: Bus, topics: Iterable[str] | None, after: int | None) -> None:
+    def __init__(
+        self, bus: Bus, topics: Iterable[str] | None, after: int | None, kinds: Container[str] | None = None
+    ) -> None:
         self.job_ids: list[str] | None = None
         self.org_ids: list[str] | None = None
         if topics is not None:
             self.job_ids, self.org_ids = parse_topics(topics)
         self._bus = bus
         self._after = after
+        self._kinds = kinds
         # What is to be delivered: a page from the store, live events, and then, with `_has_gap`, what is only stored.
         self._page: deque[Notice] = deque()
         self._page_end = 0
@@ -83,6 +86,8 @@ class Subscription:
 
     def push(self, notice: Notice) -> None:
         """Add a live event; one that does not fit, and all that follow, will be read from the store."""
+        if self._kinds is not None and notice.kind not in self._kinds:
+            return
         size = notice.size_bytes
         if not self._has_gap and not self._fits(size):
             self._has_gap = True
@@ -184,7 +189,7 @@ class Subscription:
                 self._has_gap = True
         if self._is_lost(upto):  # it was dropped while it was read
             return [await self._reset()]
-        self._page.extend(map(Notice.read, found))
+        self._page.extend(Notice.read(event) for event in found if self._kinds is None or event.kind in self._kinds)
         self._page_end = whole
         if not self._page:
             self.position = whole

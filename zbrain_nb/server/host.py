@@ -19,6 +19,7 @@ from tornado.netutil import bind_sockets
 from zbrain_nb.model.datadir import DataDir, FileLock, Owner, boot_id
 from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.model.webhooks import read_webhooks
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.limits import Limits
 from zbrain_nb.queue.maintenance import Maintenance
@@ -26,6 +27,7 @@ from zbrain_nb.server.application import make_application
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.local_worker import LocalWorkerWatch
+from zbrain_nb.server.webhooks import Notifier
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.storage import Storage
 
@@ -56,6 +58,7 @@ class Host:
         self._lock = FileLock(data.host_lock)
         self._http: HTTPServer | None = None
         self._worker: LocalWorkerWatch | None = None
+        self._notifier: Notifier | None = None
         self.context: HostContext | None = None
 
     async def start(self) -> Owner:
@@ -66,7 +69,7 @@ class Host:
         Conflict
             If another host serves the directory.
         ZBrainError
-            If the address cannot be bound.
+            If the address cannot be bound, or the webhooks file does not hold.
         """
         if not self._lock.acquire():
             raise Conflict(f"Another host serves {self.data.root}.", "Use that one: its address is in owner.json.")
@@ -78,6 +81,7 @@ class Host:
 
     async def _start(self) -> Owner:
         token = self.data.token()
+        webhooks = read_webhooks(self.settings.webhooks) if self.settings.webhooks else None
         storage = Storage(self.data.database)
         queue = JobQueue(
             storage,
@@ -120,6 +124,9 @@ class Host:
             artifacts=str(queue.artifacts.folder),
         )
         self.data.write_owner(owner)
+        if webhooks is not None:
+            self._notifier = Notifier(queue, webhooks, self.data.told)
+            self._notifier.start()
         if self.settings.worker_mode == "local":
             self._worker = LocalWorkerWatch(self.data, self.settings)
             self._worker.start()
@@ -149,6 +156,8 @@ class Host:
         context, self.context = self.context, None
         if self._http is not None:
             self._http.stop()
+        if self._notifier is not None:
+            await self._notifier.stop()
         if self._worker is not None:
             await self._worker.stop(end_worker=end_worker)
         if self._http is not None:

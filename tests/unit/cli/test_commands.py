@@ -6,35 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import end_everything
-from zbrain_nb.client.printing import printable
+from tests.unit.cli.conftest import ZBRAIN, environ_of, zbrain
 from zbrain_nb.model.datadir import DataDir, lock_holder
-
-ZBRAIN = [sys.executable, "-c", "from zbrain_nb.cli import main; main()"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataDir]:
-    root = tmp_path_factory.mktemp("command line") / "data"
-    yield DataDir(root)
-    end_everything(root)
-
-
-def zbrain(data: DataDir, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*ZBRAIN, *words],
-        env={**os.environ, "ZDB_DATA": str(data.root), **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_run_without_server_streams_and_exits_with_the_commands_code_and_a_second_reuses_it(data: DataDir) -> None:
@@ -68,7 +44,7 @@ def test_run_killed_command_exits_with_the_shells_code_for_its_signal(data: Data
 def test_run_interrupted_cancels_the_job(data: DataDir) -> None:
     process = subprocess.Popen(
         [*ZBRAIN, "run", "--name", "long", "--", "sh", "-c", "echo on; sleep 60"],
-        env={**os.environ, "ZDB_DATA": str(data.root)},
+        env=environ_of(data),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,24 +70,24 @@ def test_submit_ls_logs_retry_and_cancel_agree(data: DataDir) -> None:
     assert [entry["line"] for entry in json.loads(zbrain(data, "logs", "--json", job_id).stdout)] == ["line"]
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["logs", "nothing"], "zbrain: There is no job 'nothing'. `zbrain ls` shows the jobs that exist.\n"),
-        (["ls", "--state", "odd"], "zbrain: There is no state 'odd'. States are pending, running"),
-    ],
-)
-def test_errors_are_one_line(data: DataDir, words: list[str], says: str) -> None:
-    ran = zbrain(data, *words)
-    assert ran.returncode == 1
-    assert ran.stderr.startswith(says)
+def test_unknown_job_is_one_line_and_its_own_exit_code(data: DataDir) -> None:
+    ran = zbrain(data, "logs", "nothing")
+    says = "zbrain: There is no job 'nothing'. `zbrain ls` shows the jobs that exist.\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "", says)
+
+
+def test_wrong_usage_is_told_apart_from_failure(data: DataDir) -> None:
+    ran = zbrain(data, "ls", "--state", "odd")
+    assert ran.returncode == 2
+    assert "'odd' is none of pending, running, succeeded, failed, retrying, canceled." in ran.stderr
+    assert zbrain(data, "ls", "--watch").returncode == 2  # there is no terminal
+
+
+def test_server_that_is_not_there_is_one_line_and_its_own_exit_code(data: DataDir) -> None:
+    ran = zbrain(data, "ls", ZBRAIN_URL="http://127.0.0.1:9/", ZBRAIN_TOKEN="x")
+    assert ran.returncode == 4
+    assert ran.stderr.startswith("zbrain: No zbrain server answers at http://127.0.0.1:9/")
     assert ran.stderr.count("\n") == 1
-
-
-def test_server_that_is_not_there_is_one_line(data: DataDir) -> None:
-    ran = zbrain(data, "doctor", ZBRAIN_URL="http://127.0.0.1:9/", ZBRAIN_TOKEN="x")
-    assert ran.returncode == 1
-    assert "BAD  server: No zbrain server answers at http://127.0.0.1:9/" in ran.stdout
 
 
 def test_bad_setting_names_the_variable(data: DataDir) -> None:
@@ -120,24 +96,10 @@ def test_bad_setting_names_the_variable(data: DataDir) -> None:
     assert ran.stderr == "zbrain: ZBRAIN_LEASE_TTL='soon' does not hold: it takes a number of at least 0.5.\n"
 
 
-def test_doctor_finds_server_and_worker(data: DataDir) -> None:
-    zbrain(data, "run", "--", "true")
-    found = json.loads(zbrain(data, "doctor", "--json").stdout)
-    assert all(one["good"] for one in found if one["subject"] in ("server", "workers", "local worker"))
-    assert {"server", "workers", "local worker"} <= {one["subject"] for one in found}
-
-
-def test_printable_keeps_no_escape_but_colours() -> None:
-    hostile = "a\x1b[31mb\x1b[0m\x1b[2J\x1b]0;title\x07\x1bcc\u202ed\x00"
-    assert printable(hostile) == "abc\N{REPLACEMENT CHARACTER}d\N{REPLACEMENT CHARACTER}"
-    assert printable(hostile, colours=True).startswith("a\x1b[31mb\x1b[0m")
-    assert "\x1b[2J" not in printable(hostile, colours=True)
-
-
 def test_run_into_a_closed_pipe_cancels_the_job(data: DataDir) -> None:
     process = subprocess.Popen(
         [*ZBRAIN, "run", "--name", "unread", "--", "sh", "-c", "while :; do echo y; sleep 0.02; done"],
-        env={**os.environ, "ZDB_DATA": str(data.root)},
+        env=environ_of(data),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )

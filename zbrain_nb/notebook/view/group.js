@@ -1,6 +1,7 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
 // the run that is picked shows its own view below.
 import { STATE_WORDS, button, clock, h, newId, plural, progressBar, stateMark, twist } from './elements.js';
+import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
 import { visibleName } from './text.js';
 import { errorText } from './words.js';
 
@@ -35,11 +36,13 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const said = h('p', { class: 'zb-small zb-mute zb-picked', 'aria-live': 'polite' }, HINT);
   const reasons = h('div', { class: 'zb-reasons' });
   const notice = h('div', { class: 'zb-notice', role: 'note', hidden: true });
+  const ask = h('div');
   const run = h('div', { class: 'zb-run' });
   const body = h(
     'div',
     { id: bodyId, role: 'group', 'aria-label': `Runs of ${visibleName(feed.name)}` },
     notice,
+    ask,
     h(
       'div',
       { class: 'zb-sec zb-group' },
@@ -215,16 +218,21 @@ export function renderGroup(el, feed, { renderRun } = {}) {
       if (job.state === 'running') square.style.setProperty('--p', job.progress?.fraction ?? 0.15);
     });
     if (at >= 0) said.textContent = labelOf(at);
+    const after = noticeAskOf(noticeOfGroup(feed));
+    if (after == null) ask.replaceChildren();
+    else if (!ask.firstChild) ask.replaceChildren(noticeAsk(after, schedule));
     body.hidden = !open;
   }
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
   const off = feed.on(schedule);
+  const offEnd = tellEnd(el, feed, noticeOfGroup);
   refresh();
 
   return () => {
     off();
+    offEnd();
     cancelAnimationFrame(frame);
     frame = -1;
     opened?.dispose();

@@ -3,6 +3,7 @@
 import { STATE_WORDS, button, copyButton, h, icon, newId, progressBar, stateMark, twist } from './elements.js';
 import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
+import { noticeAsk, noticeAskOf, noticeOfJob, tellEnd } from './notices.js';
 import { outputsPane, renderPlainly } from './outputs.js';
 import { visibleName } from './text.js';
 import { failureSection } from './trace.js';
@@ -146,6 +147,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       data: noticeOf,
       make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)),
     },
+    { data: () => noticeAskOf(noticeOfJob(feed)), make: (after) => noticeAsk(after, schedule) },
     { data: triesOf, make: triesSection },
     { data: failureOf, make: failureSection },
     { pane: 'outputs', when: () => feed.displays.length },
@@ -193,10 +195,10 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         continue;
       }
       const data = part.data(feed);
-      const key = data ? JSON.stringify([faceOf(feed), data]) : null;
+      const key = data != null ? JSON.stringify([faceOf(feed), data]) : null;
       if (key === part.key) continue;
       part.key = key;
-      part.slot.replaceChildren(...(data ? [part.make(data)] : []));
+      part.slot.replaceChildren(...(data != null ? [part.make(data)] : []));
     }
     body.setAttribute('aria-label', `Details of ${name()}`);
   }
@@ -232,6 +234,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     frame ||= requestAnimationFrame(refresh);
   };
   const off = feed.on(schedule);
+  const offEnd = tellEnd(el, feed, noticeOfJob);
   const clockwork = setInterval(() => {
     if (!feed.ended || feed.connection === 'reconnecting') schedule();
   }, 1000);
@@ -239,6 +242,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
 
   return () => {
     off();
+    offEnd();
     clearInterval(clockwork);
     cancelAnimationFrame(frame);
     frame = -1;

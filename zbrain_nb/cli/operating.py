@@ -1,0 +1,122 @@
+"""``zbrain serve``, ``worker``, ``backup``, ``doctor`` and ``stop``: what runs the queue, and keeps it well."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from zbrain_nb.cli import options
+from zbrain_nb.cli.exits import FAILED
+from zbrain_nb.cli.output import console, print_json, say
+from zbrain_nb.client.printing import printable
+from zbrain_nb.model.datadir import DataDir, lock_holder
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.settings import read_settings
+
+STOP_SECS = 20.0
+_MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("PROBLEM", "red")}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (serve, worker, backup, doctor, stop):
+        app.command()(command)
+
+
+def serve(
+    bind: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
+) -> None:
+    """Serve the queue of the data directory.
+
+    It goes on until it is interrupted. If a host serves the directory already, that one goes on instead.
+    """
+    from zbrain_nb.server.serving import main as serve_main
+
+    raise typer.Exit(serve_main(["--bind", bind, "--port", str(port)]))
+
+
+def worker(
+    mode: Annotated[str | None, typer.Option(help="Kind of worker: local.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once (default: ZWORKER_CONCURRENCY).")] = None,
+    org: Annotated[str | None, typer.Option(help="Take jobs of this org only.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The server's root (default: the host of the data directory).")
+    ] = None,
+) -> None:
+    """Run a worker until interrupted."""
+    from zbrain_nb.worker.service import run_worker
+
+    if mode not in (None, "local"):
+        raise typer.BadParameter(f"{mode!r} is none of local.", param_hint="--mode")
+    token = read_settings().token if url else None
+    raise typer.Exit(run_worker(url=url or None, token=token, concurrency=concurrency, org_id=org))
+
+
+def backup(
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A new folder, on the machine of the host.")],
+) -> None:
+    """Copy database and files while jobs go on.
+
+    DEST is then a data directory like this one: ZDB_DATA=DEST serves it.
+    """
+    from zbrain_nb.cli.backup import back_up
+
+    say(f"backed up to {back_up(destination)}")
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Look for the usual troubles.
+
+    Each thing looked at is ok, a warning (it works, but may surprise) or a problem, with what to do; a problem makes
+    the exit code 1. Nothing is started or changed.
+    """
+    from zbrain_nb.client.diagnosis import Level, diagnose
+
+    findings = diagnose()
+    if as_json:
+        print_json([msgspec.to_builtins(finding) for finding in findings])
+    else:
+        from rich.text import Text
+
+        out = console()
+        for finding in findings:
+            mark, style = _MARKS[finding.level]
+            line = Text(f"{mark:<8} ", style).append(f"{printable(finding.subject)}: ", "bold")
+            out.print(line.append(printable(finding.text), "default"), soft_wrap=True)
+            if finding.hint:
+                out.print(f"         {printable(finding.hint)}", markup=False, soft_wrap=True)
+    if any(finding.level is Level.PROBLEM for finding in findings):
+        raise typer.Exit(FAILED)
+
+
+def stop() -> None:
+    """End the host and its worker.
+
+    Running jobs go on; the next host of the data directory takes them up.
+    """
+    data = DataDir(read_settings().data)
+    # The host ends its worker; a worker whose host was killed is ended here.
+    ended = [_end(who, lock, data) for who, lock in (("host", data.host_lock), ("worker", data.worker / "worker.lock"))]
+    if not any(ended):
+        say(f"no host serves {data.root}")
+
+
+def _end(who: str, lock: Path, data: DataDir) -> bool:
+    pid = lock_holder(lock)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECS
+    while lock_holder(lock) == pid:
+        if time.monotonic() > deadline:
+            raise ZBrainError(f"The {who} {pid} does not end.", f"Its log is {data.log}.")
+        time.sleep(0.05)  # the end of a process that is not our child has no event
+    say(f"{who} {pid} ended")
+    return True

@@ -1,0 +1,211 @@
+"""The notifier: follows the ends of an org's jobs and has each told to its receiver.
+
+A notice is told at least once, in the order of the ends. Where it stands is kept in the data directory, so a host that
+is started again goes on from there. A receiver that does not answer is tried again, each time later; then the notice is
+given up, and so are those that are old by then, or too many: the next one says how many it stands for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zbrain_nb.model.errors import Unavailable
+from zbrain_nb.model.events import Event
+from zbrain_nb.model.job import Job, JobState
+from zbrain_nb.model.webhooks import Webhook, Webhooks
+from zbrain_nb.queue.jobqueue import JobQueue
+from zbrain_nb.server.webhooks.posting import Poster, Undelivered
+
+log = logging.getLogger(__name__)
+#: Pauses before each further try; together about 13 minutes.
+RETRY_SECS = (1.0, 5.0, 30.0, 120.0, 600.0)
+#: Nobody needs to be told of what ended so long ago.
+MAX_AGE_SECS = 3600.0
+#: Not more than so many in a minute.
+MOST_A_MINUTE = 30
+#: The store could not be read: until it is asked again.
+PAUSE_SECS = 5.0
+#: How far it is, with nothing told meanwhile, is written no more often.
+KEEP_SECS = 1.0
+_MOST_CHARS = 500
+_ABOUT = ("id", "org_id", "owner", "state", "attempt", "exit_code", "created_at", "started_at", "finished_at")
+_KINDS = {JobState.SUCCEEDED: "job_completed", JobState.FAILED: "job_failed", JobState.CANCELED: "job_canceled"}
+
+
+class Notifier:
+    """Tells the receivers of all orgs.
+
+    Parameters
+    ----------
+    queue : JobQueue
+        Whose events are followed.
+    webhooks : Webhooks
+        Who is told.
+    place : Path
+        The file that says how far each org's receiver was told.
+    """
+
+    def __init__(self, queue: JobQueue, webhooks: Webhooks, place: Path) -> None:
+        self._queue = queue
+        self._webhooks = webhooks
+        self._place = place
+        self._poster = Poster(webhooks.networks)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._told = _read(place)
+        self._kept_at = 0.0
+
+    def start(self) -> None:
+        """Begin to follow."""
+        if not self._tasks:
+            self._tasks = [asyncio.ensure_future(self._follow(*each)) for each in self._webhooks.orgs.items()]
+
+    async def stop(self) -> None:
+        """Cease to follow; a notice that is on its way is told again by the next host."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._tasks:
+            self._keep()
+        self._tasks = []
+        await self._poster.close()
+
+    async def _follow(self, org: str, hook: Webhook) -> None:
+        kinds = frozenset(_KINDS[JobState(state)] for state in hook.states)
+        sent: deque[float] = deque(maxlen=MOST_A_MINUTE)
+        left_out = 0
+        after = self._told.get(org, self._queue.event_seq)
+        self._told[org] = after
+        async with self._queue.subscribe([f"orgs/{org}"], after, kinds) as events:
+            while True:
+                try:
+                    batch = await events.next_batch()
+                except Unavailable as error:
+                    log.warning("events cannot be read", extra={"org": org, "why": error.message})
+                    await asyncio.sleep(PAUSE_SECS)
+                    continue
+                if not batch:
+                    return
+                for event in batch:
+                    if event.kind in kinds and _took(event) >= hook.after_secs:
+                        now = time.time()
+                        if now - event.ts > MAX_AGE_SECS or (len(sent) == sent.maxlen and now - sent[0] < 60):
+                            left_out += 1
+                            continue
+                        sent.append(now)
+                        left_out = 0 if await self._tell(hook, event, left_out) else left_out + 1
+                        self._told[org] = event.seq
+                        self._keep()
+                self._told[org] = batch[-1].seq
+                if time.monotonic() - self._kept_at > KEEP_SECS:
+                    self._keep()
+
+    async def _tell(self, hook: Webhook, event: Event, left_out: int) -> bool:
+        """Tell of one end, trying again for a while; return whether the receiver has it."""
+        about = {"job": event.job_id, "seq": event.seq}
+        job = await self._queue.get(event.job_id)
+        if job is None:
+            return False  # it is kept no more
+        body = _body(event, job, left_out)
+        for pause in (*RETRY_SECS, None):
+            try:
+                await self._poster.post(hook.url, body, sign(hook.secret, body, event.seq))
+            except Undelivered as error:
+                if pause is None or error.final:
+                    log.error("A webhook's notice is given up.", extra={**about, "why": str(error)})
+                    return False
+                log.warning("webhook tried again", extra={**about, "why": str(error), "pause_secs": pause})
+                await asyncio.sleep(pause)
+            else:
+                log.info("webhook told", extra=about)
+                return True
+        return False
+
+    def _keep(self) -> None:
+        """Keep how far receivers were told; what is lost with the power is told twice."""
+        self._kept_at = time.monotonic()
+        fresh = self._place.with_suffix(".new")
+        try:
+            fresh.write_text(json.dumps(self._told))
+            fresh.replace(self._place)
+        except OSError as error:
+            log.warning("It cannot be kept how far webhooks were told.", extra={"why": str(error)})
+
+
+def sign(secret: str, body: bytes, seq: int) -> dict[str, str]:
+    """Return the headers of a notice: what proves the sender, and when it was sent."""
+    now = int(time.time())
+    digest = hmac.new(secret.encode(), b"%d." % now + body, hashlib.sha256).hexdigest()
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": "zbrain",
+        "ZBrain-Delivery": str(seq),
+        "ZBrain-Signature": f"t={now},v1={digest}",
+    }
+
+
+def _body(event: Event, job: Job, left_out: int) -> bytes:
+    last = _last_line(job)
+    name = _plain(job.name)
+    said = f"{name} {'was canceled' if job.state is JobState.CANCELED else job.state}{f': {last}' if last else '.'}"
+    about = {
+        name: getattr(job, name)
+        for name in (
+            "id",
+            "org_id",
+            "owner",
+            "state",
+            "attempt",
+            "exit_code",
+            "created_at",
+            "started_at",
+            "finished_at",
+        )
+    }
+    return msgspec.json.encode(
+        {"event": event.kind, "seq": event.seq, "left_out": left_out, "text": said, "error": last}
+        | {"job": about | {"name": name, "reason": _plain(job.reason or "") or None}}
+    )
+
+
+def _last_line(job: Job) -> str | None:
+    """Return the last line of what a job raised, else why it ended so; None if it succeeded."""
+    if job.state is JobState.SUCCEEDED:
+        return None
+    error = job.error or {}
+    raised = ": ".join(filter(None, (str(error.get("ename") or ""), str(error.get("evalue") or "").strip())))
+    return _plain((raised.splitlines() or [""])[-1] or job.reason or "") or None
+
+
+def _plain(text: str) -> str:
+    """Return one line of printable text."""
+    return "".join(char if char.isprintable() else " " for char in text)[:_MOST_CHARS].strip()
+
+
+def _took(event: Event) -> float:
+    """Return how many seconds after its submit, which its id tells (UUIDv7), a job ended; never less than 0."""
+    return max(0.0, event.ts - (uuid.UUID(event.job_id).int >> 80) / 1000)
+
+
+def _read(place: Path) -> dict[str, int]:
+    try:
+        found: Any = json.loads(place.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("It cannot be read how far webhooks were told; they go on from now.", extra={"why": str(error)})
+        return {}
+    return {org: seq for org, seq in found.items() if isinstance(seq, int)} if isinstance(found, dict) else {}
