@@ -16,9 +16,11 @@ import msgspec
 
 from zbrain_nb.client.downloading import download
 from zbrain_nb.client.locating import Locator
+from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import Transport
 from zbrain_nb.model.errors import JobNotFound
 from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
+from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
@@ -400,6 +402,10 @@ class AsyncClient:
                 "PUT", f"blobs/{digest}", content=data, timeout=None, headers={"Content-Length": str(len(data))}
             )
         return digest
+
+    async def history(self, wanted: HistoryQuery) -> Spool:
+        """Return a table of the history, or a part of it, as a file that holds an Arrow IPC stream."""
+        return await spool(self.transport, wanted)
 
     async def read(self, path: str) -> bytes:
         """Return the bytes at a route."""
