@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 from zbrain_nb.cli.backup import back_up
-from zbrain_nb.cli.doctor import diagnose
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import age, printable, state_style
@@ -242,13 +241,15 @@ def worker(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Show where a server is looked for, what is found, and what is wrong."""
+    from zbrain_nb.client.diagnosis import Level, diagnose
+
     findings = diagnose()
     if as_json:
         _json([msgspec.to_builtins(finding) for finding in findings])
     else:
         for finding in findings:
-            typer.echo(f"{'ok ' if finding.good else 'BAD'}  {finding.subject}: {finding.text}")
-    if not all(finding.good for finding in findings):
+            typer.echo(f"{finding.level}  {finding.subject}: {finding.text} {finding.hint}".rstrip())
+    if any(finding.level is Level.PROBLEM for finding in findings):
         raise typer.Exit(1)
 
 

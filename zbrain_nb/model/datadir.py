@@ -115,13 +115,17 @@ class DataDir:
         finally:
             fresh.unlink()
 
-    def read_owner(self) -> Owner | None:
-        """Return who serves this directory, or None if nobody does (no file, or from another boot)."""
+    def read_owner(self, *, of_any_boot: bool = False) -> Owner | None:
+        """Return who serves this directory, or None if nobody does (no file, or from another boot).
+
+        With `of_any_boot`, what the file says is returned even if it was written before the last boot, or on another
+        machine that shares the directory.
+        """
         try:
             owner = msgspec.json.decode(self.owner_file.read_bytes(), type=Owner)
         except (FileNotFoundError, PermissionError, msgspec.DecodeError, msgspec.ValidationError):
             return None
-        return owner if owner.boot_id == boot_id() else None
+        return owner if of_any_boot or owner.boot_id == boot_id() else None
 
     def write_owner(self, owner: Owner) -> None:
         """Publish who serves, in one step, readable by this account only."""

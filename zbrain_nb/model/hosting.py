@@ -117,12 +117,13 @@ def find_or_start_host(data: DataDir, *, idle_secs: float | None = None, timeout
             break
         time.sleep(0.02)  # the host announces itself by a file: there is no event to wait for
     raise ServerUnreachable(
-        f"The zbrain host for {data.root} did not start: {_last_line(data)}",
+        f"The zbrain host for {data.root} did not start: {last_log_line(data)}",
         f"Its log is {data.log}; `zbrain doctor` looks for the cause.",
     )
 
 
-def _last_line(data: DataDir) -> str:
+def last_log_line(data: DataDir) -> str:
+    """Return the end of the host's log: why it did not start, as a rule."""
     try:
         with data.log.open("rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))

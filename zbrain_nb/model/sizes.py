@@ -7,6 +7,13 @@ import re
 _TEXT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([KMGT])(?:i?B)?\Z", re.IGNORECASE)
 _MIB = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
+#: So much of a disk is kept free of new jobs, or on a small disk this part of it.
+FLOOR_BYTES, FLOOR_PART = 512 << 20, 0.05
+
+
+def disk_floor(total_bytes: int) -> int:
+    """Return how much of a disk of `total_bytes` has to be free for new jobs to be taken."""
+    return min(FLOOR_BYTES, int(total_bytes * FLOOR_PART))
 
 
 def parse_mib(text: str) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from tornado import routing, web
 
+from zbrain_nb import __version__
 from zbrain_nb.model.datadir import proof
 from zbrain_nb.model.hosting import NONCE_HEADER
 from zbrain_nb.server.handlers.backup import BackupHandler
@@ -81,8 +84,10 @@ class HealthHandler(ApiHandler):
         """Admit everybody: the answer tells nothing but that a host is here."""
 
     def get(self) -> None:
-        """Say that the host lives; with a nonce, prove that it knows the token."""
+        """Say that the host lives; with a nonce, prove that it knows the token; to who shows it, say what runs here."""
         body: dict[str, Any] = {"status": "ok", "instance": self.context.instance}
+        if self.has_token():
+            body |= {"version": __version__, "python": sys.executable, "pid": os.getpid()}
         nonce = self.request.headers.get(NONCE_HEADER, "")
         if nonce:
             body["proof"] = proof(self.context.token, nonce[:200])

@@ -22,6 +22,7 @@ from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.host import Host
 from zbrain_nb.store.artifacts import ArtifactStore
+from zbrain_nb.store.inspection import inspect_database
 from zbrain_nb.store.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--bind", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
     parser.add_argument("--idle-secs", type=float, help="end after so long without jobs and clients (default: never)")
+    parser.add_argument("--inspect", action="store_true", help="serve nothing; say in JSON whether the database opens")
     options = parser.parse_args(arguments)
+    if options.inspect:
+        data = DataDir(options.data or read_settings().data)
+        sys.stdout.write(msgspec.json.encode(inspect_database(data.database)).decode())
+        return 0
     configure_logging("host")
     try:
         settings = read_settings()

@@ -121,14 +121,14 @@ def _open(path: Path | None) -> duckdb.DuckDBPyConnection:
         connection.execute("SET max_vacuum_tasks = 0")
         prepare(connection, path, time.time())
         if path is not None:
-            _probe(connection)
+            probe(connection)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _probe(connection: duckdb.DuckDBPyConnection) -> None:
+def probe(connection: duckdb.DuckDBPyConnection) -> None:
     """Read what a queue cannot start without, so that a damaged page shows now and not in the middle of a commit.
 
     DuckDB checks a block when it reads it. Logs and transitions are too many; a damaged page there is said to who
@@ -190,7 +190,7 @@ def _open_without_wal(path: Path, why: str) -> duckdb.DuckDBPyConnection | None:
 
 def _check_readable(path: Path) -> None:
     with duckdb.connect(str(path), config=_CONFIG) as connection:
-        _probe(connection)
+        probe(connection)
 
 
 def _open_anew(path: Path, why: str) -> duckdb.DuckDBPyConnection:

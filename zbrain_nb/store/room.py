@@ -15,10 +15,11 @@ import threading
 import time
 from pathlib import Path
 
+from zbrain_nb.model.sizes import disk_floor
+
 log = logging.getLogger(__name__)
 
-#: The floor, and the size of the ballast: so much, or on a small disk this part of it.
-FLOOR_BYTES, FLOOR_PART = 512 << 20, 0.05
+#: The size of the ballast: so much, or on a small disk this part of it.
 BALLAST_BYTES, BALLAST_PART = 128 << 20, 0.05
 #: Between two looks at the disk.
 LOOK_SECS = 0.02
@@ -72,7 +73,7 @@ class Room:
         if found is None:
             return
         free, total = found
-        floor = min(FLOOR_BYTES, int(total * FLOOR_PART))
+        floor = disk_floor(total)
         size = 0 if self._ballast is None else min(BALLAST_BYTES, int(total * BALLAST_PART))
         spare = free - (0 if self._held else size)
         was_low, self._is_low = self._is_low, spare < floor

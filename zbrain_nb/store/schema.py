@@ -135,7 +135,7 @@ def prepare(connection: duckdb.DuckDBPyConnection, path: Path | None, now: float
     """
     connection.execute("BEGIN")
     try:
-        version = _version(connection)
+        version = version_of(connection)
         if version > SCHEMA_VERSION:
             raise ZBrainError(
                 f"The database {path} was written by a newer zbrain_nb.",
@@ -156,7 +156,7 @@ def prepare(connection: duckdb.DuckDBPyConnection, path: Path | None, now: float
         raise
 
 
-def _version(connection: duckdb.DuckDBPyConnection) -> int:
+def version_of(connection: duckdb.DuckDBPyConnection) -> int:
     """Return the version of the tables, 0 if there are none."""
     found = connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'meta'").fetchone()
     row = found and connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()

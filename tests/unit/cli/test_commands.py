@@ -111,7 +111,7 @@ def test_errors_are_one_line(data: DataDir, words: list[str], says: str) -> None
 def test_server_that_is_not_there_is_one_line(data: DataDir) -> None:
     ran = zbrain(data, "doctor", ZBRAIN_URL="http://127.0.0.1:9/", ZBRAIN_TOKEN="x")
     assert ran.returncode == 1
-    assert "BAD  server: No zbrain server answers at http://127.0.0.1:9/" in ran.stdout
+    assert "problem  server: No zbrain server answers at http://127.0.0.1:9/" in ran.stdout
 
 
 def test_bad_setting_names_the_variable(data: DataDir) -> None:
@@ -123,7 +123,7 @@ def test_bad_setting_names_the_variable(data: DataDir) -> None:
 def test_doctor_finds_server_and_worker(data: DataDir) -> None:
     zbrain(data, "run", "--", "true")
     found = json.loads(zbrain(data, "doctor", "--json").stdout)
-    assert all(one["good"] for one in found if one["subject"] in ("server", "workers", "local worker"))
+    assert all(one["level"] == "ok" for one in found if one["subject"] in ("server", "workers", "local worker"))
     assert {"server", "workers", "local worker"} <= {one["subject"] for one in found}
 
 

@@ -119,11 +119,15 @@ class ApiHandler(web.RequestHandler):
         Unauthorized
             If the ``Authorization`` header is absent or wrong.
         """
-        scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() not in ("token", "bearer") or not hmac.compare_digest(
-            given.strip().encode(), self.context.token.encode()
-        ):
+        if not self.has_token():
             raise Unauthorized("This request carries no valid token.", "Send it as `Authorization: token ...`.")
+
+    def has_token(self) -> bool:
+        """Whether the ``Authorization`` header shows the host's token."""
+        scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
+        return scheme.lower() in ("token", "bearer") and hmac.compare_digest(
+            given.strip().encode(), self.context.token.encode()
+        )
 
     def check_xsrf_cookie(self) -> None:
         """Pass: the host knows no cookies, a token in a header cannot be forged across sites."""
