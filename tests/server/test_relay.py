@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.history import END_OF_STREAM, MEDIA_TYPE
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +59,13 @@ async def test_relay_admits_login_and_kernel_token_and_nobody_else(
             for method, path in (("GET", "jobs"), ("POST", "jobs"), ("PUT", f"blobs/{'0' * 64}")):
                 refused = await stranger.request(method, path, content=b"x" if method != "GET" else None)
                 assert refused.status_code in (401, 403), (method, path, refused.text)
+
+
+async def test_relay_passes_the_history_on_as_it_comes(base: str, kernel: dict[str, str]) -> None:
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30, headers=kernel) as http:
+        answer = await http.get("history?table=jobs")
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, MEDIA_TYPE)
+        assert answer.content.endswith(END_OF_STREAM)
 
 
 async def test_relay_kernel_token_opens_nothing_of_jupyter(jupyter: Lab, kernel: dict[str, str]) -> None:

@@ -21,7 +21,7 @@ ROOMS = {
 #: The entry points that the command line may call.
 CLI_MAY_CALL = {"zbrain_nb.server.serving", "zbrain_nb.worker.service"}
 FOREIGN = {
-    "duckdb": {"store"},
+    "duckdb": {"store", "client"},
     "jupyter_server": {"server"},
     "ipywidgets": {"notebook"},
     "anywidget": {"notebook"},
@@ -60,6 +60,8 @@ def test_file_imports_only_rooms_below(path: Path) -> None:
             assert room in FOREIGN[parts[0]], f"{room}/ may not import {parts[0]}"
             if room == "worker":
                 assert "cell" in path.parts, f"only the cell runner imports {parts[0]}"
+            if room == "client":  # the caller's SQL, in the caller's process
+                assert path.name == "history.py", f"only client/history.py imports {parts[0]}"
 
 
 def test_tornado_web_stays_in_server() -> None:

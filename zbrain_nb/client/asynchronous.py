@@ -15,10 +15,12 @@ import msgspec
 
 from zbrain_nb.client.downloading import download
 from zbrain_nb.client.locating import Locator
+from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import Transport
 from zbrain_nb.client.uploading import upload
 from zbrain_nb.model.errors import JobNotFound
 from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
+from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.packing import Parcel
 from zbrain_nb.model.protocol import WorkerInfo
@@ -419,6 +421,10 @@ class AsyncClient:
         for sha256, buffer in parcel.apart.items():
             await upload(self.transport, buffer, sha256)
         return await self.put_blob(parcel.data), {sha256: sha256 for sha256 in parcel.apart}
+
+    async def history(self, wanted: HistoryQuery) -> Spool:
+        """Return a table of the history, or a part of it, as a file that holds an Arrow IPC stream."""
+        return await spool(self.transport, wanted)
 
     async def read(self, path: str) -> bytes:
         """Return the bytes at a route."""

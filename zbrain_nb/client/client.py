@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import datetime as dt
 import inspect
 import os
 import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zbrain_nb.client.asynchronous import AsyncClient
 from zbrain_nb.client.calls import function_fields, label_of, pack_function, upload_function
@@ -18,6 +19,7 @@ from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.loop import shared_loop
+from zbrain_nb.client.naming import Params
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound, ZBrainError
 from zbrain_nb.model.job import Job, JobSpec, JobState
@@ -25,6 +27,9 @@ from zbrain_nb.model.payload import parcel_call
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
 from zbrain_nb.model.settings import read_settings
+
+if TYPE_CHECKING:
+    from zbrain_nb.client.history import History
 
 T = TypeVar("T")
 #: Jobs in one submit of `Client.map`.
@@ -43,6 +48,7 @@ class Client:
     def __init__(self, locate: Locator) -> None:
         self._loop = shared_loop()
         self.asynchronous = AsyncClient(locate)
+        self._history: History | None = None
 
     def __repr__(self) -> str:
         return "<zbrain client>"
@@ -282,6 +288,39 @@ class Client:
         if found:
             raise JobNotFound(f"{len(found)} jobs begin with {text!r}.", "Give more of the id.")
         raise JobNotFound(f"There is no job {text!r}.", "`zbrain ls` shows the jobs that exist.")
+
+    def sql(self, query: str, params: Params = None, *, since: dt.datetime | dt.timedelta | None = None) -> Any:
+        """Ask the history: SQL over the tables ``jobs``, ``attempts``, ``events`` and ``logs``.
+
+        It runs in this process, in a DuckDB of its own in memory (https://duckdb.org/docs/sql). What a query names is
+        fetched and kept; the next one fetches only what is new. Of logs, that may be much: name one job
+        (``where job_id = ?``), or give `since`. ``describe jobs`` shows a table's columns; times are in UTC.
+
+        Parameters
+        ----------
+        query : str
+            One SELECT, as DuckDB understands it.
+        params : sequence or mapping, optional
+            Values for ``?`` or ``$name``.
+        since : datetime or timedelta, optional
+            Only what is younger: jobs submitted, attempts leased, events and lines written since. A datetime without
+            a zone is in UTC.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Or, where pandas is not installed, a list of dicts, one a row.
+
+        Raises
+        ------
+        QueryError
+            If the query does not hold.
+        """
+        if self._history is None:
+            from zbrain_nb.client.history import History
+
+            self._history = History(lambda wanted: self.call(self.asynchronous.history, wanted))
+        return self._history.sql(query, params, since)
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that the queue knows."""

@@ -146,13 +146,15 @@ class Transport:
         answer = await self.request("POST", path, content=msgspec.json.encode(body), **options)
         return msgspec.json.decode(answer.content, type=kind)
 
-    async def download(self, path: str, start: int = 0) -> AsyncGenerator[bytes, None]:
+    async def download(self, path: str, start: int = 0, *, resumes: bool = True) -> AsyncGenerator[bytes, None]:
         """Yield the bytes that ``GET path`` answers, in pieces; a broken connection goes on where it broke.
 
         Parameters
         ----------
         start : int
             How many bytes are to be left out, fewer than there are.
+        resumes : bool
+            Whether the route gives the same bytes again; if not, a connection that broke midway is an error.
 
         Raises
         ------
@@ -186,7 +188,7 @@ class Transport:
             except httpx.TransportError as failure:
                 error = _unreachable(endpoint, failure)
             self.forget(endpoint)
-            gets_on = at > start or endpoint.found != "argument"
+            gets_on = resumes if at > start else endpoint.found != "argument"
             if not gets_on or time.monotonic() + pause > deadline:
                 raise error
             await asyncio.sleep(pause)

@@ -211,6 +211,13 @@ class UsageError(ZBrainError):
     status = 400
 
 
+class QueryError(ZBrainError):
+    """SQL over the history does not hold; DuckDB says why. Raised by ``client.sql`` only."""
+
+    code = "query"
+    status = 400
+
+
 class NotPicklable(ZBrainError):
     """A variable cannot travel to the job; ``details["names"]`` lists all culprits."""
 

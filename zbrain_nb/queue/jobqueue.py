@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 
 from zbrain_nb.queue.batches import BatchSide
+from zbrain_nb.queue.history import HistorySide
 from zbrain_nb.queue.metrics import Measures
 from zbrain_nb.queue.operating import OperatorSide
 from zbrain_nb.queue.submits import Accepted
@@ -15,7 +16,7 @@ from zbrain_nb.queue.workerside import WorkerSide
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(BatchSide, WorkerSide, OperatorSide):
+class JobQueue(BatchSide, WorkerSide, OperatorSide, HistorySide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.

@@ -30,6 +30,7 @@ from zbrain_nb.server.handlers.files import (
     ResultHandler,
     VariableHandler,
 )
+from zbrain_nb.server.handlers.history import HistoryHandler
 from zbrain_nb.server.handlers.jobs import (
     CancelHandler,
     JobHandler,
@@ -66,6 +67,7 @@ ROUTES: list[tuple[str, Any]] = [
     (r"queues", QueuesHandler),
     (r"queues/([^/]+)/([^/]+)/pause", PauseHandler),
     (r"queues/([^/]+)/([^/]+)/resume", ResumeHandler),
+    (r"history", HistoryHandler),
     (r"events", EventsHandler),
     (r"metrics", MetricsHandler),
 ]
