@@ -8,6 +8,7 @@ from pathlib import Path
 from zbrain_nb.queue.batches import BatchSide
 from zbrain_nb.queue.metrics import Measures
 from zbrain_nb.queue.operating import OperatorSide
+from zbrain_nb.queue.overview import OverviewSide
 from zbrain_nb.queue.submits import Accepted
 from zbrain_nb.queue.subscription import Subscription
 from zbrain_nb.queue.workerside import WorkerSide
@@ -15,7 +16,7 @@ from zbrain_nb.queue.workerside import WorkerSide
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(BatchSide, WorkerSide, OperatorSide):
+class JobQueue(BatchSide, WorkerSide, OperatorSide, OverviewSide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.
