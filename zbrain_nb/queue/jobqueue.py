@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from zbrain_nb.queue.attempts import AttemptSide
 from zbrain_nb.queue.batches import BatchSide
 from zbrain_nb.queue.metrics import Measures
 from zbrain_nb.queue.operating import OperatorSide
@@ -16,7 +17,7 @@ from zbrain_nb.queue.workerside import WorkerSide
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(BatchSide, WorkerSide, OperatorSide, OverviewSide):
+class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, OverviewSide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.

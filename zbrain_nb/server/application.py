@@ -38,7 +38,7 @@ from zbrain_nb.server.handlers.jobs import (
     RetryHandler,
 )
 from zbrain_nb.server.handlers.metrics import MetricsHandler
-from zbrain_nb.server.handlers.overview import OverviewHandler
+from zbrain_nb.server.handlers.overview import AttemptsHandler, OverviewHandler
 from zbrain_nb.server.handlers.queues import PauseHandler, QueuesHandler, ResumeHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
 
@@ -52,6 +52,7 @@ ROUTES: list[tuple[str, Any]] = [
     (rf"{JOB}/retry", RetryHandler),
     (rf"{JOB}/logs", LogsHandler),
     (rf"{JOB}/outputs", OutputsHandler),
+    (rf"{JOB}/attempts", AttemptsHandler),
     (rf"{JOB}/result", ResultHandler),
     (rf"{JOB}/artifacts", ArtifactsHandler),
     (rf"{JOB}/artifacts/(.+)", ArtifactHandler),

@@ -1,10 +1,11 @@
-"""``GET overview``: what stands above the table of jobs."""
+"""What overviews read: ``GET overview``, which stands above the table of jobs, and how one job was tried."""
 
 from __future__ import annotations
 
 import msgspec
 
 from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.jobs import job_row
 
 
 class OverviewHandler(ApiHandler):
@@ -24,3 +25,13 @@ class OverviewHandler(ApiHandler):
             "free_bytes": usage.free_bytes,
         }
         self.reply(body)
+
+
+class AttemptsHandler(ApiHandler):
+    """``GET jobs/{id}/attempts``."""
+
+    async def get(self, job_id: str) -> None:
+        """Show the job's attempts, and the chain of jobs that Retry made before and after it."""
+        job = await self.job(job_id)
+        chain = await self.queue.retry_chain(job)
+        self.reply({"attempts": await self.queue.list_attempts(job.id), "chain": [job_row(each) for each in chain]})
