@@ -24,6 +24,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   let historyKey = null;
   let chosen = location.hash.slice(1) || null; // the tab that the reader asked for
   let current = null;
+  let settled = false; // whether `current` was chosen when it was known how the job stands
   let frame = 0;
 
   const crumb = h('p', { class: 'zb-crumb' });
@@ -49,8 +50,8 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     {
       key: 'outputs',
       name: 'Outputs',
-      when: () => feed.outputs.length || feed.job.output != null || feed.job.variables?.length,
-      count: () => feed.outputs.filter(({ output_type: type }) => type !== 'error').length,
+      when: () => feed.displays.length || feed.values.length || feed.job.output != null || feed.job.variables?.length,
+      count: () => feed.displays.length + (feed.values.length || Number(feed.job.output != null)),
       pane: () => [panes.outputs, panes.value],
       make: () => [
         !feed.values.length && feed.job.output != null && valueSection(feed.job.output),
@@ -156,8 +157,9 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   function refreshTabs() {
     const there = TABS.filter(({ when }) => when());
     const key = JSON.stringify(there.map(({ key: each, count }) => [each, count?.()]));
-    const wish = there.find((tab) => tab.key === chosen) ?? there.find((tab) => tab.key === current?.key);
-    const tab = wish ?? (feed.loaded ? there[0] : there.find((each) => each.key === 'log'));
+    const asked = there.find((tab) => tab.key === chosen) ?? (settled && there.find((tab) => tab === current));
+    const tab = asked || (feed.loaded ? there[0] : there.find((each) => each.key === 'log'));
+    settled = feed.loaded;
     if (key !== tabsKey || tab !== current) {
       tabsKey = key;
       const held = tabs.contains(document.activeElement);

@@ -226,9 +226,22 @@ export class JobsFeed {
     if (!id || kind === 'job_logged' || kind === 'job_displayed') return;
     const row = this.rows.get(id);
     if (kind === 'job_submitted') {
-      if (!row) this.#put({ ...data, id, event_seq: seq });
+      if (row) return;
+      this.#put({ ...data, id, event_seq: seq });
+      this.#count(seq, null, data.state);
     } else if (!row) this.#lookUp(id);
-    else if (seq > (row.event_seq ?? 0)) this.#replace({ ...row, ...trimmed(data), event_seq: seq });
+    else if (seq > (row.event_seq ?? 0)) {
+      const now = { ...row, ...trimmed(data), event_seq: seq };
+      this.#set(now);
+      this.#count(seq, row.state, now.state);
+    }
+  }
+
+  /** Note what the overview had not counted yet; the next one puts right what is not known here. */
+  #count(seq, before, after) {
+    if (!this.overview || seq <= this.overview.event_seq || before === after) return;
+    if (before) this.counts[before] -= 1;
+    this.counts[after] = (this.counts[after] ?? 0) + 1;
   }
 
   /** Ask for jobs that events tell of and that are not here, a moment later and together. */
@@ -278,16 +291,11 @@ export class JobsFeed {
   #keep(row) {
     const old = this.rows.get(row.id);
     if (old && (old.event_seq ?? 0) > (row.event_seq ?? 0)) return;
-    this.#replace(row);
+    this.#set(row);
   }
-  #replace(row) {
-    const before = this.rows.get(row.id)?.state;
+  #set(row) {
     this.rows.set(row.id, row);
     this.version += 1;
-    // What the overview had not counted yet; the next one puts right what this does not know.
-    if (!this.overview || (row.event_seq ?? 0) <= this.overview.event_seq || before === row.state) return;
-    if (before) this.counts[before] -= 1;
-    this.counts[row.state] = (this.counts[row.state] ?? 0) + 1;
   }
   #bound() {
     if (this.rows.size <= MOST_ROWS + SPARE_ROWS) return;

@@ -88,7 +88,9 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
           setText(percent, `${value}%`);
         }
         setText(cell.elapsed, elapsedText(row, time));
-        setText(cell.where, visibleName(whereOf(row)));
+        const where = visibleName(whereOf(row));
+        cell.where.title = where;
+        setText(cell.where, where);
         const why = visibleName(reasonOf(row));
         if (cell.reason.title !== why) {
           cell.reason.title = why;
