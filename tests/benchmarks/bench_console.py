@@ -21,6 +21,7 @@ from tests.browser.conftest import ARGS, chromium_path
 
 RATE = 2_000
 LIVES = 20
+WHOLE = re.compile(r"^(Newest )?[\d,]+ (jobs|of .*older)")
 GATHER_SECS = 0.1  # lines are sent together, as a worker does
 WATCH = """
 window.clicks = [];
@@ -99,7 +100,9 @@ def main() -> None:
         page.goto(f"{owner.url}{api.post('sessions', {})['login']}")
         page.locator(".zb-jobs tbody a").first.wait_for()
         first_rows = time.perf_counter() - begun
-        expect(page.locator(".zb-end")).to_contain_text(re.compile(r"^(Newest )?[\d,]+ (jobs|of .*older)"), timeout=60_000)
+        expect(page.locator(".zb-end")).to_contain_text(
+            re.compile(r"^(Newest )?[\d,]+ (jobs|of .*older)"), timeout=60_000
+        )
         whole = time.perf_counter() - begun
         held = page.locator(".zb-end > span").first.inner_text()
         rows = [row(f"dashboard, {options.jobs:,} jobs", measure(page, ON_DASHBOARD, options.secs))]

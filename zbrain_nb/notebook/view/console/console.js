@@ -11,8 +11,7 @@ const home = root.pathname.replace(/\/$/, '');
 const jobUrl = (id) => `${home}/jobs/${encodeURIComponent(id)}`;
 const WORDS = { opening: 'Connecting', live: 'Live', reconnecting: 'Reconnecting', unknown: 'Unknown' };
 
-const theme = new URLSearchParams(location.search).get('theme'); // JupyterLab says which one it shows
-if (theme === 'dark' || theme === 'light') document.documentElement.dataset.theme = theme;
+followTheme();
 
 const word = h('span');
 const live = h('span', { class: 'zb-live', role: 'status' }, h('i'), word);
@@ -35,6 +34,18 @@ document.body.append(
     main,
   ),
 );
+
+/** In a tab of JupyterLab its theme is the page's too; alone, the browser's. */
+function followTheme() {
+  if (parent === window) return;
+  const { body } = parent.document; // nobody else may show this page in a frame
+  const follow = () => {
+    const { jpThemeLight: light } = body.dataset;
+    if (light) document.documentElement.dataset.theme = light === 'true' ? 'light' : 'dark';
+  };
+  new MutationObserver(follow).observe(body, { attributeFilter: ['data-jp-theme-light'] });
+  follow();
+}
 
 function tell(feed) {
   live.dataset.connection = feed.connection;

@@ -80,6 +80,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     },
   });
 
+  strip.hidden = pane.hidden = true; // until there are numbers
   el.classList.add('zb', 'zb-page');
   el.replaceChildren(
     h('h1', { class: 'zb-vh' }, 'Jobs'),
@@ -288,6 +289,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
 
   function noticeText() {
     if (feed.problem) return feed.problem;
+    if (feed.connection === 'saved') return `This page cannot reach the server. The newest jobs as of ${timeOfDay(feed.savedAt * 1000)} are shown.`;
     if (feed.connection !== 'reconnecting') return '';
     const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
     const since = feed.heardAt ? ` since ${timeOfDay(feed.heardAt)}` : '';
@@ -305,6 +307,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     buildFilters();
     if (feed.overview && feed.overview !== overview) {
       overview = feed.overview;
+      strip.hidden = false;
       buildStrip();
     }
     const wait = orderedAt + ORDER_MS - performance.now();

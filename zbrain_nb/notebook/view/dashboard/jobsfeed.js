@@ -54,14 +54,19 @@ export class JobsFeed {
   #unknown = new Set();
   #seen = () => document.hidden || void this.#readOverview();
 
-  constructor(api, { org = null } = {}) {
+  /**
+   * @param {?string} api where to ask; null where no server can be reached
+   * @param {object} saved what a notebook holds: the org, the newest rows, and when they were read
+   */
+  constructor(api, { org = null, rows = [], saved_at: savedAt = null } = {}) {
     this.#api = api;
     this.org = org;
-    this.rows = new Map(); // by id
+    this.rows = new Map(rows.map((row) => [row.id, row])); // by id
+    this.savedAt = savedAt;
     this.version = 0; // grows whenever a row changes
     this.overview = null;
     this.counts = {};
-    this.connection = 'opening'; // or "live", "reconnecting" (tries again)
+    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "saved" (there is no server to ask)
     this.complete = false; // whether `rows` are all jobs there are
     this.loading = false;
     this.heardAt = null;
@@ -81,6 +86,11 @@ export class JobsFeed {
   }
 
   start() {
+    if (!this.#api) {
+      this.connection = 'saved';
+      this.#countSaved();
+      return this;
+    }
     document.addEventListener('visibilitychange', this.#seen);
     this.#timers.overview = setInterval(this.#seen, OVERVIEW_MS);
     void this.#connect();
@@ -98,6 +108,20 @@ export class JobsFeed {
   }
   tell() {
     for (const listener of this.#listeners) listener();
+  }
+
+  /** Take rows that a kernel read, where the server cannot be asked. */
+  refill({ org, rows, saved_at: savedAt }) {
+    if (this.connection !== 'saved') return;
+    this.#forget();
+    this.org = org;
+    this.savedAt = savedAt;
+    for (const row of rows) this.#set(row);
+    this.#countSaved();
+    this.tell();
+  }
+  #countSaved() {
+    for (const { state } of this.rows.values()) this.counts[state] = (this.counts[state] ?? 0) + 1;
   }
 
   /** Show another org. */
@@ -130,7 +154,7 @@ export class JobsFeed {
 
   /** Fetch older jobs that fit, when not all are here. */
   async find({ state, q }) {
-    if (this.complete || !(state || q)) return;
+    if (!this.#api || this.complete || !(state || q)) return;
     const query = new URLSearchParams({ ...(state && { state }), ...(q && { q }) });
     try {
       await this.#readPage(this.#turn, String(query), PAGE);

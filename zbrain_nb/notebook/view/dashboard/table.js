@@ -7,6 +7,7 @@ import { elapsedText, fractionOf, notebookOf, reasonOf, whereOf } from './rows.j
 const ROW = 32; // px, as in dashboard.css
 const TALL_ROW = 54; // in two lines
 const NARROW = 720; // px
+const MIDDLE = 1080; // px: under it the optional columns go
 const SPARE = 8; // rows above and below those in sight
 export const COLUMNS = [
   ['state', 'State'],
@@ -19,7 +20,7 @@ export const COLUMNS = [
   ['created', 'Submitted', 'zb-opt'],
   ['reason', 'Reason'],
 ];
-const WIDTH = COLUMNS.length + 1;
+const OPTIONAL = COLUMNS.filter(([, , kind]) => kind === 'zb-opt').length;
 
 export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAll, onFold, now }) {
   let items = [];
@@ -32,8 +33,8 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
   const heads = COLUMNS.map(([key, label, kind]) =>
     h('th', { scope: 'col', class: kind, 'data-c': key }, h('button', { type: 'button', onclick: () => onSort(key) }, label)),
   );
-  const above = h('tr', { 'aria-hidden': 'true', class: 'zb-space' }, h('td', { colspan: WIDTH }));
-  const below = h('tr', { 'aria-hidden': 'true', class: 'zb-space' }, h('td', { colspan: WIDTH }));
+  const above = h('tr', { 'aria-hidden': 'true', class: 'zb-space' }, h('td'));
+  const below = h('tr', { 'aria-hidden': 'true', class: 'zb-space' }, h('td'));
   const body = h('tbody', {}, above, below);
   const table = h(
     'table',
@@ -55,7 +56,7 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
     const cell = Object.fromEntries(COLUMNS.map(([key, , kind]) => [key, h('td', { 'data-c': key, class: kind })]));
     for (const key of ['owner', 'notebook', 'where', 'created', 'reason']) cell[key].classList.add('zb-s');
     cell.name.append(
-      h('a', { href: jobUrl(row.id), target, title: name, onfocus: () => (active = row.id) }, h('bdi', {}, name)),
+      h('a', { href: jobUrl?.(row.id), target, tabindex: 0, title: name, onfocus: () => (active = row.id) }, h('bdi', {}, name)),
     );
     cell.owner.textContent = row.owner;
     const notebook = visibleName(notebookOf(row));
@@ -110,17 +111,14 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
     const fold = twist(false, name, null, () => onFold(item.group));
     fold.addEventListener('focus', () => (active = key));
     const counts = h('span', { class: 'zb-mute' });
-    const tr = h(
-      'tr',
-      { class: 'zb-grouprow' },
-      h('td', { 'data-c': 'sel' }, box),
-      h('td', { 'data-c': 'group', colspan: WIDTH - 1 }, h('div', {}, fold, h('b', { class: 'zb-cut', title: name }, h('bdi', {}, name)), counts)),
-    );
+    const wide = h('td', { 'data-c': 'group' }, h('div', {}, fold, h('b', { class: 'zb-cut', title: name }, h('bdi', {}, name)), counts));
+    const tr = h('tr', { class: 'zb-grouprow' }, h('td', { 'data-c': 'sel' }, box), wide);
     let last = item;
     return {
       tr,
       patch(now_) {
         last = now_;
+        wide.colSpan = COLUMNS.length - (el.offsetWidth <= MIDDLE ? OPTIONAL : 0);
         fold.setAttribute('aria-expanded', now_.open);
         const found = new Map();
         for (const { state } of now_.rows) found.set(state, (found.get(state) ?? 0) + 1);
