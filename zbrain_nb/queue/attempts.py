@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -90,24 +90,21 @@ class AttemptSide(JobSide):
 def attempts_of(steps: Iterable[attempts.Step]) -> list[Attempt]:
     """Make attempts of the transitions by which they began and ended."""
     found: dict[int, Attempt] = {}
-    losses = 0
+    fields: dict[str, Any] = {}  # a patch holds only what it changed
     for step in steps:
-        patch = step.patch
-        if step.kind in _ENDS and step.attempt not in found:
-            continue  # it ended before anybody tried
-        one = found.setdefault(step.attempt, Attempt(attempt=step.attempt))
-        if step.kind in ("job_leased", "job_started"):
-            one.worker_id = patch.get("worker_id", one.worker_id)
+        losses = fields.get("losses", 0)
+        fields |= step.patch
+        if step.kind not in _ENDS:
+            one = found.setdefault(step.attempt, Attempt(attempt=step.attempt))
+            one.worker_id = fields.get("worker_id")
             one.started_at = as_datetime(step.ts)
-            continue
-        if one.finished_at is not None:
-            continue  # canceled while it waited for the next
-        lost = patch.get("losses", losses) > losses
-        losses = patch.get("losses", losses)
-        one.state = "lost" if lost and step.kind != "job_canceled" else _ENDS[step.kind]
-        one.finished_at = as_datetime(step.ts)
-        one.exit_code = patch.get("exit_code")
-        one.reason = patch.get("reason")
+        elif step.attempt in found and found[step.attempt].finished_at is None:  # else it waited for the next
+            one = found[step.attempt]
+            lost = fields.get("losses", 0) > losses
+            one.state = "lost" if lost and step.kind != "job_canceled" else _ENDS[step.kind]
+            one.finished_at = as_datetime(step.ts)
+            one.exit_code = fields.get("exit_code")
+            one.reason = fields.get("reason")
     return [found[number] for number in sorted(found)]
 
 

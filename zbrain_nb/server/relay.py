@@ -20,7 +20,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web, websocket
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
-from tornado.httputil import HTTPHeaders, parse_response_start_line
+from tornado.httputil import HTTPHeaders, parse_response_start_line, url_concat
 from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Owner
@@ -223,21 +223,21 @@ class RelayHandler(StreamedBody, _RelayHandler):
 class RelayPageHandler(RelayHandler):
     """Forwards the console's pages to a person who is logged in to Jupyter, and sends others to its login."""
 
+    SUPPORTED_METHODS = ("GET", "HEAD")
     allowed = _ALLOWED_PAGES
 
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
-        """Admit the person; the kernels' token opens no pages."""
+        """Learn who it is; the kernels' token opens no pages."""
         self._chunks = []
-        await JupyterHandler.prepare(self)  # which sends strangers to the login
-        if self._finished:
+        await JupyterHandler.prepare(self)
+
+    async def _page(self, *args: str) -> None:
+        if self.current_user is None:
+            self.redirect(url_concat(self.get_login_url(), {"next": self.request.uri or ""}))
             return
-        if self.current_user is None:  # Jupyter may be set up to let them pass
-            raise web.HTTPError(403)
         if not any(pattern.match(self.path_args[0]) for pattern in self.allowed):
             raise web.HTTPError(404)
         self.xsrf_token  # noqa: B018 # sets the cookie that the page sends back with what it asks to be done
-
-    async def _page(self, *args: str) -> None:
         await self._forward()
 
     get = head = _page
