@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -211,6 +212,18 @@ def queues(as_json: Json = False) -> None:
         texts = map(_plain, (queue.org_id, queue.kind, str(queue.waiting), str(queue.running), queue.paused or ""))
         table.add_row(*texts)
     Console().print(table)
+
+
+@app.command()
+def dashboard(
+    browser: Annotated[bool, typer.Option(help="Open it; without, only print where it is.")] = True,
+) -> None:
+    """Open the console in a browser: all jobs, live. The printed address works once, within a minute."""
+    client = connect()
+    url = client.call(client.asynchronous.console_url)
+    typer.echo(url)
+    if browser:
+        webbrowser.open(url)
 
 
 @app.command()
