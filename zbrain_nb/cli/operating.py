@@ -1,10 +1,11 @@
-"""``zbrain serve``, ``worker``, ``backup``, ``doctor`` and ``stop``: what runs the queue, and keeps it well."""
+"""``zbrain serve``, ``worker``, ``dashboard``, ``backup``, ``doctor`` and ``stop``: what runs the queue, and keeps it well."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ import typer
 from zbrain_nb.cli import options
 from zbrain_nb.cli.exits import FAILED
 from zbrain_nb.cli.output import console, print_json, say
+from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.datadir import DataDir, lock_holder
 from zbrain_nb.model.errors import ZBrainError
@@ -25,7 +27,7 @@ _MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (serve, worker, backup, doctor, stop):
+    for command in (serve, worker, dashboard, backup, doctor, stop):
         app.command()(command)
 
 
@@ -57,6 +59,20 @@ def worker(
         raise typer.BadParameter(f"{mode!r} is none of local.", param_hint="--mode")
     token = read_settings().token if url else None
     raise typer.Exit(run_worker(url=url or None, token=token, concurrency=concurrency, org_id=org))
+
+
+def dashboard(
+    browser: Annotated[bool, typer.Option(help="Open it; without, only print where it is.")] = True,
+) -> None:
+    """Open the console in a browser: all jobs, live.
+
+    The printed address works once, within a minute.
+    """
+    client = connect()
+    url = client.call(client.asynchronous.console_url)
+    typer.echo(url)
+    if browser:
+        webbrowser.open(url)
 
 
 def backup(

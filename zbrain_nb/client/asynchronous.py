@@ -18,13 +18,14 @@ from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import Transport
 from zbrain_nb.client.uploading import upload
-from zbrain_nb.model.errors import JobNotFound
+from zbrain_nb.model.errors import JobNotFound, NotFound
 from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
 from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.packing import Parcel
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
+from zbrain_nb.model.settings import read_settings
 from zbrain_nb.model.transitions import read_patch
 
 LOG_PAGE = 1000
@@ -77,6 +78,10 @@ class Update(msgspec.Struct):
     entries: list[LogEntry] = []
     outputs: list[dict[str, Any]] = []
     seq: int = 0
+
+
+class _Session(msgspec.Struct):
+    login: str
 
 
 class _Queues(msgspec.Struct):
@@ -301,6 +306,20 @@ class AsyncClient:
     async def workers(self) -> list[WorkerInfo]:
         """Return the workers that the queue knows."""
         return (await self.transport.get("workers", _Workers)).workers
+
+    async def console_url(self) -> str:
+        """Return an address that opens the console in a browser.
+
+        Under Jupyter it is Jupyter's, and its login; else it holds a code that works once, within a minute.
+        """
+        endpoint, jupyter = await self.transport.endpoint(), read_settings().url
+        if jupyter and jupyter.rstrip("/") != endpoint.url.rstrip("/"):
+            return f"{jupyter.rstrip('/')}/zbrain"
+        try:
+            offered = await self.transport.post("sessions", {}, _Session)
+        except NotFound:  # a relay: Jupyter has a login of its own
+            return f"{endpoint.url}zbrain"
+        return f"{endpoint.url}{offered.login}"
 
     async def queues(self) -> list[QueueInfo]:
         """Return the queues that have something to do, or are paused."""

@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from zbrain_nb.client.asynchronous import AsyncClient
 from zbrain_nb.client.calls import function_fields, label_of, pack_function, upload_function
@@ -44,6 +44,9 @@ class Client:
     locate : callable
         Finds the server (see `zbrain_nb.client.locating.locator`).
     """
+
+    #: Makes the dashboard in a notebook; set by `zbrain_nb.notebook`, for this room knows no notebook.
+    present: ClassVar[Callable[[Client], Any] | None] = None
 
     def __init__(self, locate: Locator) -> None:
         self._loop = shared_loop()
@@ -325,6 +328,20 @@ class Client:
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that the queue knows."""
         return self.call(self.asynchronous.workers)
+
+    def dashboard(self) -> Any:
+        """Return the live table of jobs, as a widget.
+
+        Raises
+        ------
+        ZBrainError
+            If this is no notebook.
+        """
+        if Client.present is None:
+            raise ZBrainError(
+                "The dashboard needs a notebook.", "Run `%load_ext zbrain_nb` in one, or `zbrain dashboard` in a shell."
+            )
+        return Client.present(self)
 
     def queues(self) -> list[QueueInfo]:
         """Return the queues, one for each org and kind of worker, that have something to do or are paused."""

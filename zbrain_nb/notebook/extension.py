@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zbrain_nb.client.client import Client
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.notebook.dashboards import Dashboard
 from zbrain_nb.notebook.groups import GroupView
 from zbrain_nb.notebook.magic import ZBrainMagics
 from zbrain_nb.notebook.presenting import NotebookPresenter
@@ -18,4 +20,5 @@ def load(shell: InteractiveShell) -> None:
     """Register with `shell`; loading twice is harmless."""
     JobHandle.presenter = NotebookPresenter()
     JobGroup.presenter = GroupView()
+    Client.present = Dashboard
     shell.register_magics(ZBrainMagics)

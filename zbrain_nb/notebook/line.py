@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from IPython.core.getipython import get_ipython
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -115,6 +116,8 @@ def run_line(desk: Desk, words: list[str]) -> Any:
     ZBrainError
         If what they ask for cannot be done.
     """
+    if not words and getattr(get_ipython(), "kernel", None) is not None:
+        return desk.client.dashboard()
     options = PARSER.parse_args(words or ["ls"])
     verbs: dict[str, Callable[[Desk, argparse.Namespace], Any]] = {
         "ls": _ls,

@@ -7,42 +7,13 @@ see `JobWidget`. Nothing here talks to a server or starts a thread.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
-_VIEW = Path(__file__).parent / "view"
-#: In the order of their imports.
-_MODULES = (
-    "ask",
-    "elements",
-    "text",
-    "trace",
-    "lines",
-    "feed",
-    "words",
-    "notices",
-    "outputs",
-    "kept",
-    "log",
-    "view",
-    "jupyter",
-    "server",
-    "kernel",
-    "widget",
-)
-_IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
-_EXPORT = re.compile(r"^export (?!default)", re.MULTILINE)
-
-
-def _one_module() -> str:
-    """Join the view's modules: a widget's source is loaded from a blob, where relative imports cannot be found."""
-    sources = [(_VIEW / f"{name}.js").read_text("utf-8") for name in _MODULES]
-    return "\n".join(_EXPORT.sub("", _IMPORT.sub("", source)) for source in sources)
+from zbrain_nb.notebook.joining import VIEW, join_modules
 
 
 class JobWidget(anywidget.AnyWidget):
@@ -70,8 +41,8 @@ class JobWidget(anywidget.AnyWidget):
         Whether a view has asked to be fed by the kernel. While False nobody needs `push`, which does nothing.
     """
 
-    _esm = _one_module()
-    _css = (_VIEW / "zbrain.css").read_text("utf-8")
+    _esm = join_modules("widget.js")
+    _css = (VIEW / "zbrain.css").read_text("utf-8")
 
     job_id = traitlets.Unicode().tag(sync=True)
     name = traitlets.Unicode().tag(sync=True)

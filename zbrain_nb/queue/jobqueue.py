@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from pathlib import Path
 
+from zbrain_nb.queue.attempts import AttemptSide
 from zbrain_nb.queue.batches import BatchSide
 from zbrain_nb.queue.history import HistorySide
 from zbrain_nb.queue.metrics import Measures
 from zbrain_nb.queue.operating import OperatorSide
+from zbrain_nb.queue.overview import OverviewSide
 from zbrain_nb.queue.submits import Accepted
 from zbrain_nb.queue.subscription import Subscription
 from zbrain_nb.queue.workerside import WorkerSide
@@ -16,7 +18,7 @@ from zbrain_nb.queue.workerside import WorkerSide
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(BatchSide, WorkerSide, OperatorSide, HistorySide):
+class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, OverviewSide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.

@@ -21,6 +21,7 @@ from zbrain_nb.server.handlers.base import (
     Unannounced,
     UnknownRoute,
 )
+from zbrain_nb.server.handlers.console import FrameHandler, LoginHandler, ModuleHandler, PageHandler, SessionsHandler
 from zbrain_nb.server.handlers.events import EventsHandler
 from zbrain_nb.server.handlers.files import (
     ArtifactHandler,
@@ -41,6 +42,7 @@ from zbrain_nb.server.handlers.jobs import (
     RetryHandler,
 )
 from zbrain_nb.server.handlers.metrics import MetricsHandler
+from zbrain_nb.server.handlers.overview import AttemptsHandler, OverviewHandler
 from zbrain_nb.server.handlers.queues import PauseHandler, QueuesHandler, ResumeHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
 
@@ -54,6 +56,7 @@ ROUTES: list[tuple[str, Any]] = [
     (rf"{JOB}/retry", RetryHandler),
     (rf"{JOB}/logs", LogsHandler),
     (rf"{JOB}/outputs", OutputsHandler),
+    (rf"{JOB}/attempts", AttemptsHandler),
     (rf"{JOB}/result", ResultHandler),
     (rf"{JOB}/artifacts", ArtifactsHandler),
     (rf"{JOB}/artifacts/(.+)", ArtifactHandler),
@@ -68,8 +71,16 @@ ROUTES: list[tuple[str, Any]] = [
     (r"queues/([^/]+)/([^/]+)/pause", PauseHandler),
     (r"queues/([^/]+)/([^/]+)/resume", ResumeHandler),
     (r"history", HistoryHandler),
+    (r"overview", OverviewHandler),
     (r"events", EventsHandler),
     (r"metrics", MetricsHandler),
+]
+#: The console's pages and what they load, behind ``/zbrain``.
+PAGES: list[tuple[str, Any]] = [
+    (r"/?", PageHandler),
+    (rf"/{JOB}", PageHandler),
+    (r"/static/(.+)", ModuleHandler),
+    (r"/frame", FrameHandler),
 ]
 #: What stands before each route; clients append it to the host's address.
 API = "/zbrain/api/"
@@ -95,10 +106,11 @@ class HealthHandler(ApiHandler):
 
 
 def make_application(context: HostContext) -> web.Application:
-    """Return the host's application, serving ``/zbrain/api/``."""
+    """Return the host's application, serving ``/zbrain/api/`` and the console at ``/zbrain``."""
     routes = [(f"{API}{pattern}", handler) for pattern, handler in ROUTES]
     blobs = [route for route in routes if route[1] is BlobHandler]  # the one route that streams what it takes
-    routes += [(f"{API}health", HealthHandler), (f"{API}backup", BackupHandler)]
+    routes += [(f"{API}health", HealthHandler), (f"{API}backup", BackupHandler), (f"{API}sessions", SessionsHandler)]
+    routes += [*((f"/zbrain{pattern}", handler) for pattern, handler in PAGES), ("/zbrain/login", LoginHandler)]
     in_chunks = [(pattern, _collecting(handler)) for pattern, handler in [*routes, (r".*", UnknownRoute)]]
     return web.Application(
         [*blobs, routing.Rule(OverLimit(), TooLargeHandler), routing.Rule(Unannounced(), in_chunks), *routes],

@@ -20,18 +20,20 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web, websocket
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
-from tornado.httputil import HTTPHeaders, parse_response_start_line
+from tornado.httputil import HTTPHeaders, parse_response_start_line, url_concat
 from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Owner
 from zbrain_nb.model.errors import NotFound, ServerUnreachable, Unauthorized, ZBrainError
-from zbrain_nb.server.application import ROUTES
+from zbrain_nb.server.application import PAGES, ROUTES
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
 from zbrain_nb.server.hostlink import HostLink, bearer
 
 log = logging.getLogger(__name__)
-_ALLOWED = [re.compile(rf"{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"] + [re.compile(r"health\Z")]
+_ALLOWED = [re.compile(rf"api/{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"]
+_ALLOWED.append(re.compile(r"api/health\Z"))
+_ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
 _REQUEST_HEADERS = ("Content-Type", "Idempotency-Key", "Range", "If-None-Match", "If-Range", "Accept", "X-ZBrain-Nonce")
 _ANSWER_HEADERS = (
     "Content-Type",
@@ -43,6 +45,8 @@ _ANSWER_HEADERS = (
     "Etag",
     "X-Content-Type-Options",
     "Cache-Control",
+    "Referrer-Policy",
+    "Cross-Origin-Resource-Policy",
 )
 _NO_ANSWER = 599  # tornado's status for a request that got no answer
 TRIES = 3
@@ -95,6 +99,8 @@ class _RelayHandler(JupyterHandler):
 class RelayHandler(StreamedBody, _RelayHandler):
     """Forwards one request to the host."""
 
+    #: What may stand behind ``zbrain/`` (pages: behind ``zbrain``).
+    allowed = _ALLOWED
     _body: asyncio.Queue[bytes | None] | None = None
     _chunks: list[bytes]
 
@@ -108,7 +114,7 @@ class RelayHandler(StreamedBody, _RelayHandler):
             await super().prepare()
             if self._large and self.request.query:  # files on the host's disk are named to the host alone
                 raise NotFound("Uploads through Jupyter take no query.", "Send the bytes in the body.")
-            if not any(pattern.match(self.path_args[0]) for pattern in _ALLOWED):
+            if not any(pattern.match(self.path_args[0]) for pattern in self.allowed):
                 raise NotFound(f"There is nothing at {self.request.path}.")
         except (ZBrainError, web.HTTPError) as error:
             self.refuse(error)
@@ -154,11 +160,8 @@ class RelayHandler(StreamedBody, _RelayHandler):
         for name in _REQUEST_HEADERS:
             if name in self.request.headers:
                 headers[name] = self.request.headers[name]
-        url = f"{owner.url}zbrain/api/{self.path_args[0]}"
-        if self.request.query:
-            url += f"?{self.request.query}"
         request = HTTPRequest(
-            url,
+            self.upstream(owner),
             method=self.request.method or "GET",
             headers=headers,
             body=None if self._body is not None or self.request.method in ("GET", "HEAD") else b"".join(self._chunks),
@@ -184,6 +187,11 @@ class RelayHandler(StreamedBody, _RelayHandler):
         if not self._finished:
             with contextlib.suppress(StreamClosedError):
                 await self.finish()
+
+    def upstream(self, owner: Owner) -> str:
+        """Return the address at the host."""
+        url = f"{owner.url}zbrain/{self.path_args[0]}"
+        return f"{url}?{self.request.query}" if self.request.query else url
 
     async def _produce(self, write: Any) -> None:
         assert self._body is not None
@@ -212,6 +220,33 @@ class RelayHandler(StreamedBody, _RelayHandler):
         self.write(chunk)
         with contextlib.suppress(StreamClosedError):  # the reader went away: the host is not to blame
             await self.flush()
+
+
+class RelayPageHandler(RelayHandler):
+    """Forwards the console's pages to a person who is logged in to Jupyter, and sends others to its login."""
+
+    SUPPORTED_METHODS = ("GET", "HEAD")
+    allowed = _ALLOWED_PAGES
+
+    async def prepare(self, *, _redirect_to_login: bool = False) -> None:
+        """Learn who it is; the kernels' token opens no pages."""
+        self._chunks = []
+        await JupyterHandler.prepare(self)
+
+    async def _page(self, *args: str) -> None:
+        if self.current_user is None:
+            self.redirect(url_concat(self.get_login_url(), {"next": self.request.uri or ""}))
+            return
+        if not any(pattern.match(self.path_args[0]) for pattern in self.allowed):
+            raise web.HTTPError(404)
+        self.xsrf_token  # noqa: B018 # sets the cookie that the page sends back with what it asks to be done
+        await self._forward()
+
+    get = head = _page
+
+    def upstream(self, owner: Owner) -> str:
+        """Return the address at the host, without a query: a Jupyter token may stand in it."""
+        return f"{owner.url}zbrain{self.path_args[0]}"
 
 
 class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandler):
@@ -265,4 +300,8 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
 
 def relay_routes() -> list[tuple[str, Any]]:
     """Return the routes to add to Jupyter, relative to its base URL."""
-    return [(r"zbrain/api/events", RelayEventsHandler), (r"zbrain/api/(.*)", RelayHandler)]
+    return [
+        (r"zbrain/api/events", RelayEventsHandler),
+        (r"zbrain/(api/.*)", RelayHandler),
+        (r"zbrain(/.*|)", RelayPageHandler),
+    ]

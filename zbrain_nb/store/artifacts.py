@@ -10,6 +10,7 @@ So a blob that was found here stays for as long as blobs are young, and by then 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -21,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from zbrain_nb.model.errors import BlobMismatch, DiskFloor, InvalidSpec, NotFound, ZBrainError
 from zbrain_nb.store.room import Room
 
@@ -29,6 +32,14 @@ _LAID = re.compile(r"upload-\w{1,100}\Z", re.ASCII)
 _CHUNK = 1024 * 1024
 #: Uploads of this size are taken on a nearly full disk too, for results of running jobs are mostly small.
 SMALL_BYTES = 1 << 20
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a store holds: how many blobs, their bytes together, and the bytes that its disk has left."""
+
+    blobs: int
+    size_bytes: int
+    free_bytes: int
 
 
 class ArtifactStore:
@@ -257,6 +268,17 @@ class ArtifactStore:
             os.utime(target, (now, now))
         for folder in (target.parent, self.folder):
             _sync_folder(folder)
+
+    def usage(self) -> Usage:
+        """Add up what is here, by looking at each file."""
+        blobs = size = 0
+        for folder in self.folder.glob("[0-9a-f][0-9a-f]"):
+            with os.scandir(folder) as files:
+                for file in files:
+                    with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+                        size += file.stat(follow_symlinks=False).st_size
+                        blobs += 1
+        return Usage(blobs, size, self._rooms[0].free_bytes())
 
     def __iter__(self) -> Iterator[str]:
         for folder in sorted(self.folder.glob("[0-9a-f][0-9a-f]")):

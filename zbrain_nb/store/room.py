@@ -61,6 +61,11 @@ class Room:
         self._look_at = 0.0
         return self.is_low()
 
+    def free_bytes(self) -> int:
+        """Return how much the disk has left; 0 if there is none (a store in memory)."""
+        found = _disk_of(self._folder) if self._folder is not None else None
+        return found[0] if found else 0
+
     def close(self) -> None:
         """Remove the ballast: nothing is to be finished here."""
         with self._lock:

@@ -8,6 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import httpx
+
 from tests.conftest import end_everything
 from tests.unit.cli.conftest import ZBRAIN, environ_of, zbrain
 from zbrain_nb.model.datadir import DataDir, lock_holder
@@ -143,3 +145,25 @@ def test_paused_queue_starts_nothing_until_it_is_resumed(data: DataDir) -> None:
     resumed = zbrain(data, "resume", "--org", "lab")
     assert "goes on" in resumed.stderr
     assert json.loads(zbrain(data, "queues", "--json").stdout) == []
+
+
+def test_dashboard_prints_an_address_that_a_browser_can_open_once(data: DataDir) -> None:
+    shown = zbrain(data, "dashboard", "--no-browser")
+    assert shown.returncode == 0, shown.stderr
+    owner = data.read_owner()
+    assert owner is not None
+    assert shown.stdout.startswith(f"{owner.url}zbrain/login?code=")
+    assert owner.token not in shown.stdout
+    with httpx.Client(trust_env=False) as browser:
+        assert browser.get(shown.stdout.strip()).status_code == 200
+        assert browser.get(f"{owner.url}zbrain").status_code == 200
+        browser.cookies.clear()
+        assert browser.get(shown.stdout.strip()).status_code == 401
+
+
+def test_dashboard_under_jupyter_is_at_jupyters_address(data: DataDir) -> None:
+    owner = data.read_owner()
+    assert owner is not None
+    url = "http://jupyter.example/base/"
+    shown = zbrain(data, "dashboard", "--no-browser", ZBRAIN_URL=url, ZBRAIN_TOKEN=owner.token)
+    assert shown.stdout == f"{url}zbrain\n"

@@ -64,6 +64,7 @@ const ICONS = {
   down: 'M7 2v7.5M3.8 6.6L7 9.8l3.2-3.2M2.5 12h9',
   tall: 'M4 5.5L7 2.5l3 3M4 8.5l3 3 3-3',
   check: 'M3 7.5l2.8 2.8L11 4.5',
+  open: 'M8 2.5h3.5V6M11.5 2.5L6.5 7.5M9.5 8v3.5h-7v-7H6',
 };
 GLYPHS.unknown = GLYPHS.reconnecting;
 export const icon = (name) =>

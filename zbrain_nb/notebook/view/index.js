@@ -1,6 +1,7 @@
 // What the homes of the view take from it.
 export { jupyterRenderer } from './jupyter.js';
 export { apiOfPage } from './ask.js';
+export { DASHBOARD_TYPE, dashboardRenderer, launcherPlugin } from './lab.js';
 export { nameOf } from './feed.js';
 export { GroupFeed } from './groupfeed.js';
 export { renderGroup } from './group.js';

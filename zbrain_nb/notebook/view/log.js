@@ -11,7 +11,8 @@ const REST_MS = 60;
 const NEAR_END = 8; // px
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 
-export function logPane(feed) {
+/** @param {boolean} page whether it is a page of its own: it never folds, and each line says when it came */
+export function logPane(feed, { page = false } = {}) {
   const store = feed.log;
   const listId = newId('log');
   const shown = new Map();
@@ -127,7 +128,7 @@ export function logPane(feed) {
     box,
   );
 
-  const isFolded = () => folded ?? foldByState;
+  const isFolded = () => !page && (folded ?? foldByState);
   const first = () => Math.max(store.begin, Math.ceil((store.end - MAX_ROWS) / 100_000) * 100_000);
   const rulesFrom = (start) => (only ? [] : store.rules.filter(([seq]) => seq >= start));
   const total = () => (only ? search.stderr.length : store.end - first() + rulesFrom(first()).length);
@@ -171,6 +172,7 @@ export function logPane(feed) {
         'data-hit': search.hits[search.current] === seq ? 'true' : null,
       },
       number,
+      page && h('span', { class: 'zb-ts' }, timeOfDay(entry.ts * 1000)),
       h('span', { class: 'zb-std' }, { stderr: 'err', system: 'sys' }[entry.stream] ?? ''),
       h('span', { class: 'zb-ln' }, ansi(entry.line, search.query)),
     );

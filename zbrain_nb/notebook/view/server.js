@@ -41,6 +41,11 @@ export class ServerFeed extends Feed {
       : `${this.#jobUrl()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
   }
 
+  /** The page of the job on the console. */
+  get pageUrl() {
+    return this.connection === 'unknown' ? null : `${this.#api.replace(/api\/$/, '')}jobs/${encodeURIComponent(this.job.id)}`;
+  }
+
   async act(verb) {
     if (verb === 'reconnect') {
       if (this.connection === 'reconnecting') void this.#connect();

@@ -92,6 +92,8 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       { id, class: 'zb-menu', popover: 'auto' },
       copyButton(`client.job("${feed.job.id}")`, 'Copy client.job("\u2026")', 'copy'),
       copyButton(feed.job.id, 'Copy the id', 'copy'),
+      feed.pageUrl &&
+        h('a', { class: 'zb-btn zb-btn-bare', href: feed.pageUrl, target: '_blank', rel: 'noopener' }, icon('open'), 'Open its own page'),
     );
     const opener = h(
       'button',

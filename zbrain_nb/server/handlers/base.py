@@ -29,6 +29,7 @@ from zbrain_nb.model.job import Job
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
+from zbrain_nb.server.sessions import Sessions
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 256 * 1024 * 1024
@@ -65,6 +66,8 @@ class HostContext:
         WebSockets open now.
     metrics : CollectorRegistry
         What ``GET metrics`` shows.
+    sessions : Sessions
+        Browsers that a person sent here.
     """
 
     queue: JobQueue
@@ -77,6 +80,7 @@ class HostContext:
     requests: int = 0
     followers: int = 0
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
+    sessions: Sessions = field(default_factory=Sessions)
 
 
 class ApiHandler(web.RequestHandler):
@@ -112,13 +116,15 @@ class ApiHandler(web.RequestHandler):
             self.context.requests += 1
 
     def authenticate(self) -> None:
-        """Refuse a request without the token.
+        """Refuse a request without the token, unless a browser sends it whose person showed the token before.
 
         Raises
         ------
         Unauthorized
-            If the ``Authorization`` header is absent or wrong.
+            If the ``Authorization`` header is absent or wrong, and there is no session.
         """
+        if "Authorization" not in self.request.headers and self.is_of_session():
+            return
         if not self.has_token():
             raise Unauthorized("This request carries no valid token.", "Send it as `Authorization: token ...`.")
 
@@ -129,8 +135,33 @@ class ApiHandler(web.RequestHandler):
             given.strip().encode(), self.context.token.encode()
         )
 
+    @property
+    def cookie_name(self) -> str:
+        """What the session's cookie is called: hosts on other ports of this machine share its cookies."""
+        return f"zbrain-{httputil.split_host_and_port(self.request.host)[1] or 80}"
+
+    def is_of_session(self) -> bool:
+        """Whether a page of this host sends the request, in a browser that has a session.
+
+        The cookie alone would not tell: other ports of one machine are the same site for a browser, whatever
+        ``SameSite`` says.
+        """
+        session = self.get_cookie(self.cookie_name)
+        return session is not None and self.is_same_origin() and self.context.sessions.holds(session)
+
+    def is_same_origin(self) -> bool:
+        """Whether the browser says that a page of this very host sends the request, or that a person does."""
+        headers = self.request.headers
+        site = headers.get("Sec-Fetch-Site")
+        if site is not None and site not in ("same-origin", "none"):
+            return False
+        origin = headers.get("Origin")
+        if origin is not None:
+            return origin == f"{self.request.protocol}://{self.request.host}"
+        return site is not None or self.request.method in ("GET", "HEAD")
+
     def check_xsrf_cookie(self) -> None:
-        """Pass: the host knows no cookies, a token in a header cannot be forged across sites."""
+        """Pass: a token in a header cannot be forged across sites, and `is_of_session` looks at the origin."""
 
     def decode(self, kind: type[T]) -> T:
         """Decode and validate the JSON body.

@@ -26,8 +26,8 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
     _subscription: Subscription | None = None
 
     def check_origin(self, origin: str) -> bool:
-        """Refuse browsers: they come through Jupyter's relay, which checks their origin and sends none."""
-        return False
+        """Refuse browsers without a session here: they come through Jupyter's relay, which sends no origin."""
+        return self.is_of_session()
 
     async def get(self, *args: str, **kwargs: str) -> None:
         """Check the query before the upgrade, while an error can still be told."""
@@ -54,7 +54,7 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
             raise Malformed("events is a WebSocket; this request does not ask for one.", "Open it as ws://.")
         origin = headers.get("Origin") or headers.get("Sec-Websocket-Origin")
         if origin is not None and not self.check_origin(origin):
-            raise Forbidden("Browsers come through Jupyter, not to the host itself.")
+            raise Forbidden("Browsers come through Jupyter, or by `zbrain dashboard`.")
 
     def open(self, *args: str, **kwargs: str) -> None:
         """Begin to send."""

@@ -20,6 +20,29 @@ from zbrain_nb.store.rows import encode
 MAX_LIST = 1000
 MAX_LOG = 10_000
 MAX_BATCH = 10_000
+#: What `job_row` shows, and so many characters of what an exception says.
+ROW_FIELDS = (
+    "id",
+    "name",
+    "owner",
+    "org_id",
+    "state",
+    "attempt",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "worker_id",
+    "exit_code",
+    "progress",
+    "reason",
+    "retry_of",
+    "losses",
+    "not_before",
+    "cancel_requested_at",
+    "canceled_by",
+    "event_seq",
+)
+MAX_ROW_TEXT = 300
 
 
 def job_json(job: Job, **more: Any) -> msgspec.Raw:
@@ -29,6 +52,15 @@ def job_json(job: Job, **more: Any) -> msgspec.Raw:
     """
     body = encode(job if not job.spec.env else shown(job))
     return msgspec.Raw(body[:-1] + b"," + encode({"name": job.name, **more})[1:])
+
+
+def job_row(job: Job) -> dict[str, Any]:
+    """Return of a job what a row of a table shows, so that ten thousand are a few megabytes."""
+    row: dict[str, Any] = {name: getattr(job, name) for name in ROW_FIELDS}
+    row["spec"] = {"worker": job.spec.worker, "tags": job.spec.tags, "max_retries": job.spec.max_retries}
+    if job.error:
+        row["error"] = {name: str(job.error.get(name, ""))[:MAX_ROW_TEXT] for name in ("ename", "evalue")}
+    return row
 
 
 def read_spec(raw: Any, settings: Settings, *, where: str = "") -> JobSpec:
@@ -97,7 +129,7 @@ class JobsHandler(ApiHandler):
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
 
     async def get(self) -> None:
-        """List jobs, newest first."""
+        """List jobs, newest first; with ``?brief=1`` only what a table shows of each."""
         state = self.get_query_argument("state", "") or None
         if state is not None and state not in set(JobState):
             raise Malformed(f"There is no state {state[:40]!r}.", f"States are {', '.join(JobState)}.")
@@ -111,7 +143,8 @@ class JobsHandler(ApiHandler):
             q=self.get_query_argument("q", "") or None,
             tag=self._tag(),
         )
-        self.reply({"jobs": [job_json(j) for j in jobs], "next_cursor": jobs[-1].id if len(jobs) == limit else None})
+        show = job_row if self.int_argument("brief", 0, high=1) else job_json
+        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": jobs[-1].id if len(jobs) == limit else None})
 
     def _tag(self) -> tuple[str, str] | None:
         """Return the tag asked for, as ``?tag=NAME=VALUE``."""

@@ -126,16 +126,18 @@
       }
     }
 
-    return {
+    const plugin = {
       id: 'zbrain_nb:view',
       description: 'Shows zbrain jobs in outputs, live and without a kernel.',
       autoStart: true,
       requires: [IRenderMimeRegistry],
       activate: (app, rendermime) => {
-        const style = document.createElement('link');
-        style.rel = 'stylesheet';
-        style.href = new URL('zbrain.css', home).href;
-        document.head.append(style);
+        for (const name of ['zbrain.css', 'dashboard/dashboard.css']) {
+          const style = document.createElement('link');
+          style.rel = 'stylesheet';
+          style.href = new URL(name, home).href;
+          document.head.append(style);
+        }
         // Jupyter's one-key commands must not take keys from the view's controls; its Ctrl chords may.
         window.addEventListener(
           'keydown',
@@ -161,8 +163,11 @@
           },
           RANK,
         );
+        rendermime.addFactory({ safe: true, mimeTypes: [view.DASHBOARD_TYPE], createRenderer: view.dashboardRenderer(Widget) }, RANK);
       },
     };
+    const tile = shared['@jupyterlab/launcher'] && view.launcherPlugin(Widget, (await sharedModule('@jupyterlab/launcher')).ILauncher);
+    return tile ? [plugin, tile] : plugin;
   }
 
   window._JUPYTERLAB = window._JUPYTERLAB || {};

@@ -1,0 +1,357 @@
+// The page of one job: `jobPage(main, {api, id, home, jobUrl, frameUrl}) -> feed`. Head, tabs with the whole log,
+// outputs, files, attempts and code, and beside them what the job is. Parts are built anew only when they change.
+import { ask } from '../ask.js';
+import { STATE_WORDS, button, clock, h, newId, progressBar, span, stateMark, timeOfDay } from '../elements.js';
+import { artifactsSection, keptSection, valueSection } from '../kept.js';
+import { logPane } from '../log.js';
+import { outputsPane } from '../outputs.js';
+import { ServerFeed } from '../server.js';
+import { visibleName } from '../text.js';
+import { failureSection } from '../trace.js';
+import { faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, wordOf } from '../words.js';
+import { aboutJob } from './about.js';
+import { codeSection } from './code.js';
+import { sandboxed } from './sandbox.js';
+
+export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
+  const feed = new ServerFeed(api, { id, name: '\u2026' }).start();
+  const panelId = newId('panel');
+  const renderOutput = sandboxed(frameUrl);
+  let shownId = id;
+  let lines = null; // the log that the panes below belong to
+  let panes = {};
+  let history = { attempts: [], chain: [] };
+  let historyKey = null;
+  let chosen = location.hash.slice(1) || null; // the tab that the reader asked for
+  let current = null;
+  let settled = false; // whether `current` was chosen when it was known how the job stands
+  let frame = 0;
+
+  const crumb = h('p', { class: 'zb-crumb' });
+  const title = h('h1');
+  const line = h('div', { class: 'zb-line' });
+  const notice = h('div', { class: 'zb-notice', role: 'note', hidden: true });
+  const tabs = h('div', { class: 'zb-tabs', role: 'tablist', 'aria-label': 'Job', onkeydown: moveTab });
+  const panel = h('div', { class: 'zb-panel', role: 'tabpanel', id: panelId, tabindex: -1 });
+  const aside = h('aside', { 'aria-label': 'About this job' });
+  const status = h('span', { class: 'zb-vh', role: 'status' });
+  main.append(
+    h('header', { class: 'zb-jobhead' }, crumb, title, line, tabs),
+    notice,
+    h('div', { class: 'zb-split' }, panel, aside),
+    status,
+  );
+  main.classList.add('zb-jobpage');
+
+  // Each tab: its name, whether there is something in it, what to count, and how it is built; a pane keeps its state.
+  const TABS = [
+    { key: 'error', name: 'Error', when: () => failureOf(feed), make: () => failureSection(failureOf(feed)) },
+    { key: 'log', name: 'Log', when: () => true, count: () => feed.log.end, pane: () => [panes.log] },
+    {
+      key: 'outputs',
+      name: 'Outputs',
+      when: () => feed.displays.length || feed.values.length || feed.job.output != null || feed.job.variables?.length,
+      count: () => feed.displays.length + (feed.values.length || Number(feed.job.output != null)),
+      pane: () => [panes.outputs, panes.value],
+      make: () => [
+        !feed.values.length && feed.job.output != null && valueSection(feed.job.output),
+        feed.job.variables?.length > 0 &&
+          keptSection({ title: 'Variables kept with the job', variables: feed.job.variables, reference: null }),
+      ],
+    },
+    {
+      key: 'artifacts',
+      name: 'Artifacts',
+      when: () => feed.job.artifacts?.length,
+      count: () => feed.job.artifacts.length,
+      make: () =>
+        artifactsSection({
+          artifacts: feed.job.artifacts,
+          urls: feed.job.artifacts.map((each) => feed.artifactUrl(each.name)),
+        }),
+    },
+    {
+      key: 'attempts',
+      name: 'Attempts',
+      when: () => history.attempts.length || history.chain.length > 1,
+      count: () => history.attempts.length,
+      make: () => [attemptsSection(), chainSection()],
+    },
+    { key: 'code', name: 'Code', when: () => feed.loaded, make: () => codeSection(feed.job.spec) },
+  ];
+  let panelKey = null;
+  let tabsKey = null;
+
+  const name = () => visibleName(feed.job.name);
+  const setText = (node, text) => {
+    if (node.textContent !== text) node.textContent = text;
+  };
+
+  // ---- head
+  let headKey = null;
+  function buildHead() {
+    const face = faceOf(feed);
+    const held = title.contains(document.activeElement);
+    crumb.replaceChildren(h('a', { href: home }, 'Jobs'), ' / ', h('bdi', {}, name()));
+    title.replaceChildren(h('bdi', {}, name()), stateMark(face, wordOf(feed)), h('span', { class: 'zb-acts' }, acts()));
+    if (held) title.querySelector('button:not([disabled])')?.focus({ preventScroll: true });
+    document.title = `${STATE_WORDS[face]}: ${name()}`;
+    if (status.dataset.face && status.dataset.face !== face) status.textContent = `${name()}: ${STATE_WORDS[face]}`;
+    status.dataset.face = face;
+  }
+  function acts() {
+    if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
+    if (!feed.canAct) return null;
+    if (feed.canceling) return button('Canceling\u2026', { disabled: true });
+    if (!feed.ended) return button('Cancel', { onclick: () => feed.act('cancel') });
+    const failed = feed.job.state === 'failed';
+    return button(failed ? 'Retry' : 'Run again', {
+      class: failed ? 'zb-btn-main' : '',
+      disabled: feed.acting != null,
+      onclick: () => feed.act(failed ? 'retry' : 'run_again'),
+    });
+  }
+  let bar = null;
+  const percent = h('b');
+  const note = h('span');
+  const elapsed = h('b');
+  const beside = h('span');
+  const attempt = h('b');
+  const place = h('b');
+  const owner = h('b');
+  const parts = [
+    h('span', {}, percent, ' ', note),
+    h('span', {}, elapsed, ' ', beside),
+    h('span', {}, 'attempt ', attempt),
+    h('span', {}, 'on ', place),
+    h('span', {}, 'owner ', owner),
+  ];
+  line.append(...parts);
+  function patchLine() {
+    const { job } = feed;
+    const done = fractionOf(feed);
+    line.dataset.state = faceOf(feed);
+    if ((done == null) !== (bar == null)) {
+      bar?.remove();
+      bar = done == null ? null : progressBar(`Progress of ${name()}`, faceOf(feed) === 'reconnecting');
+      if (bar) line.prepend(bar);
+    }
+    if (bar) {
+      const value = Math.round(done * 100);
+      bar.firstChild.style.setProperty('--p', done);
+      bar.setAttribute('aria-valuenow', value);
+    }
+    setText(percent, done == null ? '' : `${Math.round(done * 100)}%`);
+    setText(note, noteOf(feed, true));
+    const [ran, rest] = timesOf(feed);
+    setText(elapsed, ran);
+    setText(beside, rest);
+    setText(attempt, `${job.attempt} of ${Math.max(job.attempt, (job.spec.max_retries ?? 0) + 1 + (job.losses ?? 0))}`);
+    setText(place, job.worker_id ?? '');
+    setText(owner, job.owner ?? '');
+    const has = [percent.textContent || note.textContent, ran, job.attempt, job.worker_id, job.owner];
+    parts.forEach((part, i) => (part.hidden = !has[i]));
+  }
+
+  // ---- tabs
+  function refreshTabs() {
+    const there = TABS.filter(({ when }) => when());
+    const key = JSON.stringify(there.map(({ key: each, count }) => [each, count?.()]));
+    const asked = there.find((tab) => tab.key === chosen) ?? (settled && there.find((tab) => tab === current));
+    const tab = asked || (feed.loaded ? there[0] : there.find((each) => each.key === 'log'));
+    settled = feed.loaded;
+    if (key !== tabsKey || tab !== current) {
+      tabsKey = key;
+      const held = tabs.contains(document.activeElement);
+      tabs.replaceChildren(
+        ...there.map((each) =>
+          h(
+            'button',
+            {
+              type: 'button',
+              role: 'tab',
+              id: `${panelId}-${each.key}`,
+              'data-tab': each.key,
+              'aria-controls': panelId,
+              'aria-selected': each === tab,
+              tabindex: each === tab ? 0 : -1,
+              onclick: () => choose(each.key),
+            },
+            each.name,
+            each.count && h('small', {}, each.count().toLocaleString('en')),
+          ),
+        ),
+      );
+      if (held) tabs.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
+    }
+    if (tab !== current) {
+      current = tab;
+      panelKey = null;
+      panel.setAttribute('aria-labelledby', `${panelId}-${tab.key}`);
+    }
+  }
+  function choose(key) {
+    chosen = key;
+    window.history.replaceState(null, '', `#${key}`);
+    refresh();
+  }
+  function moveTab(event) {
+    const all = [...tabs.children];
+    const at = all.indexOf(document.activeElement);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
+    if (to == null || at < 0) return;
+    event.preventDefault();
+    choose(all[(to + all.length) % all.length].dataset.tab);
+  }
+
+  // ---- panel
+  function makePanes() {
+    Object.values(panes).forEach((pane) => pane.dispose());
+    lines = feed.log;
+    panes = {
+      log: logPane(feed, { page: true }),
+      outputs: outputsPane(`Outputs of ${name()}`, null, () => feed.displays, renderOutput),
+      value: outputsPane(`Value of ${name()}`, 'Value', () => feed.values, renderOutput),
+    };
+    panelKey = null;
+  }
+  function refreshPanel() {
+    if (lines !== feed.log) makePanes();
+    const { key, pane, make } = current;
+    const live = (pane?.() ?? []).filter((each) => each !== panes.value || feed.values.length);
+    const { error, output, variables, artifacts } = feed.job;
+    const now = JSON.stringify([key, live.length, make && [error, output, variables, artifacts, feed.connection, history, feed.loaded]]);
+    if (now !== panelKey) {
+      panelKey = now;
+      panel.replaceChildren(...[live.map(({ el }) => el), make?.()].flat(2).filter(Boolean));
+    }
+    for (const each of live) each.sync();
+  }
+
+  function attemptsSection() {
+    const { attempts } = history;
+    const all = Math.max(attempts.at(-1)?.attempt ?? 0, (feed.job.spec.max_retries ?? 0) + 1 + (feed.job.losses ?? 0));
+    const next = (triesOf(feed) ?? []).find(({ state }) => state === 'retrying');
+    if (!attempts.length) return null;
+    return h(
+      'div',
+      { class: 'zb-sec' },
+      table(
+        'Attempts',
+        ['Attempt', 'State', 'Worker', 'Started', 'Ran', 'How it ended'],
+        [
+          next && [`${feed.job.attempt + 1} of ${all}`, stateMark('retrying', 'Next'), '', '', '', next.note],
+          ...attempts.toReversed().map((one) => {
+            const from = one.started_at ? Date.parse(one.started_at) : null;
+            const to = one.finished_at ? Date.parse(one.finished_at) : feed.now;
+            const code = one.exit_code != null && one.state !== 'succeeded' ? `Exit code ${one.exit_code}. ` : '';
+            return [
+              `${one.attempt} of ${all}`,
+              one.state === 'lost' ? stateMark('reconnecting', 'Lost') : stateMark(one.state, STATE_WORDS[one.state]),
+              visibleName(one.worker_id ?? ''),
+              from == null ? '' : timeOfDay(from),
+              from == null ? '' : to - from < 10_000 ? span((to - from) / 1000) : clock((to - from) / 1000),
+              h('span', { class: 'zb-mute' }, one.state === 'running' ? 'running' : `${(one.reason ?? '').includes('code') ? '' : code}${one.reason ?? ''}`),
+            ];
+          }),
+        ].filter(Boolean),
+      ),
+    );
+  }
+  function chainSection() {
+    const { chain } = history;
+    if (chain.length < 2) return null;
+    return h(
+      'div',
+      { class: 'zb-sec' },
+      h('div', { class: 'zb-h' }, 'Tried again by hand ', h('span', { class: 'zb-mute' }, 'each a job of its own, the same code and inputs')),
+      table(
+        'Jobs of this chain',
+        ['Job', 'State', 'Submitted', 'By', 'Reason'],
+        chain.map((job) => [
+          job.id === feed.job.id
+            ? h('b', {}, 'this job')
+            : h('a', { href: jobUrl(job.id), class: 'zb-mono' }, `${job.id.slice(0, 13)}\u2026`),
+          stateMark(job.state, STATE_WORDS[job.state]),
+          timeOfDay(Date.parse(job.created_at)),
+          visibleName(job.owner),
+          h('span', { class: 'zb-mute' }, visibleName(job.reason ?? '')),
+        ]),
+      ),
+    );
+  }
+  const table = (label, heads, rows) =>
+    h(
+      'div',
+      { class: 'zb-scroll', tabindex: 0, role: 'group', 'aria-label': label },
+      h(
+        'table',
+        { class: 'zb-plain' },
+        h('thead', {}, h('tr', {}, heads.map((each) => h('th', { scope: 'col' }, each)))),
+        h('tbody', {}, rows.map((cells) => h('tr', {}, cells.map((each) => h('td', {}, each))))),
+      ),
+    );
+
+  async function readHistory() {
+    const { job } = feed;
+    const key = JSON.stringify([job.id, job.attempt, job.state, feed.connection]);
+    if (!feed.loaded || key === historyKey || feed.connection !== 'live') return;
+    historyKey = key;
+    try {
+      const [found] = await ask(`${api}jobs/${job.id}/attempts`);
+      if (historyKey !== key) return;
+      history = found;
+      schedule();
+    } catch {
+      // The next change of the job, or the next connection, asks again.
+    }
+  }
+
+  // ---- when
+  let asideKey = null;
+  function refresh() {
+    frame = 0;
+    const { job } = feed;
+    if (job.id !== shownId) {
+      // A Retry shows the new job, and the address is its own.
+      shownId = job.id;
+      chosen = null;
+      current = null;
+      history = { attempts: [], chain: [] };
+      window.history.pushState(null, '', jobUrl(job.id));
+    }
+    const key = JSON.stringify([faceOf(feed), wordOf(feed), job.id, job.name, feed.connection, feed.canceling, feed.acting]);
+    if (key !== headKey) {
+      headKey = key;
+      buildHead();
+    }
+    patchLine();
+    const said = noticeOf(feed);
+    setText(notice, said);
+    notice.hidden = !said;
+    notice.dataset.state = faceOf(feed);
+    refreshTabs();
+    refreshPanel();
+    const { progress, ...rest } = job;
+    const about = JSON.stringify([rest, feed.loaded]);
+    if (about !== asideKey) {
+      asideKey = about;
+      const top = aside.scrollTop;
+      aside.replaceChildren(...aboutJob(feed, jobUrl));
+      aside.scrollTop = top;
+    }
+    void readHistory();
+  }
+  const schedule = () => {
+    frame ||= requestAnimationFrame(refresh);
+  };
+  feed.on(schedule);
+  setInterval(() => {
+    if (!feed.ended || feed.connection === 'reconnecting') schedule();
+  }, 1000);
+  addEventListener('popstate', () => {
+    if (location.pathname !== jobUrl(feed.job.id)) location.reload();
+  });
+  refresh();
+  return feed;
+}

@@ -1,0 +1,376 @@
+// The dashboard: `renderDashboard(el, feed, {jobUrl, target, keysOn}) -> dispose`. Numbers and charts, workers with
+// what ran on them, filters, acts on many jobs, and the table. It reads the feed and asks it to act.
+import { STATE_WORDS, button, bytes, clock, h, plural, stateMark, timeOfDay } from '../elements.js';
+import { bars, lines } from './charts.js';
+import { lanes } from './lanes.js';
+import { canCancel, canRetry, grouped, groupings, sorted, wanted } from './rows.js';
+import { jobsTable } from './table.js';
+
+const STATES = ['running', 'pending', 'retrying', 'succeeded', 'failed', 'canceled'];
+const ORDER_MS = 400; // rows are put in order at most so often while events come
+const LANES_MS = 5_000;
+const FIND_MS = 300;
+const RATE_MINUTES = 6;
+
+export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el } = {}) {
+  const chosen = new Set();
+  const folds = new Set(); // groups that are open
+  const filter = { state: '', owner: '', q: '' };
+  let sort = ['created', -1];
+  let group = '';
+  let order = []; // rows that pass the filter
+  let orderKey = null;
+  let orderedAt = 0;
+  let overview = null;
+  let lanesAt = -Infinity;
+  let frame = 0;
+  let later = null;
+  let findLater = null;
+
+  const strip = h('div', { class: 'zb-strip', role: 'group', 'aria-label': 'Now' });
+  const lanesBox = h('div');
+  const pane = h(
+    'section',
+    { class: 'zb-pane', 'aria-label': 'Workers' },
+    h('header', {}, h('h2', { class: 'zb-h' }, 'Workers'), h('span', { class: 'zb-mute zb-small' }, 'one row a slot, last hour')),
+    lanesBox,
+  );
+  const notice = h('div', { class: 'zb-notice', role: 'alert', hidden: true });
+  const seg = h('div', { class: 'zb-seg', role: 'group', 'aria-label': 'State' });
+  const search = h('input', {
+    class: 'zb-input',
+    type: 'search',
+    placeholder: 'Name, reason, tag',
+    'aria-label': 'Filter jobs',
+    oninput: () => refilter({ q: search.value.trim().toLowerCase() }),
+    onkeydown: (event) => {
+      if (event.key !== 'Escape') return;
+      search.value = '';
+      refilter({ q: '' });
+      table.move(0);
+    },
+  });
+  const owners = h('select', { class: 'zb-input', 'aria-label': 'Owner', onchange: () => refilter({ owner: owners.value }) });
+  const groups = h('select', {
+    class: 'zb-input',
+    'aria-label': 'Group by',
+    onchange: () => {
+      group = groups.value;
+      refresh();
+    },
+  });
+  const bulk = h('div', { class: 'zb-bulk', role: 'region', 'aria-label': 'Selected jobs', hidden: true });
+  const foot = h('span');
+  const empty = h('p', { class: 'zb-empty zb-mute', hidden: true });
+  const status = h('span', { class: 'zb-vh', role: 'status' });
+  const table = jobsTable({
+    jobUrl,
+    target,
+    chosen,
+    now: () => feed.now,
+    onSort: (key) => {
+      sort = [key, sort[0] === key ? -sort[1] : key === 'created' || key === 'elapsed' || key === 'progress' ? -1 : 1];
+      refresh();
+    },
+    onChoose: choose,
+    onChooseAll: (on) => choose(order, on),
+    onFold: (name) => {
+      if (!folds.delete(name)) folds.add(name);
+      refresh();
+    },
+  });
+
+  strip.hidden = pane.hidden = true; // until there are numbers
+  el.classList.add('zb', 'zb-page');
+  el.replaceChildren(
+    h('h1', { class: 'zb-vh' }, 'Jobs'),
+    strip,
+    pane,
+    notice,
+    h('div', { class: 'zb-filters' }, seg, h('span', { class: 'zb-gap' }), search, owners, groups),
+    bulk,
+    table.el,
+    empty,
+    h(
+      'div',
+      { class: 'zb-end' },
+      foot,
+      h('span', { class: 'zb-gap' }),
+      h('span', { class: 'zb-wide' }, key('/'), ' filter ', key('j'), ' ', key('k'), ' move ', key('x'), ' select ', key('Enter'), ' open'),
+    ),
+    status,
+  );
+
+  function key(name) {
+    return h('kbd', {}, name);
+  }
+  function choose(rows, on) {
+    for (const { id } of rows) {
+      if (on) chosen.add(id);
+      else chosen.delete(id);
+    }
+    refresh();
+  }
+  function refilter(change) {
+    Object.assign(filter, change);
+    table.el.scrollTop = 0;
+    refresh();
+    status.textContent = `${plural(order.length, 'job')} shown`;
+    clearTimeout(findLater);
+    findLater = setTimeout(() => void feed.find(filter), FIND_MS);
+  }
+
+  // ---- numbers and charts
+  function number(state, label, big, sub, onclick) {
+    return h(
+      'button',
+      { type: 'button', class: 'zb-stat', onclick },
+      h('span', { class: 'zb-mute zb-small' }, label),
+      h('span', { class: 'zb-big', 'data-state': state }, state && stateMark(state, '').firstChild, big),
+      h('span', { class: 'zb-mute zb-small zb-cut', title: sub }, sub),
+    );
+  }
+  function buildStrip() {
+    const { counts } = feed;
+    const { minutes, workers, storage } = overview;
+    const silent = workers.filter(({ seen_at: seen }) => overview.now - seen > 45).length;
+    const slots = workers.reduce((sum, worker) => sum + worker.slots, 0);
+    const running = counts.running ?? 0;
+    const queued = (counts.pending ?? 0) + (counts.retrying ?? 0);
+    const oldest = overview.oldest_pending_at;
+    const rows = [...feed.rows.values()].filter(({ state }) => state === 'running');
+    const quiet = rows.filter(({ progress }) => progress?.fraction == null).length;
+    const many = (n) => n.toLocaleString('en');
+    const recent = minutes.ended.slice(-RATE_MINUTES);
+    const begun = (overview.now - minutes.first_at) / 60 - minutes.ended.length + 1; // part of the last minute
+    const rate = recent.reduce((a, b) => a + b, 0) / (recent.length - 1 + begun);
+    const shown = rate >= 10 || rate === 0 ? Math.round(rate) : rate.toFixed(1);
+    const lastOf = (values) => values.findLast((value) => value != null);
+    const median = lastOf(minutes.wait_p50_secs);
+    const slow = lastOf(minutes.wait_p95_secs);
+    const titleOf = (i) => `${timeOfDay((minutes.first_at + 60 * i) * 1000, false)}: ${minutes.ended[i]} ended, ${minutes.failed[i]} failed`;
+    const place = document.activeElement?.closest?.('.zb-strip') === strip ? [...strip.children].indexOf(document.activeElement) : -1;
+    strip.replaceChildren(
+      number('running', 'Running', many(running), quiet ? `${many(quiet)} without progress` : ' ', () => pick('running')),
+      number('pending', 'Queued', many(queued), oldest ? `oldest waits ${clock(overview.now - Date.parse(oldest) / 1000)}` : 'nothing waits', () => pick('pending')),
+      number('failed', 'Failed', many(overview.failed_last_day), 'in 24 hours', () => pick('failed')),
+      number(
+        '',
+        'Slots free',
+        [many(Math.max(0, slots - running)), h('small', {}, `of ${many(slots)}`)],
+        `${plural(workers.length, 'worker')}${silent ? `, ${silent} quiet` : ''}; ${bytes(storage.database_bytes + storage.artifact_bytes)} stored`,
+        () => pane.scrollIntoView({ block: 'start' }),
+      ),
+      h(
+        'div',
+        { class: 'zb-stat zb-chart' },
+        h(
+          'div',
+          {},
+          h('span', { class: 'zb-mute zb-small' }, 'Throughput'),
+          h('div', { class: 'zb-big' }, shown, h('small', {}, 'a minute')),
+          h('span', { class: 'zb-mute zb-small' }, `last ${minutes.ended.length} min`),
+        ),
+        bars(`Jobs ended each minute over ${minutes.ended.length} minutes, now about ${shown}`, minutes.ended, minutes.failed, minutes.ended.map((_, i) => titleOf(i))),
+      ),
+      h(
+        'div',
+        { class: 'zb-stat zb-chart' },
+        h(
+          'div',
+          {},
+          h('span', { class: 'zb-mute zb-small' }, 'Wait'),
+          h('div', { class: 'zb-big' }, median == null ? '–' : secs(median), h('small', {}, h('i', { class: 'zb-swatch' }), 'median')),
+          h('span', { class: 'zb-mute zb-small' }, h('i', { class: 'zb-swatch zb-swatch-2' }), slow == null ? '95 in 100' : `95 in 100 under ${secs(slow)}`),
+        ),
+        lines(`Waiting time over ${minutes.ended.length} minutes, median and 95th percentile`, minutes.wait_p50_secs, minutes.wait_p95_secs),
+      ),
+    );
+    if (place >= 0) strip.children[place]?.focus({ preventScroll: true });
+  }
+  const secs = (value) => (value < 0.95 ? `${value.toFixed(2)} s` : value < 60 ? `${value.toFixed(value < 9.5 ? 1 : 0)} s` : clock(value));
+  function pick(state) {
+    refilter({ state: filter.state === state ? '' : state });
+  }
+
+  // ---- filters and acts
+  let segKey = null;
+  function buildFilters() {
+    const now = JSON.stringify([feed.counts, filter.state]);
+    if (now !== segKey) {
+      segKey = now;
+      const held = seg.contains(document.activeElement) ? document.activeElement.dataset.pick : null;
+      const choice = (state, label, count) =>
+        h(
+          'button',
+          { type: 'button', class: 'zb-btn', 'data-pick': state, 'data-state': state, 'aria-pressed': filter.state === state, onclick: () => refilter({ state }) },
+          state && stateMark(state, '').firstChild,
+          label,
+          h('span', {}, (count ?? 0).toLocaleString('en')),
+        );
+      seg.replaceChildren(choice('', 'All', feed.total), ...STATES.map((state) => choice(state, STATE_WORDS[state], feed.counts[state])));
+      if (held != null) seg.querySelector(`[data-pick="${held}"]`)?.focus({ preventScroll: true });
+    }
+  }
+  let optionsKey = null;
+  function buildOptions() {
+    const found = [...new Set([...feed.rows.values()].map(({ owner }) => owner))].sort();
+    const ways = groupings(feed.rows.values());
+    const now = JSON.stringify([found, ways]);
+    if (now === optionsKey) return;
+    optionsKey = now;
+    const fill = (select, pairs, value) => {
+      select.replaceChildren(...pairs.map(([each, label]) => h('option', { value: each, selected: each === value }, label)));
+      select.value = value;
+    };
+    fill(owners, [['', 'Any owner'], ...found.map((name) => [name, name])], filter.owner);
+    owners.hidden = found.length < 2 && !filter.owner;
+    fill(groups, ways, group);
+  }
+  let bulkKey = null;
+  function buildBulk() {
+    const rows = [...chosen].map((id) => feed.rows.get(id)).filter(Boolean);
+    const cancel = rows.filter(canCancel).map(({ id }) => id);
+    const retry = rows.filter(canRetry).map(({ id }) => id);
+    const now = JSON.stringify([rows.length, cancel.length, retry.length, feed.acting, feed.connection]);
+    if (now === bulkKey) return;
+    bulkKey = now;
+    bulk.hidden = !rows.length;
+    const held = bulk.contains(document.activeElement);
+    const act = (verb, word, list) =>
+      list.length > 0 &&
+      button(`${word} ${list.length.toLocaleString('en')}`, {
+        disabled: feed.acting != null || feed.connection !== 'live',
+        onclick: () => void feed.act(verb, list),
+      });
+    bulk.replaceChildren(
+      h('b', {}, `${rows.length.toLocaleString('en')} selected`),
+      ...[act('cancel', 'Cancel', cancel), act('retry', 'Retry', retry)].filter(Boolean),
+      h('span', { class: 'zb-gap' }),
+      button('Clear', {
+        class: 'zb-btn-bare',
+        onclick: () => {
+          chosen.clear();
+          refresh();
+        },
+      }),
+    );
+    if (held && !bulk.hidden) bulk.querySelector('button:not([disabled])')?.focus({ preventScroll: true });
+  }
+
+  // ---- the table
+  function putInOrder() {
+    orderedAt = performance.now();
+    orderKey = feed.version;
+    order = sorted([...feed.rows.values()].filter(wanted(filter)), sort, feed.now);
+  }
+  function itemsOf() {
+    if (!group) return order;
+    return grouped(order, group).flatMap((one) => {
+      const open = folds.has(one.group);
+      return [{ ...one, open }, ...(open ? one.rows : [])];
+    });
+  }
+  function buildTable() {
+    const picked = order.filter(({ id }) => chosen.has(id)).length;
+    table.show(itemsOf(), { sort, allChosen: picked > 0 && picked === order.length, someChosen: picked > 0 });
+    const here = feed.rows.size.toLocaleString('en');
+    const total = Math.max(feed.total, feed.rows.size).toLocaleString('en');
+    foot.textContent = !feed.rows.size && !feed.complete
+      ? ''
+      : feed.loading
+      ? `${here} of ${total} here, more come`
+      : feed.complete
+        ? `${plural(feed.rows.size, 'job')}`
+        : `Newest ${here} of ${total}; a state or a name finds older ones`;
+    empty.hidden = order.length > 0 || (!feed.rows.size && !feed.complete);
+    empty.textContent = feed.rows.size ? 'No job fits this filter.' : 'No jobs yet. Put %%zbrain on top of a cell, or `zbrain run --` before a command.';
+  }
+
+  function noticeText() {
+    if (feed.problem) return feed.problem;
+    if (feed.connection === 'saved') return `This page cannot reach the server. The newest jobs as of ${timeOfDay(feed.savedAt * 1000)} are shown.`;
+    if (feed.connection !== 'reconnecting') return '';
+    const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
+    const since = feed.heardAt ? ` since ${timeOfDay(feed.heardAt)}` : '';
+    const said = feed.refusal ? `The server answers: ${feed.refusal}` : `No connection to the server${since}. Jobs go on; what is shown may be old.`;
+    return `${said} ${left > 0 ? `Next try in ${left} s.` : 'Trying now.'}`;
+  }
+
+  /** All that the feed says; while events pour in, rows are put in order only now and then. */
+  function update() {
+    frame = 0;
+    const text = noticeText();
+    if (notice.textContent !== text) notice.textContent = text;
+    notice.hidden = !text;
+    el.dataset.connection = feed.connection;
+    buildFilters();
+    if (feed.overview && feed.overview !== overview) {
+      overview = feed.overview;
+      strip.hidden = false;
+      buildStrip();
+    }
+    const wait = orderedAt + ORDER_MS - performance.now();
+    if (orderKey !== feed.version && wait > 0) {
+      later ??= setTimeout(() => {
+        later = null;
+        schedule();
+      }, wait);
+      return;
+    }
+    if (orderKey !== feed.version) {
+      putInOrder();
+      buildOptions();
+    }
+    buildTable();
+    buildBulk();
+    // Under the pointer they stay, or what it points at would move away.
+    if (overview && feed.rows.size && performance.now() - lanesAt > LANES_MS && !lanesBox.matches(':hover')) {
+      lanesAt = performance.now();
+      lanesBox.replaceChildren(lanes({ rows: feed.rows, overview, now: feed.now, jobUrl, target }));
+      pane.hidden = !lanesBox.querySelector('.zb-track');
+    }
+  }
+  /** What a person did shows at once. */
+  function refresh() {
+    putInOrder();
+    update();
+  }
+  function schedule() {
+    frame ||= requestAnimationFrame(update);
+  }
+
+  function onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    const field = event.target.closest?.('input:not([type="checkbox"]), select, textarea');
+    if (field) return;
+    if (event.key === '/') search.focus();
+    else if (event.key === 'j' || event.key === 'k') table.move(event.key === 'j' ? 1 : -1);
+    else if (event.key === 'x' && table.active) {
+      const { active } = table;
+      const rows = active.group == null ? [active] : active.rows;
+      choose(rows, !rows.every(({ id }) => chosen.has(id)));
+    } else return;
+    event.preventDefault();
+  }
+  keysOn.addEventListener('keydown', onKey);
+
+  const off = feed.on(schedule);
+  const clockwork = setInterval(() => {
+    if (!document.hidden) schedule();
+    table.schedule();
+  }, 1000);
+  update();
+
+  return () => {
+    off();
+    clearInterval(clockwork);
+    clearTimeout(later);
+    clearTimeout(findLater);
+    cancelAnimationFrame(frame);
+    frame = -1;
+    keysOn.removeEventListener('keydown', onKey);
+    table.dispose();
+    el.replaceChildren();
+  };
+}

@@ -1,0 +1,104 @@
+"""The face that overviews see: how many jobs an org has in each state, how the last minutes went, what is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import time
+from collections import Counter
+
+import msgspec
+
+from zbrain_nb.model.job import JobState
+from zbrain_nb.queue.core import QueueCore
+from zbrain_nb.queue.jobside import FOLD_BEFORE_LIST
+from zbrain_nb.store import overviews
+from zbrain_nb.store.artifacts import Usage
+
+#: How far back the series of an overview go.
+MINUTES = 40
+#: The artifact store is walked through at most so often, and for at most this part of the time.
+USAGE_SECS, USAGE_SHARE = 60.0, 0.05
+
+
+class Overview(msgspec.Struct, kw_only=True):
+    """What stands above the table of an org's jobs.
+
+    Attributes
+    ----------
+    org_id : str
+        Which org.
+    orgs : list of str
+        All that have jobs.
+    states : dict of JobState to int
+        Jobs by state, all of them.
+    oldest_pending_at : datetime or None
+        When the job that waits longest was submitted.
+    failed_last_day : int
+        Jobs that failed in the last 24 hours.
+    minutes : Minutes
+        How the last `MINUTES` minutes went.
+    event_seq : int
+        Events behind it change `states`.
+    now : float
+        The queue's clock, seconds since the epoch.
+    """
+
+    org_id: str
+    orgs: list[str]
+    states: dict[JobState, int]
+    oldest_pending_at: dt.datetime | None
+    failed_last_day: int
+    minutes: overviews.Minutes
+    event_seq: int
+    now: float
+
+
+class OverviewSide(QueueCore):
+    """Methods about all jobs of an org, and about the store."""
+
+    _usage: Usage | None = None
+    _usage_until = 0.0
+    _measuring: asyncio.Task[Usage] | None = None
+
+    async def overview(self, org_id: str | None = None) -> Overview:
+        """Return what stands above the table of an org's jobs; None is the default org."""
+        await self.open()
+        org = org_id or self.default_org_id
+        if len(self._index.unfolded) > FOLD_BEFORE_LIST:
+            await self._folder.fold()
+        seq, now = self._bus.published_seq, self._clock.time()
+        # Taken before the store is read: a row may be folded, and leave the memory, meanwhile.
+        moved = [job for job in self._index.unfolded.values() if job.org_id == org]
+        without = [job.id for job in moved]
+        states = Counter(await self.storage.read(overviews.count_states, org, without))
+        states.update(job.state.value for job in moved)
+        waiting = [job.created_at for job in moved if job.state is JobState.PENDING]
+        stored = await self.storage.read(overviews.oldest_pending, org, without)
+        if stored is not None:
+            waiting.append(stored)
+        return Overview(
+            org_id=org,
+            orgs=await self.storage.read(overviews.orgs),
+            states={state: states[state.value] for state in JobState},
+            oldest_pending_at=min(waiting, default=None),
+            failed_last_day=await self.storage.read(overviews.failed_since, org, now - overviews.DAY_SECS),
+            minutes=await self.storage.read(overviews.minutes, org, now, MINUTES),
+            event_seq=seq,
+            now=now,
+        )
+
+    async def artifact_usage(self) -> Usage:
+        """Return what the artifact store holds; measured in a thread, and only now and then."""
+        if self._usage is not None and time.monotonic() < self._usage_until:
+            return self._usage
+        if self._measuring is None or self._measuring.done():
+            self._measuring = asyncio.get_running_loop().create_task(self._measure())
+        return await asyncio.shield(self._measuring)
+
+    async def _measure(self) -> Usage:
+        begun = time.monotonic()
+        self._usage = await asyncio.to_thread(self.artifacts.usage)
+        ended = time.monotonic()
+        self._usage_until = ended + max(USAGE_SECS, (ended - begun) / USAGE_SHARE)
+        return self._usage

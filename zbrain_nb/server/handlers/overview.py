@@ -1,0 +1,37 @@
+"""What overviews read: ``GET overview``, which stands above the table of jobs, and how one job was tried."""
+
+from __future__ import annotations
+
+import msgspec
+
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.jobs import job_row
+
+
+class OverviewHandler(ApiHandler):
+    """``GET overview?org=``."""
+
+    async def get(self) -> None:
+        """Count the org's jobs, and say how the last minutes went, what is stored and which workers there are."""
+        overview = await self.queue.overview(self.get_query_argument("org", "") or None)
+        now = self.queue.measures()
+        usage = await self.queue.artifact_usage()
+        body = msgspec.to_builtins(overview)
+        body["workers"] = self.queue.workers()
+        body["storage"] = {
+            "database_bytes": now.database_bytes + now.wal_bytes,
+            "artifacts": usage.blobs,
+            "artifact_bytes": usage.size_bytes,
+            "free_bytes": usage.free_bytes,
+        }
+        self.reply(body)
+
+
+class AttemptsHandler(ApiHandler):
+    """``GET jobs/{id}/attempts``."""
+
+    async def get(self, job_id: str) -> None:
+        """Show the job's attempts, and the chain of jobs that Retry made before and after it."""
+        job = await self.job(job_id)
+        chain = await self.queue.retry_chain(job)
+        self.reply({"attempts": await self.queue.list_attempts(job.id), "chain": [job_row(each) for each in chain]})

@@ -1,0 +1,96 @@
+"""What an overview of an org's jobs shows, counted by the store: jobs by state, and how the last minutes went.
+
+Read from the jobs table, which shows what became of jobs a few seconds late; nothing is kept for it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+
+import duckdb
+import msgspec
+
+Cursor = duckdb.DuckDBPyConnection
+
+MINUTE_SECS = 60
+DAY_SECS = 86_400
+
+
+class Minutes(msgspec.Struct, kw_only=True):
+    """A number for each of the last whole minutes and the one that has begun, oldest first.
+
+    Attributes
+    ----------
+    first_at : float
+        When the first minute began, seconds since the epoch.
+    ended, failed : list of int
+        Jobs that ended, and those of them that failed.
+    wait_p50_secs, wait_p95_secs : list of float or None
+        How long jobs had waited that started in this minute: the median, and what 95 in 100 stayed below; None if
+        none started. A job that was tried more than once is not counted.
+    """
+
+    first_at: float
+    ended: list[int]
+    failed: list[int]
+    wait_p50_secs: list[float | None]
+    wait_p95_secs: list[float | None]
+
+
+def orgs(cursor: Cursor) -> list[str]:
+    """Return the orgs that have jobs, sorted."""
+    return [org for (org,) in cursor.execute("SELECT DISTINCT org_id FROM jobs ORDER BY org_id").fetchall()]
+
+
+def count_states(cursor: Cursor, org_id: str, without: Iterable[str]) -> dict[str, int]:
+    """Return how many jobs of the org are in each state, leaving out those whose rows are out of date."""
+    rows = cursor.execute(
+        "SELECT state, count(*) FROM jobs WHERE org_id = $1 AND id NOT IN (SELECT unnest($2::UUID[])) GROUP BY state",
+        [org_id, list(without)],
+    ).fetchall()
+    return dict(rows)
+
+
+def oldest_pending(cursor: Cursor, org_id: str, without: Iterable[str]) -> dt.datetime | None:
+    """Return when the oldest job that waits was submitted, leaving out those whose rows are out of date."""
+    row = cursor.execute(
+        "SELECT min(created_at) FROM jobs "
+        "WHERE org_id = $1 AND state = 'pending' AND id NOT IN (SELECT unnest($2::UUID[]))",
+        [org_id, list(without)],
+    ).fetchone()
+    return None if row is None or row[0] is None else row[0].replace(tzinfo=dt.UTC)
+
+
+def failed_since(cursor: Cursor, org_id: str, since: float) -> int:
+    """Return how many jobs of the org failed after `since`, seconds since the epoch."""
+    row = cursor.execute(
+        "SELECT count(*) FROM jobs WHERE org_id = ? AND state = 'failed' AND finished_at >= make_timestamp(?)",
+        [org_id, round(since * 1e6)],
+    ).fetchone()
+    return row[0] if row else 0
+
+
+def minutes(cursor: Cursor, org_id: str, now: float, count: int) -> Minutes:
+    """Return what happened to the org's jobs in the last `count` minutes, of which the last has just begun."""
+    first = (int(now) // MINUTE_SECS - count + 1) * MINUTE_SECS
+    ended, failed = [0] * count, [0] * count
+    medians: list[float | None] = [None] * count
+    slowest: list[float | None] = [None] * count
+    for place, total, bad in cursor.execute(
+        "SELECT (epoch_us(finished_at) // 1000000 - $2) // $3, count(*), count(*) FILTER (state = 'failed') FROM jobs "
+        "WHERE org_id = $1 AND finished_at >= make_timestamp($2::BIGINT * 1000000) GROUP BY 1",
+        [org_id, first, MINUTE_SECS],
+    ).fetchall():
+        if place < count:
+            ended[place], failed[place] = total, bad
+    for place, median, slow in cursor.execute(
+        "SELECT (epoch_us(started_at) // 1000000 - $2) // $3, "
+        "quantile_cont(epoch(started_at) - epoch(created_at), 0.5), "
+        "quantile_cont(epoch(started_at) - epoch(created_at), 0.95) FROM jobs "
+        "WHERE org_id = $1 AND attempt = 1 AND started_at >= make_timestamp($2::BIGINT * 1000000) GROUP BY 1",
+        [org_id, first, MINUTE_SECS],
+    ).fetchall():
+        if place < count:
+            medians[place], slowest[place] = max(0.0, median), max(0.0, slow)
+    return Minutes(first_at=float(first), ended=ended, failed=failed, wait_p50_secs=medians, wait_p95_secs=slowest)
