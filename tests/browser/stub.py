@@ -312,7 +312,9 @@ class _Jobs(RequestHandler):
                 stub.while_loading(part)
         elif part == "logs":
             start = int(self.get_argument("from_seq", "0"))
-            entries = log[start : start + int(self.get_argument("limit", "1000"))]
+            stream = self.get_argument("stream", "")
+            lines = log[start:] if not stream else [entry for entry in log[start:] if entry["stream"] == stream]
+            entries = lines[: int(self.get_argument("limit", "1000"))]
             self.finish({"entries": entries, "next_seq": entries[-1]["seq"] + 1 if entries else start})
         elif part == "outputs":
             if stub.while_loading:

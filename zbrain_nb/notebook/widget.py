@@ -27,6 +27,7 @@ _MODULES = (
     "words",
     "outputs",
     "kept",
+    "search",
     "log",
     "view",
     "jupyter",
