@@ -48,16 +48,20 @@ class RemoteKernel:
     def start(self) -> str:
         """Have it started if it is not there, and return its id."""
         body = {"path": self._name, "name": self._name, "type": "notebook", "kernel": {"name": "python3"}}
-        return str(self._post("api/sessions", json=body)["kernel"]["id"])
+        return str(self._ask("POST", "api/sessions", json=body)["kernel"]["id"])
 
     def restart(self) -> None:
-        """Restart it; one that is not there is started first."""
-        self._post(f"api/kernels/{self.start()}/restart")
+        """Restart it; one that has gone with its server is started."""
+        sessions = self._ask("GET", "api/sessions")
+        kernel = next((each["kernel"]["id"] for each in sessions if each["path"] == self._name), None)
+        if kernel is None:
+            self.start()
+        else:
+            self._ask("POST", f"api/kernels/{kernel}/restart")
 
-    def _post(self, route: str, **options: Any) -> Any:
-        answer = httpx.post(
-            f"{self._lab.url}{route}", headers=self._authorization, timeout=START_SECS, trust_env=False, **options
-        )
+    def _ask(self, method: str, route: str, **options: Any) -> Any:
+        url = f"{self._lab.url}{route}"
+        answer = httpx.request(method, url, headers=self._authorization, timeout=START_SECS, trust_env=False, **options)
         answer.raise_for_status()
         return answer.json()
 

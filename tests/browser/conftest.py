@@ -22,13 +22,13 @@ ARGS = [
 ]
 
 
-def _chromium() -> str | None:
+def chromium_path() -> str | None:
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")  # while it lives, an event loop runs in this thread: other tests need it gone
 def browser() -> Iterator[Browser]:
-    path = _chromium()
+    path = chromium_path()
     if path is None:
         message = "Chromium is missing: apt-get install chromium"
         if os.environ.get("CI"):

@@ -321,8 +321,11 @@ class _Jobs(RequestHandler):
                 stub.while_loading(part)
             self.finish({"outputs": stub.outputs[job_id], "event_seq": stub.outputs_seq.get(job_id, 0)})
         else:
+            content = stub.files.get(part.removeprefix("artifacts/"))
+            if content is None:
+                raise HTTPError(404)
             self.set_header("Content-Type", "application/octet-stream")
-            self.finish(stub.files[part.removeprefix("artifacts/")])
+            self.finish(content)
 
     def post(self, job_id: str, part: str | None) -> None:
         stub = self.stub

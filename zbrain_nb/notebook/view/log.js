@@ -4,7 +4,7 @@ import { Refused } from './ask.js';
 import { button, h, icon, iconButton, newId, plural, timeOfDay, toClipboard, twist } from './elements.js';
 import { isMark } from './lines.js';
 import { LogSearch } from './search.js';
-import { ansi, plainText } from './text.js';
+import { ansi, plainText, visibleName } from './text.js';
 
 const ROW = 18; // px, as in zbrain.css
 const SPARE = 16; // rows above and below those in sight
@@ -36,7 +36,7 @@ export function logPane(feed) {
       role: 'log',
       'aria-live': 'off',
       tabindex: 0,
-      'aria-label': `Log of ${feed.job.name}`,
+      'aria-label': `Log of ${visibleName(feed.job.name)}`,
     },
     canvas,
   );
