@@ -312,15 +312,20 @@ class _Jobs(RequestHandler):
                 stub.while_loading(part)
         elif part == "logs":
             start = int(self.get_argument("from_seq", "0"))
-            entries = log[start : start + int(self.get_argument("limit", "1000"))]
+            stream = self.get_argument("stream", "")
+            lines = log[start:] if not stream else [entry for entry in log[start:] if entry["stream"] == stream]
+            entries = lines[: int(self.get_argument("limit", "1000"))]
             self.finish({"entries": entries, "next_seq": entries[-1]["seq"] + 1 if entries else start})
         elif part == "outputs":
             if stub.while_loading:
                 stub.while_loading(part)
             self.finish({"outputs": stub.outputs[job_id], "event_seq": stub.outputs_seq.get(job_id, 0)})
         else:
+            content = stub.files.get(part.removeprefix("artifacts/"))
+            if content is None:
+                raise HTTPError(404)
             self.set_header("Content-Type", "application/octet-stream")
-            self.finish(stub.files[part.removeprefix("artifacts/")])
+            self.finish(content)
 
     def post(self, job_id: str, part: str | None) -> None:
         stub = self.stub

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import nbformat
 import pytest
+from nbconvert import HTMLExporter
 from playwright.sync_api import Locator, Page, expect
 
 from tests.conftest import end_everything
@@ -80,6 +84,12 @@ def test_view_survives_reload_and_kernel_restart_while_the_job_runs(lab: Lab, pa
     notebook.restart_kernel()
     expect(head(view)).to_have_text("Succeeded", timeout=30_000)
     expect(view.locator(".zb-logbar")).to_contain_text("40 lines")
+    # No kernel knows of it any more: the page itself puts the end into the notebook.
+    notebook.save_when(lambda saved: saved["state"] == "succeeded", lab, "survive.ipynb")
+    shown = exported(lab.folder / "survive.ipynb")
+    assert '<b style="color:#2e7d32">Succeeded</b> <b>count</b>' in shown
+    assert "line 1\n" in shown
+    assert "line 40" in shown
 
 
 def test_figure_and_value_are_seen_and_come_back_when_the_kernel_is_gone(lab: Lab, page: Page) -> None:
@@ -97,6 +107,35 @@ def test_figure_and_value_are_seen_and_come_back_when_the_kernel_is_gone(lab: La
     expect(head(view)).to_have_text("Succeeded", timeout=30_000)
     assert_whole(view)
     expect(page.get_by_text("model not found")).to_have_count(0)
+
+
+def exported(path: Path) -> str:
+    """Return a saved notebook as a reader of its HTML export sees it."""
+    html, _ = HTMLExporter().from_notebook_node(nbformat.read(path, as_version=4))
+    return str(html)
+
+
+@pytest.mark.slow
+def test_saved_notebook_is_whole_where_nobody_knows_the_job(lab: Lab, page: Page, tmp_path: Path) -> None:
+    lab.write_notebook("plot.ipynb", LOAD, PLOT)
+    notebook = lab.open(page, "plot.ipynb")
+    notebook.run_to_end(0)
+    notebook.run(1)
+    expect(head(notebook.view(1))).to_have_text("Succeeded", timeout=30_000)
+    notebook.save_when(lambda saved: saved["state"] == "succeeded" and "after" in str(saved["log"]), lab, "plot.ipynb")
+    page.goto("about:blank")
+    elsewhere = Lab(tmp_path / "notebooks", tmp_path / "data", app=lab.app)
+    shutil.copy(lab.folder / "plot.ipynb", elsewhere.folder)
+    elsewhere.start()
+    try:
+        view = elsewhere.open(page, "plot.ipynb", kernel=False).view(1)
+        expect(view.get_by_role("note")).to_contain_text("The server does not know this job.", timeout=20_000)
+        expect(head(view)).to_have_text("Succeeded")
+        assert_whole(view)
+        assert "image/png;base64" in exported(elsewhere.folder / "plot.ipynb")
+    finally:
+        elsewhere.stop()
+        end_everything(elsewhere.data)
 
 
 def assert_whole(view: Locator) -> None:

@@ -7,23 +7,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.browser.states import TRACE
 from tests.browser.stub import StubServer, utc
 
 pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror='window.pwned=1'><script>window.pwned=1</script>"
-TRACE = [
-    "\x1b[31m---------------------------------------------------------------------------\x1b[39m",
-    "\x1b[31mValueError\x1b[39m                                Traceback (most recent call last)",
-    "\x1b[36mCell\x1b[39m\x1b[36m \x1b[39m\x1b[32mIn[3]\x1b[39m\x1b[32m, line 7\x1b[39m\n"
-    "\x1b[32m      5\x1b[39m for xb, yb in loader:\n\x1b[32m      6\x1b[39m     logits = model(xb)\n"
-    "\x1b[32m----> \x1b[39m\x1b[32m7\x1b[39m     loss = F.cross_entropy(logits, yb)\n"
-    "\x1b[32m      8\x1b[39m     step()",
-    "\x1b[36mFile \x1b[39m\x1b[32m/env/lib/python3.11/site-packages/torch/nn/functional.py:3479\x1b[39m, in "
-    "\x1b[36mcross_entropy\x1b[39m\x1b[34m(x)\x1b[39m\n\x1b[32m   3478\x1b[39m a\n"
-    "\x1b[32m-> \x1b[39m\x1b[32m3479\x1b[39m return _C._nn.cross_entropy_loss(",
-    "\x1b[31mValueError\x1b[39m: Expected 128, got 96.",
-]
 
 
 def show(page: Page, stub: StubServer, **options: Any) -> Locator:

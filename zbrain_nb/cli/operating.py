@@ -1,4 +1,4 @@
-"""``zbrain serve``, ``worker``, ``dashboard``, ``backup``, ``doctor`` and ``stop``: what runs the queue, and keeps it well."""
+"""``zbrain serve``, ``worker``, ``dashboard``, ``backup``, ``doctor`` and ``stop``: what runs and keeps the queue."""
 
 from __future__ import annotations
 

@@ -6,4 +6,5 @@ export { nameOf } from './feed.js';
 export { GroupFeed } from './groupfeed.js';
 export { renderGroup } from './group.js';
 export { ServerFeed } from './server.js';
+export { bundleOf } from './summary.js';
 export { render } from './view.js';

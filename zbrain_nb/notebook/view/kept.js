@@ -1,6 +1,7 @@
 // What a job leaves: its value, variables, artifacts, and the reference by which code finds it again.
 import { bytes, copyButton, h, icon } from './elements.js';
 import { textOf } from './outputs.js';
+import { plainText, visibleName } from './text.js';
 
 const PICTURE = /\.(png|jpe?g|gif|webp)$/i;
 const TEXT = /\.(txt|log|md|csv|tsv|json|ya?ml|toml|py)$/i;
@@ -12,7 +13,7 @@ export const valueSection = (value) =>
     'div',
     { class: 'zb-sec' },
     h('div', { class: 'zb-h' }, 'Value'),
-    h('pre', { class: 'zb-value', tabindex: 0, role: 'group', 'aria-label': 'Value' }, textOf(value)),
+    h('pre', { class: 'zb-value', tabindex: 0, role: 'group', 'aria-label': 'Value' }, plainText(textOf(value))),
   );
 
 export const keptSection = ({ title, variables, reference }) =>
@@ -34,10 +35,10 @@ export const keptSection = ({ title, variables, reference }) =>
               h(
                 'tr',
                 {},
-                h('td', { class: 'zb-mono zb-cut', title: name }, h('b', {}, name)),
-                h('td', { class: 'zb-cut', title: summary || type }, summary || type),
+                h('td', { class: 'zb-mono zb-cut', title: visibleName(name) }, h('b', {}, visibleName(name))),
+                h('td', { class: 'zb-cut', title: plainText(summary || type) }, plainText(summary || type)),
                 h('td', { class: 'zb-mute' }, bytes(size)),
-                h('td', {}, copyButton(`job.vars["${name}"]`, `job.vars["${name}"]`, 'copy')),
+                h('td', {}, copyButton(`job.vars["${name}"]`, `job.vars["${visibleName(name)}"]`, 'copy')),
               ),
             ),
           ),
@@ -68,7 +69,7 @@ export const artifactsSection = ({ artifacts, urls }) =>
           h(
             'p',
             {},
-            h('b', { class: 'zb-cut', title: name }, name),
+            h('b', { class: 'zb-cut', title: visibleName(name) }, visibleName(name)),
             h('span', { class: 'zb-mute zb-size' }, bytes(size)),
             urls[i] &&
               h(
@@ -77,8 +78,8 @@ export const artifactsSection = ({ artifacts, urls }) =>
                   class: 'zb-btn zb-btn-bare zb-btn-icon',
                   href: urls[i],
                   download: name.split('/').at(-1),
-                  title: `Download ${name}`,
-                  'aria-label': `Download ${name}`,
+                  title: `Download ${visibleName(name)}`,
+                  'aria-label': `Download ${visibleName(name)}`,
                 },
                 icon('down'),
               ),
@@ -106,7 +107,7 @@ function preview(name, size, url) {
     .then(async (answer) => {
       if (!answer.ok) throw new Error(answer.statusText);
       const lines = (await answer.text()).slice(0, 1000).split('\n').slice(0, 5);
-      slot.append(TABLE.test(name) ? table(name, lines.slice(0, 4)) : h('pre', {}, lines.join('\n')));
+      slot.append(TABLE.test(name) ? table(name, lines.slice(0, 4)) : h('pre', {}, plainText(lines.join('\n'))));
     })
     .catch(() => slot.replaceChildren(none()));
   return slot;
@@ -114,7 +115,7 @@ function preview(name, size, url) {
 const table = (name, lines) =>
   h(
     'table',
-    { 'aria-label': `First rows of ${name}` },
+    { 'aria-label': `First rows of ${visibleName(name)}` },
     h(
       'tbody',
       {},
@@ -125,7 +126,7 @@ const table = (name, lines) =>
           line
             .split(/[,\t]/)
             .slice(0, 4)
-            .map((cell) => h('td', {}, cell.slice(0, 12))),
+            .map((cell) => h('td', {}, plainText(cell).slice(0, 12))),
         ),
       ),
     ),

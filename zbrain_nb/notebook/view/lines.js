@@ -4,7 +4,10 @@ const PAGE = 1000;
 const MAX_PAGES = 300;
 
 export class LogLines {
-  /** @param {?(from: number, limit: number) => Promise<object[]>} fetchLines null where no older lines can be had */
+  /**
+   * @param {?(from: number, limit: number, stream?: string) => Promise<object[]>} fetchLines
+   *   null where no older lines can be had
+   */
   constructor(fetchLines = null) {
     this.fetchLines = fetchLines;
     this.begin = 0;
@@ -55,19 +58,48 @@ export class LogLines {
     return this.held === this.end - this.begin;
   }
 
-  /** Lines `from` up to `to` (one page at most) that are here or can be fetched now; holes are undefined. */
+  /**
+   * Lines `from` up to `to` (one page at most) that are here or can be fetched now; holes are undefined.
+   * Rejects with what the fetching said.
+   */
   async read(from, to) {
     this.wanted = Math.floor(from / PAGE);
-    for (let seq = from; seq < to; seq += 1) {
-      if (this.get(seq)) continue;
-      await this.#ask(Math.floor(seq / PAGE));
-      break;
-    }
+    if (!this.#holds(from, to)) await this.#ask(this.wanted);
     return Array.from({ length: to - from }, (_, i) => this.get(from + i));
+  }
+
+  /** Lines of stderr from `from` on, a page at most, and how far they go; the server skips what lies between. */
+  async readStderr(from) {
+    const { end } = this;
+    const to = this.pageEnd(from);
+    if (!this.fetchLines || this.#holds(from, to)) {
+      return { entries: (await this.read(from, to)).filter((entry) => entry?.stream === 'stderr'), to };
+    }
+    const entries = await this.fetchLines(from, PAGE, 'stderr');
+    this.add(entries);
+    return { entries, to: entries.length < PAGE ? end : entries.at(-1).seq + 1 };
+  }
+
+  /** Where the first traceback stands; without one, the first line on stderr; null if there is neither. */
+  async firstError() {
+    let first = null;
+    for (let at = this.begin; at < (this.firstMark ?? this.end);) {
+      const { entries, to } = await this.readStderr(at);
+      first ??= entries[0]?.seq ?? null;
+      const mark = entries.find(isMark);
+      if (mark) return mark.seq;
+      at = to;
+    }
+    return this.firstMark ?? first;
   }
 
   pageEnd(seq) {
     return Math.min(this.end, (Math.floor(seq / PAGE) + 1) * PAGE);
+  }
+
+  #holds(from, to) {
+    for (let seq = from; seq < to; seq += 1) if (!this.get(seq)) return false;
+    return true;
   }
 
   #ask(index) {
@@ -76,7 +108,10 @@ export class LogLines {
     if (!promise) {
       promise = this.fetchLines(index * PAGE, PAGE).then(
         (entries) => this.add(entries),
-        () => this.asked.delete(index),
+        (error) => {
+          this.asked.delete(index);
+          throw error;
+        },
       );
       this.asked.set(index, promise);
     }

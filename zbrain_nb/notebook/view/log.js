@@ -1,22 +1,23 @@
 // The log of a job: only the rows in sight are in the page, so that its length costs nothing. It paints at most
 // once a frame, follows its tail until one scrolls up, and searches lines that are not loaded too.
+import { Refused } from './ask.js';
 import { button, h, icon, iconButton, newId, plural, timeOfDay, toClipboard, twist } from './elements.js';
 import { isMark } from './lines.js';
-import { ansi, plainText } from './text.js';
+import { LogSearch } from './search.js';
+import { ansi, plainText, visibleName } from './text.js';
 
 const ROW = 18; // px, as in zbrain.css
 const SPARE = 16; // rows above and below those in sight
 const MAX_ROWS = 900_000; // browsers limit the height of an element
 const REST_MS = 60;
 const NEAR_END = 8; // px
-const pause = () => new Promise((resolve) => setTimeout(resolve));
 
 /** @param {boolean} page whether it is a page of its own: it never folds, and each line says when it came */
 export function logPane(feed, { page = false } = {}) {
   const store = feed.log;
   const listId = newId('log');
   const shown = new Map();
-  const search = { query: '', hits: [], current: -1, stderr: [], at: 0, busy: false, turn: 0 };
+  const search = new LogSearch(store, goTo, schedule);
   let folded = null; // the reader's own choice, if any
   let foldByState = false;
   let only = false;
@@ -36,7 +37,7 @@ export function logPane(feed, { page = false } = {}) {
       role: 'log',
       'aria-live': 'off',
       tabindex: 0,
-      'aria-label': `Log of ${feed.job.name}`,
+      'aria-label': `Log of ${visibleName(feed.job.name)}`,
     },
     canvas,
   );
@@ -48,7 +49,7 @@ export function logPane(feed, { page = false } = {}) {
     'aria-label': 'Find in log',
     oninput: () => restart(),
     onkeydown: (event) => {
-      if (event.key === 'Enter') step(event.shiftKey ? -1 : 1);
+      if (event.key === 'Enter') search.step(event.shiftKey ? -1 : 1);
       else if (event.key === 'Escape' && find.value) {
         find.value = '';
         restart();
@@ -66,7 +67,9 @@ export function logPane(feed, { page = false } = {}) {
       restart();
     },
   });
-  const markButton = button('First error', { onclick: () => goTo(store.firstMark) });
+  const markButton = button('First error', {
+    onclick: () => withLines(async () => goTo(await store.firstError())),
+  });
   const followButton = button('Follow', {
     'aria-pressed': true,
     title: 'Stay at the newest line',
@@ -85,19 +88,31 @@ export function logPane(feed, { page = false } = {}) {
     },
   });
   const copyAll = iconButton('Copy the whole log', 'copy', {
-    onclick: async () => {
-      await toClipboard(await wholeText());
-      copyAll.replaceChildren(icon('check'));
-      setTimeout(() => copyAll.replaceChildren(icon('copy')), 1500);
-    },
+    onclick: () =>
+      withLines(async () => {
+        await toClipboard(await wholeText());
+        copyAll.replaceChildren(icon('check'));
+        setTimeout(() => copyAll.replaceChildren(icon('copy')), 1500);
+      }),
   });
   const download = iconButton('Download the whole log', 'down', {
-    onclick: async () => {
-      const url = URL.createObjectURL(new Blob([await wholeText()], { type: 'text/plain' }));
-      h('a', { href: url, download: `${feed.job.name.replace(/[^\w.-]+/g, '_')}.log` }).click();
-      setTimeout(() => URL.revokeObjectURL(url), 10_000);
-    },
+    onclick: () =>
+      withLines(async () => {
+        const url = URL.createObjectURL(new Blob([await wholeText()], { type: 'text/plain' }));
+        h('a', { href: url, download: `${feed.job.name.replace(/[^\w.-]+/g, '_')}.log` }).click();
+        setTimeout(() => URL.revokeObjectURL(url), 10_000);
+      }),
   });
+  /** Do what needs lines that may have to be fetched; say so if they cannot be. */
+  async function withLines(act) {
+    feed.problem = null;
+    try {
+      await act();
+    } catch (error) {
+      feed.problem = `The log could not be read: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+    }
+    feed.tell();
+  }
   const tools = h(
     'span',
     { class: 'zb-tools' },
@@ -169,7 +184,7 @@ export function logPane(feed, { page = false } = {}) {
         class: 'zb-row',
         'data-stream': entry.stream,
         'data-mark': isMark(entry) ? 'true' : null,
-        'data-hit': search.hits[search.current] === seq ? 'true' : null,
+        'data-hit': search.hit === seq ? 'true' : null,
       },
       number,
       page && h('span', { class: 'zb-ts' }, timeOfDay(entry.ts * 1000)),
@@ -216,7 +231,7 @@ export function logPane(feed, { page = false } = {}) {
     clearTimeout(resting);
     // Not while scrolling goes on: a drag through a long log would ask for every page on its way.
     if (hole != null && store.fetchLines)
-      resting = setTimeout(() => void store.read(hole, hole + 1).then(schedule), REST_MS);
+      resting = setTimeout(() => void store.read(hole, hole + 1).then(schedule, () => {}), REST_MS); // else at a later paint
   }
   function repaint() {
     shown.clear();
@@ -233,7 +248,7 @@ export function logPane(feed, { page = false } = {}) {
     followButton.hidden = feed.ended;
     followButton.setAttribute('aria-pressed', stick);
     onlyButton.hidden = !only && store.complete && store.stderr === 0;
-    markButton.hidden = store.firstMark == null || only;
+    markButton.hidden = only || (store.firstMark == null && !(feed.job.state === 'failed' && store.stderr));
     tallButton.hidden = !tall && total() * ROW <= 234;
     const all = store.end;
     const parts = [plural(all, 'line')];
@@ -241,59 +256,13 @@ export function logPane(feed, { page = false } = {}) {
     else if (feed.connection === 'reconnecting' && !feed.ended && feed.heardAt)
       parts.push(`up to ${timeOfDay(feed.heardAt)}`);
     else if (store.stderr && store.complete) parts.push(`${store.stderr.toLocaleString('en')} on stderr`);
-    if (search.query) {
-      const { hits, current, busy } = search;
-      const found = hits.length
-        ? `${current + 1} of ${hits.length.toLocaleString('en')}${busy ? '+' : ''}`
-        : busy
-          ? 'searching'
-          : 'no match';
-      parts.splice(0, parts.length, found);
-    }
+    if (search.words) parts.splice(0, parts.length, search.words);
     count.textContent = parts.join(', ');
   }
 
-  // ---- search and filter: one walk over all pages, which goes on when new lines arrive
   function restart() {
-    search.turn += 1;
-    Object.assign(search, {
-      query: find.value.toLowerCase(),
-      hits: [],
-      current: -1,
-      stderr: [],
-      at: first(),
-      busy: false,
-    });
-    void walk();
+    search.start(find.value.toLowerCase(), only, first());
     repaint();
-  }
-  async function walk() {
-    if (search.busy || !(search.query || only)) return;
-    const { turn } = search;
-    search.busy = true;
-    for (let pages = 0; search.at < store.end; pages += 1) {
-      const to = store.pageEnd(search.at);
-      const entries = await store.read(search.at, to);
-      if (pages % 20 === 19) await pause();
-      if (turn !== search.turn) return;
-      for (const entry of entries) {
-        if (!entry) continue;
-        if (entry.stream === 'stderr') search.stderr.push(entry.seq);
-        else if (only) continue;
-        if (search.query && plainText(entry.line).toLowerCase().includes(search.query)) search.hits.push(entry.seq);
-      }
-      search.at = to;
-      if (search.current < 0 && search.hits.length) step(1);
-      schedule();
-    }
-    search.busy = false;
-    schedule();
-  }
-  function step(by) {
-    const { hits } = search;
-    if (!hits.length) return;
-    search.current = (search.current + by + hits.length) % hits.length;
-    goTo(hits[search.current]);
   }
   function goTo(seq) {
     stick = false;
@@ -330,14 +299,14 @@ export function logPane(feed, { page = false } = {}) {
       // Whoever reads in it keeps it open when the job ends.
       if (foldByState && folded == null && shown.size && (!stick || el.contains(document.activeElement)))
         folded = false;
-      void walk();
+      void search.walk();
       schedule();
     },
     dispose() {
       cancelAnimationFrame(frame);
       clearTimeout(resting);
       frame = -1;
-      search.turn += 1;
+      search.stop();
       sizes.disconnect();
     },
   };

@@ -1,7 +1,7 @@
 // Rich outputs of a job. Where Jupyter's renderers are at hand they are handed in; the ones here serve pages
 // without them (VS Code, Colab) and let nothing of a job run in the page's own origin.
 import { h } from './elements.js';
-import { ansi } from './text.js';
+import { ansi, plainText } from './text.js';
 
 const MAX_SHOWN = 100;
 const IMAGES = ['image/png', 'image/jpeg', 'image/gif', 'image/webp'];
@@ -11,7 +11,7 @@ export const textOf = (value) =>
 
 export function renderPlainly(output, host) {
   const { data = {} } = output;
-  const words = textOf(data['text/plain'] ?? '');
+  const words = plainText(textOf(data['text/plain'] ?? ''));
   if (data['text/html']) host.append(frame(textOf(data['text/html']), getComputedStyle(host)));
   else if (data['image/svg+xml']) {
     host.append(

@@ -173,7 +173,10 @@ export class ServerFeed extends Feed {
     const job = await this.#fetch(url);
     const lines = this.loaded
       ? this.log
-      : new LogLines((from, limit) => this.#lines(`from_seq=${from}&limit=${limit}`).then(({ entries }) => entries));
+      : new LogLines(async (from, limit, stream = '') => {
+          const { entries } = await this.#lines(`from_seq=${from}&limit=${limit}&stream=${stream}`);
+          return entries;
+        });
     await this.#fillLog(lines, job.log_lines);
     if (turn !== this.#turn) return;
     this.setJob(job);

@@ -4,7 +4,7 @@ import { h } from './elements.js';
 const SGR = /\x1b\[([0-9;:]*)m/;
 // Every other escape sequence (cursor moves, titles, links), and control characters but the tab, is dropped.
 const OTHER =
-  /\x1b\[[0-?]*[ -/]*[@-ln-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]/g;
+  /\x1b\[[0-?]*[ -/]*[@-ln-~]|\x9b[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]/g;
 const BIDI = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 const MAX_LINE = 4000;
 
@@ -15,7 +15,7 @@ export const plainText = (text) =>
     .replace(/\x1b/g, '');
 /** A name with its direction marks written out, so that it cannot pass for another. */
 export const visibleName = (text) =>
-  String(text).replace(
+  plainText(String(text)).replace(
     BIDI,
     (mark) => `\u27e8U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}\u27e9`,
   );

@@ -5,7 +5,7 @@ import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
 import { noticeAsk, noticeAskOf, noticeOfJob, tellEnd } from './notices.js';
 import { outputsPane, renderPlainly } from './outputs.js';
-import { visibleName } from './text.js';
+import { plainText, visibleName } from './text.js';
 import { failureSection } from './trace.js';
 import { faceOf, failureOf, footOf, fractionOf, noteOf, noticeOf, placeOf, timesOf, triesOf, wordOf } from './words.js';
 
@@ -57,7 +57,11 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
           'span',
           { class: 'zb-meta' },
           h('span', { class: 'zb-time' }, live.elapsed, live.beside),
-          h('span', { class: 'zb-where zb-cut', title: feed.job.worker_id || placeOf(feed) }, placeOf(feed)),
+          h(
+            'span',
+            { class: 'zb-where zb-cut', title: plainText(feed.job.worker_id ?? '') || placeOf(feed) },
+            placeOf(feed),
+          ),
         ),
         h(
           'span',

@@ -1,7 +1,11 @@
 // What the view says of a job, in words: pure functions of a feed and the time.
 import { STATE_WORDS, clock, plural, span, timeLeft, timeOfDay } from './elements.js';
 import { ENDED } from './feed.js';
+import { plainText } from './text.js';
 
+// What a job or its owner has worded: without the escapes and controls that it may hold.
+const said = (text) => plainText(String(text ?? ''));
+const reasonOf = (job) => said(job.reason);
 const ms = (iso) => (iso ? Date.parse(iso) : null);
 const inside = (text) => (/^[A-Z][a-z ]/.test(text) ? text[0].toLowerCase() + text.slice(1) : text);
 const sentence = (text) => (/[.!?\u2026]$/.test(text) ? text : `${text}.`);
@@ -18,17 +22,19 @@ export function wordOf(feed) {
 
 export function errorText(job) {
   const { error } = job;
-  if (typeof error === 'string') return error;
-  if (error?.ename) return error.evalue ? `${error.ename}: ${error.evalue}` : error.ename;
-  return error?.evalue || job.reason || (job.exit_code != null ? `Exit code ${job.exit_code}` : 'The job failed.');
+  if (typeof error === 'string') return said(error);
+  if (error?.ename) return said(error.evalue ? `${error.ename}: ${error.evalue}` : error.ename);
+  return (
+    said(error?.evalue) || reasonOf(job) || (job.exit_code != null ? `Exit code ${job.exit_code}` : 'The job failed.')
+  );
 }
 export function failureOf({ job }) {
   if (job.state !== 'failed') return null;
   const text = errorText(job);
-  const reason = job.reason ?? '';
+  const reason = reasonOf(job);
   // The foot has the exit code; what the exception says is not said twice.
-  const said = /^exit code -?\d+\.?$/i.test(reason) || text.includes(reason) || reason.includes(text);
-  return { text, reason: said ? null : reason, error: job.error };
+  const known = /^exit code -?\d+\.?$/i.test(reason) || text.includes(reason) || reason.includes(text);
+  return { text, reason: known ? null : reason, error: job.error };
 }
 
 export const hasValue = (feed) => feed.job.output != null || Boolean(feed.job.result) || feed.values.length > 0;
@@ -48,19 +54,19 @@ export function noteOf(feed, open) {
     return feed.heardAt ? `last heard ${ago(now - feed.clockSkew - feed.heardAt)} ago` : 'not connected yet';
   }
   if (faceOf(feed) === 'unknown') return `was ${job.state} when last heard of`;
-  if (job.state === 'pending') return open && job.reason ? '' : job.reason || 'waiting for a worker';
+  if (job.state === 'pending') return open && job.reason ? '' : reasonOf(job) || 'waiting for a worker';
   if (job.state === 'running') {
     if (job.cancel_requested_at) {
       return `cancel asked ${ago(now - ms(job.cancel_requested_at))} ago; the process tree gets INT, then TERM, then KILL`;
     }
-    return job.progress?.note || (job.started_at ? '' : 'starting');
+    return said(job.progress?.note) || (job.started_at ? '' : 'starting');
   }
   if (job.state === 'retrying') {
-    return `${startsIn(job, now)}${open || !job.reason ? '' : `; ${inside(job.reason)}`}`;
+    return `${startsIn(job, now)}${open || !job.reason ? '' : `; ${inside(reasonOf(job))}`}`;
   }
   if (job.state === 'succeeded') return keptOf(feed).join(', ');
   if (job.state === 'failed') return open ? '' : errorText(job).split('\n')[0];
-  return [job.canceled_by && `by ${job.canceled_by}`, job.started_at && `after ${clock(ranFor(job, now))}`]
+  return [job.canceled_by && `by ${said(job.canceled_by)}`, job.started_at && `after ${clock(ranFor(job, now))}`]
     .filter(Boolean)
     .join(', ');
 }
@@ -96,10 +102,10 @@ function stateNotice(feed) {
   const { job } = feed;
   if (job.state === 'pending') {
     const again = job.retry_of ? 'A new job with the same code and inputs; the old one stays in the history.' : '';
-    return [job.reason && sentence(job.reason), again].filter(Boolean).join(' ');
+    return [job.reason && sentence(reasonOf(job)), again].filter(Boolean).join(' ');
   }
   if (job.state !== 'canceled') return '';
-  const who = job.reason || `Canceled${job.canceled_by ? ` by ${job.canceled_by}` : ''}`;
+  const who = reasonOf(job) || `Canceled${job.canceled_by ? ` by ${said(job.canceled_by)}` : ''}`;
   const at = job.finished_at ? `at ${timeOfDay(ms(job.finished_at))}` : '';
   if (!job.started_at) return `${sentence(who)} It ended ${at}${at && ' '}before it ran.`;
   const kept = [
@@ -139,7 +145,7 @@ export const fractionOf = (feed) => {
     ? Math.min(1, Math.max(0, done))
     : null;
 };
-export const placeOf = ({ job }) => job.spec.worker || '';
+export const placeOf = ({ job }) => said(job.spec.worker);
 
 /** The attempts of a job between two of them: at most four blocks, however many there are. */
 export function triesOf(feed) {
@@ -155,7 +161,7 @@ export function triesOf(feed) {
     last > 0 && {
       state: 'failed',
       name: range(last, last),
-      note: job.reason ? sentence(job.reason) : 'Did not succeed',
+      note: job.reason ? sentence(reasonOf(job)) : 'Did not succeed',
     },
     {
       state: 'retrying',
@@ -187,7 +193,7 @@ export function footOf({ job, shipped }) {
     ended && job.started_at && job.finished_at && ['Ran', span(ranFor(job))],
     ended && job.exit_code != null && ['Exit code', String(job.exit_code)],
     job.attempt > 0 && ['Attempt', `${job.attempt} of ${attemptsOf(job)}`],
-    job.worker_id && ['Worker', job.worker_id],
+    job.worker_id && ['Worker', said(job.worker_id)],
     shipped && ['Took along', shipped],
     'timeout_secs' in spec && ['Deadline', limit == null ? 'none' : `${clock(limit)}${until}`],
   ].filter(Boolean);

@@ -34,9 +34,9 @@
         const saved = output.data[MIME_TYPE];
         const key = `${saved.id} ${trusted}`;
         this.output = output;
+        this.model = { saved, trusted };
         if (this.shown === key) return;
         this.shown = key;
-        this.model = { saved, trusted };
         if (this.isAttached) this.open();
       }
 
@@ -50,7 +50,7 @@
         const card = document.createElement('div');
         this.node.replaceChildren(card);
         const feed = new view.ServerFeed(view.apiOfPage(), saved).start();
-        const off = feed.on(() => this.keep(feed.job));
+        const off = feed.on(() => this.keep(feed));
         const dispose = view.render(card, feed, { renderOutput: view.jupyterRenderer(this.rendermime, trusted) });
         this.shut = () => {
           off();
@@ -59,12 +59,20 @@
         };
       }
 
-      /** After a retry the notebook holds the job that the view shows, not the one before it. */
-      keep({ id, name, state }) {
-        if (id === this.model.saved.id) return;
-        this.model.saved = { id, name, version: 1, state };
-        this.shown = `${id} ${this.model.trusted}`;
-        this.output.setData({ data: { [MIME_TYPE]: this.model.saved, 'text/plain': '<zbrain job>' } });
+      /**
+       * Let the notebook hold what the view shows: after a retry the new job, and at a job's end what it came to,
+       * which the kernel cannot save if it was restarted meanwhile.
+       */
+      keep(feed) {
+        const { id, name, state } = feed.job;
+        const { saved, trusted } = this.model;
+        const done = feed.ended && feed.loaded && feed.connection === 'live';
+        if (id === saved.id && (!done || (saved.state === state && saved.job?.finished_at))) return;
+        const bundle = done
+          ? view.bundleOf(feed)
+          : { [MIME_TYPE]: { id, name, version: 1, state }, 'text/plain': '<zbrain job>' };
+        this.shown = `${id} ${trusted}`;
+        this.output.setData({ data: bundle });
       }
 
       dispose() {

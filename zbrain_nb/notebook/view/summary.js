@@ -1,0 +1,74 @@
+// What the notebook keeps of an ended job, made by the page: the kernel that would have done it (`bundle.py`, which
+// says the same) may have been restarted meanwhile. The HTML is for readers without this view: exports, GitHub.
+import { h, span } from './elements.js';
+import { textOf } from './outputs.js';
+import { plainText } from './text.js';
+
+const MIME_TYPE = 'application/vnd.zbrain.job+json';
+const SPEC_FIELDS = ['max_retries', 'timeout_secs', 'worker', 'resources']; // code, inputs, environment: the server's
+const IMAGES = ['image/png', 'image/jpeg', 'image/gif', 'image/webp'];
+const COLORS = { succeeded: '#2e7d32', failed: '#c62828' };
+const MAX_LOG_LINES = 200;
+const MAX_LINE_CHARS = 2000;
+const MAX_VALUE_CHARS = 64 * 1024;
+const MAX_OUTPUTS_CHARS = 4 * 1024 * 1024;
+
+const sizeOf = (value) => JSON.stringify(value ?? null).length;
+
+/** The display data of an ended job, by mime type. */
+export function bundleOf(feed) {
+  const { spec, ...job } = feed.job;
+  job.spec = Object.fromEntries(SPEC_FIELDS.filter((field) => field in spec).map((field) => [field, spec[field]]));
+  if (sizeOf(job.output) > MAX_VALUE_CHARS) job.output = null;
+  if (sizeOf(job.error) > MAX_VALUE_CHARS) job.error = { ...job.error, traceback: [] };
+  const outputs = [...feed.outputs];
+  while (outputs.length && outputs.reduce((sum, output) => sum + sizeOf(output), 0) > MAX_OUTPUTS_CHARS)
+    outputs.shift();
+  const log = [];
+  for (let seq = Math.max(feed.log.begin, feed.log.end - MAX_LOG_LINES); seq < feed.log.end; seq += 1) {
+    const entry = feed.log.get(seq);
+    if (entry) log.push({ ...entry, line: entry.line.slice(0, MAX_LINE_CHARS) });
+  }
+  const { id, name, state } = job;
+  const saved = { id, name, version: 1, state, shipped: feed.shipped, job, log, outputs };
+  return { [MIME_TYPE]: saved, 'text/html': html(saved), 'text/plain': '<zbrain job>' };
+}
+
+function html({ id, name, state, job, log, outputs }) {
+  const { ename = '', evalue = '', traceback = [] } = job.error ?? {};
+  const word = `${state[0].toUpperCase()}${state.slice(1)}`;
+  const value = job.output;
+  const shown = [
+    h(
+      'p',
+      {},
+      h('b', { style: `color:${COLORS[state] ?? 'inherit'}` }, word),
+      ' ',
+      h('b', {}, plainText(name)),
+      ...factsOf(job).map((fact) => ` \u00b7 ${plainText(fact)}`),
+    ),
+    job.reason && h('p', {}, plainText(job.reason)),
+    job.error && pre(traceback.join('\n') || `${ename}: ${evalue}`),
+    outputs.map(({ data = {} }) => pictureOf(data)),
+    value != null && pre(typeof value === 'string' ? value : JSON.stringify(value, null, 2)),
+    log.length > 0 && h('details', {}, h('summary', {}, 'Log'), pre(log.map(({ line }) => line).join('\n'))),
+    h('p', {}, h('code', {}, `client.job("${id}")`)),
+  ];
+  return h('div', {}, shown).outerHTML;
+}
+function factsOf({ started_at: start, finished_at: end, exit_code: code, variables = [], artifacts = [] }) {
+  return [
+    start && end && `ran ${span((Date.parse(end) - Date.parse(start)) / 1000)}`,
+    end && `ended ${new Date(end).toISOString().slice(0, 16).replace('T', ' ')} UTC`,
+    code != null && `exit code ${code}`,
+    ...[...variables, ...artifacts].map((each) => `kept ${each.name}`),
+  ].filter(Boolean);
+}
+/** An image or the text of an output: a job's own HTML is not trusted in a page that others open. */
+function pictureOf(data) {
+  const text = plainText(textOf(data['text/plain'] ?? ''));
+  const type = IMAGES.find((mime) => data[mime]);
+  if (!type) return text && pre(text);
+  return h('p', {}, h('img', { src: `data:${type};base64,${textOf(data[type]).replace(/\s/g, '')}`, alt: text }));
+}
+const pre = (text) => h('pre', {}, plainText(text));
