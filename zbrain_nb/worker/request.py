@@ -56,6 +56,8 @@ class RunRequest(msgspec.Struct, kw_only=True):
         A larger value of a cell or function is not kept.
     python : str
         Interpreter of cells and functions.
+    kernel : str or None
+        Folder of the kernelspec whose kernel runs the cell, in another language than Python.
     inputs : dict of str to str
         Names and paths of the blobs that the job reads.
     keep : list of str, "auto" or None
@@ -91,6 +93,7 @@ class RunRequest(msgspec.Struct, kw_only=True):
     artifacts_cap_bytes: int | None = None
     result_cap_bytes: int = Limits().result_bytes
     python: str = ""
+    kernel: str | None = None
     inputs: dict[str, str] = {}
     keep: list[str] | str | None = None
     artifacts: list[str] = []

@@ -28,7 +28,11 @@ from zbrain_nb.worker.supervisor import supervise
 
 
 def run_cell(request: RunRequest, events: int) -> int:
-    """Run a cell or function in this process (a `launch.Body`)."""
+    """Run a cell or function in this process, or a cell in a kernel below it (a `launch.Body`)."""
+    if request.kernel is not None:
+        from zbrain_nb.worker.cell import foreign
+
+        return foreign.run(request, events)
     from zbrain_nb.worker.cell import runtime
 
     return runtime.run(request, events)
