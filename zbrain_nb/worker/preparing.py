@@ -12,11 +12,13 @@ from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.model.kernels import Kernel, UnusableKernel, find_kernel
 from zbrain_nb.model.limits import GRACE_SECS
+from zbrain_nb.model.payload import Reader
 from zbrain_nb.worker.environment import job_environment
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.link import Link
 from zbrain_nb.worker.patience import Patience, is_passing
 from zbrain_nb.worker.request import RunRequest
+from zbrain_nb.worker.warmth import modules_of
 
 CACHE_BYTES = 4 << 30
 
@@ -86,6 +88,7 @@ class Preparer:
             title=spec.title,
         )
         request.env = job_environment(job, request, {})
+        request.modules = modules_of(spec.code or "", _imported(request.inputs.get("cell")))
         return request
 
     async def _fetch(self, job: Job, name: str, sha256: str) -> str:
@@ -164,6 +167,17 @@ def _kernel_of(spec: JobSpec) -> Kernel | None:
                 "Leave out keep, inputs and arguments; files and artifacts work.",
             )
     return kernel
+
+
+def _imported(path: str | None) -> list[str]:
+    """Return what the notebook of a cell has imported, as its payload says; a damaged one is the job's to tell of."""
+    if path is None:
+        return []
+    try:
+        said = Reader(path, "cell").header.get("modules")
+    except (ZBrainError, KeyError, TypeError, OSError):
+        return []
+    return [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
 
 
 def _files(folder: Path) -> list[tuple[Path, os.stat_result]]:
