@@ -1,5 +1,7 @@
 """Time from submit to first output of ``print(1)`` as a cell, beside papermill on a one-cell notebook.
 
+Also of a cell that imports scikit-learn: the first, and one whose zygote has imported it ahead meanwhile.
+
 Run as ``python -m tests.benchmarks.bench_cell``; ``python -m tests.benchmarks`` runs all.
 """
 
@@ -23,16 +25,25 @@ from tests.conftest import end_everything
 
 CELLS = 40
 NOTEBOOKS = 5
+IMPORTS = "import sklearn.cluster\nprint(1)"
 
 
-def first_output_secs(client: zbrain_nb.Client) -> float:
+def first_output_secs(client: zbrain_nb.Client, code: str = "print(1)") -> float:
     """Return the time from before the submit until the first log line is in this process."""
     begun = time.perf_counter()
-    job = client.submit(code="print(1)")
+    job = client.submit(code=code)
     for entry in job.logs(follow=True):
         assert entry.line == "1"
         break
     return time.perf_counter() - begun
+
+
+def import_ahead(client: zbrain_nb.Client) -> None:
+    """Wait until a cell finds scikit-learn imported."""
+    deadline = time.monotonic() + 120
+    while client.submit(code="import sys\n'sklearn.cluster' in sys.modules").result(timeout=60) is not True:
+        assert time.monotonic() < deadline, "it was not imported ahead"
+        time.sleep(2)  # successors are made when nothing is asked for
 
 
 def whole_secs(client: zbrain_nb.Client) -> float:
@@ -75,6 +86,9 @@ def main() -> None:
                 first_output_secs(client)
             first = [first_output_secs(client) for _ in range(CELLS)]
             whole = [whole_secs(client) for _ in range(CELLS)]
+            imports_cold = first_output_secs(client, IMPORTS)
+            import_ahead(client)
+            imports_warm = [first_output_secs(client, IMPORTS) for _ in range(NOTEBOOKS)]
         finally:
             end_everything(folder / "data")
         in_process = [papermill_secs(folder, command=False) for _ in range(NOTEBOOKS)]
@@ -84,6 +98,8 @@ def main() -> None:
         ("zbrain cell, submit to first output, warm", first),
         ("zbrain cell, submit to succeeded, warm", whole),
         ("zbrain cell, first of a new host", [cold]),
+        ("zbrain cell that imports scikit-learn, the first", [imports_cold]),
+        ("zbrain cell that imports scikit-learn, imported ahead", imports_warm),
         ("papermill one-cell notebook, in process", in_process),
         ("papermill one-cell notebook, by command", by_command),
     ]

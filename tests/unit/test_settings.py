@@ -12,7 +12,7 @@ def test_settings_defaults_are_the_seeds() -> None:
     settings = read_settings({"ZDB_DATA": "/d"})
     assert (settings.lease_ttl_secs, settings.poll_interval_secs, settings.max_retries) == (300, 5, 3)
     assert (settings.default_timeout_secs, settings.worker_mode, settings.worker_concurrency) == (300, "local", 4)
-    assert (settings.default_org_id, settings.wait) == ("default", None)
+    assert (settings.default_org_id, settings.wait, settings.warm_pool) == ("default", None, True)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ def test_settings_defaults_are_the_seeds() -> None:
         ("ZWORKER_CONCURRENCY", "2.5"),
         ("ZBRAIN_MAX_RETRIES", "-1"),
         ("ZBRAIN_WAIT", "maybe"),
+        ("ZBRAIN_WARM_POOL", "maybe"),
         ("ZWORKER_MODE", "foo"),
         ("ZDEFAULT_ORG_ID", "a/b"),
         ("ZBRAIN_KEEP_JOBS_DAYS", "0"),

@@ -143,7 +143,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     worker : str
         Which kind of worker runs it, with its argument after a colon.
     kernel : str or None
-        Interpreter of a cell: a kernelspec's name or an absolute path of a Python; None is the worker's own.
+        What a cell runs in: a kernelspec's name, or the absolute path of a Python or of a kernelspec's folder; None
+        is the worker's own Python. In a kernel of another language a cell has no variables of Python.
     resources : Resources or dict
         What the job asks for.
     limits : Limits or dict

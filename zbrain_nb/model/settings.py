@@ -76,6 +76,8 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZBRAIN_MAX_PENDING_PER_OWNER``: how many jobs of one org, or owner, run and wait at once.
     url, token : str or None
         ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
+    warm_pool : bool
+        ``ZBRAIN_WARM_POOL``: whether the worker forks cells from processes that have imported what they need.
     wait : bool or None
         ``ZBRAIN_WAIT``: whether the magic waits; None is when nobody watches.
     log_transitions : bool
@@ -102,6 +104,7 @@ class Settings(msgspec.Struct, kw_only=True):
     owner_pending: int | None = None
     url: str | None = None
     token: str | None = None
+    warm_pool: bool = True
     wait: bool | None = None
     log_transitions: bool = False
     webhooks: str | None = None
@@ -139,6 +142,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         owner_pending=number.limit("ZBRAIN_MAX_PENDING_PER_OWNER"),
         url=environ.get("ZBRAIN_URL") or None,
         token=environ.get("ZBRAIN_TOKEN") or None,
+        warm_pool=number.flag("ZBRAIN_WARM_POOL") is not False,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
         webhooks=_absolute(environ.get("ZBRAIN_WEBHOOKS")),

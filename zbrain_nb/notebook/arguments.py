@@ -145,7 +145,7 @@ def _parser() -> _Parser:
     add("--retries", type=int, default=0, metavar="N", help="try again so often when it fails")
     add("--priority", type=int, default=0, metavar="N", help="higher runs first")
     add("--cwd", metavar="DIR", help="folder to run in (default: the notebook's)")
-    add("--kernel", metavar="NAME", help="run it in the Python of another kernel (default: this one's)")
+    add("--kernel", metavar="NAME", help="run it in another kernel, of any language (default: this one's)")
     add("--env", action="append", default=[], metavar="K=V", help="set an environment variable; may be repeated")
     add("--artifacts", action="append", default=[], metavar="GLOB", help="files to keep; may be repeated")
     add("--after", action="append", default=[], metavar="JOB", help="run after this job: an id or a handle's variable")

@@ -1,19 +1,19 @@
-"""``--kernel``: another interpreter of this machine, and how it differs from the notebook's own."""
+"""``--kernel``: another kernel of this machine, and how its Python differs from the notebook's own."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpecManager
-
+from zbrain_nb.model import kernels
 from zbrain_nb.model.errors import UsageError
+from zbrain_nb.model.kernels import Kernel, UnusableKernel
+from zbrain_nb.notebook.arguments import CellOptions
 
 _PROBE_SECS = 30
 _PROBE = """
@@ -32,32 +32,45 @@ print(json.dumps({
 """
 
 
-def find_interpreter(kernel: str) -> str:
-    """Return the Python of a kernelspec, or of a path.
+def find_kernel(name: str, environ: Mapping[str, str] = os.environ) -> Kernel:
+    """Return what a kernel's name or path means, for the line of a cell.
+
+    Parameters
+    ----------
+    name : str
+        Name of a kernelspec, or an absolute path (see `model.kernels.find_kernel`).
+    environ : mapping of str to str
+        The environment of the job.
 
     Raises
     ------
     UsageError
-        If there is none, with those that exist; or if it is no kernel of Python.
+        If there is none, with those that exist; or if what it starts is missing.
     """
-    if os.path.isabs(kernel):
-        if not os.access(kernel, os.X_OK):
-            raise UsageError(f"%%zbrain: there is no interpreter {kernel}.", "Give a kernel's name, or another path.")
-        return kernel
-    specs = KernelSpecManager().get_all_specs()
-    if kernel not in specs:
-        known = ", ".join(sorted(specs)) or "none"
-        raise UsageError(f"%%zbrain: there is no kernel {kernel!r}.", f"Those that exist: {known}.")
-    spec: dict[str, Any] = specs[kernel]["spec"]
-    if spec.get("language", "").lower() != "python":
+    try:
+        kernel = kernels.find_kernel(name, environ)
+    except UnusableKernel as error:
+        raise UsageError(f"%%zbrain: {error.message}", error.hint) from error
+    if kernel.python == name and not os.access(name, os.X_OK):
+        raise UsageError(f"%%zbrain: there is no interpreter {name}.", "Give a kernel's name, or another path.")
+    return kernel
+
+
+def refuse_variables(kernel: Kernel, options: CellOptions) -> None:
+    """Refuse flags that mean variables of Python.
+
+    Raises
+    ------
+    UsageError
+        If the line names variables to take along, to bring back, or to set.
+    """
+    flags = {"--in": options.ship not in ("auto", "none"), "--out": isinstance(options.keep, list)}
+    flags["--grid"] = bool(options.grid)
+    for flag in (flag for flag, is_given in flags.items() if is_given):
         raise UsageError(
-            f"%%zbrain: the kernel {kernel!r} runs {spec.get('language') or 'something else'}; cells run Python.",
-            "Run it by `--shell`, or in a notebook of its own.",
+            f"%%zbrain: {flag} names variables of Python, and the kernel {kernel.name!r} runs {kernel.language}.",
+            f"Drop {flag}: let the cells exchange files, or pass texts with --env.",
         )
-    program: str | None = shutil.which((spec.get("argv") or [""])[0])
-    if program is None:
-        raise UsageError(f"%%zbrain: the Python of the kernel {kernel!r} is not there any more.", "Install it again.")
-    return program
 
 
 def differences(python: str, modules: Iterable[str]) -> str:

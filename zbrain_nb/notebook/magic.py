@@ -21,13 +21,14 @@ from zbrain_nb.client.printing import printable
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import UsageError
 from zbrain_nb.model.job import JobSpec
+from zbrain_nb.model.kernels import Kernel
 from zbrain_nb.model.limits import limits_from_pairs
 from zbrain_nb.model.payload import pack
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line, split
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.capture import check_syntax
-from zbrain_nb.notebook.environments import differences, find_interpreter
+from zbrain_nb.notebook.environments import differences, find_kernel, refuse_variables
 from zbrain_nb.notebook.grid import combinations, label
 from zbrain_nb.notebook.line import ID_CHARS, Desk, run_line
 from zbrain_nb.notebook.line import PARSER as LINE_PARSER
@@ -53,6 +54,7 @@ class ZBrainMagics(Magics):
 
     shell: InteractiveShell
     _desk: Desk | None = None
+    _explained: frozenset[str] = frozenset()
 
     @property
     def desk(self) -> Desk:
@@ -130,17 +132,29 @@ class ZBrainMagics(Magics):
             shell = shutil.which("bash") or "sh"
             fields["name"] = options.name or next(filter(None, map(str.strip, cell.splitlines())))[:60]
             return self._attach_or_send(JobSpec(cmd=[shell, "-c", cell], **fields), None, options)
+        own = Kernel(sys.executable, python=sys.executable)
+        kernel = own if options.kernel is None else find_kernel(options.kernel, fields["env"])
+        if kernel.python is None:
+            refuse_variables(kernel, options)
+            self._say_what_stays(kernel)
+            return self._attach_or_send(JobSpec(code=cell, kernel=kernel.folder, **fields), None, options)
         check_syntax(self.shell, cell)
-        python = sys.executable if options.kernel is None else find_interpreter(options.kernel)
         shipment = ship_cell(self.shell, cell, options.ship)
-        if python != sys.executable and (differs := differences(python, shipment.modules)):
+        if kernel.python != sys.executable and (differs := differences(kernel.python, shipment.modules)):
             sys.stdout.write(f"zbrain: it runs with other versions there: {differs}.\n")
         keep = None if options.keep == "none" else options.keep
         # The spec is checked before the first byte leaves: what cannot run is not uploaded.
-        spec = JobSpec(code=cell, keep=keep, kernel=python, inputs={"cell": "0" * 64}, **fields)
+        spec = JobSpec(code=cell, keep=keep, kernel=kernel.python, inputs={"cell": "0" * 64}, **fields)
         if options.grid:
             return self._send_grid(spec, shipment, options)
         return self._attach_or_send(spec, shipment, options)
+
+    def _say_what_stays(self, kernel: Kernel) -> None:
+        """Say once for each kernel that its cells know nothing of the notebook's variables."""
+        if kernel.folder not in self._explained:
+            self._explained |= {kernel.folder}
+            there = f"{printable(kernel.name)} runs {printable(kernel.language)}"
+            sys.stdout.write(f"zbrain: {there}: no variables travel to it or back; files and --env do.\n")
 
     def _send_grid(self, spec: JobSpec, shipment: Shipment, options: CellOptions) -> JobGroup:
         """Submit a job for each combination; what the cell takes along travels once."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sys
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -128,6 +129,7 @@ def ship_cell(
             "execution_count": max(1, shell.execution_count - 1),  # IPython counts on before the cell runs
             "cells": cell_numbers(shell.compile._filename_map, packing.sources),
             "warnings": warning_filters(),
+            "modules": _installed_modules(namespace),
         },
     )
     return Shipment(
@@ -142,6 +144,21 @@ def ship_cell(
         fingerprint=fingerprint.hexdigest(),
         capture=found,
     )
+
+
+def _installed_modules(namespace: Mapping[str, Any]) -> list[str]:
+    """Return the modules of installed packages that the notebook has imported, or something from."""
+    names = {
+        value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        for name, value in namespace.items()
+        if not name.startswith("_")
+    }
+    return sorted(name for name in names if isinstance(name, str) and _is_installed(sys.modules.get(name)))
+
+
+def _is_installed(module: types.ModuleType | None) -> bool:
+    path = getattr(module, "__file__", None) or ""
+    return "site-packages" in path or "dist-packages" in path
 
 
 def _chosen(names: list[str] | str, found: Capture, namespace: Mapping[str, Any]) -> list[str]:

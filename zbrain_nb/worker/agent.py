@@ -76,6 +76,8 @@ class WorkerAgent:
         How long the spawner stays when it is not needed.
     warm : bool
         Start the zygote of this interpreter at once, so that the first cell finds it warm.
+    pooled : bool
+        Processes of cells and functions are forked from warm ones, for all jobs of their environment.
     host_gone_secs : float or None
         It ends when it has had no runs, and nobody has answered it, for so long; None is never.
     fenced : bool
@@ -92,6 +94,7 @@ class WorkerAgent:
         temp_dir: str | None = None,
         linger_secs: float = 30.0,
         warm: bool = True,
+        pooled: bool = True,
         host_gone_secs: float | None = HOST_GONE_SECS,
         fenced: bool = False,
     ) -> None:
@@ -101,7 +104,9 @@ class WorkerAgent:
         self._slots = concurrency
         self._org_id = org_id
         self._offer = offered_resources(concurrency)
-        self._launcher = Launcher(folder, warm=[sys.executable] if warm else [], linger_secs=linger_secs)
+        self._launcher = Launcher(
+            folder, warm=[sys.executable] if warm and pooled else [], linger_secs=linger_secs, pooled=pooled
+        )
         self._preparer = Preparer(folder, link, temp_dir)
         self._runs = Runs(
             folder,

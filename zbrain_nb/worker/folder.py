@@ -124,13 +124,24 @@ class Launcher:
         How long a spawner stays when nobody needs it.
     tied : bool
         Its jobs shall not outlive the worker.
+    pooled : bool
+        Processes of cells and functions are forked from warm ones.
     """
 
-    def __init__(self, folder: WorkerFolder, *, warm: list[str], linger_secs: float = 30.0, tied: bool = False) -> None:
+    def __init__(
+        self,
+        folder: WorkerFolder,
+        *,
+        warm: list[str],
+        linger_secs: float = 30.0,
+        tied: bool = False,
+        pooled: bool = True,
+    ) -> None:
         self._folder = folder
         self._warm = warm
         self._linger = linger_secs
         self._tied = tied
+        self._pooled = pooled
         self._post = Post(folder.root, "spawner.sock")
         self._children: set[int] = set()
         #: Grows with each spawner that is started; requests sent before then may be lost.
@@ -172,6 +183,7 @@ class Launcher:
         for folder in map(Path, filter(None, wanted)):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         Path(request.input_path).write_bytes(job_input)
+        request.is_pooled = self._pooled
         write_request(self._folder.request_path(*request.key), request)
 
     def send(self, job_id: str, attempt: int) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from zbrain_nb.model.events import WorkerArtifact, WorkerEvent
 from zbrain_nb.model.job import Job, JobArtifact
+from zbrain_nb.model.settings import read_settings
 from zbrain_nb.worker.collect import Found, open_beneath
 from zbrain_nb.worker.finishing import Ending, finish
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
@@ -185,7 +186,7 @@ class _Opened:
         self._link = link
         self._folder = WorkerFolder(root)
         self._folder.lock.acquire()
-        self._launcher = Launcher(self._folder, warm=[], tied=True)
+        self._launcher = Launcher(self._folder, warm=[], tied=True, pooled=read_settings().warm_pool)
         self.changed = _Moments()
         self.runs = Runs(
             self._folder,

@@ -5,29 +5,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import shutil
 import sys
 from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from zbrain_nb.model.errors import ZBrainError
-from zbrain_nb.model.job import Job
+from zbrain_nb.model.job import Job, JobSpec
+from zbrain_nb.model.kernels import Kernel, UnusableKernel, find_kernel
 from zbrain_nb.model.limits import GRACE_SECS
+from zbrain_nb.model.payload import Reader
 from zbrain_nb.worker.environment import job_environment
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.link import Link
 from zbrain_nb.worker.patience import Patience, is_passing
 from zbrain_nb.worker.request import RunRequest
+from zbrain_nb.worker.warmth import modules_of
 
 CACHE_BYTES = 4 << 30
-
-
-class UnknownKernel(ZBrainError):
-    """The worker has no kernel of that name that runs Python."""
-
-    code = "unknown_kernel"
-    status = 422
 
 
 class Preparer:
@@ -57,13 +52,13 @@ class Preparer:
 
         Raises
         ------
-        UnknownKernel
-            If the job names a kernel that this worker does not have.
+        UnusableKernel
+            If the job names a kernel that this worker does not have, or that cannot run it.
         ZBrainError
             If an input cannot be had.
         """
         spec, limits = job.spec, job.spec.limits
-        python = await asyncio.to_thread(find_python, spec.kernel) if spec.kernel else sys.executable
+        kernel = await asyncio.to_thread(_kernel_of, spec)
         outbox = self._folder.outbox(job.id, job.attempt)
         scratch = None
         if spec.cwd is None:
@@ -89,13 +84,15 @@ class Preparer:
             artifacts_cap_bytes=limits.artifacts_bytes,
             result_cap_bytes=limits.result_bytes,
             spool_cap_bytes=limits.log_bytes,
-            python=python,
+            python=(kernel and kernel.python) or sys.executable,
+            kernel=None if kernel is None or kernel.python is not None else kernel.folder,
             inputs={name: await self._fetch(job, name, sha256) for name, sha256 in spec.inputs.items()},
             keep=spec.keep,
             artifacts=spec.artifacts,
             title=spec.title,
         )
         request.env = job_environment(job, request, {})
+        request.modules = modules_of(spec.code or "", _imported(request.inputs.get("cell")))
         return request
 
     async def _fetch(self, job: Job, name: str, sha256: str) -> str:
@@ -154,31 +151,41 @@ def session_request(folder: WorkerFolder, job: Job, session_id: str, temp_dir: s
     return request
 
 
-def find_python(kernel: str) -> str:
-    """Return the interpreter of a kernel, which is the name of a kernelspec or an absolute path.
+def _kernel_of(spec: JobSpec) -> Kernel | None:
+    """Return the kernel that a job names.
 
     Raises
     ------
-    UnknownKernel
-        If there is no kernelspec of that name, or it does not run Python.
+    UnusableKernel
+        If this worker has none of that name, or it cannot run such a job.
     """
-    if os.path.isabs(kernel):
-        return kernel
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel  # 40 ms that few workers need
-
+    if spec.kernel is None:
+        return None
     try:
-        spec = KernelSpecManager().get_kernel_spec(kernel)
-    except (NoSuchKernel, OSError, ValueError):  # of a broken file too
-        raise UnknownKernel(f"The kernel {kernel!r} was not found on the worker.") from None
-    program = spec.argv[0] if spec.argv else ""
-    if spec.language.lower() != "python" or not program:
-        raise UnknownKernel(f"The kernel {kernel!r} on the worker does not run Python.")
-    if program in ("python", "python3", f"python3.{sys.version_info[1]}"):
-        return sys.executable  # as Jupyter reads these
-    found = shutil.which(program)
-    if found is None:
-        raise UnknownKernel(f"The kernel {kernel!r} names {program!r}, which was not found on the worker.")
-    return found
+        kernel = find_kernel(spec.kernel, {**os.environ, **spec.env})
+    except UnusableKernel as error:
+        raise UnusableKernel(f"On the worker: {error.message}", error.hint) from error
+    if kernel.python is None:
+        if spec.function is not None:
+            raise UnusableKernel(f"Functions run in Python; the kernel {kernel.name!r} runs {kernel.language}.")
+        named = [] if spec.keep == "auto" else spec.keep
+        if named or spec.arguments or spec.inputs:
+            raise UnusableKernel(
+                f"No variables travel to or from the kernel {kernel.name!r}, which runs {kernel.language}.",
+                "Leave out keep, inputs and arguments; files and artifacts work.",
+            )
+    return kernel
+
+
+def _imported(path: str | None) -> list[str]:
+    """Return what the notebook of a cell has imported, as its payload says; a damaged one is the job's to tell of."""
+    if path is None:
+        return []
+    try:
+        said = Reader(path, "cell").header.get("modules")
+    except (ZBrainError, KeyError, TypeError, OSError):
+        return []
+    return [name for name in said if isinstance(name, str)] if isinstance(said, list) else []
 
 
 def _is_whole(path: Path, sha256: str) -> bool:

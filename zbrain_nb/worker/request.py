@@ -56,6 +56,12 @@ class RunRequest(msgspec.Struct, kw_only=True):
         A larger value of a cell or function is not kept.
     python : str
         Interpreter of cells and functions.
+    modules : list of str
+        What the job will import, as far as is known.
+    is_pooled : bool
+        Whether its process may be forked from a warm one.
+    kernel : str or None
+        Folder of the kernelspec whose kernel runs the cell, in another language than Python.
     inputs : dict of str to str
         Names and paths of the blobs that the job reads.
     keep : list of str, "auto" or None
@@ -91,6 +97,9 @@ class RunRequest(msgspec.Struct, kw_only=True):
     artifacts_cap_bytes: int | None = None
     result_cap_bytes: int = Limits().result_bytes
     python: str = ""
+    modules: list[str] = []
+    is_pooled: bool = True
+    kernel: str | None = None
     inputs: dict[str, str] = {}
     keep: list[str] | str | None = None
     artifacts: list[str] = []

@@ -20,12 +20,12 @@ from zbrain_nb.model.datadir import is_locked
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import JobCanceled, JobFailed
 from zbrain_nb.model.job import Job
+from zbrain_nb.model.kernels import UnusableKernel
 from zbrain_nb.worker.crew import Crew
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.finishing import Ending, lost
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
 from zbrain_nb.worker.grip import Grip
-from zbrain_nb.worker.preparing import UnknownKernel
 from zbrain_nb.worker.request import LOG_BYTES, RunRequest, read_request, write_private
 from zbrain_nb.worker.run import Key, Run
 from zbrain_nb.worker.sockets import HERE, bind
@@ -328,8 +328,8 @@ class Runs:
         if not path.exists():
             try:
                 await self._make_request(run)
-            except UnknownKernel as error:
-                return Ending(JobFailed(job_id=run.job_id, reason=error.message, final=True), [])
+            except UnusableKernel as error:
+                return Ending(JobFailed(job_id=run.job_id, reason=str(error), final=True), [])
             except (ZBrainError, OSError) as error:
                 log.warning("run cannot be prepared", extra={"job": run.job_id, "why": str(error)})
                 return Ending(JobFailed(job_id=run.job_id, reason=f"It could not be prepared: {error}"), [])

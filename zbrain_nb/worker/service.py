@@ -14,7 +14,7 @@ from zbrain_nb.client.locating import Locator, locator
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.logs import configure_logging
-from zbrain_nb.model.settings import read_settings
+from zbrain_nb.model.settings import Settings, read_settings
 from zbrain_nb.worker.agent import HOST_GONE_SECS, WorkerAgent
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.link import HttpLink, follow
@@ -75,7 +75,7 @@ def run_worker(
     try:
         # an operator's worker of a server elsewhere waits for it for as long as it takes
         gone_secs = HOST_GONE_SECS if url is None else None
-        asyncio.run(_serve(place, locate, slots, org_id, settings.worker_temp_dir, gone_secs, fenced))
+        asyncio.run(_serve(place, locate, slots, org_id, settings, gone_secs, fenced))
     except ZBrainError as error:
         log.error("worker cannot run: %s", error)
         return 1
@@ -87,7 +87,7 @@ async def _serve(
     locate: Locator,
     slots: int,
     org_id: str | None,
-    temp_dir: str | None,
+    settings: Settings,
     host_gone_secs: float | None,
     fenced: bool,
 ) -> None:
@@ -96,7 +96,8 @@ async def _serve(
         place,
         concurrency=slots,
         org_id=org_id,
-        temp_dir=temp_dir,
+        temp_dir=settings.worker_temp_dir,
+        pooled=settings.warm_pool,
         host_gone_secs=host_gone_secs,
         fenced=fenced,
     )

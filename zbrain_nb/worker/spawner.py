@@ -79,6 +79,7 @@ class Spawner:
             self._take_requests()
             if ended or time.monotonic() - checked > _TICK_SECS:
                 checked = time.monotonic()
+                self._stable.tend()
                 self._kill_orphans()
                 if self._is_over():
                     return
@@ -98,7 +99,7 @@ class Spawner:
 
     def _start(self, name: str, request: RunRequest) -> None:
         if request.cmd is None:
-            if not self._stable.send(request.python, name):
+            if not self._stable.send(request, name):
                 self._give_up(name)
             return
         pid = os.fork()
@@ -142,7 +143,7 @@ class Spawner:
         """Write the end of a request whose interpreter cannot start."""
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             request = read_request(self._folder / "runs" / name)
-            words = self._stable.last_words(request.python)
+            words = self._stable.last_words(request)
             why = words.splitlines()[-1][:300] if words else "it said nothing"
             end = End(reason="unstartable", message=f"Python at {request.python} cannot run cells ({why}).\n{words}")
             write_closed(spool_path(self._folder, request.job_id, request.attempt), end)

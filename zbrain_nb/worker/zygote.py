@@ -1,9 +1,9 @@
 """The zygote: a warm Python that cells and functions are forked from.
 
-``python -m zbrain_nb.worker.zygote FOLDER SOCKET``, started by the spawner, one for each interpreter. It imports
-what cells need, and computes nothing: a fork of a process that has computed on threads may hang. Each datagram
-on the inherited socket names a request; for each a supervisor is forked, which forks the job. The zygote ends
-when the spawner does; its supervisors go on.
+``python -m zbrain_nb.worker.zygote FOLDER SOCKET [MODULE ...]``, started by the spawner. It imports what cells
+need, and computes nothing: a fork of a process that has computed on threads may hang. When it is ready it says so;
+each datagram on the inherited socket names a request then, and for each a supervisor is forked, which forks the
+job. The zygote ends when the spawner does, or wants no more of it; its supervisors go on.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ from typing import NoReturn
 import msgspec
 
 from zbrain_nb.worker.foreman import oversee
-from zbrain_nb.worker.notes import Note
+from zbrain_nb.worker.notes import Importing, Note, Ready, last_installed
 from zbrain_nb.worker.request import RunRequest, read_request
 from zbrain_nb.worker.supervisor import supervise
 
 
 def run_cell(request: RunRequest, events: int) -> int:
-    """Run a cell or function in this process (a `launch.Body`)."""
+    """Run a cell or function in this process, or a cell in a kernel below it (a `launch.Body`)."""
+    if request.kernel is not None:
+        from zbrain_nb.worker.cell import foreign
+
+        return foreign.run(request, events)
     from zbrain_nb.worker.cell import runtime
 
     return runtime.run(request, events)
@@ -41,12 +45,17 @@ def run_calls(request: RunRequest, events: int, feed: int, marker: bytes) -> int
     return calling.serve(request, events, feed, marker)
 
 
-def _preload() -> None:
-    from zbrain_nb.worker.cell import calling, runtime  # noqa: F401
+def _preload(modules: list[str], box: socket.socket) -> None:
+    from zbrain_nb.worker.cell import calling, preloading, runtime  # noqa: F401
 
-    runtime.preload()
+    def tell(module: str) -> None:
+        box.send(msgspec.json.encode(Importing(module)))
+
+    installed = last_installed(preloading.package_folders())
+    runtime.preload(modules, tell)
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, the shared pages in every child
+    box.send(msgspec.json.encode(Ready(installed, preloading.loaded())))
 
 
 def main(arguments: list[str]) -> int:
@@ -54,7 +63,7 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     box = socket.socket(fileno=int(arguments[1]))
     box.set_inheritable(False)
-    _preload()
+    _preload(arguments[2:], box)
     # the only threads are those of preloaded libraries, which take care of forks themselves
     warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

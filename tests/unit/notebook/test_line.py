@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
@@ -221,3 +223,25 @@ def test_wrong_lines_are_told_in_a_sentence(pad: Notebook) -> None:
         pad.line("show -1")
     with pytest.raises(JobNotFound, match="There is no job 'nothing'"):
         pad.line("show nothing")
+
+
+def test_cell_in_a_kernel_of_another_language_is_not_read_as_python(
+    pad: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    (tmp_path / "kernels" / "echo").mkdir(parents=True)
+    kernel = Path(__file__).parents[1] / "worker" / "echo_kernel.py"
+    argv = [sys.executable, "-P", str(kernel), "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "Echo", "language": "echo"}
+    (tmp_path / "kernels" / "echo" / "kernel.json").write_text(json.dumps(spec))
+    pad.shell.user_ns["a"] = 1
+    pad.cell("a", "--wait --kernel echo", "out a = $(this is no Python")
+    assert pad.cell("a", "--no-wait --quiet --kernel echo", "value !x").result(60) == "!x"
+    said = capsys.readouterr().out
+    assert "zbrain: echo runs echo: no variables travel to it or back" in said
+    assert "a = $(this is no Python\n" in said
+    with pytest.raises(JobFailedError, match="no luck"):
+        pad.cell("a", "--wait --kernel echo", "fail no luck")
+    assert "no variables travel" not in capsys.readouterr().out  # it was said
+    with pytest.raises(UsageError, match="--in names variables of Python"):
+        pad.cell("a", "--kernel echo --in a", "out 1")

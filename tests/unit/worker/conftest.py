@@ -63,9 +63,14 @@ class Station:
         self.agent: WorkerAgent | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, *, concurrency: int = 2, warm: bool = False) -> None:
+    async def start(self, *, concurrency: int = 2, warm: bool = False, pooled: bool = True) -> None:
         self.agent = WorkerAgent(
-            MemoryLink(self.queue), WorkerFolder(self.folder.root), concurrency=concurrency, linger_secs=1, warm=warm
+            MemoryLink(self.queue),
+            WorkerFolder(self.folder.root),
+            concurrency=concurrency,
+            linger_secs=1,
+            warm=warm,
+            pooled=pooled,
         )
         self._task = asyncio.create_task(self.agent.run())
 
@@ -124,6 +129,20 @@ class Station:
             wait_for(lambda: not is_locked(self.folder.root / "spawner.lock"))
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+
+
+def zygotes(station: Station) -> set[int]:
+    """Zygotes of the station: children of its spawner that are no supervisors."""
+    spawner = station.spawner
+    assert spawner is not None
+    return {pid for pid in pids_with("zbrain_nb.worker.zygote") if _parent(pid) == spawner}
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.worker.conftest import Station, eventually, pids_with
+from tests.unit.worker.conftest import Station, eventually, pids_with, zygotes
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobDisplayed, JobFailed, JobProgress, LogStream
 
 pytestmark = pytest.mark.anyio
@@ -22,20 +22,6 @@ async def station(idle_station: Station, monkeypatch: pytest.MonkeyPatch) -> Asy
     await idle_station.start(warm=True)
     yield idle_station
     await idle_station.stop()
-
-
-def zygotes(station: Station) -> set[int]:
-    """Zygotes of the station: children of its spawner that are no supervisors."""
-    spawner = station.spawner
-    assert spawner is not None
-    return {pid for pid in pids_with("zbrain_nb.worker.zygote") if _parent(pid) == spawner}
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 async def test_cell_output_displays_value_and_variables_arrive(station: Station) -> None:

@@ -21,7 +21,7 @@ from zbrain_nb.worker.agent import WorkerAgent
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.link import Link
-from zbrain_nb.worker.preparing import Preparer, UnknownKernel, find_python
+from zbrain_nb.worker.preparing import Preparer
 from zbrain_nb.worker.runs import Run, Runs
 from zbrain_nb.worker.sender import BATCH_BYTES, Sender
 from zbrain_nb.worker.spool import Frame, Kind
@@ -76,22 +76,20 @@ async def test_unknown_kernel_fails_the_attempt_for_good(station: Station) -> No
     job = await station.run(code="1", kernel="nosuchkernel")
     assert isinstance(job.ending, JobFailed)
     assert job.ending.final
-    assert job.ending.reason == "The kernel 'nosuchkernel' was not found on the worker."
+    assert job.ending.reason.startswith("On the worker: There is no kernel 'nosuchkernel'. Those that exist: ")
 
 
-def test_kernel_is_a_path_or_the_name_of_a_kernelspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_kernel_that_jupyter_reads_as_its_own_python_is_the_workers(
+    station: Station, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    for name, language, program in (("own", "python", sys.executable), ("bare", "python", "python"), ("r", "R", "R")):
-        folder = tmp_path / "kernels" / name
-        folder.mkdir(parents=True)
-        text = f'{{"argv": ["{program}"], "display_name": "x", "language": "{language}"}}'
-        (folder / "kernel.json").write_text(text)
-    assert find_python("/some/python") == "/some/python"
-    assert find_python("own") == find_python("bare") == sys.executable
-    with pytest.raises(UnknownKernel, match="does not run Python"):
-        find_python("r")
-    with pytest.raises(UnknownKernel, match="not found"):
-        find_python("a/../b")
+    folder = tmp_path / "kernels" / "bare"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text('{"argv": ["python", "-f"], "display_name": "x", "language": "python"}')
+    preparer = Preparer(WorkerFolder(tmp_path / "worker"), None)
+    for kernel, python in (("bare", sys.executable), ("/some/python", "/some/python")):
+        request = await preparer.prepare(Job(JobSpec(code="1", kernel=kernel)))
+        assert (request.python, request.kernel) == (python, None)
 
 
 async def test_worker_that_fails_at_a_run_again_and_again_ends_it(

@@ -14,13 +14,13 @@ import signal
 import sys
 import traceback
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.payload import Reader, load_call, pack_exception
 from zbrain_nb.worker import inside
-from zbrain_nb.worker.cell import ending, surroundings
+from zbrain_nb.worker.cell import ending, preloading, surroundings
 from zbrain_nb.worker.cell.bars import Bars
 from zbrain_nb.worker.cell.frames import FrameWriter
 from zbrain_nb.worker.cell.imports import after_import
@@ -83,8 +83,14 @@ class _Warm:
     local_modules: tuple[str, ...] = ()
 
 
-def preload() -> None:
-    """Import what cells need and make the shell; called once, in the zygote, on its only thread."""
+def preload(more: Iterable[str] = (), before: Callable[[str], None] = lambda name: None) -> None:
+    """Import what cells need and make the shell; called once, in the zygote, on its only thread.
+
+    Parameters
+    ----------
+    more, before
+        What jobs of this environment have needed besides (see `preloading.import_ahead`).
+    """
     os.environ["MPLBACKEND"] = surroundings.INLINE
     shell = make_shell()
     ours = set(sys.modules)
@@ -95,8 +101,10 @@ def preload() -> None:
         except ImportError:
             if chosen is not None:
                 sys.stderr.write(f"zbrain: {name}, named in ZBRAIN_PRELOAD, cannot be imported.\n")
+    preloading.import_ahead(more, before)
     _Warm.cwd = os.getcwd()
     _Warm.local_modules = tuple(surroundings.local_modules(sys.modules.keys() - ours))
+    surroundings.remember_ahead(sys.modules.keys() - ours - set(_Warm.local_modules))
     _warm_up(shell)
 
 

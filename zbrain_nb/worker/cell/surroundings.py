@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.machinery
 import logging
 import os
 import pickle
@@ -20,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.worker.cell.preloading import PACKAGES
 from zbrain_nb.worker.cell.shell import EXIT_WARNING, Shell
 
 INLINE = "module://matplotlib_inline.backend_inline"
 OPTIONS = "@options"
-_PACKAGES = frozenset({"site-packages", "dist-packages"})
 
 
 def enter(environ: Mapping[str, str], cwd: str, zygote_cwd: str) -> None:
@@ -34,7 +35,7 @@ def enter(environ: Mapping[str, str], cwd: str, zygote_cwd: str) -> None:
     os.environ.setdefault("MPLBACKEND", INLINE)
     time.tzset()
     os.chdir(cwd)
-    sys.path[:] = [cwd, *(entry for entry in sys.path if entry not in ("", zygote_cwd, cwd))]
+    set_path([cwd, *(entry for entry in sys.path if entry not in ("", zygote_cwd, cwd))])
     sys.argv[:] = [""]
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
@@ -53,6 +54,39 @@ def enter(environ: Mapping[str, str], cwd: str, zygote_cwd: str) -> None:
         sys.modules["numpy.random"].seed()  # else every job would draw what the zygote would have drawn
 
 
+class _Ahead:
+    """The modules that this process got from its zygote, and the folders that do not hide them."""
+
+    names: frozenset[str] = frozenset()
+    folders: frozenset[str] = frozenset()
+
+
+def remember_ahead(names: Iterable[str]) -> None:
+    """Note in the zygote what it has imported ahead of its jobs."""
+    _Ahead.names, _Ahead.folders = frozenset(names), frozenset(sys.path)
+
+
+def set_path(entries: list[str]) -> None:
+    """Set ``sys.path``; what was imported ahead, but would be found in the user's own folders now, is forgotten."""
+    sys.path[:] = entries
+    roots = {name.partition(".")[0] for name in _Ahead.names}
+    hidden = {root for entry in entries if entry not in _Ahead.folders for root in roots & _importable(entry)}
+    hides = frozenset(name for name in _Ahead.names if name.partition(".")[0] in hidden)
+    forget(hides)
+    _Ahead.names, _Ahead.folders = _Ahead.names - hides, _Ahead.folders | set(entries)
+
+
+def _importable(folder: str) -> set[str]:
+    """Return the names of the modules and packages in a folder."""
+    try:
+        found = os.listdir(folder)
+    except OSError:  # it is none, or an archive
+        return set()
+    ends = tuple(importlib.machinery.all_suffixes())
+    packages = {name for name in found if "." not in name and os.path.exists(os.path.join(folder, name, "__init__.py"))}
+    return packages | {name.partition(".")[0] for name in found if name.endswith(ends)}
+
+
 def local_modules(names: Iterable[str]) -> list[str]:
     """Return those of the loaded modules that come from neither the standard library nor site-packages.
 
@@ -65,7 +99,7 @@ def local_modules(names: Iterable[str]) -> list[str]:
         for name in names
         if (path := getattr(sys.modules[name], "__file__", None))
         and not path.startswith(fixed)
-        and _PACKAGES.isdisjoint(Path(path).parts)
+        and PACKAGES.isdisjoint(Path(path).parts)
         and name.partition(".")[0] not in ("zbrain_nb", "__main__")
     ]
 
@@ -82,11 +116,11 @@ def take_path(header: Mapping[str, Any]) -> None:
     if not shipped:
         return
     if header.get("prefix") == sys.prefix:
-        sys.path[:] = shipped
+        set_path(shipped)
         return
     theirs = str(header.get("prefix"))
     own = [p for p in shipped if p not in sys.path and "site-packages" not in p and not p.startswith(theirs)]
-    sys.path[:0] = own
+    set_path([*own, *sys.path])
 
 
 def repeat_imports(modules: Iterable[str]) -> None:
