@@ -18,7 +18,7 @@ from zbrain_nb.client.downloading import download
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.transport import Transport
 from zbrain_nb.model.errors import JobNotFound
-from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
+from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, Event, LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
@@ -268,7 +268,8 @@ class AsyncClient:
             )
             if page.entries:
                 yield page.entries
-            if len(page.entries) < LOG_PAGE:
+            # a page that was cut for its size holds so many bytes, and a character takes four at most
+            if len(page.entries) < LOG_PAGE and sum(len(e.line) for e in page.entries) < LOG_PAGE_BYTES // 4:
                 return
             from_seq = page.next_seq
 

@@ -34,7 +34,7 @@ from zbrain_nb.worker.supervisor import supervise
 
 _TICK_SECS = 1.0
 #: So many commands are with a runner at once: the one that runs, and what it takes up without waiting.
-_WINDOW = 4
+_WINDOW = 8
 
 
 class Spawner:

@@ -168,7 +168,7 @@ export class ServerFeed extends Feed {
     const job = await this.#fetch(url);
     const lines = this.loaded
       ? this.log
-      : new LogLines((from, limit) => this.#lines(`from_seq=${from}&limit=${limit}`).then(({ entries }) => entries));
+      : new LogLines((from, limit) => this.#range(from, limit));
     await this.#fillLog(lines, job.log_lines);
     if (turn !== this.#turn) return;
     this.setJob(job);
@@ -189,6 +189,18 @@ export class ServerFeed extends Feed {
       if (next === from || !entries.length) return;
       from = next;
     }
+  }
+
+  /** Up to `limit` lines, of however many pages: a page of long lines ends before it has as many. */
+  async #range(from, limit) {
+    const found = [];
+    for (let at = from; at < from + limit; ) {
+      const { entries, next_seq: next } = await this.#lines(`from_seq=${at}&limit=${from + limit - at}`);
+      found.push(...entries);
+      if (next === at || !entries.length) break;
+      at = next;
+    }
+    return found;
   }
 
   #lines(query) {
