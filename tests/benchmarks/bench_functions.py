@@ -90,7 +90,7 @@ def wait(client: zbrain_nb.Client, jobs: int, secs: float = 300) -> None:
         assert states.keys() <= {"succeeded", "failed", "canceled"}
         assert not states.get("failed"), states
         assert time.monotonic() < deadline, states
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def zbrain_calls(calls: int, small: int, *, hold: bool = False) -> tuple[float, float]:

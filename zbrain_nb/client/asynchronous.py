@@ -19,7 +19,7 @@ from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import Transport
 from zbrain_nb.client.uploading import upload
 from zbrain_nb.model.errors import JobNotFound, NotFound
-from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
+from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, Event, LogEntry
 from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.packing import Parcel
@@ -286,7 +286,8 @@ class AsyncClient:
             )
             if page.entries:
                 yield page.entries
-            if len(page.entries) < LOG_PAGE:
+            # a page that was cut for its size holds so many bytes, and a character takes four at most
+            if len(page.entries) < LOG_PAGE and sum(len(e.line) for e in page.entries) < LOG_PAGE_BYTES // 4:
                 return
             from_seq = page.next_seq
 

@@ -18,6 +18,10 @@ class LogStream(StrEnum):
     SYSTEM = "system"
 
 
+#: A page of a log ends with the line that reaches so many bytes, however many lines were asked for.
+LOG_PAGE_BYTES = 4 * 1024 * 1024
+
+
 class LogEntry(msgspec.Struct, frozen=True):
     """One line of a job's log.
 

@@ -229,12 +229,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def is_plain_call(self) -> bool:
-        """Whether it is a function that needs nothing but a Python: it may run in a process that ran others before.
+        """Whether it is a function that needs nothing but a Python, or a command that needs nothing special.
 
-        A field that is not known to be heeded there (`_OF_PLAIN_CALLS`) makes it another kind of job.
+        Such may run one after the other in one slot, without going through the queue in between. A field that is not
+        known to be heeded there (`_OF_PLAIN_CALLS`) makes it another kind of job.
         """
         return (
-            self.function is not None
+            self.code is None
             and (self.kernel is None or self.kernel.startswith("/"))
             and self.resources.cpus <= 1
             and self.resources.memory_mb is None
@@ -366,6 +367,7 @@ def shown(job: Job) -> dict[str, Any]:
 _OF_PLAIN_CALLS = frozenset(
     {
         "org_id",
+        "cmd",
         "function",
         "arguments",
         "input",

@@ -257,7 +257,10 @@ class JobSide(QueueCore):
     async def get_logs(
         self, job_id: str, from_seq: int = 0, limit: int = 1000, stream: str | None = None
     ) -> builtins.list[LogEntry]:
-        """Return lines of the job's log from `from_seq` on (inclusive), in order; none for an unknown job."""
+        """Return lines of the job's log from `from_seq` on (inclusive), in order; none for an unknown job.
+
+        They may be fewer than there are, and than `limit`, if they are long (see `LOG_PAGE_BYTES`).
+        """
         if not is_id(job_id):
             return []
         await self.open()

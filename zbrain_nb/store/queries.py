@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import msgspec
 
-from zbrain_nb.model.events import LogEntry, LogStream
+from zbrain_nb.model.events import LOG_PAGE_BYTES, LogEntry, LogStream
 from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.model.transitions import read_patch
 
@@ -172,13 +172,29 @@ def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str], since: float = 0
 
 
 def log_entries(cursor: Cursor, job_id: str, from_seq: int, limit: int, stream: str | None) -> list[LogEntry]:
-    """Return lines of the job's log from `from_seq` on (inclusive), in order."""
+    """Return lines of the job's log from `from_seq` on (inclusive), in order: a page (see `LOG_PAGE_BYTES`)."""
+    where = f"job_id = ?::UUID AND log_seq >= ? {'AND stream = ?' if stream else ''}"
+    values = [job_id, from_seq, *([stream] if stream else [])]
+    # what is sorted is held in memory, however long the lines: so their lengths say first where the page ends
+    sizes = cursor.execute(
+        f"SELECT log_seq, strlen(line) FROM logs WHERE {where} ORDER BY log_seq LIMIT ?", [*values, limit]
+    ).fetchall()
     rows = cursor.execute(
-        "SELECT log_seq, attempt, stream, epoch_us(ts), line FROM logs WHERE job_id = ?::UUID AND log_seq >= ? "
-        f"{'AND stream = ?' if stream else ''} ORDER BY log_seq LIMIT ?",
-        [job_id, from_seq, *([stream] if stream else []), limit],
+        f"SELECT log_seq, attempt, stream, epoch_us(ts), line FROM logs WHERE {where} AND log_seq <= ? "
+        "ORDER BY log_seq",
+        [*values, _page_end(sizes)],
     ).fetchall()
     return [LogEntry(seq, attempt, LogStream(name), ts / 1e6, line) for seq, attempt, name, ts, line in rows]
+
+
+def _page_end(sizes: Iterable[tuple[int, int]]) -> int:
+    """Return the number at which `LOG_PAGE_BYTES` are reached, else the last one; given are numbers and sizes."""
+    end, total = -1, 0
+    for number, size in sizes:
+        end, total = number, total + size
+        if total >= LOG_PAGE_BYTES:
+            break
+    return end
 
 
 def displays(cursor: Cursor, job_id: str, attempt: int) -> list[dict[str, Any]]:
@@ -220,9 +236,9 @@ def events_between(
     job_ids, org_ids : list of str or None
         Events of these jobs (with log and outputs) and of these orgs (without); both None is everything.
     limit : int
-        About how many rows are read at once.
+        About how many rows are read at once; of lines, about `LOG_PAGE_BYTES` too.
     """
-    everything = job_ids is None and org_ids is None
+    whole, everything = upto, job_ids is None and org_ids is None
     jobs, orgs = job_ids or [], org_ids or []
     match_jobs = "" if everything else "AND (id IN (SELECT unnest($3::UUID[])) OR org_id IN (SELECT unnest($4)))"
     match_moves = (
@@ -244,17 +260,21 @@ def events_between(
         ).fetchall()
         lines: list[tuple[Any, ...]] = []
         if everything or jobs:
+            page = (
+                f"FROM logs WHERE {span} {'' if everything else 'AND job_id IN (SELECT unnest($3::UUID[]))'} "
+                f"ORDER BY event_seq, log_seq LIMIT {limit:d}"
+            )
+            sizes = cursor.execute(f"SELECT event_seq, strlen(line) {page}", values[:3]).fetchall()
+            if sum(size for _, size in sizes) >= LOG_PAGE_BYTES:
+                whole = values[1] = _page_end(sizes)
             lines = cursor.execute(
                 "SELECT l.event_seq, l.job_id::VARCHAR, j.org_id, l.attempt, epoch_us(l.ts), l.log_seq, l.stream, "
-                "l.line FROM (SELECT * FROM logs WHERE "
-                f"{span} {'' if everything else 'AND job_id IN (SELECT unnest($3::UUID[]))'} "
-                f"ORDER BY event_seq, log_seq LIMIT {limit:d}) l LEFT JOIN jobs j ON j.id = l.job_id "
+                f"l.line FROM (SELECT * {page}) l LEFT JOIN jobs j ON j.id = l.job_id "
                 "ORDER BY l.event_seq, l.log_seq",
                 values[:3],
             ).fetchall()
     finally:
         cursor.execute("ROLLBACK")
-    whole = upto
     for rows, column in ((submits, 1), (moves, 0)):
         if len(rows) == limit:
             whole = min(whole, rows[-1][column])

@@ -1,4 +1,4 @@
-"""Sessions of calls: many small functions, one after the other, in a process that is used again.
+"""Sessions of calls: many small functions, one after the other, in a process that is used again; or small commands.
 
 A *session* is one foreman (`foreman`) with one spool, in the worker's folder named as an attempt with the number 0 of a
 job that does not exist. The worker tells it what to do by an *order book*, an append-only file of JSON lines: what
@@ -25,6 +25,8 @@ TAG = struct.Struct("<IB")
 NUMBER = struct.Struct("<I")
 #: The exit code of a runner that ends because it shall not be used again, not because of a call.
 RETIRED = 75
+#: What a runner says at the end of a call: whether another may follow. `End` may follow, of a command it does.
+MORE, LAST = b"more", b"last"
 #: The longest order that a runner takes.
 PACKET_BYTES = 128 * 1024
 
@@ -39,13 +41,17 @@ class Call(msgspec.Struct, tag="call"):
     job_id, attempt : str, int
         Whose attempt it is.
     path, sha256 : str
-        The file with the pickled call, and what it has to hash to.
+        The file with the pickled call, and what it has to hash to; empty for a command.
     timeout_secs : float or None
         How long it may run.
     input : object
         The job's JSON input.
     arguments : str or None
         Packed arguments to add to the call's own, as Base64.
+    cmd : list of str or None
+        A command, run without a shell; then there is no file.
+    checkpoints : str
+        Folder of a command that outlives the attempt.
     """
 
     number: int
@@ -56,6 +62,8 @@ class Call(msgspec.Struct, tag="call"):
     timeout_secs: float | None = None
     input: Any = None
     arguments: str | None = None
+    cmd: list[str] | None = None
+    checkpoints: str = ""
 
 
 class Cancel(msgspec.Struct, tag="cancel"):

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 AHEAD_SECS = 0.1
 BACK_SECS = 0.1
 AHEAD_CALLS = 256
+#: Commands have a supervisor of their own each while they take longer: starting it is not what takes the time.
+BRIEF_SECS = 0.05
 #: What a call costs besides its own time, about.
 _OVERHEAD_SECS = 0.0003
 _DECAY = 0.8
@@ -97,16 +99,20 @@ class Crew:
         return max(0, self._slots - self._others() - self.busy)
 
     def takes(self, job: Job) -> bool:
-        """Whether a job is a call for a session."""
+        """Whether a job is a call for a session; a command is one when such have been brief, or no slot is free."""
         spec = job.spec
         if self.blobs is None or not spec.is_plain_call:
             return False
-        if spec.input and len(msgspec.json.encode(spec.input)) > PACKET_BYTES // 2:
+        if (spec.input or spec.cmd) and len(msgspec.json.encode((spec.input, spec.cmd))) > PACKET_BYTES // 2:
             return False
+        if spec.cmd is not None:
+            return self._call_secs < BRIEF_SECS or not self._free()
         return os.path.exists(self._path(job))
 
     def _path(self, job: Job) -> str:
-        digest = job.spec.function or ""
+        if job.spec.function is None:
+            return ""
+        digest = job.spec.function
         return f"{self.blobs}/{digest[:2]}/{digest[2:]}"
 
     def ahead(self) -> int:
@@ -301,4 +307,4 @@ class Crew:
 def _key(job: Job) -> object:
     """Return what calls of one process have in common: whose they are, and all that is around them."""
     spec = job.spec
-    return job.owner, job.org_id, spec.kernel, spec.cwd, tuple(sorted(spec.env.items()))
+    return job.owner, job.org_id, spec.cmd is None, spec.kernel, spec.cwd, tuple(sorted(spec.env.items()))

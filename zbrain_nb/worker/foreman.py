@@ -24,10 +24,22 @@ import msgspec
 
 from zbrain_nb.model.datadir import boot_id, is_locked, spool_path
 from zbrain_nb.model.limits import GRACE_SECS
-from zbrain_nb.worker.calls import RETIRED, Call, Cancel, Close, OrderReader, Withdraw, encode_order, pack_numbers
+from zbrain_nb.worker.calls import (
+    MORE,
+    RETIRED,
+    Call,
+    Cancel,
+    Close,
+    OrderReader,
+    Withdraw,
+    encode_order,
+    pack_numbers,
+    pack_of_call,
+)
 from zbrain_nb.worker.fence import now as _now
 from zbrain_nb.worker.launch import open_fifo
 from zbrain_nb.worker.processes import Killer, become_subreaper, start_time
+from zbrain_nb.worker.pump import NO_EVENTS
 from zbrain_nb.worker.record import Record
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.runner import Begun, Body, Frames, Runner
@@ -47,17 +59,18 @@ _TRIES = 2
 _TERM_AFTER_SECS, _KILL_AFTER_SECS = TERM_PART * GRACE_SECS, GRACE_SECS
 
 
-def oversee(folder: Path, request: RunRequest, body: Body) -> NoReturn:
+def oversee(folder: Path, request: RunRequest, body: Body, window: int = WINDOW) -> NoReturn:
     """Serve one session in this process, which was forked for it, and exit.
 
-    Does nothing if the session has a spool already.
+    Does nothing if the session has a spool already. At most `window` calls are with the runner at once: if this process
+    is killed, nobody knows which of them had begun.
     """
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         become_subreaper()
         spool = SpoolWriter.create(spool_path(folder, request.job_id, request.attempt))
-        Foreman(folder, request, body, spool).run()
+        Foreman(folder, request, body, spool, window).run()
         code = 0
     except FileExistsError:
         code = 0
@@ -80,11 +93,12 @@ class _Current:
 class Foreman:
     """Owns one session (see the module)."""
 
-    def __init__(self, folder: Path, request: RunRequest, body: Body, spool: SpoolWriter) -> None:
+    def __init__(self, folder: Path, request: RunRequest, body: Body, spool: SpoolWriter, window: int) -> None:
         assert request.orders is not None
         self._folder = folder
         self._request = request
         self._body = body
+        self._window = window
         self._spool = spool
         self._record = Record(spool, request.spool_cap_bytes)
         self._orders = OrderReader(request.orders)
@@ -100,6 +114,7 @@ class Foreman:
         self._runner: Runner | None = None
         self._status: int | None = None  # of the runner, once it has ended
         self._is_last = False  # the runner ends after what it has said, and its last call with it
+        self._said: End | None = None  # how the present call ended, if the runner says more than that it did
         self._failures = 0  # runners that have died in a row without beginning a call
         self._ending: str | None = None  # why the present call is being ended: canceled, timeout
         self._escalate_from = 0.0
@@ -199,11 +214,11 @@ class Foreman:
 
     def _feed(self) -> None:
         """Write down the next calls as handed; they are sent when that stands."""
-        if self._ending is not None or self._is_last or not self._waiting or len(self._handed) > WINDOW // 2:
+        if self._ending is not None or self._is_last or not self._waiting or len(self._handed) > self._window // 2:
             return
         if self._runner is None:
             self._start_runner()
-        more = [self._waiting.popleft() for _ in range(min(len(self._waiting), WINDOW - len(self._handed)))]
+        more = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._window - len(self._handed)))]
         self._record.add_packed(pack_numbers(Kind.HANDED, [call.number for call in more]))
         self._handed |= {call.number: call for call in more}
         self._unsent.extend(more)
@@ -235,10 +250,22 @@ class Foreman:
         for frame in frames:
             self._hear(frame)
         self._move_raw()
-        if self._fifo is not None:
-            for frame in self._fifo.read():
-                if self._current is not None and frame.kind == Kind.EVENT and len(frame.payload) <= 4096:
-                    self._record.add(self._current.call.number, frame)
+        self._read_fifo()
+
+    def _read_fifo(self) -> None:
+        """Write down what other processes of the present call say."""
+        if self._fifo is None:
+            return
+        frames = self._fifo.read()
+        if self._current is None:
+            return
+        number = self._current.call.number
+        for frame in frames:
+            if frame.kind == Kind.EVENT and len(frame.payload) <= 4096:
+                self._record.add(number, frame)
+        if self._fifo.is_broken:
+            self._record.add_packed(pack_of_call(number, Kind.MARK, NO_EVENTS.encode()))
+            self._fifo = Frames(self._fifo.descriptor)
 
     def _move_raw(self) -> None:
         """Write down what came past Python, if it is known whose it is."""
@@ -268,9 +295,12 @@ class Foreman:
             self._move_raw()
             for raw in (self._runner.stdout, self._runner.stderr):
                 raw.next()
-            self._is_last = frame.payload != b"more"
+            self._read_fifo()
+            self._is_last = not frame.payload.startswith(MORE)
+            said = frame.payload[len(MORE) :]
+            self._said = msgspec.json.decode(said, type=End) if said else None
             if not (self._is_last or self._ending):
-                self._end_current(End(reason="exited", exit_code=0))
+                self._end_current(self._said or End(reason="exited", exit_code=0))
         elif frame.kind in (Kind.STDOUT, Kind.STDERR, Kind.EVENT):
             self._record.add(self._current.call.number, frame)
 
@@ -279,7 +309,7 @@ class Foreman:
         number = self._current.call.number
         self._canceled.discard(number)
         self._record.end(number, end)
-        self._current = None
+        self._current = self._said = None
 
     # Limits and ends
 
@@ -385,6 +415,8 @@ class Foreman:
 
     def _how(self, code: int) -> End:
         """Return how the present call ended with its runner."""
+        if self._said is not None:
+            return msgspec.structs.replace(self._said, reason=self._ending or self._said.reason)
         name = None
         if code < 0:
             with contextlib.suppress(ValueError):

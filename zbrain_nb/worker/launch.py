@@ -73,16 +73,16 @@ def _run_child(
         try:
             os.chdir(request.cwd)
         except OSError as error:
-            os.write(failure, _about_folder(request.cwd, error).encode())
+            os.write(failure, about_folder(request.cwd, error).encode())
             os._exit(127)
         if request.open_files is not None:
             hard = min(request.open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        if request.cmd is not None:
+        if request.cmd:
             try:
                 body(request, events)
             except OSError as error:
-                os.write(failure, _about_program(request.cmd[0], error).encode(errors="replace"))
+                os.write(failure, about_program(request.cmd[0], error).encode(errors="replace"))
                 os._exit(127)
         os.close(failure)
         code = body(request, events)
@@ -102,13 +102,15 @@ def run_command(request: RunRequest, events: int) -> int:
     os.execvpe(request.cmd[0], request.cmd, request.env)
 
 
-def _about_folder(cwd: str, error: OSError) -> str:
+def about_folder(cwd: str, error: OSError) -> str:
+    """Say why a job's folder cannot be entered."""
     if error.errno == errno.ENOENT:
         return f"The folder {cwd} does not exist on the worker."
     return f"The folder {cwd} cannot be entered: {error.strerror}."
 
 
-def _about_program(program: str, error: OSError) -> str:
+def about_program(program: str, error: OSError) -> str:
+    """Say why a job's program cannot be started."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return f"The program {program!r} was not found on the worker."
     if error.errno == errno.ENOEXEC:

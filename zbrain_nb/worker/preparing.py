@@ -140,6 +140,7 @@ def session_request(folder: WorkerFolder, job: Job, session_id: str, temp_dir: s
     request = RunRequest(
         job_id=session_id,
         attempt=0,
+        cmd=None if spec.cmd is None else [],
         org_id=job.org_id or spec.org_id or "",
         cwd=spec.cwd or scratch or "",
         scratch=scratch,

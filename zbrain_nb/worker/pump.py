@@ -18,6 +18,8 @@ _TURN = 1024 * 1024
 _LAST_TURN = 16 * 1024 * 1024
 #: Of output that is dropped so much of the end is kept: it tells most of why a job failed.
 _TAIL_BYTES = 64 * 1024
+#: Said of a job that writes something else where event frames go.
+NO_EVENTS = "A process of the job wrote something else than events to the events pipe."
 _FRAMES = frozenset({Kind.STDOUT, Kind.STDERR, Kind.EVENT})
 
 
@@ -114,7 +116,7 @@ class Pump:
             for kind, payload in splitter.feed(data):
                 self._append(kind, payload)
             if splitter.broken:
-                self._mark("A process of the job wrote something else than events to the events pipe.")
+                self._mark(NO_EVENTS)
 
     def _read_failure(self) -> None:
         assert self._failure is not None

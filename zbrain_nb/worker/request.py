@@ -21,7 +21,7 @@ class RunRequest(msgspec.Struct, kw_only=True):
     job_id, attempt, org_id : str, int, str
         Which attempt of which job.
     cmd : list of str or None
-        A command, run without a shell.
+        A command, run without a shell; empty for a session of commands.
     code : str or None
         Source of a cell.
     function : str or None

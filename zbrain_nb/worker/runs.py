@@ -389,6 +389,7 @@ class Runs:
     async def _follow(self, run: Run) -> None:
         """Read the spool until its end, or until its supervisor is gone without one."""
         assert run.reader is not None
+        began_at = None
         while run.delivery.end is None:
             if run.delivery.waiting_bytes > _WINDOW_BYTES and not run.stale:
                 await self._wait(run, _TICK_SECS)
@@ -397,9 +398,12 @@ class Runs:
             frames = run.reader.read(_READ_BYTES)
             for frame in frames:
                 if frame.kind == Kind.BEGIN:
+                    began_at = frame.ts
                     self._take_grip(run, msgspec.json.decode(frame.payload, type=Begin))
                 if not run.stale or frame.kind == Kind.END:
                     run.delivery.feed(frame)
+                if frame.kind == Kind.END and began_at is not None and run.job is not None:
+                    self._learn(run.job, frame.ts - began_at)
             if frames:
                 self._changed()
                 await asyncio.sleep(0)
@@ -407,6 +411,11 @@ class Runs:
                 return
             else:
                 await self._wait(run, _TICK_SECS)
+
+    def _learn(self, job: Job, secs: float) -> None:
+        """Let the crew know how long commands take that it might run."""
+        if job.spec.is_plain_call:
+            self.crew.learn(secs)
 
     async def _wait(self, run: Run, secs: float) -> None:
         with contextlib.suppress(TimeoutError):

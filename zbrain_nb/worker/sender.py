@@ -19,7 +19,7 @@ GATHER_SECS = 0.002
 BATCH_BYTES = 1024 * 1024
 #: After a batch of so many events, more are gathered, for longer: each batch is a commit. With so many runs that have
 #: something to say already, it is sent at once.
-BUSY_EVENTS, BUSY_GATHER_SECS = 32, 0.008
+BUSY_EVENTS, BUSY_GATHER_SECS = 8, 0.015
 _MANY_RUNS = 100
 
 

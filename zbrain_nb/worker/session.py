@@ -133,7 +133,7 @@ class Session:
     # Orders
 
     def take(self, runs: list[tuple[Run, str]]) -> None:
-        """Run calls, each with the path of its file.
+        """Run calls, each with the path of its file; that of a command is empty.
 
         Raises
         ------
@@ -154,6 +154,8 @@ class Session:
                     spec.timeout_secs,
                     spec.input,
                     spec.arguments,
+                    spec.cmd,
+                    str(self._folder.checkpoints.folder_of(run.job)) if spec.cmd is not None else "",
                 )
             )
         self._order(orders)
@@ -307,7 +309,8 @@ class Session:
         return RunRequest(
             job_id=run.job_id,
             attempt=run.attempt,
-            function="call",
+            cmd=own.cmd,
+            function="call" if own.cmd is None else None,
             cwd=own.cwd,
             outbox=outbox,
             timeout_secs=spec.timeout_secs if spec is not None else None,

@@ -22,6 +22,8 @@ from typing import NoReturn
 import msgspec
 
 from zbrain_nb.model.datadir import FileLock, is_locked, spool_path
+from zbrain_nb.worker.commanding import serve_commands
+from zbrain_nb.worker.foreman import oversee
 from zbrain_nb.worker.launch import run_command
 from zbrain_nb.worker.processes import Killer, become_subreaper
 from zbrain_nb.worker.request import RunRequest, read_request
@@ -31,6 +33,8 @@ from zbrain_nb.worker.stable import Stable
 from zbrain_nb.worker.supervisor import supervise
 
 _TICK_SECS = 1.0
+#: So many commands are with a runner at once: the one that runs, and what it takes up without waiting.
+_WINDOW = 8
 
 
 class Spawner:
@@ -113,6 +117,8 @@ class Spawner:
             os.setsid()
             # the lock above all: it has to be free when the spawner is dead, though its supervisors live
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            if request.orders is not None:
+                oversee(self._folder, request, serve_commands, _WINDOW)
             supervise(self._folder, request, run_command)
         finally:
             os._exit(1)

@@ -173,10 +173,7 @@ export class ServerFeed extends Feed {
     const job = await this.#fetch(url);
     const lines = this.loaded
       ? this.log
-      : new LogLines(async (from, limit, stream = '') => {
-          const { entries } = await this.#lines(`from_seq=${from}&limit=${limit}&stream=${stream}`);
-          return entries;
-        });
+      : new LogLines((from, limit, stream) => this.#range(from, limit, stream));
     await this.#fillLog(lines, job.log_lines);
     if (turn !== this.#turn) return;
     this.setJob(job);
@@ -197,6 +194,19 @@ export class ServerFeed extends Feed {
       if (next === from || !entries.length) return;
       from = next;
     }
+  }
+
+  /** Up to `limit` lines, of however many pages: a page of long lines ends before it has as many. */
+  async #range(from, limit, stream = '') {
+    const found = [];
+    for (let at = from; found.length < limit; ) {
+      const query = `from_seq=${at}&limit=${limit - found.length}&stream=${stream}`;
+      const { entries, next_seq: next } = await this.#lines(query);
+      found.push(...entries);
+      if (next === at || !entries.length) break;
+      at = next;
+    }
+    return found;
   }
 
   #lines(query) {

@@ -28,7 +28,7 @@ from zbrain_nb.model.errors import BlobMismatch, ZBrainError
 from zbrain_nb.model.job import INLINE_BYTES
 from zbrain_nb.model.payload import Reader, load_call
 from zbrain_nb.worker import inside
-from zbrain_nb.worker.calls import NUMBER, PACKET_BYTES, RETIRED, Call
+from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call
 from zbrain_nb.worker.cell import ending, surroundings
 from zbrain_nb.worker.cell.frames import FrameWriter
 from zbrain_nb.worker.cell.keeping import Keeper
@@ -116,7 +116,7 @@ def serve(request: SessionRequest, events_fd: int, feed_fd: int, marker: bytes) 
                 streams.flush()
             for descriptor in raw:
                 os.write(descriptor, marker)
-            writer.last_event(finished, Kind.END, b"more" if goes_on else b"last")
+            writer.last_event(finished, Kind.END, MORE if goes_on else LAST)
             if not goes_on:
                 writer.close()
                 return 0

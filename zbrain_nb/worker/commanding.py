@@ -1,0 +1,221 @@
+"""The runner's side of commands: spawns one after the other, and lets none begin before the last has left nothing.
+
+Commands that take no longer than it takes to fork a supervisor run here, in the session of their foreman (see `calls`).
+The process is small and computes nothing, so that spawning from it is cheap. Each command has a session and a process
+group of its own; what it leaves running is killed, its files go to a folder that the next ones do not have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from typing import NamedTuple
+
+import msgspec
+
+from zbrain_nb.model.sizes import format_kib
+from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call
+from zbrain_nb.worker.launch import about_folder, about_program
+from zbrain_nb.worker.processes import Killer, become_subreaper, oom_kills
+from zbrain_nb.worker.request import RunRequest
+from zbrain_nb.worker.spool import End, Kind, pack
+
+#: Python ignores some of these, the runner others: commands find them as a shell leaves them.
+_DEFAULT_SIGNALS = (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ)
+#: The kernel's count of what it killed is at most so old when a command begins.
+_COUNT_AGE_SECS = 1.0
+
+
+def serve_commands(request: RunRequest, events_fd: int, feed_fd: int, marker: bytes) -> int:
+    """Run commands below this process until it is dismissed or interrupted (a `runner.Body`).
+
+    Parameters
+    ----------
+    request : RunRequest
+        Of the session.
+    events_fd : int
+        Takes frames: ``BEGIN`` before each command, ``END`` after it.
+    feed_fd : int
+        Gives the commands, one in each packet.
+    marker : bytes
+        Ends the part of each command in what is written to the file descriptors 1 and 2.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    become_subreaper()  # whatever leaves the session of its command, it stays in sight
+    if path := request.env.get("PATH"):
+        os.environ["PATH"] = path  # where programs are looked for
+    feed = socket.socket(fileno=feed_fd)
+    runner = _Runner(request)
+    signal.signal(signal.SIGINT, runner.interrupt)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is meant for the command, which gets it too
+    while not runner.is_interrupted:
+        packet = feed.recv(PACKET_BYTES)
+        if not packet:
+            break
+        call = msgspec.json.decode(packet, type=Call)
+        box = runner.enter(call)
+        os.write(events_fd, pack(Kind.BEGIN, NUMBER.pack(call.number) + os.fsencode(box.root)))
+        begun = time.perf_counter()
+        end = runner.run(call, box)
+        finished = {"kind": "finished", "files": runner.leave(), "secs": time.perf_counter() - begun}
+        for descriptor in (1, 2):
+            os.write(descriptor, marker)
+        payload = (LAST if runner.is_interrupted else MORE) + msgspec.json.encode(end)
+        os.write(events_fd, pack(Kind.EVENT, msgspec.json.encode(finished)) + pack(Kind.END, payload))
+    return RETIRED
+
+
+class _Box(NamedTuple):
+    """The folder for the files of one command, and of the next ones if it leaves none."""
+
+    root: str
+    artifacts: str
+    input: str
+    output: str
+
+    @classmethod
+    def make(cls, root: str) -> _Box:
+        box = cls(root, f"{root}/artifacts", f"{root}/input.json", f"{root}/output.json")
+        os.makedirs(box.artifacts, 0o700)
+        box.write_input(b"{}")
+        os.utime(box.input, (0, 0))  # so that a change is seen, however soon it comes
+        return box
+
+    def write_input(self, data: bytes) -> None:
+        with open(self.input, "wb") as file:
+            file.write(data)
+
+    def stamp(self) -> tuple[object, ...]:
+        """Return what changes when somebody leaves a file here, or writes another input."""
+        try:
+            stat = os.stat(self.input)
+            return stat.st_ino, stat.st_mtime_ns, len(os.listdir(self.root)), len(os.listdir(self.artifacts))
+        except OSError:
+            return ()
+
+
+class _Runner:
+    """Runs the commands of one session."""
+
+    def __init__(self, request: RunRequest) -> None:
+        self._request = request
+        self._killer = Killer()
+        self._boxes = self._folders = 0
+        self._box: _Box | None = None
+        self._stamp: tuple[object, ...] = ()
+        self._cwd = request.cwd
+        self._checkpoints = ""
+        self._main = 0
+        self._oom_kills, self._counted_at = oom_kills(), time.monotonic()
+        self.is_interrupted = False
+        if request.scratch is not None:
+            self._new_folder()
+
+    def interrupt(self, number: int, frame: object) -> None:
+        """Pass SIGINT on to the command; no other follows here."""
+        self.is_interrupted = True
+        if self._main:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._main, signal.SIGINT)
+
+    def enter(self, call: Call) -> _Box:
+        """Return the folder for the files of a command."""
+        box = self._box
+        if box is None:
+            self._boxes += 1
+            box = self._box = _Box.make(f"{self._request.outbox}/{os.getpid()}-{self._boxes}")
+            self._stamp = box.stamp()
+        if call.input:
+            box.write_input(msgspec.json.encode(call.input))
+        self._checkpoints = call.checkpoints
+        if call.checkpoints:
+            os.makedirs(call.checkpoints, 0o700, exist_ok=True)
+        return box
+
+    def leave(self) -> bool:
+        """Return whether the command has left files, or was given one; then the next ones get another folder."""
+        with contextlib.suppress(OSError):  # it holds something, which the next attempt finds
+            os.rmdir(self._checkpoints)
+        if self._request.scratch is not None and os.listdir(self._cwd):
+            self._new_folder()
+        if self._box is not None and self._box.stamp() == self._stamp:
+            return False
+        self._box = None
+        return True
+
+    def _new_folder(self) -> None:
+        self._folders += 1
+        self._cwd = os.path.join(self._request.cwd, f"{os.getpid()}-{self._folders}")
+        os.mkdir(self._cwd, 0o700)
+
+    def run(self, call: Call, box: _Box) -> End:
+        """Run one command, and kill what it leaves running."""
+        assert call.cmd is not None
+        now = time.monotonic()
+        if now - self._counted_at > _COUNT_AGE_SECS:
+            self._oom_kills, self._counted_at = oom_kills(), now
+        own = {
+            "ZBRAIN_JOB_ID": call.job_id,
+            "ZBRAIN_ATTEMPT": str(call.attempt),
+            "ZBRAIN_INPUT": box.input,
+            "ZBRAIN_OUTPUT": box.output,
+            "ZBRAIN_ARTIFACTS": box.artifacts,
+            "ZBRAIN_CHECKPOINTS": call.checkpoints,
+        }
+        try:
+            os.chdir(self._cwd)
+        except OSError as error:
+            return _unstartable(about_folder(self._cwd, error))
+        try:
+            self._main = os.posix_spawnp(
+                call.cmd[0],
+                call.cmd,
+                self._request.env | own,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULT_SIGNALS,
+            )
+        except OSError as error:
+            return _unstartable(about_program(call.cmd[0], error))
+        if self.is_interrupted:
+            self.interrupt(signal.SIGINT, None)  # it came before there was anybody to pass it on to
+        pid = 0
+        while pid != self._main:  # what else ends here are orphans of the command
+            pid, status, usage = os.wait4(-1, 0)
+        self._main = 0
+        if self._reap():
+            self._killer.kill(self._reap)
+        return self._end(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
+
+    @staticmethod
+    def _reap() -> bool:
+        """Reap ended children; return whether there are more to wait for."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return False
+        return True
+
+    def _end(self, code: int, peak_kib: int) -> End:
+        if code >= 0:
+            return End(reason="exited", exit_code=code, peak_kib=peak_kib)
+        name = None
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-code).name
+        if code == -signal.SIGKILL and (count := oom_kills()) > self._oom_kills:
+            self._oom_kills = count
+            sentence = f"Killed by the kernel at {format_kib(peak_kib)}, because the machine ran out of memory."
+            return End(reason="memory", exit_code=code, signal=name, message=sentence, peak_kib=peak_kib)
+        return End(reason="exited", exit_code=code, signal=name, peak_kib=peak_kib)
+
+
+def _unstartable(sentence: str) -> End:
+    return End(reason="unstartable", exit_code=127, message=sentence)
