@@ -6,6 +6,7 @@ A job's own output goes to stdout and stderr as it came; what ``zbrain`` itself 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -24,11 +25,12 @@ from zbrain_nb.cli.doctor import diagnose
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import age, printable, state_style
-from zbrain_nb.model.datadir import DataDir, lock_holder
+from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir, lock_holder
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import LogEntry, LogStream
 from zbrain_nb.model.job import CancelResult, JobState
 from zbrain_nb.model.limits import Limits, limits_from_pairs
+from zbrain_nb.model.logs import configure_logging
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.model.sizes import parse_mib
 
@@ -217,11 +219,15 @@ def queues(as_json: Json = False) -> None:
 def serve(
     bind: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A further name under which others reach it; may be repeated.")
+    ] = None,
 ) -> None:
     """Serve the queue of the data directory until interrupted."""
     from zbrain_nb.server.serving import main as serve_main
 
-    raise typer.Exit(serve_main(["--bind", bind, "--port", str(port)]))
+    names = [word for one in name or [] for word in ("--name", one)]
+    raise typer.Exit(serve_main(["--bind", bind, "--port", str(port), *names]))
 
 
 @app.command()
@@ -231,12 +237,30 @@ def worker(
     url: Annotated[
         str | None, typer.Option(help="The server's root (default: the host of the data directory).")
     ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="The worker's own folder (default: in the data directory).")
+    ] = None,
+    drain_timeout: Annotated[
+        float | None, typer.Option(min=0, metavar="SECS", help="When told to end, let jobs run no longer than this.")
+    ] = None,
 ) -> None:
-    """Run a worker until interrupted."""
+    """Run a worker. Interrupted, it takes no more jobs, and ends when those that run have ended."""
     from zbrain_nb.worker.service import run_worker
 
+    configure_logging("worker", logging.ERROR)
     token = read_settings().token if url else None
-    raise typer.Exit(run_worker(url=url or None, token=token, concurrency=concurrency, org_id=org))
+    raise typer.Exit(
+        run_worker(
+            url=url or None,
+            token=token,
+            folder=folder,
+            concurrency=concurrency,
+            org_id=org,
+            drains=True,
+            drain_secs=drain_timeout,
+            say=_say,
+        )
+    )
 
 
 @app.command()
@@ -265,16 +289,17 @@ def stop() -> None:
     """End the host of the data directory and its worker; running jobs go on and are taken up by the next."""
     data = DataDir(read_settings().data)
     # The host ends its worker; a worker whose host was killed is ended here.
-    ended = [_end(who, lock, data) for who, lock in (("host", data.host_lock), ("worker", data.worker / "worker.lock"))]
+    holders = (("host", data.host_lock, signal.SIGTERM), ("worker", data.worker / "worker.lock", LEAVE_SIGNAL))
+    ended = [_end(who, lock, number, data) for who, lock, number in holders]
     if not any(ended):
         _say(f"no host serves {data.root}")
 
 
-def _end(who: str, lock: Path, data: DataDir) -> bool:
+def _end(who: str, lock: Path, number: signal.Signals, data: DataDir) -> bool:
     pid = lock_holder(lock)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, number)
     deadline = time.monotonic() + STOP_SECS
     while lock_holder(lock) == pid:
         if time.monotonic() > deadline:
