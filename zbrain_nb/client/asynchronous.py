@@ -16,7 +16,8 @@ import msgspec
 
 from zbrain_nb.client.downloading import download
 from zbrain_nb.client.locating import Locator
-from zbrain_nb.client.transport import Transport
+from zbrain_nb.client.transport import CHUNK_BYTES, Transport
+from zbrain_nb.client.uploading import upload
 from zbrain_nb.model.errors import JobNotFound
 from zbrain_nb.model.events import JOB_ONLY, Event, LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
@@ -394,11 +395,12 @@ class AsyncClient:
     async def put_blob(self, data: bytes) -> str:
         """Upload bytes unless the server has them; return their SHA-256."""
         digest = hashlib.sha256(data).hexdigest()
-        answer = await self.transport.request("HEAD", f"blobs/{digest}", expect=(200, 404))
-        if answer.status_code == 404:
-            await self.transport.request(
-                "PUT", f"blobs/{digest}", content=data, timeout=None, headers={"Content-Length": str(len(data))}
-            )
+
+        async def pieces(offset: int) -> AsyncIterator[bytes]:
+            for start in range(offset, len(data), CHUNK_BYTES):
+                yield data[start : start + CHUNK_BYTES]
+
+        await upload(self.transport, digest, len(data), pieces)
         return digest
 
     async def read(self, path: str) -> bytes:

@@ -20,6 +20,8 @@ from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import AnyWorkerEvent
 from zbrain_nb.model.job import Job, Resources
 
+#: How far an upload has come (see `BlobHandler`).
+OFFSET_HEADER = "Upload-Offset"
 MAX_PID = 2**31 - 1
 MAX_SLOTS = 1_000_000
 #: The longest that a lease request may ask to be held open.
