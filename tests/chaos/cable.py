@@ -21,13 +21,17 @@ class Cable:
         Where it begins, on loopback.
     breaks_after : int or None
         Each connection breaks when it has carried so many bytes back; None is never.
-    carried : int
-        How many bytes it has carried back.
+    breaks_after_sent : int or None
+        Likewise for bytes on their way there.
+    carried, sent : int
+        How many bytes it has carried back, and there.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
         self.breaks_after: int | None = None
+        self.breaks_after_sent: int | None = None
+        self.sent = 0
         self.carried = 0
         self._open: set[socket.socket] = set()
         self._is_cut = False
@@ -79,11 +83,14 @@ class Cable:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 sink.sendall(data)
+                mine += len(data)
                 if is_back:
-                    mine += len(data)
                     self.carried += len(data)
-                    if self.breaks_after is not None and mine >= self.breaks_after:
-                        break
+                else:
+                    self.sent += len(data)
+                limit = self.breaks_after if is_back else self.breaks_after_sent
+                if limit is not None and mine >= limit:
+                    break
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

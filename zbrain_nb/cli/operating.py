@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -17,8 +18,9 @@ from zbrain_nb.cli.exits import FAILED
 from zbrain_nb.cli.output import console, print_json, say
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.printing import printable
-from zbrain_nb.model.datadir import DataDir, lock_holder
+from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir, lock_holder
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.logs import configure_logging
 from zbrain_nb.model.settings import read_settings
 
 STOP_SECS = 20.0
@@ -34,6 +36,9 @@ def add_to(app: typer.Typer) -> None:
 def serve(
     bind: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 0,
+    name: Annotated[
+        list[str] | None, typer.Option(help="A further name under which others reach it; may be repeated.")
+    ] = None,
 ) -> None:
     """Serve the queue of the data directory.
 
@@ -41,7 +46,8 @@ def serve(
     """
     from zbrain_nb.server.serving import main as serve_main
 
-    raise typer.Exit(serve_main(["--bind", bind, "--port", str(port)]))
+    names = [word for one in name or [] for word in ("--name", one)]
+    raise typer.Exit(serve_main(["--bind", bind, "--port", str(port), *names]))
 
 
 def worker(
@@ -51,14 +57,35 @@ def worker(
     url: Annotated[
         str | None, typer.Option(help="The server's root (default: the host of the data directory).")
     ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="The worker's own folder (default: in the data directory).")
+    ] = None,
+    drain_timeout: Annotated[
+        float | None, typer.Option(min=0, metavar="SECS", help="When told to end, let jobs run no longer than this.")
+    ] = None,
 ) -> None:
-    """Run a worker until interrupted."""
+    """Run a worker.
+
+    Interrupted, it takes no more jobs, and ends when those that run have ended.
+    """
     from zbrain_nb.worker.service import run_worker
 
     if mode not in (None, "local"):
         raise typer.BadParameter(f"{mode!r} is none of local.", param_hint="--mode")
+    configure_logging("worker", logging.ERROR)
     token = read_settings().token if url else None
-    raise typer.Exit(run_worker(url=url or None, token=token, concurrency=concurrency, org_id=org))
+    raise typer.Exit(
+        run_worker(
+            url=url or None,
+            token=token,
+            folder=folder,
+            concurrency=concurrency,
+            org_id=org,
+            drains=True,
+            drain_secs=drain_timeout,
+            say=say,
+        )
+    )
 
 
 def dashboard(
@@ -119,16 +146,17 @@ def stop() -> None:
     """
     data = DataDir(read_settings().data)
     # The host ends its worker; a worker whose host was killed is ended here.
-    ended = [_end(who, lock, data) for who, lock in (("host", data.host_lock), ("worker", data.worker / "worker.lock"))]
+    holders = (("host", data.host_lock, signal.SIGTERM), ("worker", data.worker / "worker.lock", LEAVE_SIGNAL))
+    ended = [_end(who, lock, number, data) for who, lock, number in holders]
     if not any(ended):
         say(f"no host serves {data.root}")
 
 
-def _end(who: str, lock: Path, data: DataDir) -> bool:
+def _end(who: str, lock: Path, number: signal.Signals, data: DataDir) -> bool:
     pid = lock_holder(lock)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, number)
     deadline = time.monotonic() + STOP_SECS
     while lock_holder(lock) == pid:
         if time.monotonic() > deadline:

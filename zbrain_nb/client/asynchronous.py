@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
@@ -14,9 +15,10 @@ import anyio
 import msgspec
 
 from zbrain_nb.client.downloading import download
+from zbrain_nb.client.handover import hand_over
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.spooling import Spool, spool
-from zbrain_nb.client.transport import Transport
+from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import upload
 from zbrain_nb.model.errors import JobNotFound, NotFound
 from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, Event, LogEntry
@@ -425,8 +427,10 @@ class AsyncClient:
         return job
 
     async def put_blob(self, data: bytes) -> str:
-        """Upload bytes unless the server has them; return their SHA-256 (see `uploading.upload`)."""
-        return await upload(self.transport, data)
+        """Have the server keep bytes, unless it does already; return their SHA-256."""
+        digest = await asyncio.to_thread(_sha256, data)
+        await self._put(data, digest)
+        return digest
 
     async def put_parcel(self, parcel: Parcel) -> tuple[str, dict[str, str]]:
         """Upload a payload and the buffers that are apart; what the server has does not travel again.
@@ -439,8 +443,18 @@ class AsyncClient:
             The job's ``inputs`` that the payload needs besides itself.
         """
         for sha256, buffer in parcel.apart.items():
-            await upload(self.transport, buffer, sha256)
+            await self._put(buffer, sha256)
         return await self.put_blob(parcel.data), {sha256: sha256 for sha256 in parcel.apart}
+
+    async def _put(self, data: bytes | memoryview, sha256: str) -> None:
+        view = memoryview(data)
+
+        async def pieces(offset: int) -> AsyncIterator[bytes]:
+            for start in range(offset, len(view), CHUNK_BYTES):
+                yield bytes(view[start : start + CHUNK_BYTES])
+
+        if not await hand_over(self.transport, view, sha256):
+            await upload(self.transport, sha256, len(view), pieces)
 
     async def history(self, wanted: HistoryQuery) -> Spool:
         """Return a table of the history, or a part of it, as a file that holds an Arrow IPC stream."""
@@ -490,3 +504,7 @@ def _job_of(reset: Event, job_id: str) -> Job | None:
 def _instead(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return outputs that take the place of all before them, in the language of outputs itself."""
     return [{"output_type": "clear_output", "wait": bool(outputs)}, *outputs]
+
+
+def _sha256(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -27,6 +27,7 @@ FIRST_PATIENCE_SECS = 3.0
 FIRST_PAUSE_SECS = 0.05
 LONGEST_PAUSE_SECS = 2.0
 CONNECT_SECS = 5.0
+WRITE_SECS = 60.0  # for a piece of a body
 CHUNK_BYTES = 1 << 20
 
 
@@ -39,11 +40,16 @@ class Transport:
         Finds the server; called at the first request and whenever the server was lost.
     patience_secs : float
         How long a request waits for a server that is being restarted.
+
+    Attributes
+    ----------
+    patience_secs : float
+        As above.
     """
 
     def __init__(self, locate: Locator, *, patience_secs: float = PATIENCE_SECS) -> None:
         self._locate = locate
-        self._patience = patience_secs
+        self.patience_secs = patience_secs
         self._was_heard = False
         self._endpoint: Endpoint | None = None
         self._http: httpx.AsyncClient | None = None
@@ -106,8 +112,9 @@ class Transport:
             If no server answered in time.
         """
         # A server that never answered is not being restarted: it is not there.
-        deadline = time.monotonic() + (self._patience if self._was_heard else FIRST_PATIENCE_SECS)
+        deadline = time.monotonic() + (self.patience_secs if self._was_heard else FIRST_PATIENCE_SECS)
         pause = FIRST_PAUSE_SECS
+        is_stream = isinstance(content, AsyncIterable)  # which can be read once
         while True:
             endpoint = await self.endpoint()
             try:
@@ -116,7 +123,7 @@ class Transport:
                     f"{endpoint.api}{path}",
                     headers=_authorization(endpoint) | (headers or {}),
                     content=content,
-                    timeout=httpx.Timeout(timeout, connect=CONNECT_SECS),
+                    timeout=httpx.Timeout(timeout, connect=CONNECT_SECS, write=WRITE_SECS),
                     **options,
                 )
                 if answer.status_code in expect:
@@ -125,11 +132,11 @@ class Transport:
                 error = error_from_json(_body(answer), answer.status_code)
                 if not isinstance(error, (Unauthorized, Unavailable, ServerUnreachable)):
                     raise error
-                again = True
+                again = not is_stream
             except httpx.ConnectError as failure:
                 error, again = _unreachable(endpoint, failure), True
             except httpx.TransportError as failure:
-                error, again = _unreachable(endpoint, failure), repeatable and not isinstance(content, AsyncIterable)
+                error, again = _unreachable(endpoint, failure), repeatable and not is_stream
             self.forget(endpoint)
             if not again or endpoint.found == "argument" or time.monotonic() + pause > deadline:
                 raise error
@@ -164,7 +171,7 @@ class Transport:
             If there are other bytes after a break than before.
         """
         at, tag = start, None
-        deadline, pause = time.monotonic() + self._patience, FIRST_PAUSE_SECS
+        deadline, pause = time.monotonic() + self.patience_secs, FIRST_PAUSE_SECS
         while True:
             endpoint = await self.endpoint()
             headers = _authorization(endpoint) | ({"Range": f"bytes={at}-"} if at else {})
@@ -180,7 +187,7 @@ class Transport:
                     tag = answer.headers.get("ETag")
                     async for chunk in answer.aiter_bytes(CHUNK_BYTES):
                         at += len(chunk)
-                        deadline, pause = time.monotonic() + self._patience, FIRST_PAUSE_SECS
+                        deadline, pause = time.monotonic() + self.patience_secs, FIRST_PAUSE_SECS
                         yield chunk
                     return
             except (Unauthorized, Unavailable, ServerUnreachable) as refusal:
@@ -246,7 +253,7 @@ class Transport:
             self.forget(endpoint)
             now = time.monotonic()
             lost_at = lost_at or now
-            if now - lost_at > self._patience or endpoint.found == "argument":
+            if now - lost_at > self.patience_secs or endpoint.found == "argument":
                 raise error
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECS)

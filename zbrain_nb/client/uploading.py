@@ -1,85 +1,124 @@
-"""Uploads: by file where client and server share machine and account, else through HTTP. For `AsyncClient`."""
+"""Uploads: a blob goes up in one request, or in several when the connection breaks on the way.
+
+After a break the server is asked how much has arrived, and the rest is sent.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
-import tempfile
-from pathlib import Path
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
 
-from zbrain_nb.client.transport import Transport
-from zbrain_nb.model.errors import NotFound
+from zbrain_nb.client.transport import FIRST_PAUSE_SECS, LONGEST_PAUSE_SECS, Transport
+from zbrain_nb.model.errors import BlobMismatch, ServerUnreachable, Unauthorized, Unavailable, WrongOffset, ZBrainError
+from zbrain_nb.model.protocol import OFFSET_HEADER
 
-#: Less than this goes through HTTP in any case: a file costs more than it saves.
-BY_FILE_BYTES = 1 << 20
+log = logging.getLogger(__name__)
+#: What is smaller goes in one request whatever happens.
+RESUMABLE_BYTES = 8 << 20
+#: What has arrived from elsewhere is gone on with when it has stood still for so long: perhaps it is being sent.
+STILL_SECS = 1.0
+ANSWER_SECS = 600.0
+
+Pieces = Callable[[int], AsyncIterator[bytes]]
 
 
-async def upload(transport: Transport, data: bytes | memoryview, sha256: str | None = None) -> str:
-    """Bring bytes to the server unless it has them; return their SHA-256.
+async def upload(transport: Transport, sha256: str, size: int, pieces: Pieces) -> None:
+    """Have the server keep a blob, unless it does already.
 
     Parameters
     ----------
-    transport : Transport
-        To the server.
-    data : bytes or memoryview
-        Must not change meanwhile.
-    sha256 : str, optional
-        Their hash, if it is known.
+    sha256, size : str, int
+        Name of the blob, and its size in bytes.
+    pieces : callable
+        Returns the bytes behind a given number of them, in pieces.
 
     Raises
     ------
-    BlobMismatch
-        If the bytes changed on their way.
-    DiskFloor
-        If the server's disk is nearly full.
     ServerUnreachable
-        If no server answers.
+        If the server stays away; what has arrived is kept there for a while.
+    BlobMismatch
+        If the bytes do not hash to `sha256`.
+    ZBrainError
+        What else the server says.
     """
-    digest = await asyncio.to_thread(_sha256, data) if sha256 is None else sha256
-    answer = await transport.request("HEAD", f"blobs/{digest}", expect=(200, 404))
-    if answer.status_code == 404 and not await _hand_over(transport, data, digest):
-        await transport.request(
-            "PUT",
-            f"blobs/{digest}",
-            content=bytes(data),
-            timeout=None,
-            headers={"Content-Length": str(len(data))},
-        )
-    return digest
+    await _Sending(transport, sha256, size, pieces).run()
 
 
-async def _hand_over(transport: Transport, data: bytes | memoryview, digest: str) -> bool:
-    """Lay the bytes into the server's own folder; return whether it took them from there."""
-    endpoint = await transport.endpoint()
-    if not endpoint.artifacts or len(data) < BY_FILE_BYTES:
-        return False
-    try:
-        file = await asyncio.to_thread(_lay, Path(endpoint.artifacts, "incoming"), data)
-    except OSError:  # it is another's folder, or its disk is full: then the server's own answer says more
-        return False
-    try:
-        await transport.request("PUT", f"blobs/{digest}?file={file.name}", content=b"", timeout=None)
-    except NotFound:  # the server that answered has other folders than the one that was found
-        return False
-    finally:
-        file.unlink(missing_ok=True)
-    return True
+async def put(transport: Transport, sha256: str, size: int, content: AsyncIterator[bytes], offset: int = 0) -> None:
+    """Send a blob, or what follows `offset` bytes of it, in one request."""
+    headers = {"Content-Length": str(size - offset)} | ({OFFSET_HEADER: str(offset)} if offset else {})
+    await transport.request(
+        "PUT", f"blobs/{sha256}", content=content, headers=headers, expect=(200, 201, 204), timeout=ANSWER_SECS
+    )
 
 
-def _lay(folder: Path, data: bytes | memoryview) -> Path:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix="upload-")
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
-    except OSError:
-        Path(name).unlink()
-        raise
-    return Path(name)
+class _Sending:
+    """One blob on its way."""
 
+    def __init__(self, transport: Transport, sha256: str, size: int, pieces: Pieces) -> None:
+        self._transport = transport
+        self._sha256 = sha256
+        self._size = size
+        self._pieces = pieces
+        self._sent = 0  # how far this sender itself has come
+        self._arrived = 0
+        self._began_at = 0  # where the request under way began
 
-def _sha256(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()
+    async def run(self) -> None:
+        pause, best = FIRST_PAUSE_SECS, -1
+        deadline = time.monotonic() + self._transport.patience_secs
+        while True:
+            error: ZBrainError | None = None
+            try:
+                if await self._try():
+                    return
+            except BlobMismatch:
+                if not self._began_at:
+                    raise
+                self._sent = 0  # what had arrived before was bad, and the server has dropped it
+            except WrongOffset as conflict:
+                log.info("another sends the same blob", extra={"why": conflict.message})
+            except (ServerUnreachable, Unauthorized, Unavailable) as failure:
+                error = failure
+            if self._arrived > best:
+                pause, best = FIRST_PAUSE_SECS, self._arrived
+                deadline = time.monotonic() + self._transport.patience_secs
+            if error is not None and (not self._sent or time.monotonic() + pause > deadline):
+                raise error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECS)
+
+    async def _try(self) -> bool:
+        """Send what is missing; return False if the bytes there were not ours, and were still growing."""
+        arrived = await self._ask()
+        if arrived is None:
+            return True
+        if arrived > self._sent:
+            await asyncio.sleep(STILL_SECS)
+            again = await self._ask()
+            if again is None:
+                return True
+            if again != arrived:
+                return False
+        if arrived > self._size:
+            arrived = 0  # these are other bytes
+        self._began_at = arrived
+        await put(self._transport, self._sha256, self._size, self._counted(arrived), arrived)
+        return True
+
+    async def _ask(self) -> int | None:
+        """Return how many bytes have arrived; None if all have."""
+        answer = await self._transport.request("HEAD", f"blobs/{self._sha256}", expect=(200, 204, 404))
+        if answer.status_code != 404:
+            return None
+        self._arrived = int(answer.headers.get(OFFSET_HEADER, "0"))
+        return self._arrived
+
+    async def _counted(self, offset: int) -> AsyncIterator[bytes]:
+        at = offset
+        async for piece in self._pieces(offset):
+            at += len(piece)
+            self._sent = max(self._sent, at)
+            yield piece

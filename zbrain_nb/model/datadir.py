@@ -21,6 +21,7 @@ import hmac
 import os
 import re
 import secrets
+import signal
 import time
 from pathlib import Path
 
@@ -28,6 +29,8 @@ import msgspec
 
 from zbrain_nb.model.errors import ZBrainError
 
+#: Tells the worker that holds ``worker.lock`` to end at once: its jobs go on, for the next worker on its folder.
+LEAVE_SIGNAL = signal.SIGUSR1
 PROBE_TRIES = 5
 _TOKEN = re.compile(r"[0-9a-f]{64}")
 PROBE_PAUSE_SECS = 0.002

@@ -123,6 +123,12 @@ class MissingBlobs(Conflict):
     code = "missing_blobs"
 
 
+class WrongOffset(Conflict):
+    """An upload was to be gone on with elsewhere than where it broke off; ``details["offset"]`` may say where."""
+
+    code = "wrong_offset"
+
+
 class WrongState(Conflict):
     """The job's state does not allow this (for example a retry of an active job)."""
 

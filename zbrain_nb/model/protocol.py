@@ -10,6 +10,7 @@ taken is acknowledged again.
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -19,13 +20,75 @@ from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import AnyWorkerEvent
 from zbrain_nb.model.job import Job, Resources
 
+#: How far an upload has come (see `BlobHandler`).
+OFFSET_HEADER = "Upload-Offset"
 MAX_PID = 2**31 - 1
 MAX_SLOTS = 1_000_000
 #: The longest that a lease request may ask to be held open.
 MAX_WAIT_SECS = 3600.0
 MAX_KIND = 200
 MAX_PATH = 4096
+#: Seconds since the epoch, far in the future.
+MAX_TIME = 1e12
+MAX_LISTED_JOBS = 100
 _WORKER_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,200}\Z")
+
+
+class WorkerState(StrEnum):
+    """What a worker says of itself (the first three), and what the queue says of it."""
+
+    LIVE = "live"
+    #: It takes no more jobs, and ends when those that run have ended.
+    DRAINING = "draining"
+    #: It said that it ends, and has left jobs to the next worker on its folder.
+    STOPPED = "stopped"
+    #: Some of its heartbeats did not come.
+    STALE = "stale"
+    #: None came for as long as a lease lasts.
+    LOST = "lost"
+
+
+_SAID = (WorkerState.LIVE, WorkerState.DRAINING, WorkerState.STOPPED)
+
+
+class Health(msgspec.Struct, kw_only=True):
+    """How a worker is, as it says itself with its heartbeats.
+
+    Attributes
+    ----------
+    problem : str
+        Why it takes no job now, in one sentence; empty if it is well.
+    free : Resources or None
+        What of its `WorkerInfo.resources` is free.
+    load : float or None
+        Load average of its machine over the last minute.
+    disk_free_bytes : int or None
+        Free on the disk where its jobs run.
+    last_error : str
+        What went wrong last at running jobs, if anything did.
+    """
+
+    problem: str = ""
+    free: Resources | None = None
+    load: float | None = None
+    disk_free_bytes: int | None = None
+    last_error: str = ""
+
+
+def check_health(health: Health) -> None:
+    """Refuse what no machine could be like.
+
+    Raises
+    ------
+    InvalidSpec
+        Naming the field.
+    """
+    for name in ("problem", "last_error"):
+        check_text(f"health.{name}", getattr(health, name), MAX_PATH, empty=True)
+    if health.load is not None:
+        check_number("health.load", health.load, low=0, high=MAX_SLOTS)
+    if health.disk_free_bytes is not None:
+        check_number("health.disk_free_bytes", health.disk_free_bytes, low=0, high=2**63 - 1, whole=True)
 
 
 class WorkerInfo(msgspec.Struct, kw_only=True):
@@ -51,8 +114,20 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
         Takes jobs of this org only.
     python : str
         Its interpreter.
+    version : str
+        Of zbrain_nb.
+    started_at : float
+        When its process started, seconds since the epoch.
+    health : Health or None
+        As it said last; None if it never said.
+    state : WorkerState
+        Set by the queue, which knows whether it is heard.
     seen_at : float
         When it was last heard, seconds since the epoch; set by the queue.
+    running : int
+        How many jobs are leased to it; set by the queue.
+    jobs : list of str
+        The first `MAX_LISTED_JOBS` of these; set by the queue.
     """
 
     id: str
@@ -66,7 +141,13 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     folder: str | None = None
     org_id: str | None = None
     python: str = ""
+    version: str = ""
+    started_at: float = 0.0
+    health: Health | None = None
+    state: WorkerState = WorkerState.LIVE
     seen_at: float = 0.0
+    running: int = 0
+    jobs: list[str] = []
 
 
 def check_worker(info: WorkerInfo) -> None:
@@ -85,11 +166,14 @@ def check_worker(info: WorkerInfo) -> None:
     for name in ("slots", "free"):
         check_number(name, getattr(info, name), low=0, high=MAX_SLOTS, whole=True)
     check_text("kind", info.kind, MAX_KIND)
-    for name in ("host", "boot_id", "python", "folder"):
+    for name in ("host", "boot_id", "python", "version", "folder"):
         if getattr(info, name) is not None:
             check_text(name, getattr(info, name), MAX_PATH, empty=True)
     if info.org_id is not None:
         check_org_id("org_id", info.org_id)
+    check_number("started_at", info.started_at, low=0, high=MAX_TIME)
+    if info.health is not None:
+        check_health(info.health)
 
 
 class AttemptRef(msgspec.Struct, frozen=True, gc=False):
@@ -196,10 +280,20 @@ class LeaseAnswer(msgspec.Struct):
 
 
 class HeartbeatRequest(msgspec.Struct):
-    """Body of ``POST workers/{id}/heartbeat``: the attempts that run, and how many more would be taken."""
+    """Body of ``POST workers/{id}/heartbeat``: the attempts that run, and how many more would be taken.
+
+    Attributes
+    ----------
+    state : WorkerState
+        Whether the worker takes jobs, drains, or ends now.
+    health : Health or None
+        How it is; None says nothing new.
+    """
 
     attempts: list[AttemptRef] = []
     free: int = 0
+    state: WorkerState = WorkerState.LIVE
+    health: Health | None = None
 
 
 def check_heartbeat(request: HeartbeatRequest) -> None:
@@ -213,6 +307,10 @@ def check_heartbeat(request: HeartbeatRequest) -> None:
     check_number("free", request.free, low=0, high=MAX_SLOTS, whole=True)
     if len(request.attempts) > MAX_SLOTS:
         raise InvalidSpec(f"attempts has more than {MAX_SLOTS:,} entries.", field="attempts")
+    if request.state not in _SAID:
+        raise InvalidSpec(f"state must be {', '.join(_SAID)}: no worker says {request.state}.", field="state")
+    if request.health is not None:
+        check_health(request.health)
 
 
 class Verdict(msgspec.Struct):

@@ -52,7 +52,7 @@ class Endings:
             never_ran = event.unstarted and entry.high == 0
             why = event.reason or "Its worker vanished."
             returned = never_ran and event.returned
-            return self._lose(turn, entry, why, worker_seq, never_ran=never_ran, returned=returned)
+            return self._lose(turn, entry, why, worker_seq, never_ran=never_ran, returned=returned, kept=kept)
         kept["exit_code"] = event.exit_code
         if job.cancel_requested_at is not None or isinstance(event, JobCanceled):
             reason = event.reason if isinstance(event, JobCanceled) else None
@@ -128,6 +128,7 @@ class Endings:
         *,
         never_ran: bool = False,
         returned: bool = False,
+        kept: dict[str, Any] | None = None,
     ) -> Entry:
         job = entry.job
         returns = job.attempt - 1 - job.failures - job.losses
@@ -148,7 +149,7 @@ class Endings:
             reason = f"{reason} That was the third loss; the job may be what ends its workers."
         else:
             reason = f"{reason} It was not run again, for it may have had effects already."
-        patch["reason"] = reason
+        patch |= {**(kept or {}), "reason": reason}
         return self._finish(turn, entry, "job_failed", JobState.FAILED, patch, worker_seq)
 
     def _finish(

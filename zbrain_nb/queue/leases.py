@@ -125,6 +125,8 @@ class WorkerRecord:
         Its requests that wait, by request id.
     told : set of (job id, attempt)
         Cancels that were said to it in a lease answer: they do not cut short a long poll again.
+    heard_at : float
+        When it was last heard, on the monotonic clock.
     """
 
     def __init__(self, info: WorkerInfo) -> None:
@@ -132,6 +134,7 @@ class WorkerRecord:
         self.answers: OrderedDict[str, list[Job]] = OrderedDict()
         self.waiting: dict[str, Waiter] = {}
         self.told: set[tuple[str, int]] = set()
+        self.heard_at = 0.0
 
     def keep_answer(self, request_id: str, jobs: list[Job]) -> None:
         """Remember what a request got."""

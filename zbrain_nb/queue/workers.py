@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 
 from zbrain_nb.model import datadir
-from zbrain_nb.model.errors import WorkerNotFound
 from zbrain_nb.model.job import Job, JobState, Resources
 from zbrain_nb.model.protocol import (
     AttemptRef,
@@ -22,6 +21,7 @@ from zbrain_nb.model.protocol import (
     Registered,
     Verdict,
     WorkerInfo,
+    WorkerState,
 )
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.queue.commits import Commits
@@ -29,6 +29,7 @@ from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.leases import Waiter, WorkerRecord
 from zbrain_nb.queue.ready import Want
+from zbrain_nb.queue.roster import Roster
 from zbrain_nb.queue.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class WorkerDesk:
         self._commits = commits
         self._endings = endings
         self._clock = clock
-        self._workers: dict[str, WorkerRecord] = {}
+        self._roster = Roster(index.leases, clock)
         self._parked: list[Waiter] = []
         #: Workers of before a restart, which may still hold the locks of their attempts.
         self.known_before: dict[str, WorkerInfo] = {}
@@ -60,19 +61,20 @@ class WorkerDesk:
 
     def workers(self) -> list[WorkerInfo]:
         """Return the registered workers, by id."""
-        return [self._workers[worker_id].info for worker_id in sorted(self._workers)]
+        return self._roster.list()
 
     def register(self, info: WorkerInfo) -> Registered:
         """Add a worker, or take a new process of one for the old."""
-        old = self._workers.get(info.id)
-        record = WorkerRecord(msgspec.structs.replace(info, seen_at=self._clock.time()))
+        old = self._roster.get(info.id)
+        state = WorkerState.DRAINING if info.state is WorkerState.DRAINING else WorkerState.LIVE
+        record = WorkerRecord(msgspec.structs.replace(info, state=state))
         if old is not None:
             record.answers = old.answers
             for waiter in list(old.waiting.values()):
                 self._give_up(waiter)
         else:
             log.info("A worker registered.", extra={"worker_id": info.id, "kind": info.kind, "host": info.host})
-        self._workers[info.id] = record
+        self._roster.add(record)
         attempts = []
         for job_id in self._index.leases.held_by(info.id):
             self._index.leases.renew(job_id)
@@ -82,7 +84,7 @@ class WorkerDesk:
 
     def is_registered(self, worker_id: str) -> bool:
         """Whether the worker registered since the queue was opened."""
-        return worker_id in self._workers
+        return worker_id in self._roster
 
     def record(self, worker_id: str) -> WorkerRecord:
         """Return a worker that was just heard.
@@ -92,11 +94,7 @@ class WorkerDesk:
         WorkerNotFound
             If it has to register first.
         """
-        record = self._workers.get(worker_id)
-        if record is None:
-            raise WorkerNotFound(f"No worker {worker_id!r} is registered.", "Register it again.")
-        record.info.seen_at = self._clock.time()
-        return record
+        return self._roster.hear(worker_id)
 
     async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
         """Answer a lease request (see `JobQueue.lease`)."""
@@ -248,8 +246,7 @@ class WorkerDesk:
 
     def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
         """Renew a worker's leases and say how each of its attempts stands."""
-        record = self.record(worker_id)
-        record.info.free = request.free
+        self._roster.beat(worker_id, request)
         verdicts = []
         for ref in request.attempts:
             verdict = Verdict(ref.job_id, ref.attempt, "stale")
@@ -294,7 +291,7 @@ class WorkerDesk:
         return decide
 
     def _still_runs(self, worker_id: str, job_id: str, attempt: int) -> bool:
-        record = self._workers.get(worker_id)
+        record = self._roster.get(worker_id)
         info = record.info if record is not None else self.known_before.get(worker_id)
         if info is None or not info.folder or not info.boot_id or info.boot_id != datadir.boot_id():
             return False
@@ -314,7 +311,7 @@ class WorkerDesk:
         if held is not None:
             return held
         kind = job.spec.kind
-        serving = [record.info for record in self._workers.values() if record.info.kind == kind]
+        serving = list(self._roster.serving(kind))
         if not serving:
             return f"Waiting for a worker of kind {kind}; none is here."
         if not any(_offers(info, job.spec.resources) for info in serving):

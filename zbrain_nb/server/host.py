@@ -11,7 +11,9 @@ import getpass
 import logging
 import os
 import secrets
+import socket
 import time
+from collections.abc import Collection
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -48,13 +50,24 @@ class Host:
         Address to listen on; loopback unless remote workers shall come.
     port : int
         Port to listen on; 0 takes a free one.
+    names : collection of str
+        Under which it answers besides its addresses and, where it listens beyond loopback, the machine's own name.
     """
 
-    def __init__(self, data: DataDir, settings: Settings, *, bind: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        data: DataDir,
+        settings: Settings,
+        *,
+        bind: str = "127.0.0.1",
+        port: int = 0,
+        names: Collection[str] = (),
+    ) -> None:
         self.data = data
         self.settings = settings
         self._bind = bind
         self._port = port
+        self._names = names
         self._lock = FileLock(data.host_lock)
         self._http: HTTPServer | None = None
         self._worker: LocalWorkerWatch | None = None
@@ -101,7 +114,7 @@ class Host:
             token=token,
             owner=getpass.getuser(),
             instance=secrets.token_hex(8),
-            host_names={"127.0.0.1", "localhost", "::1", self._bind},
+            host_names=self._host_names(),
             metrics=registry_of(queue),
         )
         try:
@@ -114,7 +127,8 @@ class Host:
             ) from error
         self._http = HTTPServer(make_application(context), max_buffer_size=MAX_BODY_BYTES)
         self._http.add_sockets(sockets)
-        address = f"[{self._bind}]" if ":" in self._bind else self._bind
+        address = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self._bind, self._bind)
+        address = f"[{address}]" if ":" in address else address
         owner = Owner(
             url=f"http://{address}:{sockets[0].getsockname()[1]}/",
             token=token,
@@ -132,6 +146,17 @@ class Host:
             self._worker.start()
         log.info("host serves", extra={"url": owner.url, "data": str(self.data.root), "pid": owner.pid})
         return owner
+
+    def _host_names(self) -> set[str]:
+        names = {"127.0.0.1", "localhost", "::1", self._bind, *self._names}
+        if self.is_open:
+            names.add(socket.gethostname())
+        return {name.lower() for name in names if name}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it listens beyond loopback."""
+        return self._bind not in ("127.0.0.1", "localhost", "::1")
 
     async def wait_until_idle(self, idle_secs: float) -> None:
         """Return when for `idle_secs` there was no active job, no open socket and no request of a client.

@@ -10,12 +10,11 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import subprocess
 import sys
 import time
 
-from zbrain_nb.model.datadir import DataDir, is_locked, lock_holder
+from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir, is_locked, lock_holder
 from zbrain_nb.model.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -62,7 +61,7 @@ class LocalWorkerWatch:
         if pid is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, LEAVE_SIGNAL)
         deadline = time.monotonic() + STOP_SECS
         while is_locked(self._lock) and time.monotonic() < deadline:
             if self._process is not None:

@@ -25,6 +25,7 @@ from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Owner
 from zbrain_nb.model.errors import NotFound, ServerUnreachable, Unauthorized, ZBrainError
+from zbrain_nb.model.protocol import OFFSET_HEADER
 from zbrain_nb.server.application import PAGES, ROUTES
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
@@ -34,7 +35,16 @@ log = logging.getLogger(__name__)
 _ALLOWED = [re.compile(rf"api/{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"]
 _ALLOWED.append(re.compile(r"api/health\Z"))
 _ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
-_REQUEST_HEADERS = ("Content-Type", "Idempotency-Key", "Range", "If-None-Match", "If-Range", "Accept", "X-ZBrain-Nonce")
+_REQUEST_HEADERS = (
+    "Content-Type",
+    "Idempotency-Key",
+    "Range",
+    "If-None-Match",
+    "If-Range",
+    "Accept",
+    "X-ZBrain-Nonce",
+    OFFSET_HEADER,
+)
 _ANSWER_HEADERS = (
     "Content-Type",
     "Content-Length",
@@ -47,6 +57,7 @@ _ANSWER_HEADERS = (
     "Cache-Control",
     "Referrer-Policy",
     "Cross-Origin-Resource-Policy",
+    OFFSET_HEADER,
 )
 _NO_ANSWER = 599  # tornado's status for a request that got no answer
 TRIES = 3
@@ -102,6 +113,7 @@ class RelayHandler(StreamedBody, _RelayHandler):
     #: What may stand behind ``zbrain/`` (pages: behind ``zbrain``).
     allowed = _ALLOWED
     _body: asyncio.Queue[bytes | None] | None = None
+    _is_broken = False  # whether the sender is gone
     _chunks: list[bytes]
 
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
@@ -126,15 +138,29 @@ class RelayHandler(StreamedBody, _RelayHandler):
     async def data_received(self, chunk: bytes) -> None:
         """Take a piece of the body; a slow host slows the sender."""
         if self._body is not None:
-            await self._body.put(chunk)
+            await self._hand_over(self._body, chunk)
         elif self._refusal is None:
             self._chunks.append(chunk)
+
+    async def _hand_over(self, body: asyncio.Queue[bytes | None], piece: bytes | None) -> None:
+        """Let the host have a piece of the body, unless it has answered already."""
+        putting = asyncio.ensure_future(body.put(piece))
+        await asyncio.wait({putting, self._relaying}, return_when=asyncio.FIRST_COMPLETED)
+        putting.cancel()
+
+    def on_connection_close(self) -> None:
+        """Break off the upload of a sender that is gone: what the host has of it can be gone on with."""
+        super().on_connection_close()
+        if self._body is not None:
+            self._is_broken = True
+            with contextlib.suppress(asyncio.QueueFull):  # then it is not waited for
+                self._body.put_nowait(None)
 
     @allow_unauthenticated  # by Jupyter: `prepare` admits the caller, by login or by token
     async def _relay(self, *args: str) -> None:
         self.raise_refusal()
         if self._body is not None:
-            await self._body.put(None)
+            await self._hand_over(self._body, None)
             await self._relaying
         else:
             await self._forward()
@@ -197,6 +223,10 @@ class RelayHandler(StreamedBody, _RelayHandler):
         assert self._body is not None
         while (chunk := await self._body.get()) is not None:
             await write(chunk)
+            if self._is_broken:
+                break
+        if self._is_broken:
+            raise ConnectionResetError("The sender went away.")
 
     def _take_header(self, line: str) -> None:
         line = line.rstrip("\r\n")

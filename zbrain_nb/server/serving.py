@@ -7,8 +7,10 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import sys
-from collections.abc import Sequence
+import urllib.parse
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ from zbrain_nb.store.storage import Storage
 log = logging.getLogger(__name__)
 
 
-async def serve(data: DataDir, settings: Settings, *, bind: str, port: int, idle_secs: float | None) -> None:
+async def serve(
+    data: DataDir, settings: Settings, *, bind: str, port: int, idle_secs: float | None, names: Collection[str] = ()
+) -> None:
     """Serve until a signal comes or, with `idle_secs`, until nobody has needed the host for so long.
 
     Raises
@@ -36,8 +40,10 @@ async def serve(data: DataDir, settings: Settings, *, bind: str, port: int, idle
     Conflict
         If another host serves the directory.
     """
-    host = Host(data, settings, bind=bind, port=port)
-    await host.start()
+    host = Host(data, settings, bind=bind, port=port, names=names)
+    owner = await host.start()
+    if host.is_open:
+        sys.stderr.write(_about_network(data, bind, owner.url))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -51,6 +57,18 @@ async def serve(data: DataDir, settings: Settings, *, bind: str, port: int, idle
         with contextlib.suppress(asyncio.CancelledError):
             await wait
     await host.stop()
+
+
+def _about_network(data: DataDir, bind: str, url: str) -> str:
+    """Tell how others reach a host that listens beyond loopback."""
+    port = urllib.parse.urlsplit(url).port
+    name = socket.gethostname() if bind in ("", "0.0.0.0", "::") else f"[{bind}]" if ":" in bind else bind
+    return (
+        f"zbrain serve: listens on {bind}, port {port}, without encryption: only for a network that you trust, or "
+        "behind a proxy that speaks TLS.\n"
+        f"zbrain serve: a worker on another machine: `zbrain worker --url http://{name}:{port}/`, with ZBRAIN_TOKEN "
+        f"set to what stands in {data.token_file}.\n"
+    )
 
 
 async def back_up(data: DataDir, settings: Settings, to: Path) -> None:
@@ -81,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--artifacts", help="where blobs lie (default: ZBRAIN_ARTIFACTS, else in the data directory)")
     parser.add_argument("--bind", default="127.0.0.1", help="address to listen on (default: loopback)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    parser.add_argument("--name", action="append", default=[], help="a further name of this machine; may be repeated")
     parser.add_argument("--idle-secs", type=float, help="end after so long without jobs and clients (default: never)")
     parser.add_argument("--inspect", action="store_true", help="serve nothing; say in JSON whether the database opens")
     options = parser.parse_args(arguments)
@@ -97,7 +116,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings = msgspec.structs.replace(settings, data=options.data)
         data = DataDir(settings.data, options.artifacts or settings.artifacts)
         asyncio.run(
-            serve(data, settings, bind=options.bind, port=options.port, idle_secs=options.idle_secs),
+            serve(
+                data,
+                settings,
+                bind=options.bind,
+                port=options.port,
+                idle_secs=options.idle_secs,
+                names=options.name,
+            ),
         )
     except Conflict as error:
         other = data.read_owner()

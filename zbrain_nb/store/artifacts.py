@@ -15,7 +15,6 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +25,7 @@ import msgspec
 
 from zbrain_nb.model.errors import BlobMismatch, DiskFloor, InvalidSpec, NotFound, ZBrainError
 from zbrain_nb.store.room import Room
+from zbrain_nb.store.uploads import Parts, Upload
 
 _NAME = re.compile(r"[0-9a-f]{64}\Z")
 _LAID = re.compile(r"upload-\w{1,100}\Z", re.ASCII)
@@ -63,6 +63,7 @@ class ArtifactStore:
     ) -> None:
         self.folder = Path(folder).expanduser().absolute()
         self._incoming = self.folder / "incoming"
+        self._parts = Parts(self._incoming, self.adopt)
         self._rooms = [Room(self.folder), *([room] if room is not None else [])]
         self._clock = clock
         self._ages = threading.Lock()
@@ -86,13 +87,25 @@ class ArtifactStore:
             upload.write(data)
             return upload.commit()
 
-    def open_upload(self, expected_sha256: str | None = None, size_bytes: int = 0) -> Upload:
+    def open_upload(
+        self,
+        expected_sha256: str | None = None,
+        size_bytes: int = 0,
+        *,
+        owner: str | None = None,
+        offset: int = 0,
+    ) -> Upload:
         """Begin a blob that arrives in pieces; with `expected_sha256` its bytes have to hash to that.
 
         Parameters
         ----------
         size_bytes : int
             What is known of the size beforehand; past `SMALL_BYTES` it needs room above the disk's floor.
+        owner : str, optional
+            With an `expected_sha256` too, what has arrived when it breaks off is kept for this owner
+            (`Upload.pause`, `arrived`).
+        offset : int
+            Go on behind so many bytes that are kept.
 
         Raises
         ------
@@ -100,6 +113,8 @@ class ArtifactStore:
             If `expected_sha256` is no SHA-256.
         DiskFloor
             If the disk is nearly full.
+        WrongOffset
+            If other than `offset` bytes are kept.
         """
         if expected_sha256 is not None:
             self.path(expected_sha256)
@@ -108,7 +123,14 @@ class ArtifactStore:
             self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise ZBrainError(f"The artifact folder {self.folder} cannot be made: {error.strerror}.") from error
-        return Upload(self, self._incoming, expected_sha256)
+        if owner is None or expected_sha256 is None:
+            return self._parts.begin(expected_sha256)
+        return self._parts.begin_or_go_on(owner, expected_sha256, offset)
+
+    def arrived(self, sha256: str, owner: str) -> int:
+        """Return how many bytes are kept of a blob that the owner's upload of broke off; 0 if nothing is."""
+        self.path(sha256)
+        return self._parts.arrived(owner, sha256)
 
     def take_file(self, name: str, sha256: str) -> int:
         """Keep a file that its maker, of the same account, has written into the folder ``incoming``: no copy is made.
@@ -248,9 +270,9 @@ class ArtifactStore:
         return removed
 
     def remove_abandoned(self, before: float) -> int:
-        """Remove uploads that a crash left behind, untouched since `before`; return how many."""
+        """Remove what a crash, or a sender that never came back, left of uploads before `before`; return how many."""
         removed = 0
-        for file in self._incoming.glob("upload-*"):
+        for file in [*self._incoming.glob("upload-*"), *self._incoming.glob("part-*")]:
             try:
                 if file.stat().st_mtime < before:
                     file.unlink()
@@ -285,55 +307,6 @@ class ArtifactStore:
             for file in sorted(folder.iterdir()):
                 if _NAME.match(folder.name + file.name):
                     yield folder.name + file.name
-
-
-class Upload:
-    """A blob on its way in; as a context manager it is removed unless it was committed."""
-
-    def __init__(self, store: ArtifactStore, folder: Path, expected_sha256: str | None) -> None:
-        self._store = store
-        self._expected = expected_sha256
-        self._hash = hashlib.sha256()
-        self.size_bytes = 0
-        descriptor, name = tempfile.mkstemp(dir=folder, prefix="upload-")
-        self._path = Path(name)
-        self._file = os.fdopen(descriptor, "wb")
-
-    def __enter__(self) -> Upload:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.abort()
-
-    def write(self, chunk: bytes) -> None:
-        """Append `chunk`."""
-        self._file.write(chunk)
-        self._hash.update(chunk)
-        self.size_bytes += len(chunk)
-
-    def commit(self) -> tuple[str, int]:
-        """Make the blob durable under its name; return its SHA-256 and its size in bytes.
-
-        Raises
-        ------
-        BlobMismatch
-            If the bytes do not hash to the expected name; nothing is kept.
-        """
-        sha256 = self._hash.hexdigest()
-        if self._expected is not None and sha256 != self._expected:
-            self.abort()
-            raise _mismatch(sha256, self._expected)
-        self._file.flush()
-        os.fchmod(self._file.fileno(), 0o400)
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._store.adopt(self._path, sha256)
-        return sha256, self.size_bytes
-
-    def abort(self) -> None:
-        """Forget the blob; harmless after `commit`."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
 
 
 def _open_itself(path: str, flags: int) -> int:

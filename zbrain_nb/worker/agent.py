@@ -13,19 +13,32 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from zbrain_nb import __version__
 from zbrain_nb.model.datadir import boot_id
-from zbrain_nb.model.errors import ServerUnreachable, WorkerNotFound, ZBrainError
+from zbrain_nb.model.errors import Forbidden, ServerUnreachable, Unauthorized, WorkerNotFound, ZBrainError
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import Resources
-from zbrain_nb.model.protocol import LeaseAnswer, LeaseRequest, Registered, WorkerInfo
+from zbrain_nb.model.protocol import (
+    AttemptRef,
+    Health,
+    HeartbeatRequest,
+    LeaseAnswer,
+    LeaseRequest,
+    Registered,
+    WorkerInfo,
+    WorkerState,
+)
 from zbrain_nb.worker.beats import Heart
+from zbrain_nb.worker.drain import Drain
 from zbrain_nb.worker.fence import Fences, now
 from zbrain_nb.worker.finishing import Ending, finish
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
+from zbrain_nb.worker.health import Checkup
 from zbrain_nb.worker.keeping import UploadKeeper
 from zbrain_nb.worker.link import Link
 from zbrain_nb.worker.patience import Patience
@@ -82,6 +95,10 @@ class WorkerAgent:
         It ends when it has had no runs, and nobody has answered it, for so long; None is never.
     fenced : bool
         Let the clock end its attempts when the queue does not hear it, as on another machine.
+    drain_secs : float, optional
+        Draining takes no longer (see `Drain`); None is for ever.
+    say : callable, optional
+        Takes sentences for the person at the terminal.
     """
 
     def __init__(
@@ -97,6 +114,8 @@ class WorkerAgent:
         pooled: bool = True,
         host_gone_secs: float | None = HOST_GONE_SECS,
         fenced: bool = False,
+        drain_secs: float | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.id = folder.worker_id()
         self._link = link
@@ -122,30 +141,42 @@ class WorkerAgent:
         self._sender = Sender(link, self._runs, self._registered, self.id)
         self._capacity = asyncio.Event()
         self._fences = Fences(folder.root)
-        self._heart = Heart(
-            link, self.id, self._runs, self._fences, self._registered, free=self._free, unknown=self._capacity.set
+        self._say = say or log.info
+        self.drain = Drain(
+            self._runs,
+            timeout_secs=drain_secs,
+            is_busy=lambda: self._open_lease is not None and self._registered.is_set(),
+            is_fenced=lambda: self._fences.are_up,
+            say=self._say,
         )
-        self._stopping = asyncio.Event()
+        self._checkup = Checkup([folder.root, *([Path(temp_dir)] if temp_dir else [])], self._capacity.set)
+        self._heart = Heart(
+            link, self.id, self._runs, self._fences, self._registered, report=self._report, unknown=self._capacity.set
+        )
         self._open_lease: LeaseRequest | None = None
         self._asked_at = 0.0  # when that was sent first
         self._ahead_at = 0.0  # no calls are asked for ahead before
         self._is_fenced = fenced
         self._host_gone_secs = host_gone_secs
         self._needed_at = time.monotonic()  # when it last had runs, or a host that answered
-        self._unanswered = False
+        self._unanswered = self._was_welcome = False
+        self._started_at = time.time()
 
     async def run(self) -> None:
-        """Work until `stop`, or until the folder is gone, or the host for long.
+        """Work until `stop` or the end of the `drain`, or until the folder is gone, or the host for long.
 
         Raises
         ------
         FolderInUse
             If another worker works on the folder.
+        Unauthorized, Forbidden
+            If the queue does not want this worker, and never did.
         """
         try:
             await self._take_folder()
             self._launcher.ensure_spawner()
             self._runs.open()
+            await self._checkup.look()
             await self._work()
         finally:
             self._launcher.close()
@@ -174,9 +205,11 @@ class WorkerAgent:
             self._sender.run(),
             self._watch_folder(),
             self._watch_host(),
+            self._checkup.look_for_ever(),
+            self.drain.until_over(),
             self._folder.checkpoints.sweep_for_ever(self._link.has_job),
         )
-        tasks = [asyncio.create_task(loop) for loop in (*loops, self._stopping.wait())]
+        tasks = [asyncio.create_task(loop) for loop in loops]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -186,15 +219,22 @@ class WorkerAgent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._note_last_leases()
+            await self._heart.say_goodbye()
             await self._runs.close()
 
     def stop(self) -> None:
         """Lease no more and end; running jobs go on, for the next worker to take up."""
-        self._stopping.set()
+        self.drain.leave()
+
+    def begin_drain(self) -> None:
+        """Lease no more, and end when all that runs has ended; a second call hurries that (see `Drain.ask`)."""
+        self.drain.ask()
+        self._capacity.set()
 
     def _on_change(self) -> None:
         self._sender.notify()
         self._capacity.set()
+        self.drain.look()
 
     async def _finish(self, run: Run, request: RunRequest, end: End) -> Ending:
         return await finish(request, end, run.delivery.finished, UploadKeeper(self._link))
@@ -206,13 +246,20 @@ class WorkerAgent:
                 if not self._registered.is_set():
                     await self._register()
                 await self._lease()
+                if self._unanswered:
+                    self._say("the queue answers again")
                 self._unanswered = False
                 patience.reset()
             except WorkerNotFound:
                 self._registered.clear()
             except ZBrainError as error:
+                if isinstance(error, (Unauthorized, Forbidden)) and not self._was_welcome:
+                    raise
                 log.warning("queue is away", extra={"why": str(error)})
-                self._unanswered = isinstance(error, ServerUnreachable)
+                is_away = isinstance(error, ServerUnreachable)
+                if is_away and not self._unanswered:
+                    self._say(f"{error.message} Jobs go on, and what they say is kept until it does.")
+                self._unanswered = is_away
                 # whoever answers next may be another host: it has to be told who we are
                 self._registered.clear()
                 await patience.wait()
@@ -238,6 +285,9 @@ class WorkerAgent:
                     self._runs.adopt(*key, high)  # nothing lies here, so it will be told as lost
         self._open_lease = None
         self._registered.set()
+        if not self._was_welcome:
+            self._was_welcome = True
+            self._say(f"worker {self.id} takes jobs, {self._slots} at once; Ctrl-C lets it end")
         log.info("registered", extra={"worker": self.id, "attempts": len(answer.attempts)})
 
     def _compare(self, answer: Registered, held: dict[Key, Run], asked_at: float) -> dict[Key, int]:
@@ -273,10 +323,30 @@ class WorkerAgent:
             folder=None if self._is_fenced else str(self._folder.root),
             org_id=self._org_id,
             python=sys.executable,
+            version=__version__,
+            started_at=self._started_at,
+            state=self._state(),
+            health=self._health(),
         )
 
+    def _health(self) -> Health:
+        free = free_resources(self._offer, self._needs())
+        return self._checkup.health(free=free, last_error=self._runs.last_error)
+
+    def _report(self) -> HeartbeatRequest:
+        """Return a heartbeat."""
+        refs = [AttemptRef(run.job_id, run.attempt, run.delivery.high) for run in self._runs.all() if not run.stale]
+        return HeartbeatRequest(refs, self._free(), self._state(), self._health())
+
+    def _state(self) -> WorkerState:
+        return WorkerState.DRAINING if self.drain.is_on else WorkerState.LIVE
+
     def _free(self) -> int:
-        return max(0, self._slots - self._runs.busy)
+        """Return how many jobs it would take now."""
+        return max(0, self._slots - self._runs.busy) if self._takes_jobs() else 0
+
+    def _takes_jobs(self) -> bool:
+        return not (self.drain.is_on or self._checkup.problem)
 
     async def _lease(self) -> None:
         """Hold one lease request open until it is answered, or until more is free than it asks for."""
@@ -289,7 +359,7 @@ class WorkerAgent:
             write_private(self._folder.lease_file, msgspec.json.encode(request))
         asking = asyncio.ensure_future(self._link.lease(self.id, request))
         try:
-            while not asking.done() and self._registered.is_set() and not self._offers_more_than(request):
+            while not asking.done() and self._registered.is_set() and not self._differs_from(request):
                 self._capacity.clear()
                 waking = asyncio.ensure_future(self._capacity.wait())
                 await asyncio.wait({asking, waking}, return_when=asyncio.FIRST_COMPLETED)
@@ -319,6 +389,8 @@ class WorkerAgent:
 
     def _ahead(self) -> int:
         """Return how many calls to ask for beyond the free slots; for a moment none if there were none just now."""
+        if not self._takes_jobs():
+            return 0
         if not self._free() and time.monotonic() < self._ahead_at:
             return 0
         return self._runs.crew.ahead()
@@ -336,7 +408,10 @@ class WorkerAgent:
         limit, ahead = self._free(), self._ahead()
         return LeaseRequest(request_id=new_id(), limit=limit, ahead=ahead, wait_secs=wait_secs, resources=free)
 
-    def _offers_more_than(self, request: LeaseRequest) -> bool:
+    def _differs_from(self, request: LeaseRequest) -> bool:
+        """Whether the worker takes more by now than it has asked for, or nothing any more."""
+        if not self._takes_jobs():
+            return bool(request.limit or request.ahead)
         if self._free() > request.limit:
             return True
         now, then = free_resources(self._offer, self._needs()), request.resources
@@ -355,7 +430,10 @@ class WorkerAgent:
                 self._fences.begin(*key, asked_at)
                 jobs.append(lease.job)
                 log.debug("attempt leased", extra={"job": lease.job.id, "attempt": lease.job.attempt})
-        self._runs.start_all(jobs)
+        if self.drain.is_on:
+            self._runs.turn_away(jobs)
+        else:
+            self._runs.start_all(jobs)
         news = bool(jobs)
         for ref in answer.cancels:
             news |= self._runs.cancel((ref.job_id, ref.attempt))

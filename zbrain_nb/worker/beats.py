@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from zbrain_nb.model.errors import WorkerNotFound, ZBrainError
-from zbrain_nb.model.protocol import AttemptRef, HeartbeatAnswer, HeartbeatRequest
+from zbrain_nb.model.protocol import HeartbeatAnswer, HeartbeatRequest, WorkerState
 from zbrain_nb.worker.fence import Fences, now
 from zbrain_nb.worker.link import Link
 from zbrain_nb.worker.runs import Runs
@@ -16,6 +19,7 @@ log = logging.getLogger(__name__)
 #: So many beats in the time that a lease lasts, so that some may get lost.
 BEATS = 5
 LONGEST_SECS = 10.0
+_GOODBYE_SECS = 2.0
 
 
 class Heart:
@@ -33,8 +37,8 @@ class Heart:
         Are moved when a lease was renewed.
     registered : asyncio.Event
         It beats while this is set; cleared here when the queue does not know the worker.
-    free : callable
-        Returns how many more jobs the worker would take.
+    report : callable
+        Returns what a heartbeat says.
     unknown : callable
         Called when the queue does not know the worker.
     """
@@ -47,7 +51,7 @@ class Heart:
         fences: Fences,
         registered: asyncio.Event,
         *,
-        free: Callable[[], int],
+        report: Callable[[], HeartbeatRequest],
         unknown: Callable[[], None],
     ) -> None:
         self._link = link
@@ -55,7 +59,7 @@ class Heart:
         self._runs = runs
         self._fences = fences
         self._registered = registered
-        self._free = free
+        self._report = report
         self._unknown = unknown
         self.pause_secs = LONGEST_SECS
 
@@ -83,9 +87,17 @@ class Heart:
             await asyncio.sleep(begun + self.pause_secs - loop.time())
 
     async def _beat(self) -> None:
-        refs = [AttemptRef(run.job_id, run.attempt, run.delivery.high) for run in self._runs.all() if not run.stale]
         asked_at = now()
-        self._hear(await self._link.heartbeat(self._worker_id, HeartbeatRequest(refs, self._free())), asked_at)
+        self._hear(await self._link.heartbeat(self._worker_id, self._report()), asked_at)
+
+    async def say_goodbye(self) -> None:
+        """Tell the queue that the worker ends; it is not told if it does not answer at once."""
+        if not self._registered.is_set():
+            return
+        last = msgspec.structs.replace(self._report(), state=WorkerState.STOPPED, free=0)
+        with contextlib.suppress(ZBrainError, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECS):
+                await self._link.heartbeat(self._worker_id, last)
 
     def _hear(self, answer: HeartbeatAnswer, asked_at: float) -> None:
         for verdict in answer.verdicts:

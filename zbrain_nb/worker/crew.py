@@ -89,6 +89,7 @@ class Crew:
         self._sessions: list[Session] = []
         self._call_secs = AHEAD_SECS  # how long calls take of late; a guess on the long side
         self._looking: asyncio.TimerHandle | None = None
+        self._is_leaving = False
 
     @property
     def busy(self) -> int:
@@ -142,6 +143,8 @@ class Crew:
 
     def _choose(self, run: Run, shares: dict[Session, list[Run]]) -> Session | None:
         assert run.job is not None
+        if self._is_leaving:
+            return None
         key = _key(run.job)
 
         def load(session: Session) -> int:
@@ -238,6 +241,19 @@ class Crew:
         """End all calls, without waiting."""
         for session in self._sessions:
             session.end_all()
+
+    def withdraw(self) -> None:
+        """Give all calls back that were not begun, and take no more."""
+        self._is_leaving = True
+        for session in self._sessions:
+            if session.open and not session.is_withdrawing:
+                session.withdraw()
+
+    def stop_all(self) -> None:
+        """End all calls because the worker stops, without waiting."""
+        for session in self._sessions:
+            if session.own.grip is not None:
+                session.own.grip.stop_job()
 
     # After another worker
 

@@ -20,6 +20,7 @@ from zbrain_nb.worker.collect import Found, find_artifacts, open_beneath
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.spool import End
 
+STOPPED = "Its worker was told to stop, and ended the job."
 _MAX_OUTPUT_BYTES = 8 * 1024 * 1024
 
 
@@ -101,6 +102,10 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
     code = said.get("exit_code", end.exit_code)
     if end.reason == "fenced":
         return lost(request.job_id, end.message, unstarted=end.exit_code is None)
+    if end.reason == "stopped":
+        reason = end.message or STOPPED
+        stopped = JobFailed(**common, lost=True, unstarted=end.exit_code is None, exit_code=code, reason=reason)
+        return Ending(stopped, sentences)
     if end.reason == "canceled":
         return Ending(JobCanceled(**common, exit_code=code), sentences)
     if end.reason == "exited" and code == 0 and (request.cmd is not None or said) and not trouble:

@@ -4,7 +4,8 @@ Forked by the zygote. It reads the order book, hands calls to its runner some ah
 each ended to the session's spool, enforces cancels and deadlines, and takes a fresh runner, forked from itself, when
 one has died or shall not be used again. No call begins that was not written down as handed; none is written down as
 ended before all it said is. It ends when it is told to, or has had nothing to do for a while. SIGUSR1 says that the
-book has grown, SIGTERM cancels everything. Whatever goes wrong in here, the runner's tree is killed first.
+book has grown, SIGTERM cancels everything, SIGUSR2 ends everything because the worker stops. Whatever goes
+wrong in here, the runner's tree is killed first.
 """
 
 from __future__ import annotations
@@ -120,9 +121,10 @@ class Foreman:
         self._escalate_from = 0.0
         self._step = 0
         self._is_closing = self._cancels_all = False
+        self._why_canceled = "canceled"  # or stopped
         self._begin = Begin(pid=0, supervisor_pid=os.getpid(), start_time=start_time(os.getpid()), boot_id=boot_id())
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._idle_since = _now()
@@ -205,7 +207,7 @@ class Foreman:
         for call in self._waiting:
             if call.number in self._canceled:
                 self._canceled.discard(call.number)
-                self._record.end(call.number, End(reason="canceled"))
+                self._record.end(call.number, End(reason=self._why_canceled))
             else:
                 kept.append(call)
         self._waiting = kept
@@ -347,7 +349,7 @@ class Foreman:
         current = self._current
         if current is not None and self._ending is None and not self._is_last:
             number = current.call.number
-            reason = "canceled" if number in self._canceled else None
+            reason = self._why_canceled if number in self._canceled else None
             if reason is None and current.deadline is not None and now >= current.deadline:
                 reason = "timeout"
             if reason is not None:
@@ -472,5 +474,6 @@ class Foreman:
             self._post.send(b"\n")
 
     def _on_signal(self, number: int, frame: object) -> None:
-        if number == signal.SIGTERM:
+        if number in (signal.SIGTERM, signal.SIGUSR2):
             self._cancels_all = True
+            self._why_canceled = "stopped" if number == signal.SIGUSR2 else "canceled"

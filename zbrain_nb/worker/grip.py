@@ -53,6 +53,12 @@ class Grip:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._descriptor, signal.SIGTERM)
 
+    def stop_job(self) -> None:
+        """Have the supervisor end its job because its worker stops; harmless if it is gone."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, signal.SIGUSR2)
+
     def wake(self) -> None:
         """Have a foreman look at its orders; harmless if it is gone."""
         if self._descriptor >= 0:

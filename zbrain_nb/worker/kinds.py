@@ -19,6 +19,7 @@ from zbrain_nb.model.settings import read_settings
 from zbrain_nb.worker.collect import Found, open_beneath
 from zbrain_nb.worker.finishing import Ending, finish
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
+from zbrain_nb.worker.health import LOW_DISK_BYTES
 from zbrain_nb.worker.keeping import UploadKeeper
 from zbrain_nb.worker.link import Link
 from zbrain_nb.worker.preparing import Preparer
@@ -123,9 +124,10 @@ class LocalWorker:
         self._link = self._link or link
 
     async def health_check(self) -> bool:
-        """Return whether it could run a job now."""
+        """Return whether it could run a job now: whether it may write where jobs run, and there is room."""
         with contextlib.suppress(OSError):
-            return os.access(tempfile.gettempdir(), os.W_OK)
+            place = tempfile.gettempdir()
+            return os.access(place, os.W_OK) and shutil.disk_usage(place).free >= LOW_DISK_BYTES
         return False
 
     async def execute(self, job: Job, events: EventSender, cancel: Cancel) -> None:

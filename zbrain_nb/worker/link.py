@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import itertools
 import os
 import urllib.parse
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
 import msgspec
 
+from zbrain_nb.client.downloading import download
 from zbrain_nb.client.locating import Endpoint, Locator
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
+from zbrain_nb.client.uploading import RESUMABLE_BYTES, put, upload
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import (
-    BlobMismatch,
     JobNotFound,
     ServerUnreachable,
     StaleAttempt,
@@ -26,6 +26,7 @@ from zbrain_nb.model.errors import (
     error_from_json,
 )
 from zbrain_nb.model.hosting import find_host
+from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import (
     EventBatch,
     EventBatchAnswer,
@@ -40,7 +41,6 @@ from zbrain_nb.model.protocol import (
 from zbrain_nb.worker.wire import Wires
 
 T = TypeVar("T")
-_FETCHES = itertools.count()
 
 
 class Link(Protocol):
@@ -128,33 +128,17 @@ class HttpLink:
     async def put_blob(self, sha256: str, file: BinaryIO) -> None:
         """See `Link`."""
         size = os.fstat(file.fileno()).st_size
-        await self._transport.request(
-            "PUT",
-            f"blobs/{sha256}",
-            content=_chunks(file),
-            headers={"Content-Length": str(size)},
-            expect=(200, 201, 204),
-            timeout=600,
-        )
+        if size < RESUMABLE_BYTES:
+            await put(self._transport, sha256, size, _chunks(file))
+        else:
+            await upload(self._transport, sha256, size, partial(_chunks, file))
 
     async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
         """See `Link`."""
-        # two attempts may fetch the same at the same time
-        fresh = target.with_name(f".{target.name}.{os.getpid()}.{next(_FETCHES)}")
-        digest = hashlib.sha256()
-        try:
-            with fresh.open("wb") as file:
-                async for chunk in self._transport.download(
-                    f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}"
-                ):
-                    digest.update(chunk)
-                    await asyncio.to_thread(file.write, chunk)
-            if digest.hexdigest() != sha256:
-                raise BlobMismatch(f"Input {name!r} arrived with other bytes than were shipped.")
-            fresh.chmod(0o400)
-            fresh.replace(target)
-        finally:
-            fresh.unlink(missing_ok=True)
+        path = f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}"
+        head = await self._transport.request("HEAD", path)
+        await download(self._transport, path, JobArtifact(name, sha256, int(head.headers["Content-Length"])), target)
+        await asyncio.to_thread(target.chmod, 0o400)
 
     async def has_job(self, job_id: str) -> bool:
         """See `Link`."""
@@ -197,8 +181,8 @@ class HttpLink:
         return self._wires[1]
 
 
-async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    file.seek(0)
+async def _chunks(file: BinaryIO, offset: int = 0) -> AsyncIterator[bytes]:
+    file.seek(offset)
     while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
         yield chunk
 

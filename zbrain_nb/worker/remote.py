@@ -17,9 +17,11 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections import deque
 from typing import NamedTuple
 
+from zbrain_nb import __version__
 from zbrain_nb.client.locating import locator
 from zbrain_nb.model.datadir import boot_id
 from zbrain_nb.model.errors import Conflict, InvalidSpec, StaleAttempt, Unavailable, WorkerNotFound, ZBrainError
@@ -97,6 +99,8 @@ class RemoteQueue:
             pid=os.getpid(),
             slots=slots,
             python=sys.executable,
+            version=__version__,
+            started_at=time.time(),
         )
         self._registering = asyncio.Lock()
         self._is_registered = False

@@ -32,8 +32,8 @@ class Run:
         The highest number that the queue had when the run was taken up.
     ended : bool
         Whether its processes are gone: it takes up no slot.
-    canceled, stale : bool
-        Whether its processes shall end; of a stale one nothing is told any more.
+    canceled, stale, stopped : bool
+        Whether its processes shall end; of a stale one nothing is told any more, a stopped one is lost.
     failures : int
         How often the worker failed at it without getting any further.
     session, number : Session or None, int
@@ -51,6 +51,7 @@ class Run:
     ended: bool = False
     canceled: bool = False
     stale: bool = False
+    stopped: bool = False
     failures: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None

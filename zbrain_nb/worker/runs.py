@@ -28,6 +28,7 @@ from zbrain_nb.worker.folder import Launcher, WorkerFolder
 from zbrain_nb.worker.grip import Grip
 from zbrain_nb.worker.request import LOG_BYTES, RunRequest, read_request, write_private
 from zbrain_nb.worker.run import Key, Run
+from zbrain_nb.worker.session import not_begun
 from zbrain_nb.worker.sockets import HERE, bind
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolReader, write_closed
 
@@ -119,6 +120,8 @@ class Runs:
             told=changed,
             over=self._forget,
         )
+        #: What went wrong last, in one sentence.
+        self.last_error = ""
         self._asked_at: float | None = None  # when the spawner was asked first what it has not answered
 
     def open(self) -> None:
@@ -232,8 +235,32 @@ class Runs:
                 run.task.cancel()
             again = self._add(run.job_id, run.attempt, run.job, high)
             again.canceled, again.stale, again.failures = run.canceled, run.stale, run.failures
+            again.stopped = run.stopped
             if again.canceled:
                 again.delivery.hurry()
+
+    def turn_away(self, jobs: list[Job]) -> None:
+        """Give jobs that were leased and not begun back to the queue."""
+        for job in jobs:
+            run = Run(job.id, job.attempt, job, Delivery(job.id, job.attempt, self._worker_id))
+            self._runs[run.key] = run
+            run.ended = True
+            run.delivery.close(not_begun(run).event)
+        self._changed()
+
+    def withdraw(self) -> None:
+        """Take no more calls, and give those back that were taken ahead."""
+        self.crew.withdraw()
+
+    def stop_all(self) -> None:
+        """End what runs, because the worker stops: the queue is told that these attempts are lost."""
+        self.crew.stop_all()
+        for run in self._runs.values():
+            if run.task is not None and not (run.ended or run.canceled):
+                run.stopped = True
+                run.wake.set()
+                if run.grip is not None:
+                    run.grip.stop_job()
 
     def terminate_all(self) -> None:
         """End the processes of all runs, without waiting."""
@@ -271,9 +298,11 @@ class Runs:
             fields = {"job": run.job_id, "attempt": run.attempt, "failures": run.failures}
             if run.failures > _RETRIES:
                 log.exception("run is given up", extra=fields)
+                self.last_error = f"Job {run.job_id} was given up: {error!r}."
                 await self._give_up(run, error)
             else:
                 log.exception("run is taken up again", extra=fields)
+                self.last_error = f"Job {run.job_id} had to be taken up again: {error!r}."
                 await asyncio.sleep(_FIRST_PAUSE_SECS * 2 ** (run.failures - 1))
                 self.restart(run, run.delivery.high)
         finally:
@@ -332,6 +361,7 @@ class Runs:
                 return Ending(JobFailed(job_id=run.job_id, reason=str(error), final=True), [])
             except (ZBrainError, OSError) as error:
                 log.warning("run cannot be prepared", extra={"job": run.job_id, "why": str(error)})
+                self.last_error = f"Job {run.job_id} could not be prepared: {error}"
                 return Ending(JobFailed(job_id=run.job_id, reason=f"It could not be prepared: {error}"), [])
             if run.request is None:
                 return Ending(JobCanceled(job_id=run.job_id), []) if run.canceled else _unstarted(run)
@@ -347,9 +377,9 @@ class Runs:
         return await self._unless(run, self._finish(run, run.request, end), lambda: run.stale)
 
     async def _make_request(self, run: Run) -> None:
-        """Have a request on disk; leaves None if the job was canceled or is not known any more."""
+        """Have a request on disk; leaves None if the job shall not run or is not known any more."""
         if run.request is None and run.job is not None:
-            request = await self._unless(run, self._prepare(run.job), lambda: run.canceled)
+            request = await self._unless(run, self._prepare(run.job), lambda: run.canceled or run.stopped)
             if request is not None:
                 self._launcher.write(request, msgspec.json.encode(run.job.spec.input))
                 run.request = request
@@ -364,9 +394,9 @@ class Runs:
         sent_to: int | None = None
         spawners = 0
         while not path.exists():
-            if run.canceled:
+            if run.canceled or run.stopped:
                 # whoever makes the spool decides: either this, or its supervisor was first
-                write_closed(path, End(reason="canceled"))
+                write_closed(path, End(reason="canceled" if run.canceled else "stopped"))
                 return
             self._launcher.ensure_spawner()
             if sent_to != self._launcher.generation:
@@ -441,6 +471,8 @@ class Runs:
             run.grip = Grip.take(begin, run.reader, run.wake.set)
             if run.canceled:
                 self._end_job(run)
+            elif run.stopped and run.grip is not None:
+                run.grip.stop_job()
 
     def _end_job(self, run: Run) -> None:
         if run.session is not None:

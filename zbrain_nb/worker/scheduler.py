@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.events import ENDINGS, JobFailed
 from zbrain_nb.model.job import Job
-from zbrain_nb.model.protocol import AttemptRef, HeartbeatAnswer, HeartbeatRequest
+from zbrain_nb.model.protocol import AttemptRef, Health, HeartbeatAnswer, HeartbeatRequest, WorkerState
 from zbrain_nb.worker.fence import margin_secs, now
 from zbrain_nb.worker.kinds import EventSender, LocalWorker, Worker
 from zbrain_nb.worker.patience import Patience
@@ -21,6 +21,8 @@ from zbrain_nb.worker.remote import RemoteQueue
 log = logging.getLogger(__name__)
 _LOOK_SECS = 0.5
 _BEATS = 5
+#: The worker is asked so often how it is, and has to answer in that time.
+_HEALTH_SECS = 5.0
 #: So many jobs may wait for the word that their end is durable, before a slot waits for that too.
 _UNANSWERED = 1_000
 
@@ -89,6 +91,7 @@ class FifoScheduler:
         self._running: dict[str, _Running] = {}
         self._asking: set[asyncio.Task[_Running | None]] = set()
         self._ending: set[asyncio.Task[None]] = set()  # have said their end, and wait for the answer
+        self._problem = ""  # why the worker takes no jobs
         if isinstance(worker, LocalWorker):
             if isinstance(queue, RemoteQueue):
                 worker.use_link(queue.link)
@@ -98,14 +101,15 @@ class FifoScheduler:
     async def run(self) -> None:
         """Work until `stop`; a second call after that works again. If this is cancelled, what runs is ended too."""
         self._stopping.clear()
-        watch = asyncio.create_task(self._watch())
+        await self._examine()
+        watches = [asyncio.create_task(self._watch()), asyncio.create_task(self._examine_for_ever())]
         slots = [asyncio.create_task(self._fill_slot()) for _ in range(self._concurrency)]
         try:
             await asyncio.gather(*slots)
             while self._ending:
                 await asyncio.gather(*self._ending)
         finally:
-            tasks = [*slots, watch, *self._asking, *self._ending]
+            tasks = [*slots, *watches, *self._asking, *self._ending]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -162,6 +166,10 @@ class FifoScheduler:
         return asking
 
     async def _lease(self, patience: Patience) -> _Running | None:
+        if self._problem:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _HEALTH_SECS)
+            return None
         asked_at = now()
         try:
             job = await self._queue.acquire_lease(self._worker.id, self._org_id)
@@ -174,6 +182,25 @@ class FifoScheduler:
             return None
         running = self._running[job.id] = _Running(job, asked_at)
         return running
+
+    async def _examine_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_HEALTH_SECS)
+            await self._examine()
+
+    async def _examine(self) -> None:
+        """Ask the worker whether it could run a job; while it could not, none is leased."""
+        try:
+            async with asyncio.timeout(_HEALTH_SECS):
+                is_well = await self._worker.health_check()
+            problem = "" if is_well else "Its health check says that it could run no job now."
+        except TimeoutError:
+            problem = f"Its health check did not answer within {_HEALTH_SECS:g} s."
+        except Exception as error:
+            problem = f"Its health check failed: {error!r}."
+        if problem != self._problem:
+            log.warning("worker takes no jobs" if problem else "worker is well again", extra={"why": problem})
+        self._problem = problem
 
     async def _execute(self, running: _Running, said_end: Callable[[], None]) -> None:
         """Have the worker run a job, and see that it ends."""
@@ -202,13 +229,17 @@ class FifoScheduler:
 
     async def _watch(self) -> None:
         """Keep the leases, and set `cancel` of jobs that shall end or are not ours any more."""
+        told = ""
         while True:
             await asyncio.sleep(min(_LOOK_SECS, self._queue.lease_ttl_secs / _BEATS))
-            if not self._running:
+            problem, is_draining = self._problem, self._stopping.is_set()
+            if not self._running and problem == told:
                 continue
             asked_at = now()
             refs = [AttemptRef(running.job.id, running.job.attempt) for running in self._running.values()]
-            request = HeartbeatRequest(refs, max(0, self._concurrency - len(refs)))
+            free = 0 if problem or is_draining else max(0, self._concurrency - len(refs))
+            state = WorkerState.DRAINING if is_draining else WorkerState.LIVE
+            request = HeartbeatRequest(refs, free, state, Health(problem=problem))
             try:
                 async with asyncio.timeout(self._queue.lease_ttl_secs / _BEATS):
                     answer = await self._queue.heartbeat(self._worker.id, request)
@@ -216,6 +247,7 @@ class FifoScheduler:
                 log.warning("leases not renewed", extra={"why": str(error)})
                 self._give_up_in_time()
                 continue
+            told = problem
             for verdict in answer.verdicts:
                 running = self._running.get(verdict.job_id)
                 if running is None or running.job.attempt != verdict.attempt:

@@ -1,4 +1,4 @@
-"""``python -m zbrain_nb.worker`` and ``zbrain worker``: runs one worker until SIGTERM."""
+"""``zbrain worker``, and ``python -m zbrain_nb.worker``, which the host starts: runs one worker until a signal."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import hashlib
 import logging
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from zbrain_nb.client.locating import Locator, locator
-from zbrain_nb.model.datadir import DataDir
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir
+from zbrain_nb.model.errors import Unauthorized, ZBrainError
 from zbrain_nb.model.logs import configure_logging
-from zbrain_nb.model.settings import Settings, read_settings
-from zbrain_nb.worker.agent import HOST_GONE_SECS, WorkerAgent
+from zbrain_nb.model.settings import read_settings
+from zbrain_nb.worker.agent import HOST_GONE_SECS, FolderInUse, WorkerAgent
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.link import HttpLink, follow
 
@@ -31,8 +32,14 @@ def run_worker(
     org_id: str | None = None,
     data: DataDir | None = None,
     fenced: bool = False,
+    drains: bool = False,
+    drain_secs: float | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> int:
-    """Run a worker in this process until SIGTERM or SIGINT; its running jobs go on after it.
+    """Run a worker in this process until a signal ends it.
+
+    `LEAVE_SIGNAL` ends it at once, and what runs goes on, for the next worker on its folder. So do SIGTERM and SIGINT
+    unless it `drains`: then it takes no more jobs and ends when those that run have ended.
 
     Parameters
     ----------
@@ -48,6 +55,10 @@ def run_worker(
         The data directory; None is that of the settings.
     fenced : bool
         See `WorkerAgent`; workers on other machines always are.
+    drains, drain_secs : bool, float or None
+        Whether SIGTERM and SIGINT let what runs end, and for how long (see `Drain`).
+    say : callable, optional
+        Takes sentences for the person at the terminal; without it they are logged.
 
     Returns
     -------
@@ -57,9 +68,14 @@ def run_worker(
     Raises
     ------
     ZBrainError
-        If a setting does not hold.
+        If a setting does not hold, or the server at `url` does not want this worker.
     """
     settings = read_settings()
+    if url is not None and not token:
+        raise Unauthorized(
+            f"A worker needs the token of the server at {url}.",
+            "Set ZBRAIN_TOKEN to it; on the server's machine it stands in the file `token` of the data directory.",
+        )
     if url is None or folder is None:
         data = data or DataDir(settings.data, settings.artifacts)
     if url is not None:
@@ -75,34 +91,30 @@ def run_worker(
     try:
         # an operator's worker of a server elsewhere waits for it for as long as it takes
         gone_secs = HOST_GONE_SECS if url is None else None
-        asyncio.run(_serve(place, locate, slots, org_id, settings, gone_secs, fenced))
-    except ZBrainError as error:
+        agent = WorkerAgent(
+            HttpLink(locate),
+            place,
+            concurrency=slots,
+            org_id=org_id,
+            temp_dir=settings.worker_temp_dir,
+            pooled=settings.warm_pool,
+            host_gone_secs=gone_secs,
+            fenced=fenced,
+            drain_secs=drain_secs,
+            say=say,
+        )
+        asyncio.run(_serve(agent, drains=drains))
+    except FolderInUse as error:
         log.error("worker cannot run: %s", error)
         return 1
     return 0
 
 
-async def _serve(
-    place: WorkerFolder,
-    locate: Locator,
-    slots: int,
-    org_id: str | None,
-    settings: Settings,
-    host_gone_secs: float | None,
-    fenced: bool,
-) -> None:
-    agent = WorkerAgent(
-        HttpLink(locate),
-        place,
-        concurrency=slots,
-        org_id=org_id,
-        temp_dir=settings.worker_temp_dir,
-        pooled=settings.warm_pool,
-        host_gone_secs=host_gone_secs,
-        fenced=fenced,
-    )
+async def _serve(agent: WorkerAgent, *, drains: bool) -> None:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(LEAVE_SIGNAL, agent.stop)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, agent.stop)
+        loop.add_signal_handler(number, agent.begin_drain if drains else agent.stop)
     await agent.run()
 
 

@@ -70,7 +70,7 @@ class End(msgspec.Struct, kw_only=True):
     ----------
     reason : str
         ``exited``, ``canceled``, ``timeout``, ``memory``, ``cpu``, ``fenced`` (its lease could not be renewed),
-        ``unstartable`` or ``supervisor`` (it failed).
+        ``stopped`` (its worker was told to stop), ``unstartable`` or ``supervisor`` (it failed).
     exit_code : int or None
         Of the main process; negative is a signal.
     signal : str or None

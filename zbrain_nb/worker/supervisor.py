@@ -2,7 +2,8 @@
 
 It starts the job, writes what the job says to the spool, enforces cancel, deadline and limits, kills what the
 job leaves behind, writes the end and exits. Spawner and zygote fork it; it depends on neither, nor on the
-worker: all three may die. SIGTERM means cancel. Whatever goes wrong in here, the tree is killed first.
+worker: all three may die. SIGTERM means cancel, SIGUSR2 that the worker stops. Whatever goes wrong in here,
+the tree is killed first.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from zbrain_nb.worker.usage import Usage
 
 #: A fence is looked at so often: poll's own clock stops while the machine is suspended.
 _FENCE_POLL_SECS = 0.2
+_STOPPED = "Its worker was told to stop, and ended the job."
 _FENCED = "Its worker could not reach the queue before the lease ended, and ended the job in time."
 #: After a cancel: SIGINT at once, SIGTERM after this part of the grace time, SIGKILL after all of it.
 TERM_PART = 0.4
@@ -66,10 +68,10 @@ class Supervisor:
         self._spool = spool
         self._killer = Killer()
         self._post = Post(folder, "worker.sock")
-        self._cancel = False
+        self._cancel = self._stop = False
         self._fence = Fence(fence_path(folder, request.job_id, request.attempt))
         self._usage = Usage(self._killer, request.memory_mb, request.cpu_secs)
-        self._ending: str | None = None  # why the job is being ended: canceled, timeout, memory, cpu, fenced
+        self._ending: str | None = None  # why the job is being ended: canceled, stopped, timeout, memory, cpu, fenced
         self._escalate_from = 0.0
         self._step = 0
         self._main = 0
@@ -77,7 +79,7 @@ class Supervisor:
         self._peak_kib = 0
         self._oom_kills = oom_kills()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
@@ -154,6 +156,8 @@ class Supervisor:
         if self._ending is None:
             if self._cancel:
                 self._ending = "canceled"
+            elif self._stop:
+                self._ending = "stopped"
             elif deadline is not None and now >= deadline:
                 self._ending = "timeout"
             else:
@@ -203,7 +207,7 @@ class Supervisor:
         if self._ending is None and code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             sentence = f"Killed by the kernel at {format_kib(peak)}, because the machine ran out of memory."
             return End(reason="memory", exit_code=code, signal=name, message=sentence, peak_kib=peak)
-        message = _FENCED if self._ending == "fenced" else ""
+        message = {"fenced": _FENCED, "stopped": _STOPPED}.get(self._ending or "", "")
         if self._ending in ("memory", "cpu"):
             message = self._usage.sentence(self._ending)
         return End(reason=self._ending or "exited", exit_code=code, signal=name, message=message, peak_kib=peak)
@@ -227,3 +231,5 @@ class Supervisor:
     def _on_signal(self, number: int, frame: object) -> None:
         if number == signal.SIGTERM:
             self._cancel = True
+        elif number == signal.SIGUSR2:
+            self._stop = True

@@ -138,7 +138,7 @@ def test_download_given_up_goes_on_when_called_again(
     cabled: tuple[Cable, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cable, large = cabled
-    monkeypatch.setattr(large._client.asynchronous.transport, "_patience", 0.0)
+    monkeypatch.setattr(large._client.asynchronous.transport, "patience_secs", 0.0)
     cable.breaks_after = 16 << 20
     with pytest.raises(ServerUnreachable):
         large.download(tmp_path / "mine.dat")

@@ -61,9 +61,12 @@ class Station:
         self.queue = MemoryQueue(blobs)
         self.folder = WorkerFolder(deep)
         self.agent: WorkerAgent | None = None
+        self.said: list[str] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, *, concurrency: int = 2, warm: bool = False, pooled: bool = True) -> None:
+    async def start(
+        self, *, concurrency: int = 2, warm: bool = False, pooled: bool = True, drain_secs: float | None = None
+    ) -> None:
         self.agent = WorkerAgent(
             MemoryLink(self.queue),
             WorkerFolder(self.folder.root),
@@ -71,6 +74,8 @@ class Station:
             linger_secs=1,
             warm=warm,
             pooled=pooled,
+            drain_secs=drain_secs,
+            say=self.said.append,
         )
         self._task = asyncio.create_task(self.agent.run())
 

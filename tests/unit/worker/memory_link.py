@@ -64,6 +64,8 @@ class MemoryQueue:
         self.away = False
         self.changed = asyncio.Event()
         self.heard: list[EventBatch] = []
+        self.beats: list[HeartbeatRequest] = []
+        self.is_fenced = False
         self.lease_ttl_secs = 5.0
         self.blobs: Path | None = None
 
@@ -104,7 +106,7 @@ class MemoryLink:
         refs = [AttemptRef(*key, high=t.high) for key, t in self.queue.jobs.items() if t.leased and not t.ended]
         known = [ref for ref in refs if not self.queue.jobs[ref.job_id, 1].stale]
         blobs = None if self.queue.blobs is None else str(self.queue.blobs)
-        return Registered(self.queue.lease_ttl_secs, known, blobs=blobs)
+        return Registered(self.queue.lease_ttl_secs, known, self.queue.is_fenced, blobs)
 
     async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
         deadline = time.monotonic() + request.wait_secs
@@ -132,6 +134,7 @@ class MemoryLink:
 
     async def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
         self._check(worker_id)
+        self.queue.beats.append(request)
         verdicts = []
         for ref in request.attempts:
             tracked = self.queue.jobs.get((ref.job_id, ref.attempt))

@@ -13,6 +13,7 @@ import pytest
 from tests.unit.worker.conftest import eventually, pids_with
 from zbrain_nb import FifoScheduler, Job, JobQueue, JobSpec, JobState, LocalWorker, Storage, Worker
 from zbrain_nb.model.events import JobCompleted, JobProgress, JobStarted
+from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.worker.kinds import EventSender
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +184,43 @@ async def test_local_worker_folder_goes_with_it(queue: JobQueue) -> None:
     root = worker._opened._folder.root
     await worker.close()
     await eventually(lambda: not os.path.exists(root))
+
+
+class Moody(LocalWorker):
+    """Is well when it is said to be."""
+
+    mood: bool | Exception = True
+
+    async def health_check(self) -> bool:
+        if isinstance(self.mood, Exception):
+            raise self.mood
+        return self.mood
+
+
+@pytest.mark.parametrize("mood", [False, RuntimeError("no GPU")], ids=["unwell", "raises"])
+async def test_worker_that_is_not_well_gets_no_jobs_until_it_is(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch, mood: bool | Exception
+) -> None:
+    monkeypatch.setattr("zbrain_nb.worker.scheduler._HEALTH_SECS", 0.05)
+    worker = Moody("moody")
+    worker.mood = mood
+    await queue.register_worker(WorkerInfo(id="moody"))
+    scheduler = FifoScheduler(queue, worker, poll_interval=0.01)
+    running = asyncio.create_task(scheduler.run())
+    job_id = await queue.submit(JobSpec(cmd=["true"]))
+
+    async def told() -> str:
+        while not ((info := queue.workers()[0]).health and info.health.problem):
+            await asyncio.sleep(0.01)
+        return info.health.problem
+
+    problem = await asyncio.wait_for(told(), 10)
+    assert "could run no job" in problem or "no GPU" in problem
+    assert (await queue.get(job_id)).attempt == 0  # type: ignore[union-attr]
+    worker.mood = True
+    async with asyncio.timeout(20):
+        while not (await queue.get(job_id)).state.ended:  # type: ignore[union-attr]
+            await asyncio.sleep(0.01)
+    await scheduler.stop()
+    await running
+    await worker.close()

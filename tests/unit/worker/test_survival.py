@@ -183,7 +183,7 @@ async def test_queue_that_forgot_events_gets_them_again(station: Station) -> Non
 async def test_second_worker_on_the_folder_is_refused(station: Station) -> None:
     await station.run("true")
     other = Station.__new__(Station)
-    other.queue, other.folder = station.queue, station.folder
+    other.queue, other.folder, other.said = station.queue, station.folder, []
     await other.start()
     with pytest.raises(FolderInUse, match="Another worker"):
         await other.wait_stopped()

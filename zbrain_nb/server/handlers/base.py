@@ -109,11 +109,19 @@ class ApiHandler(web.RequestHandler):
     def prepare(self) -> None:
         """Admit only callers that name this host and show its token."""
         name = httputil.split_host_and_port(self.request.host.lower())[0]
-        if name not in self.context.host_names:
-            raise Forbidden(f"This host does not answer to the name {name!r}.")
+        if name not in self.context.host_names and name.strip("[]") != self._arrived_at():
+            raise Forbidden(
+                f"This host does not answer to the name {name[:200]!r}.",
+                "`zbrain serve --name` gives it further names.",
+            )
         self.authenticate()
         if self.counts_as_client:
             self.context.requests += 1
+
+    def _arrived_at(self) -> str:
+        """Return the address at which the connection came in: no page of strangers can stand at that (rebinding)."""
+        plain = self.request.connection.stream.socket  # type: ignore[union-attr]
+        return str(plain.getsockname()[0]).removeprefix("::ffff:") if plain is not None else ""
 
     def authenticate(self) -> None:
         """Refuse a request without the token, unless a browser sends it whose person showed the token before.

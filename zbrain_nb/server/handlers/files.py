@@ -7,32 +7,53 @@ import re
 from abc import abstractmethod
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tornado import web
 
-from zbrain_nb.model.errors import JobNotFound, Malformed, NotFound, ZBrainError
+from zbrain_nb.model.errors import JobNotFound, Malformed, NotFound, WrongOffset, ZBrainError
 from zbrain_nb.model.job import JobArtifact
+from zbrain_nb.model.protocol import OFFSET_HEADER
 from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
-from zbrain_nb.store.artifacts import ArtifactStore, Upload
+from zbrain_nb.store.artifacts import ArtifactStore
+from zbrain_nb.store.uploads import Upload
 
 MAX_BLOB_BYTES = 1 << 40
 
 
 @web.stream_request_body
 class BlobHandler(StreamedBody, ApiHandler):
-    """``HEAD`` and ``PUT blobs/{sha256}``."""
+    """``HEAD`` and ``PUT blobs/{sha256}``.
+
+    An upload that broke off is gone on with: ``Upload-Offset`` in the 404 to ``HEAD`` says how many bytes of it are
+    kept for the caller, and the same header in a ``PUT`` that its body is what follows these. One that does not fit
+    is answered with 409 and the right one. (The header and its meaning are those of
+    draft-ietf-httpbis-resumable-upload. The resources that the draft creates for uploads are not needed: the hash
+    names what is uploaded, and tells whether it came whole.)
+    """
 
     _upload: Upload | None = None
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:  # type: ignore[override] # tornado takes both
         """Open the upload once the caller is admitted; the body arrives in pieces."""
         self.request.connection.set_max_body_size(MAX_BLOB_BYTES)  # type: ignore[union-attr]
         try:
             super().prepare()
             if self.request.method == "PUT" and not self._laid():
-                self._upload = self.queue.artifacts.open_upload(self.path_args[0], self._announced())
+                store, offset = self.queue.artifacts, self._offset()
+                self._upload = await asyncio.to_thread(
+                    store.open_upload, self.path_args[0], self._announced(), owner=self.context.owner, offset=offset
+                )
+                if self.request.connection.stream.closed():  # type: ignore[union-attr] # nobody will say so again
+                    self._pause()
         except ZBrainError as error:
             self.refuse(error)
+
+    def _offset(self) -> int:
+        text = self.request.headers.get(OFFSET_HEADER, "0")
+        if not (text.isdecimal() and text.isascii() and len(text) < 16):
+            raise Malformed(f"{OFFSET_HEADER} must be a whole number of bytes, not {text[:40]!r}.")
+        return int(text)
 
     def _laid(self) -> str:
         """Return the name of a file that holds the bytes already (see `ArtifactStore.take_file`)."""
@@ -44,8 +65,20 @@ class BlobHandler(StreamedBody, ApiHandler):
 
     async def data_received(self, chunk: bytes) -> None:
         """Write one piece; the sender waits meanwhile."""
-        if self._upload is not None:
+        if self._upload is None:
+            return
+        try:
             await asyncio.to_thread(self._upload.write, chunk)
+        except WrongOffset as error:
+            self._pause()
+            self.send_error(error.status, exc_info=(type(error), error, error.__traceback__))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Say in a header too where to go on."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(error, WrongOffset) and "offset" in error.details:
+            self.set_header(OFFSET_HEADER, str(error.details["offset"]))
+        super().write_error(status_code, **kwargs)
 
     async def put(self, sha256: str) -> None:
         """Keep the bytes if they hash to their name; 201.
@@ -60,28 +93,36 @@ class BlobHandler(StreamedBody, ApiHandler):
         if self._upload is None:
             raise Malformed("An upload needs a body.")
         upload, self._upload = self._upload, None
-        await asyncio.to_thread(upload.commit)
+        try:
+            await asyncio.to_thread(upload.commit)
+        finally:
+            upload.pause()
         self.reply({"sha256": sha256}, 201)
 
     def head(self, sha256: str) -> None:
-        """Say whether the blob is here; its size is the length."""
+        """Say whether the blob is here, its size is the length; if not, how much of it has arrived."""
         self.raise_refusal()
         if not self.queue.artifacts.has(sha256):
+            if arrived := self.queue.artifacts.arrived(sha256, self.context.owner):
+                self.set_status(404)
+                self.set_header(OFFSET_HEADER, str(arrived))
+                self.finish()
+                return
             raise NotFound("There is no such blob.")
         self.set_header("Content-Length", str(self.queue.artifacts.size(sha256)))
         self.finish()
 
     def on_finish(self) -> None:
-        """Forget what was begun and not committed."""
-        self._abort()
+        """Let go of what was begun and not committed."""
+        self._pause()
 
     def on_connection_close(self) -> None:
-        """Forget what a vanished sender began."""
-        self._abort()
+        """Keep what a vanished sender began, for when it comes back."""
+        self._pause()
 
-    def _abort(self) -> None:
+    def _pause(self) -> None:
         if self._upload is not None:
-            self._upload.abort()
+            self._upload.pause()
             self._upload = None
 
 

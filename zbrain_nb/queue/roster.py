@@ -1,0 +1,123 @@
+"""The roster: which workers have registered, and how each is, for who asks and for what is said to who waits.
+
+The desk alone writes in it. How long a worker was silent counts on the monotonic clock: a clock that is set makes
+nobody lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from zbrain_nb.model.errors import WorkerNotFound
+from zbrain_nb.model.protocol import (
+    MAX_LISTED_JOBS,
+    HeartbeatRequest,
+    WorkerInfo,
+    WorkerState,
+)
+from zbrain_nb.queue.clock import Clock
+from zbrain_nb.queue.leases import Leases, WorkerRecord
+
+#: A worker is stale that has let so many heartbeats pass; they come this often, or more often if leases are short.
+STALE_BEATS = 3
+BEATS_IN_LEASE, LONGEST_BEAT_SECS = 5, 10.0
+#: Who was lost is listed for so long.
+LISTED_SECS = 86_400.0
+
+
+class Roster:
+    """The registered workers.
+
+    Parameters
+    ----------
+    leases : Leases
+        Who runs what, and how long leases last.
+    clock : Clock
+        The queue's.
+    """
+
+    def __init__(self, leases: Leases, clock: Clock) -> None:
+        self._leases = leases
+        self._clock = clock
+        self._records: dict[str, WorkerRecord] = {}
+
+    def __contains__(self, worker_id: object) -> bool:
+        return worker_id in self._records
+
+    def get(self, worker_id: str) -> WorkerRecord | None:
+        """Return a worker, or None if it never registered; it was not heard by this."""
+        return self._records.get(worker_id)
+
+    def add(self, record: WorkerRecord) -> None:
+        """Take a worker in, in place of an older process of it, and forget who was lost long ago."""
+        self._hear(record)
+        self._records[record.info.id] = record
+        now = self._clock.monotonic()
+        for worker_id, other in list(self._records.items()):
+            if now - other.heard_at > max(LISTED_SECS, self._leases.ttl_secs) and not self._leases.held_by(worker_id):
+                del self._records[worker_id]
+
+    def hear(self, worker_id: str) -> WorkerRecord:
+        """Return a worker that was just heard.
+
+        Raises
+        ------
+        WorkerNotFound
+            If it has to register first.
+        """
+        record = self._records.get(worker_id)
+        if record is None:
+            raise WorkerNotFound(f"No worker {worker_id!r} is registered.", "Register it again.")
+        self._hear(record)
+        return record
+
+    def beat(self, worker_id: str, request: HeartbeatRequest) -> WorkerRecord:
+        """Take what a worker says of itself.
+
+        Raises
+        ------
+        WorkerNotFound
+            If it has to register first.
+        """
+        record = self.hear(worker_id)
+        record.info.free = request.free
+        record.info.state = request.state
+        if request.health is not None:
+            record.info.health = request.health
+        if request.state is WorkerState.STOPPED and not self._leases.held_by(worker_id):
+            del self._records[worker_id]
+        return record
+
+    def _hear(self, record: WorkerRecord) -> None:
+        record.info.seen_at = self._clock.time()
+        record.heard_at = self._clock.monotonic()
+
+    def _state(self, record: WorkerRecord) -> WorkerState:
+        said = record.info.state
+        if said is WorkerState.STOPPED:
+            return said
+        ttl_secs = self._leases.ttl_secs
+        silent_secs = self._clock.monotonic() - record.heard_at
+        if silent_secs > ttl_secs:
+            return WorkerState.LOST
+        beat_secs = min(ttl_secs / BEATS_IN_LEASE, LONGEST_BEAT_SECS)
+        return WorkerState.STALE if silent_secs > STALE_BEATS * beat_secs else said
+
+    def list(self) -> list[WorkerInfo]:
+        """Return the workers as they are now, by id."""
+        infos = []
+        for worker_id in sorted(self._records):
+            record = self._records[worker_id]
+            held = self._leases.held_by(worker_id)
+            state = self._state(record)
+            jobs = held[:MAX_LISTED_JOBS]
+            infos.append(msgspec.structs.replace(record.info, state=state, running=len(held), jobs=jobs))
+        return infos
+
+    def serving(self, kind: str) -> Iterator[WorkerInfo]:
+        """Yield the workers of a kind that may take jobs."""
+        for record in self._records.values():
+            if record.info.kind == kind and self._state(record) in (WorkerState.LIVE, WorkerState.STALE):
+                yield record.info
