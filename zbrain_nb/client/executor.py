@@ -152,14 +152,22 @@ class JobExecutor(Executor):
     def cancel_all(self, futures: list[JobFuture[Any]]) -> list[bool]:
         """Cancel those of the futures whose jobs wait; return for each whether it is canceled now."""
         asked = [f for f in futures if not f.running() and not f.done() and f._call is not None]
-        withdrawn = {f for f in asked if f._call is not None and self._dispatch.withdraw(f._call)}
-        sent = [f for f in asked if f not in withdrawn]
-        calls = [f._call for f in sent if f._call is not None]
-        answers = self._client.call(self._dispatch.cancel, calls) if calls else []
-        for future in [*withdrawn, *(f for f, canceled in zip(sent, answers, strict=True) if canceled)]:
-            if Future.cancel(future):
-                self._acts.put(partial(self._close, future))
+        sent: dict[Call, JobFuture[Any]] = {}
+        for future in asked:
+            assert future._call is not None
+            if self._dispatch.withdraw(future._call):
+                self._cancel(future)  # at once: of these nobody else would tell, whatever the server says of the others
+            else:
+                sent[future._call] = future
+        answers = self._client.call(self._dispatch.cancel, list(sent)) if sent else []
+        for future, is_canceled in zip(sent.values(), answers, strict=True):
+            if is_canceled:
+                self._cancel(future)
         return [future.cancelled() for future in futures]
+
+    def _cancel(self, future: JobFuture[Any]) -> None:
+        if Future.cancel(future):
+            self._acts.put(partial(self._close, future))
 
     # How a call goes out
 
@@ -207,7 +215,7 @@ class JobExecutor(Executor):
         """See `Desk`."""
         self._tell(call, self._finish, job, data)
 
-    def refused(self, call: Call, error: ZBrainError) -> None:
+    def refused(self, call: Call, error: Exception) -> None:
         """See `Desk`."""
         self._tell(call, self._fail, error)
 
@@ -243,13 +251,15 @@ class JobExecutor(Executor):
             Future.cancel(future)
         if not self._settle(future):
             return self._close(future)
-        error = _raised(job)
+        value = None
+        try:
+            error = _raised(job)
+            if error is None and data is not None:
+                value = load_value(data)
+        except Exception as problem:  # loading runs the objects' own code, which may raise anything
+            error = problem
         if error is not None:
             return self._fail(future, error)
-        try:
-            value = None if data is None else load_value(data)
-        except ZBrainError as problem:
-            return self._fail(future, problem)
         future.set_result(value)
         self._close(future)
 

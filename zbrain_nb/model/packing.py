@@ -118,9 +118,7 @@ class Packing:
                     reasons[name] = (_type_name(value), error)
                 following.update(pickler.reads)
             waiting = _implied(following, self._namespace, seen)
-        named = [f"{name} ({kind})" if name else kind for name, (kind, _) in reasons.items()]
-        causes = dict.fromkeys(_reason(error) for _, error in reasons.values())
-        return NotPicklable(f"{_listed(named)} cannot travel: {'; '.join(causes)}.", HINT, names=list(reasons))
+        return not_picklable({name: (kind, _reason(error)) for name, (kind, error) in reasons.items()})
 
 
 class _Sink:
@@ -150,6 +148,16 @@ class _Sink:
 
     def core(self) -> bytes:
         return b"".join(self._pieces)
+
+
+def not_picklable(culprits: Mapping[str, tuple[str, str]], hint: str = HINT) -> NotPicklable:
+    """Return the error that lists all `culprits`, which map names to their types and why each cannot travel."""
+    named = [f"{name} ({kind})" if name else kind for name, (kind, _) in culprits.items()]
+    causes = dict.fromkeys(why for _, why in culprits.values())
+    reasons = {name: why for name, (_, why) in culprits.items()}
+    return NotPicklable(
+        f"{_listed(named)} cannot travel: {'; '.join(causes)}.", hint, names=list(reasons), reasons=reasons
+    )
 
 
 def main_namespace() -> dict[str, Any]:

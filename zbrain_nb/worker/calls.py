@@ -46,6 +46,8 @@ class Call(msgspec.Struct, tag="call"):
         The job's JSON input.
     arguments : str or None
         Packed arguments to add to the call's own, as Base64.
+    checkpoints : str
+        Folder that outlives the attempt; made when the call asks for it.
     """
 
     number: int
@@ -56,6 +58,7 @@ class Call(msgspec.Struct, tag="call"):
     timeout_secs: float | None = None
     input: Any = None
     arguments: str | None = None
+    checkpoints: str = ""
 
 
 class Cancel(msgspec.Struct, tag="cancel"):

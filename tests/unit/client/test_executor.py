@@ -6,7 +6,6 @@ import concurrent.futures as cf
 import importlib
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.client.conftest import until
 from zbrain_nb import Client, JobCanceledError, JobFailedError
 
 Make = Callable[..., cf.Executor]
@@ -70,13 +70,6 @@ def make(request: pytest.FixtureRequest, client: Client, work: Any) -> Iterator[
     yield executor
     for one in made:
         one.shutdown(cancel_futures=True)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def test_submit_gives_a_future_of_the_standard_library_with_its_result(make: Make, work: Any) -> None:
