@@ -279,10 +279,16 @@ def error_of(job: Job) -> ZBrainError | None:
         return None
     if job.state is JobState.CANCELED:
         return JobCanceledError(f"Job {job.name!r} was canceled.", job.reason or "", job_id=job.id)
-    error = job.error or {}
-    trace = "\n".join(error.get("traceback") or [])
-    why = job.reason or error.get("evalue") or "no reason was given."
-    return JobFailedError(f"Job {job.name!r} failed: {why}" + (f"\n{trace}" if trace else ""), job_id=job.id)
+    trace = "\n".join((job.error or {}).get("traceback") or [])
+    if not trace or trace == job.reason:
+        return JobFailedError(said_of(job), job_id=job.id)
+    return JobFailedError(f"{said_of(job)}\n{trace}", job_id=job.id)
+
+
+def said_of(job: Job) -> str:
+    """Return that and why a job failed, in one line."""
+    why = job.reason or (job.error or {}).get("evalue") or "no reason was given."
+    return f"Job {job.name!r} failed: {why}"
 
 
 def unkept(job: Job) -> ValueNotKept | None:

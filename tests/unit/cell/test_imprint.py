@@ -12,7 +12,7 @@ from io import StringIO
 
 import pytest
 
-from zbrain_nb.worker.cell.calling import Imprint
+from zbrain_nb.worker.cell.imprint import Imprint
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import hashlib
-import logging
 import os
 import random
 import resource
@@ -22,7 +21,7 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -33,6 +32,7 @@ from zbrain_nb.worker import inside
 from zbrain_nb.worker.calls import NUMBER, PACKET_BYTES, RETIRED, Call
 from zbrain_nb.worker.cell import ending, surroundings
 from zbrain_nb.worker.cell.frames import FrameWriter
+from zbrain_nb.worker.cell.imprint import Imprint
 from zbrain_nb.worker.cell.keeping import Keeper
 from zbrain_nb.worker.cell.running import Outcome, run_call
 from zbrain_nb.worker.cell.runtime import enter, error_of
@@ -46,21 +46,6 @@ MOST_CALLS = 5_000
 MOST_GROWTH_KIB = 256 * 1024
 #: Files up to this size are read, larger ones are mapped.
 _READ_BYTES = 1 << 20
-#: The signals that programs set handlers for.
-_SIGNALS = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGPIPE,
-    signal.SIGALRM,
-    signal.SIGTERM,
-    signal.SIGCHLD,
-    signal.SIGVTALRM,
-    signal.SIGPROF,
-)
-_LIMITS = tuple(sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}))
 #: What the clock of a file system may be behind the clock of the process.
 _CLOCK_SLACK_SECS = 0.1
 
@@ -131,65 +116,8 @@ def serve(request: SessionRequest, events_fd: int, feed_fd: int, marker: bytes) 
     return RETIRED
 
 
-class Imprint(NamedTuple):
-    """What a call can change of the process for the next, and nobody takes back."""
-
-    cwd: str
-    umask: int
-    handlers: tuple[Any, ...]
-    timer: tuple[float, float]
-    threads: int
-    has_children: bool
-    outputs: tuple[tuple[int, int], ...]
-    streams: tuple[Any, ...]
-    hooks: tuple[Any, ...]
-    logging: tuple[Any, ...]
-    recursion_limit: int
-    limits: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def take(cls) -> Imprint:
-        """Return how the process is now."""
-        umask = os.umask(0o077)
-        os.umask(umask)
-        try:
-            cwd = os.getcwd()
-        except FileNotFoundError:
-            cwd = ""
-        return cls(
-            cwd,
-            umask,
-            tuple(map(signal.getsignal, _SIGNALS)),
-            signal.getitimer(signal.ITIMER_REAL),
-            threading.active_count(),
-            _has_children(),
-            tuple(_file_at(descriptor) for descriptor in (0, 1, 2)),
-            (sys.stdin, sys.stdout, sys.stderr),
-            (sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()),
-            (logging.root.level, logging.root.manager.disable, *logging.root.handlers),
-            sys.getrecursionlimit(),
-            tuple(map(resource.getrlimit, _LIMITS)),
-        )
-
-
 def _environ() -> dict[bytes, bytes]:
     return dict(getattr(os.environ, "_data", {}))  # the public ways decode each value
-
-
-def _has_children() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
-def _file_at(descriptor: int) -> tuple[int, int]:
-    try:
-        stat = os.fstat(descriptor)
-    except OSError:
-        return 0, 0
-    return stat.st_dev, stat.st_ino
 
 
 #: No file has this version.
