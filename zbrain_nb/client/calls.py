@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from zbrain_nb.client.asynchronous import AsyncClient
-from zbrain_nb.model.errors import InvalidSpec
+from zbrain_nb.model.errors import InvalidSpec, NotPicklable
 from zbrain_nb.model.job import JobSpec
-from zbrain_nb.model.payload import pack_call, parcel_arguments
+from zbrain_nb.model.packing import Parcel, find_culprits, main_namespace, not_picklable
+from zbrain_nb.model.payload import CALL_HINT, pack_arguments, pack_call
 from zbrain_nb.model.summaries import summarize
 
 #: Larger arguments are a blob of their own.
 INLINE_BYTES = 8 * 1024
+#: So many items of a map that cannot travel are named.
+NAMED_ITEMS = 10
 #: The name among a spec's ``inputs`` of arguments that are a blob.
 ARGUMENTS_INPUT = "arguments"
 _OWN_FIELDS = frozenset({"cmd", "code", "function", "arguments"})
@@ -39,30 +42,21 @@ class PackedFunction:
         self._digest = digest
         self._fields = dict(fields)
 
-    async def spec(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, **more: Any) -> JobSpec:
-        """Return the spec of one call (see `spec_of`); large data in the arguments travel once, whatever reads them."""
-        parcel = parcel_arguments(args, kwargs)
-        if not parcel.apart:
-            return await self.spec_of(parcel.data, **more)
-        digest, apart = await self._client.put_parcel(parcel)
-        fields = self._fields | more
-        inputs = {**fields.pop("inputs", {}), ARGUMENTS_INPUT: digest, **apart}
-        return JobSpec(function=self._digest, inputs=inputs, **fields)
-
-    async def spec_of(self, arguments: bytes, **more: Any) -> JobSpec:
+    async def spec_of(self, arguments: Parcel, **more: Any) -> JobSpec:
         """Return the spec of a call with packed arguments; these are uploaded if they are large.
 
         Parameters
         ----------
-        arguments : bytes
+        arguments : Parcel
             As `pack_arguments` makes them.
         **more
             Fields of this call's spec alone.
         """
         fields = self._fields | more
-        if len(arguments) <= INLINE_BYTES:
-            return JobSpec(function=self._digest, arguments=b64encode(arguments).decode(), **fields)
-        inputs = {**fields.pop("inputs", {}), ARGUMENTS_INPUT: await self._client.put_blob(arguments)}
+        if len(arguments.data) <= INLINE_BYTES and not arguments.apart:
+            return JobSpec(function=self._digest, arguments=b64encode(arguments.data).decode(), **fields)
+        digest, apart = await self._client.put_parcel(arguments)
+        inputs = {**fields.pop("inputs", {}), ARGUMENTS_INPUT: digest, **apart}
         return JobSpec(function=self._digest, inputs=inputs, **fields)
 
 
@@ -97,6 +91,32 @@ def pack_function(function: Callable[..., Any]) -> bytes:
         If the function or something that it reads cannot travel.
     """
     return pack_call(function)
+
+
+def pack_items(items: Iterable[tuple[Any, ...]]) -> list[Parcel]:
+    """Pack the arguments of many calls.
+
+    Raises
+    ------
+    NotPicklable
+        Naming those that cannot travel: by the places of the first `NAMED_ITEMS` items that hold any, from 0.
+    """
+    packed: list[Parcel] = []
+    culprits: dict[str, tuple[str, str]] = {}
+    bad = 0
+    for place, args in enumerate(items):
+        try:
+            packed.append(pack_arguments(args))
+        except NotPicklable:
+            several = len(args) > 1
+            named = {f"item {place}[{number}]" if several else f"item {place}": arg for number, arg in enumerate(args)}
+            culprits |= find_culprits(named, main_namespace())
+            bad += 1
+            if bad == NAMED_ITEMS:
+                break
+    if culprits:
+        raise not_picklable(culprits, CALL_HINT)
+    return packed
 
 
 def label_of(args: Iterable[Any]) -> str:

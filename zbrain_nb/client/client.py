@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from zbrain_nb.client.asynchronous import AsyncClient
-from zbrain_nb.client.calls import function_fields, label_of, pack_function, upload_function
+from zbrain_nb.client.calls import function_fields, label_of, pack_function, pack_items, upload_function
 from zbrain_nb.client.executor import JobExecutor
 from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
@@ -184,13 +184,15 @@ class Client:
         tags = fields.pop("tags", {})
         group = uuid.uuid4().hex
         packed = pack_function(function)
+        calls = list(zip(*iterables, strict=False))
+        arguments = pack_items(calls)
 
         async def send() -> list[Job]:
             call = await upload_function(self.asynchronous, packed, fields)
             specs = []
-            for place, items in enumerate(zip(*iterables, strict=False)):
+            for place, (items, data) in enumerate(zip(calls, arguments, strict=True)):
                 own = {"item": label_of(items), **tags, GROUP_TAG: group, PLACE_TAG: str(place)}
-                specs.append(await call.spec(items, tags=own))
+                specs.append(await call.spec_of(data, tags=own))
             return await self._submit_all(specs)
 
         return JobGroup(self, [JobHandle(self, job) for job in self.call(send)])

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from zbrain_nb.client.asynchronous import FETCHES, AsyncClient, apply_event
 from zbrain_nb.client.calls import PackedFunction, upload_function
-from zbrain_nb.model.errors import MissingBlobs, WrongState, ZBrainError
+from zbrain_nb.model.errors import InvalidSpec, JobNotFound, MissingBlobs, TooLarge, WrongState, ZBrainError
 from zbrain_nb.model.events import Event
 from zbrain_nb.model.job import CancelResult, Job, JobSpec, JobState
+from zbrain_nb.model.packing import Parcel
 
+log = logging.getLogger(__name__)
 #: Calls in one submit.
 SUBMIT_MANY = 1_000
 #: Functions that are known to be at the server.
@@ -29,7 +33,9 @@ class Call:
 
     Attributes
     ----------
-    function, arguments : bytes
+    function : bytes
+        As it was packed.
+    arguments : Parcel
         As they were packed.
     fields : mapping
         Fields of the spec.
@@ -41,7 +47,7 @@ class Call:
 
     __slots__ = ("arguments", "fields", "function", "job", "settled")
 
-    def __init__(self, function: bytes, arguments: bytes, fields: Mapping[str, Any]) -> None:
+    def __init__(self, function: bytes, arguments: Parcel, fields: Mapping[str, Any]) -> None:
         self.function = function
         self.arguments = arguments
         self.fields = fields
@@ -58,7 +64,7 @@ class Desk(Protocol):
     def ended(self, call: Any, job: Job, data: bytes | None) -> None:
         """Hear that the call's job has ended; `data` is its pickled result."""
 
-    def refused(self, call: Any, error: ZBrainError) -> None:
+    def refused(self, call: Any, error: Exception) -> None:
         """Hear that the call could not be submitted, or that nothing more can be learned of it."""
 
 
@@ -77,7 +83,7 @@ class Dispatch:
         self._client = client
         self._desk = desk
         self._lock = threading.Lock()
-        self._queue: deque[Call] = deque()
+        self._queue: OrderedDict[Call, None] = OrderedDict()  # in line; any can leave it at once
         self._is_pumping = False
         self._calls: dict[str, Call] = {}
         self._functions: OrderedDict[bytes, PackedFunction] = OrderedDict()
@@ -90,7 +96,7 @@ class Dispatch:
     def add(self, call: Call) -> bool:
         """Put a call in line, from any thread; return whether `pump` has to be started."""
         with self._lock:
-            self._queue.append(call)
+            self._queue[call] = None
             starts, self._is_pumping = not self._is_pumping, True
             return starts
 
@@ -99,30 +105,44 @@ class Dispatch:
         with self._lock:
             if call not in self._queue:
                 return False
-            self._queue.remove(call)
+            del self._queue[call]
             return True
 
     async def pump(self) -> None:
         """Submit what is in line until nothing is."""
         while calls := self._next():
-            try:
-                await self._submit(calls)
-            except ZBrainError as error:
-                for call in calls:
-                    self._desk.refused(call, error)
-            finally:
-                for call in calls:
-                    call.settled.set()
+            await self._try(calls)
+
+    async def _try(self, calls: list[Call]) -> None:
+        """Submit calls, or tell those that cannot be; of a list that is refused each half is tried again."""
+        try:
+            await self._submit(calls)
+        except (InvalidSpec, TooLarge) as error:
+            if len(calls) > 1:  # one is at fault, or they are too many: the others shall not suffer for it
+                middle = len(calls) // 2
+                await self._try(calls[:middle])
+                await self._try(calls[middle:])
+            else:
+                self._refuse(calls, error)
+        except Exception as error:  # whatever it is: a future that nobody tells waits for ever
+            self._refuse(calls, error)
+        finally:
+            for call in calls:
+                call.settled.set()
+
+    def _refuse(self, calls: Iterable[Call], error: Exception) -> None:
+        for call in calls:
+            self._desk.refused(call, error)
 
     def _next(self) -> list[Call]:
         with self._lock:
-            calls = [self._queue.popleft() for _ in range(min(len(self._queue), SUBMIT_MANY))]
+            calls = [self._queue.popitem(last=False)[0] for _ in range(min(len(self._queue), SUBMIT_MANY))]
             self._is_pumping = bool(calls)
             return calls
 
     async def _submit(self, calls: list[Call]) -> None:
-        seq = 0
-        if self._follower is None:  # events are read from before the submit on, so that none is missed
+        seq: int | None = None
+        if self._follower is None and not self._calls:  # from before the submit on, so that no event is missed
             _, seq = await self._client.lookup([])
         self._is_posting = True
         try:
@@ -154,21 +174,32 @@ class Dispatch:
                 self._functions.popitem(last=False)
         return known
 
-    async def _follow(self, topic: str, seq: int) -> None:
-        events = self._client.transport.events([topic], seq)
+    async def _follow(self, topic: str, seq: int | None) -> None:
+        """Hear of all calls that have not ended, from `seq` on; None is after a look at how they are now."""
         try:
-            async for batch in events:
-                for event in batch:
-                    if event.kind == "reset":
-                        self._see((await self._client.lookup(list(self._calls)))[0])
-                self._take(batch)
-        except ZBrainError as error:
+            if seq is None:  # the follower before this one is gone: nobody has heard what happened since
+                seq = await self._look()
+            async with aclosing(self._client.transport.events([topic], seq)) as events:
+                async for batch in events:
+                    if any(event.kind == "reset" for event in batch):
+                        await self._look()
+                    self._take(batch)
+        except Exception as error:  # as in `_try`
             calls, self._calls = self._calls, {}
-            for call in calls.values():
-                self._desk.refused(call, error)
+            self._refuse(calls.values(), error)
         finally:
             self._follower = None
-            await events.aclose()
+
+    async def _look(self) -> int:
+        """See how all calls are that have not ended; return from where on events tell of them."""
+        asked = list(self._calls)
+        jobs, seq = await self._client.lookup(asked)
+        self._see(jobs)
+        for job_id in set(asked).difference(job.id for job in jobs):
+            call = self._calls.pop(job_id, None)
+            if call is not None:
+                self._refuse([call], JobNotFound(f"The server does not know job {job_id} any more."))
+        return seq
 
     def _take(self, events: list[Event]) -> None:
         for event in events:
@@ -202,14 +233,19 @@ class Dispatch:
         try:
             async with self._room:
                 data = await self._client.read(f"jobs/{job.id}/result")
-        except ZBrainError as error:
-            self._desk.refused(call, error)
+        except Exception as error:  # as in `_try`
+            self._refuse([call], error)
         else:
             self._desk.ended(call, job, data)
 
     async def cancel(self, calls: list[Call]) -> list[bool]:
         """Cancel those of the calls that wait; return for each whether it is canceled."""
-        return await asyncio.gather(*map(self._cancel, calls))
+        # one that fails does not leave the others alone, with nobody to hear them
+        answers = await asyncio.gather(*map(self._cancel, calls), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return [answer is True for answer in answers]
 
     async def _cancel(self, call: Call) -> bool:
         await call.settled.wait()
@@ -219,6 +255,9 @@ class Dispatch:
             try:
                 return await self._client.cancel(call.job.id, if_waiting=True) is CancelResult.CANCELED
             except WrongState:
+                return False
+            except ZBrainError as error:  # it was not canceled as far as anybody knows
+                log.warning("call cannot be canceled", extra={"job": call.job.id, "why": str(error)})
                 return False
 
     async def stop(self) -> None:

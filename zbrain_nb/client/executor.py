@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zbrain_nb.client.calls import function_fields, pack_function
 from zbrain_nb.client.dispatch import Call, Dispatch
-from zbrain_nb.client.handle import error_of
+from zbrain_nb.client.handle import error_of, said_of
 from zbrain_nb.model.chunks import run_chunk
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.errors import JobFailedError, NotPicklable
 from zbrain_nb.model.job import Job, JobSpec, JobState
-from zbrain_nb.model.payload import load_exception, load_value, pack_arguments
+from zbrain_nb.model.packing import Parcel
+from zbrain_nb.model.payload import load_exception, load_value, pack_arguments, unfit_call
 
 if TYPE_CHECKING:
     from zbrain_nb.client.client import Client
@@ -99,7 +100,7 @@ class JobExecutor(Executor):
         RuntimeError
             If the executor was shut down.
         """
-        return self._submit(partial(pack_function, fn), args, kwargs, function_fields(fn, self._fields))
+        return self._submit(fn, partial(pack_function, fn), args, kwargs, function_fields(fn, self._fields))
 
     def map(
         self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
@@ -128,12 +129,14 @@ class JobExecutor(Executor):
             raise ValueError("chunksize must be >= 1.")
         deadline = None if timeout is None else time.monotonic() + timeout
         calls: Iterable[tuple[Any, ...]] = zip(*iterables, strict=False)
-        fields, pack = function_fields(fn, self._fields), _Once(partial(pack_function, fn))
+        fields = function_fields(fn, self._fields)
         if chunksize == 1:
-            return self._results([self._submit(pack, args, {}, fields) for args in calls], deadline)
-        pack = _Once(partial(pack_function, partial(run_chunk, fn)))
+            pack = _Once(partial(pack_function, fn))
+            return self._results([self._submit(fn, pack, args, {}, fields) for args in calls], deadline)
+        run = partial(run_chunk, fn)
+        pack = _Once(partial(pack_function, run))
         chunks = iter(partial(_take, iter(calls), chunksize), [])
-        lists = self._results([self._submit(pack, (chunk,), {}, fields) for chunk in chunks], deadline)
+        lists = self._results([self._submit(run, pack, (chunk,), {}, fields) for chunk in chunks], deadline)
         return (value for values in lists for value in values)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -152,25 +155,38 @@ class JobExecutor(Executor):
     def cancel_all(self, futures: list[JobFuture[Any]]) -> list[bool]:
         """Cancel those of the futures whose jobs wait; return for each whether it is canceled now."""
         asked = [f for f in futures if not f.running() and not f.done() and f._call is not None]
-        withdrawn = {f for f in asked if f._call is not None and self._dispatch.withdraw(f._call)}
-        sent = [f for f in asked if f not in withdrawn]
-        calls = [f._call for f in sent if f._call is not None]
-        answers = self._client.call(self._dispatch.cancel, calls) if calls else []
-        for future in [*withdrawn, *(f for f, canceled in zip(sent, answers, strict=True) if canceled)]:
-            if Future.cancel(future):
-                self._acts.put(partial(self._close, future))
+        sent: dict[Call, JobFuture[Any]] = {}
+        for future in asked:
+            assert future._call is not None
+            if self._dispatch.withdraw(future._call):
+                self._cancel(future)  # at once: of these nobody else would tell, whatever the server says of the others
+            else:
+                sent[future._call] = future
+        answers = self._client.call(self._dispatch.cancel, list(sent)) if sent else []
+        for future, is_canceled in zip(sent.values(), answers, strict=True):
+            if is_canceled:
+                self._cancel(future)
         return [future.cancelled() for future in futures]
+
+    def _cancel(self, future: JobFuture[Any]) -> None:
+        if Future.cancel(future):
+            self._acts.put(partial(self._close, future))
 
     # How a call goes out
 
     def _submit(
-        self, pack: Callable[[], bytes], args: tuple[Any, ...], kwargs: dict[str, Any], fields: dict[str, Any]
+        self,
+        fn: Callable[..., Any],
+        pack: Callable[[], bytes],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        fields: dict[str, Any],
     ) -> JobFuture[Any]:
         try:
-            call = Call(pack(), pack_arguments(args, kwargs), fields)
+            call = Call(pack(), pack_arguments(args, kwargs).snapshot(), fields)
             problem = None
-        except ZBrainError as error:
-            call, problem = Call(b"", b"", fields), error
+        except NotPicklable as error:
+            call, problem = Call(b"", Parcel(b"", {}), fields), unfit_call(error, fn, args, kwargs)
         future: JobFuture[Any] = JobFuture(self, call)
         with self._lock:
             if self._is_shut:
@@ -207,7 +223,7 @@ class JobExecutor(Executor):
         """See `Desk`."""
         self._tell(call, self._finish, job, data)
 
-    def refused(self, call: Call, error: ZBrainError) -> None:
+    def refused(self, call: Call, error: Exception) -> None:
         """See `Desk`."""
         self._tell(call, self._fail, error)
 
@@ -243,27 +259,34 @@ class JobExecutor(Executor):
             Future.cancel(future)
         if not self._settle(future):
             return self._close(future)
-        error = _raised(job)
+        value = None
+        try:
+            error = _raised(job)
+            if error is None and data is not None:
+                value = load_value(data)
+        except Exception as problem:  # loading runs the objects' own code, which may raise anything
+            error = problem
         if error is not None:
             return self._fail(future, error)
-        try:
-            value = None if data is None else load_value(data)
-        except ZBrainError as problem:
-            return self._fail(future, problem)
         future.set_result(value)
         self._close(future)
 
 
 class _Once:
-    """Makes the same bytes for many calls, when the first asks."""
+    """Makes the same bytes for many calls, when the first asks, or fails for all of them."""
 
     def __init__(self, make: Callable[[], bytes]) -> None:
         self._make = make
-        self._made: bytes | None = None
+        self._made: bytes | NotPicklable | None = None
 
     def __call__(self) -> bytes:
         if self._made is None:
-            self._made = self._make()
+            try:
+                self._made = self._make()
+            except NotPicklable as error:
+                self._made = error
+        if isinstance(self._made, NotPicklable):
+            raise self._made
         return self._made
 
 
@@ -273,12 +296,12 @@ def _take(items: Iterator[tuple[Any, ...]], count: int) -> list[tuple[Any, ...]]
 
 def _raised(job: Job) -> BaseException | None:
     """Return what the call raised, with the traceback there as its cause; else what else ended the job."""
-    error = error_of(job)
     told = job.error or {}
-    if job.state is not JobState.FAILED or "pickled" not in told:
-        return error
-    raised = load_exception(told["pickled"])
+    if job.state is not JobState.FAILED or not told.get("traceback"):
+        return error_of(job)
+    raised = load_exception(told["pickled"]) if "pickled" in told else None
     if raised is None:
-        return error
+        hint = f"The {told['ename']} itself cannot be pickled, or not be rebuilt here."
+        raised = JobFailedError(f"{said_of(job).rstrip('.')}.", hint, job_id=job.id)
     raised.__cause__ = RemoteTraceback(_ESCAPES.sub("", "\n".join(told["traceback"])))
     return raised

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, overload
 import anyio
 import anyio.to_thread
 
-from zbrain_nb.client.handle import JobHandle, error_of
+from zbrain_nb.client.handle import JobHandle, error_of, unkept
 from zbrain_nb.model.errors import UsageError, ZBrainError
 from zbrain_nb.model.job import PRIVATE_TAG, Job, JobState
 from zbrain_nb.model.payload import load_value
@@ -185,7 +185,7 @@ class JobGroup(Sequence[JobHandle]):
 
         Raises
         ------
-        JobFailedError, JobCanceledError
+        JobFailedError, JobCanceledError, ValueNotKept
             With ``errors="raise"``.
         TimeoutError
             If some have not ended after `timeout` seconds; they go on.
@@ -194,7 +194,7 @@ class JobGroup(Sequence[JobHandle]):
             raise UsageError(f"errors is 'raise' or 'return', not {errors!r}.")
         self.wait(timeout)
         jobs = [handle.job for handle in self._handles]
-        found = [error_of(job) for job in jobs]
+        found = [error_of(job) or unkept(job) for job in jobs]
         if errors == "raise":
             first = next((error for error in found if error is not None), None)
             if first is not None:

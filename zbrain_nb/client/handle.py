@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from zbrain_nb.client.artifacts import Artifact, Artifacts
-from zbrain_nb.model.errors import JobCanceledError, JobFailedError, NotFound, ZBrainError
+from zbrain_nb.model.errors import JobCanceledError, JobFailedError, NotFound, ValueNotKept, ZBrainError
 from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobState
 from zbrain_nb.model.payload import load_value
@@ -136,11 +136,12 @@ class JobHandle:
         Returns
         -------
         object
-            Of a command its JSON output, of a cell the value of its last expression (None if it could not be
-            kept), of a function what it returned.
+            Of a command its JSON output, of a cell the value of its last expression, of a function what it returned.
 
         Raises
         ------
+        ValueNotKept
+            If the job succeeded, but its value was too large or cannot be pickled; the message says which.
         JobFailedError
             If the job failed; the message ends with the remote traceback.
         JobCanceledError
@@ -154,6 +155,8 @@ class JobHandle:
         if self._job.spec.cmd is not None:
             return self._job.output
         if self._job.result is None:
+            if missing := unkept(self._job):
+                raise missing
             return None
         if self._job.result.data is not None:
             return load_value(self._job.result.data)
@@ -276,10 +279,23 @@ def error_of(job: Job) -> ZBrainError | None:
         return None
     if job.state is JobState.CANCELED:
         return JobCanceledError(f"Job {job.name!r} was canceled.", job.reason or "", job_id=job.id)
-    error = job.error or {}
-    trace = "\n".join(error.get("traceback") or [])
-    why = job.reason or error.get("evalue") or "no reason was given."
-    return JobFailedError(f"Job {job.name!r} failed: {why}" + (f"\n{trace}" if trace else ""), job_id=job.id)
+    trace = "\n".join((job.error or {}).get("traceback") or [])
+    if not trace or trace == job.reason:
+        return JobFailedError(said_of(job), job_id=job.id)
+    return JobFailedError(f"{said_of(job)}\n{trace}", job_id=job.id)
+
+
+def said_of(job: Job) -> str:
+    """Return that and why a job failed, in one line."""
+    why = job.reason or (job.error or {}).get("evalue") or "no reason was given."
+    return f"Job {job.name!r} failed: {why}"
+
+
+def unkept(job: Job) -> ValueNotKept | None:
+    """Return why the value of a job that succeeded is not there; None if it is, or if there was none."""
+    if job.state is not JobState.SUCCEEDED or job.result is not None or job.reason is None:
+        return None
+    return ValueNotKept(job.reason)
 
 
 class _Variables(Mapping[str, Any]):

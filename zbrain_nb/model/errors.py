@@ -231,6 +231,13 @@ class NotPicklable(ZBrainError):
     status = 422
 
 
+class ValueNotKept(ZBrainError):
+    """The value of a cell or function was too large to be kept, or cannot be pickled."""
+
+    code = "value_not_kept"
+    status = 422
+
+
 def _all_errors(cls: type[ZBrainError]) -> list[type[ZBrainError]]:
     return [cls, *(found for child in cls.__subclasses__() for found in _all_errors(child))]
 

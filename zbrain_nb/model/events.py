@@ -169,13 +169,17 @@ class JobProgress(WorkerEvent, tag="progress", frozen=True):
 
 
 class JobCompleted(WorkerEvent, tag="completed", frozen=True):
-    """The attempt succeeded; `artifacts` holds `JobArtifact` (stored before) or `WorkerArtifact` (in process)."""
+    """The attempt succeeded; `artifacts` holds `JobArtifact` (stored before) or `WorkerArtifact` (in process).
+
+    `reason` says why there is no `result`, if there is one that could not be kept.
+    """
 
     output: Any = None
     artifacts: list[Any] = []
     result: JobArtifact | None = None
     variables: list[Variable] = []
     exit_code: int | None = 0
+    reason: str | None = None
 
 
 class JobFailed(WorkerEvent, tag="failed", frozen=True):

@@ -44,6 +44,10 @@ class Parcel:
     data: bytes
     apart: dict[str, memoryview]
 
+    def snapshot(self) -> Parcel:
+        """Return one with copies of the buffers, for sending later."""
+        return Parcel(self.data, {sha256: memoryview(bytes(buffer)) for sha256, buffer in self.apart.items()})
+
 
 class Packing:
     """Pickled names, not yet joined to bytes.
@@ -87,8 +91,10 @@ class Packing:
         while waiting:
             for name, value in waiting.items():
                 before = self._sink.size
-                if attempt(pickler.dump, value) is not None:
-                    raise self._culprits(values)
+                error = attempt(pickler.dump, value)
+                if error is not None:
+                    found = find_culprits(values, self._namespace)
+                    raise not_picklable(found or {name: (_type_name(value), _reason(error))})
                 self.sizes[name] = self._sink.size - before
                 if self._sink.full:
                     raise TooLarge(f"More than {limit_bytes:,} bytes would travel.", sizes=self.sizes)
@@ -153,25 +159,6 @@ class Packing:
         data = b"".join(self.parts(kind, header, whole=False))
         return Parcel(data, {sha256: self._sink.buffers[place] for place, sha256 in self.apart.items()})
 
-    def _culprits(self, values: Mapping[str, Any]) -> NotPicklable:
-        """Pickle each name alone: that finds all that cannot travel, and why."""
-        reasons: dict[str, tuple[str, BaseException]] = {}
-        seen: dict[str, None] = {}
-        waiting = dict(values)
-        while waiting:
-            following: dict[str, None] = {}
-            for name, value in waiting.items():
-                seen[name] = None
-                pickler = NamespacePickler(_Sink(None), self._namespace, lambda _: None)
-                error = attempt(pickler.dump, value)
-                if error is not None:
-                    reasons[name] = (_type_name(value), error)
-                following.update(pickler.reads)
-            waiting = _implied(following, self._namespace, seen)
-        named = [f"{name} ({kind})" if name else kind for name, (kind, _) in reasons.items()]
-        causes = dict.fromkeys(_reason(error) for _, error in reasons.values())
-        return NotPicklable(f"{_listed(named)} cannot travel: {'; '.join(causes)}.", HINT, names=list(reasons))
-
 
 class _Sink:
     """Takes what the pickler writes and counts it."""
@@ -200,6 +187,42 @@ class _Sink:
 
     def core(self) -> bytes:
         return b"".join(self._pieces)
+
+
+def find_culprits(values: Mapping[str, Any], namespace: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Pickle each name alone: that finds all that cannot travel, in `values` or read by their functions.
+
+    Returns
+    -------
+    dict of str to (str, str)
+        By name its type, and why.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    seen: dict[str, None] = {}
+    waiting = dict(values)
+    while waiting:
+        following: dict[str, None] = {}
+        for name, value in waiting.items():
+            seen[name] = None
+            pickler = NamespacePickler(_Sink(None), namespace, lambda _: None)
+            error = attempt(pickler.dump, value)
+            if error is not None:
+                found[name] = (_type_name(value), _reason(error))
+            following.update(pickler.reads)
+        waiting = _implied(following, namespace, seen)
+    return found
+
+
+def not_picklable(culprits: Mapping[str, tuple[str, str]], hint: str = HINT) -> NotPicklable:
+    """Return the error that lists all `culprits` (see `find_culprits`)."""
+    named = [f"{name} ({kind})" if name else kind for name, (kind, _) in culprits.items()]
+    reasons = {name: why for name, (_, why) in culprits.items()}
+    by_cause: dict[str, list[str]] = {}
+    for name, (kind, why) in culprits.items():
+        by_cause.setdefault(why, []).append(name or kind)
+    causes = [why if len(by_cause) == 1 else f"{_listed(names)}: {why}" for why, names in by_cause.items()]
+    message = f"{_listed(named)} cannot travel: {'; '.join(causes)}."
+    return NotPicklable(message, hint, names=list(reasons), reasons=reasons)
 
 
 def main_namespace() -> dict[str, Any]:

@@ -15,20 +15,34 @@ Called by the magic and the client (to pack calls, to load results) and inside t
 
 from __future__ import annotations
 
+import inspect
 import json
 import linecache
 import mmap
 import os
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zbrain_nb.model.errors import ZBrainError
-from zbrain_nb.model.packing import ALIGN, FIXED, HINT, MAGIC, VERSION, Packing, Parcel, attempt
+from zbrain_nb.model.errors import NotPicklable, ZBrainError
+from zbrain_nb.model.packing import (
+    ALIGN,
+    FIXED,
+    HINT,
+    MAGIC,
+    VERSION,
+    Packing,
+    Parcel,
+    attempt,
+    find_culprits,
+    main_namespace,
+    not_picklable,
+)
 from zbrain_nb.model.pickler import NamespaceUnpickler
 
+CALL_HINT = "Make it inside the function, or hand over what it is made of."
 MAX_EXCEPTION_BYTES = 64 * 1024
 Source = bytes | bytearray | memoryview | str | os.PathLike[str]
 
@@ -76,7 +90,7 @@ def pack_call(
     NotPicklable
         If the function, an argument or something that it reads cannot travel.
     """
-    return Packing({"": (function, tuple(args), dict(kwargs or {}))}).tobytes("call", _paths())
+    return _pack_call(function, args, kwargs or {}).tobytes("call", _paths())
 
 
 def parcel_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parcel:
@@ -87,11 +101,22 @@ def parcel_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Map
     NotPicklable
         If the function, an argument or something that it reads cannot travel.
     """
-    return Packing({"": (function, tuple(args), dict(kwargs))}).parcel("call", _paths())
+    return _pack_call(function, args, kwargs).parcel("call", _paths())
 
 
-def parcel_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Parcel:
-    """Pack arguments as `pack_arguments` does, with large data apart.
+def _pack_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Packing:
+    try:
+        return Packing({"": (function, tuple(args), dict(kwargs))})
+    except NotPicklable as error:
+        raise unfit_call(error, function, args, kwargs) from None
+
+
+def _paths() -> dict[str, Any]:
+    return {"sys_path": [entry or str(Path.cwd()) for entry in sys.path], "prefix": sys.prefix}
+
+
+def pack_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> Parcel:
+    """Pack arguments to add to those of a packed call, so that many calls can share the function's blob.
 
     Raises
     ------
@@ -101,19 +126,35 @@ def parcel_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = N
     return Packing({"": (tuple(args), dict(kwargs or {}))}).parcel("arguments")
 
 
-def _paths() -> dict[str, Any]:
-    return {"sys_path": [entry or str(Path.cwd()) for entry in sys.path], "prefix": sys.prefix}
+def unfit_call(
+    error: NotPicklable,
+    function: Callable[..., Any],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> NotPicklable:
+    """Return the error that lists all of a call that cannot travel, by name; `error` is what packing it raised."""
+    parts: dict[str, Any] = {f"the function {getattr(function, '__name__', type(function).__name__)}": function}
+    parts |= {f"argument {name}": value for name, value in _named(function, args, kwargs or {})}
+    found = find_culprits(parts, main_namespace())
+    return not_picklable(found, CALL_HINT) if found else error
 
 
-def pack_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> bytes:
-    """Pack arguments to add to those of a packed call, so that many calls can share the function's blob.
-
-    Raises
-    ------
-    NotPicklable
-        If one cannot travel.
-    """
-    return Packing({"": (tuple(args), dict(kwargs or {}))}).tobytes("arguments")
+def _named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the arguments of a call, each with the name that the function has for it."""
+    try:
+        bound = inspect.signature(function).bind_partial(*args, **kwargs)
+    except (TypeError, ValueError):  # the call does not fit, or some builtins have no signature
+        yield from ((str(place), value) for place, value in enumerate(args, 1))
+        yield from kwargs.items()
+        return
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_POSITIONAL:
+            yield from ((f"{name}[{place}]", one) for place, one in enumerate(value))
+        elif kind is inspect.Parameter.VAR_KEYWORD:
+            yield from value.items()
+        else:
+            yield name, value
 
 
 def load_call(

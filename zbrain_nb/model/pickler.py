@@ -105,9 +105,10 @@ class NamespacePickler(cp.Pickler):  # type: ignore[misc]
         self.has_code = True
         make, args = cp._code_reduce(code)
         name, text = _cell_source(code.co_filename)
-        if name is None:
-            return make, args
-        self.sources[name] = text
+        if name is not None:
+            self.sources[name] = text
+        else:
+            name = code.co_filename  # a script's: tracebacks show its lines where the file is at hand
         place = args.index("<dynamic-code>")
         return make, (*args[:place], name, *args[place + 1 :])
 

@@ -58,7 +58,7 @@ class Endings:
             reason = event.reason if isinstance(event, JobCanceled) else None
             return self._cancel(turn, entry, reason, kept, worker_seq)
         if isinstance(event, JobCompleted):
-            kept |= {"output": event.output, "result": event.result, "reason": None, "error": None}
+            kept |= {"output": event.output, "result": event.result, "reason": event.reason, "error": None}
             return self._finish(turn, entry, "job_completed", JobState.SUCCEEDED, kept, worker_seq)
         return self._fail(turn, entry, event, kept, worker_seq)
 

@@ -51,7 +51,7 @@ class Call(msgspec.Struct, tag="call"):
     cmd : list of str or None
         A command, run without a shell; then there is no file.
     checkpoints : str
-        Folder of a command that outlives the attempt.
+        Folder that outlives the attempt; made when the call asks for it.
     """
 
     number: int

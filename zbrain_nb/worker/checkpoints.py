@@ -39,7 +39,9 @@ class Checkpoints:
     def folder_of(self, job: Job) -> Path:
         """Return where the job's checkpoints lie, or would lie; a Retry is given those of the job that it repeats."""
         own = self._root / job.id
-        if job.retry_of is not None and not os.path.lexists(own):
+        if job.retry_of is None:
+            return own
+        if not os.path.lexists(own):
             before = self._target(self._root / job.retry_of)
             if before.is_dir() and any(before.iterdir()):
                 own.symlink_to(before.name)

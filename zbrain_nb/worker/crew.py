@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -34,6 +35,10 @@ BACK_SECS = 0.1
 AHEAD_CALLS = 256
 #: Commands have a supervisor of their own each while they take longer: starting it is not what takes the time.
 BRIEF_SECS = 0.05
+#: While no slot was free for so long none are taken ahead: they drain, and what else waits at the queue gets its turn.
+TURN_SECS = 1.0
+#: So many sessions without calls are kept for more of their kind.
+IDLE_SESSIONS = 4
 #: What a call costs besides its own time, about.
 _OVERHEAD_SECS = 0.0003
 _DECAY = 0.8
@@ -90,6 +95,7 @@ class Crew:
         self._call_secs = AHEAD_SECS  # how long calls take of late; a guess on the long side
         self._looking: asyncio.TimerHandle | None = None
         self._is_leaving = False
+        self._turn_ends = time.monotonic() + TURN_SECS  # from then on none are taken ahead until a slot is free
 
     @property
     def busy(self) -> int:
@@ -118,10 +124,14 @@ class Crew:
 
     def ahead(self) -> int:
         """Return how many calls to lease beyond one for each free slot."""
+        free, moment = self._free(), time.monotonic()
+        if free:
+            self._turn_ends = moment + TURN_SECS
+        elif moment >= self._turn_ends:
+            return 0
         each = min(AHEAD_CALLS, int(AHEAD_SECS / (self._call_secs + _OVERHEAD_SECS)))
         if self.blobs is None or each <= 1:
             return 0
-        free = self._free()
         brisk = [one for one in self._sessions if one.open and not (one.is_closed or one.is_stuck(BACK_SECS))]
         most = each * (len(brisk) + free) - free
         room = most - sum(len(session.open) for session in brisk)
@@ -133,6 +143,7 @@ class Crew:
         for run in runs:
             session = self._choose(run, shares)
             if session is None:
+                self._turn_ends = time.monotonic()  # more of the kind would come and go for nothing
                 self._return(run)
             else:
                 shares.setdefault(session, []).append(run)
@@ -154,10 +165,18 @@ class Crew:
         best = min(mine, key=load, default=None)
         free = self._free() - sum(not session.open for session in shares)
         if free > 0 and (best is None or load(best)):
+            self._close_idle(shares)
             return self._open(run.job, key)
         if best is not None and (free > 0 or load(best)):
             return best
         return None
+
+    def _close_idle(self, shares: dict[Session, list[Run]]) -> None:
+        """Close the sessions that have had nothing to do for longest, but for a few."""
+        idle = [one for one in self._sessions if not (one.open or one.is_closed or one in shares)]
+        idle.sort(key=lambda one: one.moved_at, reverse=True)
+        for session in idle[IDLE_SESSIONS:]:
+            session.close()
 
     def _open(self, job: Job, key: object) -> Session | None:
         session_id = f"{SESSION_PREFIX}{new_id()}"
@@ -189,13 +208,18 @@ class Crew:
 
     def withdrawn(self, runs: list[Run]) -> None:
         """Find another session for calls that one has given back."""
+        if not runs:
+            return
         self._call_secs = max(self._call_secs, AHEAD_SECS)
+        again = []
         for run in runs:
             if run.stale:
                 self.over(run)
-            elif run.canceled:
-                self._return(run)  # the queue knows that it was canceled
-        self.start([run for run in runs if not (run.canceled or run.stale)])
+            elif run.canceled or run.job is None:
+                self._return(run)  # the queue knows that it was canceled; of an adopted one only the queue has the job
+            else:
+                again.append(run)
+        self.start(again)
 
     def learn(self, secs: float) -> None:
         """Hear how long a call took: long ones are believed at once, short ones slowly."""
@@ -209,10 +233,7 @@ class Crew:
         self._looking = None
         for session in self._sessions:
             if len(session.open) > 1 and session.is_stuck(BACK_SECS) and not session.is_withdrawing:
-                try:
-                    session.withdraw()
-                except OSError as error:
-                    log.warning("calls cannot be taken back", extra={"why": str(error)})
+                session.withdraw()
         if self.busy:
             self._look_later()
 
@@ -296,6 +317,8 @@ class Crew:
         session.close()
         self._sessions.append(session)
         session.begin()
+        if self._looking is None:
+            self._look_later()
         return runs
 
     def _read(self, request: RunRequest, session_id: str) -> tuple[list[Call], set[int]]:

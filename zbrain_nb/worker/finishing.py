@@ -21,6 +21,7 @@ from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.spool import End
 
 STOPPED = "Its worker was told to stop, and ended the job."
+_MAX_REASON = 1000
 _MAX_OUTPUT_BYTES = 8 * 1024 * 1024
 
 
@@ -110,12 +111,14 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
         return Ending(JobCanceled(**common, exit_code=code), sentences)
     if end.reason == "exited" and code == 0 and (request.cmd is not None or said) and not trouble:
         output = said.get("output") if request.cmd is None else _output(request, sentences)
-        return Ending(JobCompleted(**common, output=output, result=result), sentences)
+        not_kept = said.get("not_kept")
+        why = str(not_kept)[:_MAX_REASON] if not_kept and result is None else None
+        return Ending(JobCompleted(**common, output=output, result=result, reason=why), sentences)
     error_said = said.get("error")
     reason = trouble if trouble and code == 0 else _reason(request, end, code, error_said, bool(said))
     if end.reason == "timeout":
         error_said = error_said or {"ename": "TimeoutError", "evalue": reason, "traceback": []}
-    failed = JobFailed(**common, error=error_said, exit_code=code, reason=reason)
+    failed = JobFailed(**common, error=error_said, exit_code=code, reason=reason, final=said.get("is_final") is True)
     return Ending(failed, sentences)
 
 

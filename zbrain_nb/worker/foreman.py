@@ -150,6 +150,7 @@ class Foreman:
         while True:
             self._take_orders()
             self._drop_canceled()
+            self._enforce()  # before the wait: nothing may come that would end it
             self._feed()
             if self._record.write():
                 self._tell()
@@ -159,7 +160,6 @@ class Foreman:
                 return
             self._wait()
             self._listen()
-            self._enforce()
 
     # Orders
 
@@ -176,9 +176,9 @@ class Foreman:
 
     def _withdraw(self) -> None:
         self._take_back()
-        if self._waiting:
-            self._record.add_packed(pack_numbers(Kind.WITHDRAWN, [call.number for call in self._waiting]))
-            self._waiting.clear()
+        # an empty list too: the worker waits for an answer before it asks again
+        self._record.add_packed(pack_numbers(Kind.WITHDRAWN, [call.number for call in self._waiting]))
+        self._waiting.clear()
 
     def _take_back(self) -> None:
         """Let the runner begin no more of what it was handed; what it has begun is known afterwards."""

@@ -109,6 +109,8 @@ class Session:
         self._request = own.request
         self._employer = employer
         self._book = OrderBook(Path(own.request.orders))
+        self._owed: list[Order] = []
+        self._is_in_debt = False  # and it was said
         self._next = 0
         self._kept: dict[int, Run] = {}  # calls that are not over
         self._handed: set[int] = set()
@@ -138,7 +140,7 @@ class Session:
         Raises
         ------
         OSError
-            If the order cannot be written; none is run.
+            If the orders cannot be written; none is run.
         """
         orders: list[Order] = []
         for number, (run, path) in enumerate(runs, self._next):
@@ -155,10 +157,11 @@ class Session:
                     spec.input,
                     spec.arguments,
                     spec.cmd,
-                    str(self._folder.checkpoints.folder_of(run.job)) if spec.cmd is not None else "",
+                    str(self._folder.checkpoints.folder_of(run.job)),
                 )
             )
-        self._order(orders)
+        self._book.append(orders)
+        self._wake_foreman()
         if not self.open:
             self.moved_at = time.monotonic()
         for number, (run, _) in enumerate(runs, self._next):
@@ -170,26 +173,45 @@ class Session:
 
     def cancel(self, run: Run) -> None:
         """End a call, or do not begin it."""
-        self._order([Cancel(run.number)])
+        self._owe(Cancel(run.number))
 
     def withdraw(self) -> None:
         """Have what was not begun given back (see `Employer.withdrawn`)."""
         self.is_withdrawing = True
-        self._order([Withdraw()])
+        self._owe(Withdraw())
 
     def close(self) -> None:
         """Take no more calls; its foreman ends when they are done."""
         if not self.is_closed:
             self.is_closed = True
-            self._order([Close()])
+            self._owe(Close())
 
     def end_all(self) -> None:
         """End all calls, without waiting."""
         if self.own.grip is not None:
             self.own.grip.end_job()
 
-    def _order(self, orders: list[Order]) -> None:
-        self._book.append(orders)
+    def _owe(self, order: Order) -> None:
+        """Give an order that has to be given: now, or as soon as the disk takes it."""
+        self._owed.append(order)
+        self._pay()
+
+    def _pay(self) -> None:
+        """Write the orders that are owed; those that the disk does not take stay so until the next tick."""
+        if not self._owed:
+            return
+        try:
+            self._book.append(self._owed)
+        except OSError as error:
+            if not self._is_in_debt:
+                log.warning("orders wait for the disk", extra={"session": self.own.job_id, "why": str(error)})
+            self._is_in_debt = True
+            return
+        self._owed.clear()
+        self._is_in_debt = False
+        self._wake_foreman()
+
+    def _wake_foreman(self) -> None:
         if self.own.grip is not None:
             self.own.grip.wake()
 
@@ -226,6 +248,7 @@ class Session:
 
     async def _follow(self, reader: SpoolReader) -> None:
         while True:
+            self._pay()
             if sum(run.delivery.waiting_bytes for run in self._kept.values() if not run.stale) > _WINDOW_BYTES:
                 await self._employer.wait(self.own, _TICK_SECS)
                 continue
@@ -298,9 +321,18 @@ class Session:
         end = run.delivery.end
         assert end is not None
         if not run.stale:
-            request = self._request_of(run)
-            self._close(run, await self._employer.finish(run, request, end))
+            self._close(run, await self._ending_of(run, end))
         self.heard(run)
+
+    async def _ending_of(self, run: Run, end: End) -> Ending:
+        """Have what a call left gathered; if that fails, it is this call's failure, not the session's."""
+        try:
+            return await self._employer.finish(run, self._request_of(run), end)
+        except Exception as error:
+            log.exception("what a call left cannot be gathered", extra={"job": run.job_id, "attempt": run.attempt})
+            what = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+            reason = f"It ran to its end, but what it left could not be kept: {what}"
+            return Ending(JobFailed(job_id=run.job_id, reason=reason), [])
 
     def _request_of(self, run: Run) -> RunRequest:
         own = self._request
@@ -367,7 +399,7 @@ class Session:
             del self.open[number]
             run.ended = True
             if self._end is not None and self._end.reason == "unstartable":
-                ending = await self._employer.finish(run, self._request_of(run), self._end)
+                ending = await self._ending_of(run, self._end)
             elif number in self._handed:
                 run.delivery.lose(time.time())
                 ending = lost(run.job_id)

@@ -85,7 +85,7 @@ def test_summary_is_short_and_says_what_it_is(run, make, kind, summary):
 def test_value_over_the_cap_is_not_kept(run):
     ran = run("import numpy as np\nv = np.zeros(14_000_000)\nv")
     assert ran.finished["result"] is None and ran.exit_code == 0
-    assert "zbrain: the value of type ndarray was not kept: it is over 100 MiB (limits.result_mb);" in ran.stderr
+    assert "zbrain: the value of type ndarray was not kept: it is over 100 MiB (limits.result_mb)." in ran.stderr
 
 
 def test_auto_stops_at_the_cap(run):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import sqlite3
 import subprocess
 import sys
@@ -174,6 +176,24 @@ def test_culprit_read_by_a_function_is_named_itself(define):
     with pytest.raises(NotPicklable) as caught:
         pack({"f": names["f"]}, names)
     assert caught.value.details["names"] == ["gen"]
+
+
+def test_all_of_a_call_that_cannot_travel_is_named_with_why(define):
+    names = define("gen = (i for i in [1])\ndef f(a, b=0, *rest, key=None, **more): return gen")
+    lock, good = threading.local(), 5
+    with open(os.devnull) as file, pytest.raises(NotPicklable) as caught:
+        pack_call(names["f"], (iter(()), good, lock), {"key": file, "other": lock, "fine": good})
+    assert str(caught.value) == (
+        "argument rest[0] (_thread._local), argument key (_io.TextIOWrapper), argument other (_thread._local) and "
+        "gen (generator) cannot travel: argument rest[0] and argument other: cannot pickle '_thread._local' object; "
+        "argument key: an open file belongs to its process; gen: cannot pickle 'generator' object. Make it inside the "
+        "function, or hand over what it is made of."
+    )
+
+
+def test_function_that_cannot_travel_is_named():
+    with pytest.raises(NotPicklable, match=r"^the function get \(builtin_method\) cannot travel: "):
+        pack_call(queue.SimpleQueue().get, ("x",))
 
 
 def test_object_whose_pickling_raises_anything_is_a_culprit():

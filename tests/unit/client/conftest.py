@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,14 @@ import pytest
 import zbrain_nb
 from tests.conftest import end_everything
 from zbrain_nb import Client
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Poll for something that has no event to wait for."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

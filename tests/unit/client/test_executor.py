@@ -6,7 +6,6 @@ import concurrent.futures as cf
 import importlib
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit.client.conftest import until
 from zbrain_nb import Client, JobCanceledError, JobFailedError
+from zbrain_nb.model.errors import NotPicklable, ValueNotKept
 
 Make = Callable[..., cf.Executor]
 WORK = """
@@ -32,6 +33,17 @@ def divide(x, y): return x / y
 def fail(code): raise Mine(code, note="why")
 def quit(code): raise SystemExit(code)
 def nothing(*args): pass
+def generate(): yield 1
+
+class Odd(Exception):
+    def __reduce__(self):
+        return int, ("no number",)
+
+def fail_unloadable(): raise Odd("it is odd")
+def fail_unpicklable():
+    error = Odd("it is odd")
+    Odd.__reduce__ = lambda self: (print, (time.sleep, open("/dev/null")))
+    raise error
 def wait_for(path):
     while not pathlib.Path(path).exists():
         time.sleep(0.01)
@@ -70,13 +82,6 @@ def make(request: pytest.FixtureRequest, client: Client, work: Any) -> Iterator[
     yield executor
     for one in made:
         one.shutdown(cancel_futures=True)
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def test_submit_gives_a_future_of_the_standard_library_with_its_result(make: Make, work: Any) -> None:
@@ -255,6 +260,41 @@ def test_job_that_ends_without_python_fails_its_own_future_only(client: Client) 
         good, bad = executor.submit(int, "7"), executor.submit(os._exit, 4)
         assert isinstance(bad.exception(SECS), JobFailedError)
         assert good.result(SECS) == 7
+
+
+@pytest.mark.parametrize("name", ["fail_unpicklable", "fail_unloadable"])
+def test_exception_that_cannot_come_here_is_told_with_its_traceback_as_cause(
+    client: Client, work: Any, name: str
+) -> None:
+    with client.executor(resources={"cpus": 0.01}) as executor:
+        error = executor.submit(getattr(work, name)).exception(SECS)
+    assert isinstance(error, JobFailedError)
+    assert str(error) == (
+        f"Job {name!r} failed: Odd: it is odd. The Odd itself cannot be pickled, or not be rebuilt here."
+    )
+    assert f"in {name}" in str(error.__cause__)
+    assert "\x1b" not in str(error.__cause__)
+
+
+def test_result_that_cannot_be_kept_is_the_futures_exception(client: Client, work: Any) -> None:
+    with client.executor(resources={"cpus": 0.01}) as executor:
+        error = executor.submit(work.generate).exception(SECS)
+    assert isinstance(error, ValueNotKept)
+    assert "generator" in str(error)
+
+
+def test_all_that_cannot_travel_is_named_in_the_futures_exception(client: Client, work: Any) -> None:
+    with client.executor() as executor:
+        error = executor.submit(work.add, (n for n in [1]), 2, z=threading.local()).exception(SECS)
+    assert isinstance(error, NotPicklable)
+    assert error.details["names"] == ["argument x", "argument z"]
+
+
+def test_value_of_a_cell_that_cannot_be_kept_is_said_by_result_and_not_by_exception(client: Client) -> None:
+    job = client.submit(code="(n for n in [1])")
+    with pytest.raises(ValueNotKept, match="The value of type generator was not kept: cannot pickle"):
+        job.result(SECS)
+    assert job.exception() is None
 
 
 def test_job_canceled_by_somebody_else_cancels_a_waiting_future_and_fails_a_running_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,12 @@ def test_map_refuses_before_anything_is_submitted(client: Client, requests: list
         with pytest.raises(error):
             call()
     assert "POST jobs" not in requests
+
+
+def test_map_names_all_items_that_cannot_travel(client: Client) -> None:
+    with pytest.raises(NotPicklable) as caught:
+        client.map(divmod, [1, (n for n in [1]), 3, 4], [1, 2, 3, threading.local()])
+    assert caught.value.details["names"] == ["item 1[0]", "item 3[1]"]
 
 
 def test_df_has_a_row_for_each_job_with_its_parameters_and_small_result(client: Client) -> None:

@@ -44,6 +44,18 @@ def test_map_of_the_same_array_brings_it_once(client: Client, requests: list[str
     assert group.results(timeout=60) == [array[n] for n in range(3)]
 
 
+def test_executor_sends_what_an_array_held_at_the_submit(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.ones(LARGE)
+    with client.executor() as executor:
+        pump, held = executor._dispatch.pump, []
+        monkeypatch.setattr(executor._client, "start", held.append)
+        future = executor.submit(lambda x: float(x.sum()), array)
+        array[:] = 0.0
+        monkeypatch.undo()
+        client.start(pump)
+        assert future.result(60) == LARGE
+
+
 def test_input_is_read_where_the_server_keeps_it(client: Client) -> None:
     def where(array: Any) -> list[str]:
         return [line for line in Path("/proc/self/maps").read_text().splitlines() if "artifacts" in line]

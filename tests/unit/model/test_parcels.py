@@ -10,7 +10,7 @@ import pytest
 
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.packing import MAX_APART, Packing
-from zbrain_nb.model.payload import Reader, load_call, pack_call, parcel_arguments, parcel_call
+from zbrain_nb.model.payload import Reader, load_call, pack_arguments, pack_call, parcel_call
 
 LARGE = 200_000  # of float64: 1.6 MB
 
@@ -50,7 +50,7 @@ def test_parcel_comes_back_with_aliases_shared_and_equal_arrays_of_their_own(tmp
 def test_call_and_its_arguments_come_back_from_parcels(tmp_path):
     array = np.arange(float(LARGE))
     call = parcel_call(lambda x, y: (x.sum(), y), (array,), {})
-    more = parcel_arguments((7,))
+    more = pack_arguments((7,))
     function, args, kwargs = load_call(call.data, None, more.data, laid(tmp_path, call.apart))
     assert function(*args, **kwargs) == (array.sum(), 7)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.worker.function_station import Calls
 from tests.unit.worker.memory_link import MemoryLink, MemoryQueue, Tracked
 from zbrain_nb.model.datadir import is_locked, lock_holder
 from zbrain_nb.worker.agent import WorkerAgent
@@ -164,3 +165,22 @@ async def station(idle_station: Station) -> AsyncIterator[Station]:
     await idle_station.start()
     yield idle_station
     await idle_station.stop()
+
+
+@pytest.fixture
+async def calls(idle_station: Station, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Calls]:
+    """One slot, so that all calls meet in one process as long as it is used again."""
+    monkeypatch.setenv("ZBRAIN_PRELOAD", "")
+    folder = tmp_path / "work"
+    folder.mkdir()
+    idle_station.queue.blobs = tmp_path / "store"
+    await idle_station.start(concurrency=1, warm=True)
+    yield Calls(idle_station, folder)
+    await idle_station.stop()
+    # the foremen see that the worker is gone, and end
+    await eventually(lambda: not pids_with(f"zygote\x00{idle_station.folder.root}\x00") or _alone(idle_station))
+
+
+def _alone(station: Station) -> bool:
+    """Whether nothing but the zygote and the spawner is left."""
+    return len(pids_with(f"zygote\x00{station.folder.root}\x00")) <= 1

@@ -125,7 +125,9 @@ class MemoryLink:
         jobs = self.queue.jobs
         keys = self.queue.answered.get(request.request_id)
         if not keys:
-            keys = [key for key, t in jobs.items() if not t.leased][: request.limit + request.ahead]
+            waiting = [key for key, t in jobs.items() if not t.leased]
+            keys, rest = waiting[: request.limit], waiting[request.limit :]
+            keys += [key for key in rest if jobs[key].job.spec.is_plain_call][: request.ahead]
             self.queue.answered[request.request_id] = keys
         for key in keys:
             jobs[key].leased = True

@@ -3,101 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.worker.conftest import Station, eventually, pids_with
-from tests.unit.worker.memory_link import Tracked
+from tests.unit.worker.conftest import eventually, pids_with
+from tests.unit.worker.function_station import Calls, by_value, nothing, own_pid, value
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed, LogStream
-from zbrain_nb.model.payload import load_value, pack_call
-from zbrain_nb.worker.calls import SESSION_PREFIX
+from zbrain_nb.model.payload import load_value
 from zbrain_nb.worker.spool import Begin, Kind, SpoolReader, read_json
 
 pytestmark = pytest.mark.anyio
-
-
-class Calls:
-    """A station that is given functions."""
-
-    def __init__(self, station: Station, folder: Path) -> None:
-        self.station = station
-        self.folder = folder
-
-    def submit(self, function: Callable[..., Any], *args: Any, **spec: Any) -> Tracked:
-        data = pack_call(function, args)
-        digest = hashlib.sha256(data).hexdigest()
-        assert self.station.queue.blobs is not None
-        path = self.station.queue.blobs / digest[:2] / digest[2:]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        spec.setdefault("cwd", str(self.folder))
-        return self.station.submit(function=digest, kernel=sys.executable, **spec)
-
-    async def ended(self, *calls: Tracked) -> None:
-        await self.station.until(lambda: all(call.ended for call in calls), secs=60)
-
-    async def run(self, function: Callable[..., Any], *args: Any, **spec: Any) -> Tracked:
-        call = self.submit(function, *args, **spec)
-        await self.ended(call)
-        return call
-
-    async def warm_up(self) -> None:
-        """Let the worker find out that calls are brief, so that it takes many at once."""
-        await self.ended(*(self.submit(_nothing()) for _ in range(60)))
-
-    @property
-    def spools(self) -> list[Path]:
-        return sorted(self.station.folder.runs.glob(f"{SESSION_PREFIX}*.spool"))
-
-
-def value(call: Tracked) -> Any:
-    assert isinstance(call.ending, JobCompleted), call.ending
-    if call.ending.result is None:
-        return None
-    assert call.ending.result.data is not None
-    return load_value(call.ending.result.data)
-
-
-def _nothing() -> Callable[[], None]:
-    def nothing() -> None:
-        pass
-
-    return nothing
-
-
-def _pid() -> Callable[[], int]:
-    def pid() -> int:
-        import os
-
-        return os.getpid()
-
-    return pid
-
-
-@pytest.fixture
-async def calls(idle_station: Station, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Calls]:
-    """One slot, so that all calls meet in one process as long as it is used again."""
-    monkeypatch.setenv("ZBRAIN_PRELOAD", "")
-    folder = tmp_path / "work"
-    folder.mkdir()
-    idle_station.queue.blobs = tmp_path / "store"
-    await idle_station.start(concurrency=1, warm=True)
-    yield Calls(idle_station, folder)
-    await idle_station.stop()
-    # the foremen see that the worker is gone, and end
-    await eventually(lambda: not pids_with(f"zygote\x00{idle_station.folder.root}\x00") or _alone(idle_station))
-
-
-def _alone(station: Station) -> bool:
-    """Whether nothing but the zygote and the spawner is left."""
-    return len(pids_with(f"zygote\x00{station.folder.root}\x00")) <= 1
 
 
 async def test_many_calls_share_processes_and_each_has_its_own_log_and_value(calls: Calls) -> None:
@@ -197,7 +116,7 @@ async def test_call_over_its_time_is_ended_and_the_next_runs(calls: Calls) -> No
     assert isinstance(late.ending, JobFailed)
     assert late.ending.reason == "Ran over its limit of 0.5 s."
     assert late.lines() == ["interrupted"]
-    assert isinstance(value(await calls.run(_pid())), int)
+    assert isinstance(value(await calls.run(own_pid())), int)
 
 
 async def test_exception_is_told_with_its_traceback_and_the_process_goes_on(calls: Calls) -> None:
@@ -207,7 +126,7 @@ async def test_exception_is_told_with_its_traceback_and_the_process_goes_on(call
         print(os.getpid())
         raise KeyError("the missing one")
 
-    first = value(await calls.run(_pid()))
+    first = value(await calls.run(own_pid()))
     failed = await calls.run(fail)
     assert isinstance(failed.ending, JobFailed)
     assert failed.ending.error["ename"] == "KeyError"
@@ -216,7 +135,7 @@ async def test_exception_is_told_with_its_traceback_and_the_process_goes_on(call
     assert ".fail" in text
     assert "zbrain_nb" not in text
     assert failed.lines() == [str(first)]
-    assert value(await calls.run(_pid())) == first
+    assert value(await calls.run(own_pid())) == first
 
 
 def _leave_thread() -> None:
@@ -275,8 +194,8 @@ LEFTOVERS = {
 
 @pytest.mark.parametrize("what", LEFTOVERS)
 async def test_call_that_leaves_something_is_the_last_of_its_process(calls: Calls, what: str) -> None:
-    leave = _by_value(LEFTOVERS[what])
-    first = value(await calls.run(_pid()))
+    leave = by_value(LEFTOVERS[what])
+    first = value(await calls.run(own_pid()))
     left = await calls.run(leave)
     assert isinstance(left.ending, JobCompleted), left.ending
     assert not pids_with(f"ZBRAIN_JOB_ID={left.job.id}")
@@ -292,15 +211,6 @@ async def test_call_that_leaves_something_is_the_last_of_its_process(calls: Call
     assert folder == str(calls.folder)
     assert pid != first
     assert seen.lines() == ["heard"]
-
-
-def _by_value(function: Any) -> Any:
-    """Return a function of this module so that it travels itself, not the name of this module."""
-    import types
-
-    copy = types.FunctionType(function.__code__, sys.modules["__main__"].__dict__, function.__name__)
-    copy.__module__ = "__main__"
-    return copy
 
 
 async def test_environment_and_globals_of_one_call_are_not_those_of_the_next(calls: Calls) -> None:
@@ -319,7 +229,7 @@ async def test_environment_and_globals_of_one_call_are_not_those_of_the_next(cal
         return (*seen, os.environ["ZBRAIN_JOB_ID"], os.getpid())
 
     await calls.warm_up()
-    many = [calls.submit(_by_value(spoil), number) for number in range(10)]
+    many = [calls.submit(by_value(spoil), number) for number in range(10)]
     await calls.ended(*many)
     values = [value(call) for call in many]
     assert [one[:3] for one in values] == [(None, None, False)] * 10
@@ -328,14 +238,17 @@ async def test_environment_and_globals_of_one_call_are_not_those_of_the_next(cal
     assert len({one[5] for one in values}) < 10
 
 
-async def test_result_that_cannot_be_kept_is_said_and_the_call_succeeds(calls: Calls) -> None:
+async def test_call_whose_result_cannot_be_kept_fails_and_says_why_once_for_all(calls: Calls) -> None:
     def make() -> Any:
         return (number for number in range(3))
 
-    call = await calls.run(make)
-    assert isinstance(call.ending, JobCompleted)
-    assert call.ending.result is None
-    assert "was not kept" in "\n".join(call.lines(LogStream.STDERR))
+    call = await calls.run(make, max_retries=2)
+    assert isinstance(call.ending, JobFailed)
+    assert call.ending.final
+    assert call.ending.reason == (
+        "ValueNotKept: The value of type generator was not kept: cannot pickle 'generator' object. Give back what can "
+        "be pickled, or save what matters of it with zbrain_nb.save_artifact."
+    )
 
 
 async def test_large_result_and_artifact_are_kept_as_files(calls: Calls) -> None:
@@ -354,7 +267,7 @@ async def test_large_result_and_artifact_are_kept_as_files(calls: Calls) -> None
         stored = (calls.station.queue.folder / call.ending.result.sha256).read_bytes()
         assert load_value(stored) == bytes(100_000)
         assert [(kept["name"], kept["size"]) for kept in call.ending.artifacts] == [("note.txt", 5)]
-    plain = await calls.run(_nothing())
+    plain = await calls.run(nothing())
     assert plain.ending.artifacts == []
 
 
@@ -367,7 +280,7 @@ async def test_call_without_a_folder_gets_an_empty_one(calls: Calls) -> None:
         return found, os.getcwd()
 
     await calls.warm_up()
-    many = [calls.submit(_by_value(look), cwd=None) for _ in range(5)]
+    many = [calls.submit(by_value(look), cwd=None) for _ in range(5)]
     await calls.ended(*many)
     assert [value(call)[0] for call in many] == [[]] * 5
     assert len({value(call)[1] for call in many}) == 5
@@ -403,6 +316,84 @@ async def test_module_of_the_user_is_read_again_when_its_file_has_changed(
     assert value(await calls.run(use)) == 2
 
 
+async def test_module_edited_while_a_call_runs_is_read_again(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(calls.folder)
+    module = calls.folder / "zb_edited_helper.py"
+    module.write_text("NUMBER = 1\n")
+    os.utime(module, (1_000_000_000, 1_000_000_000))
+
+    def use(path: str) -> int:
+        import zb_edited_helper
+
+        with open(path, "w") as file:
+            file.write("NUMBER = 2  # changed\n")
+        return zb_edited_helper.NUMBER
+
+    assert value(await calls.run(use, str(module))) == 1
+    assert value(await calls.run(use, str(module))) == 2
+
+
+async def test_module_of_the_same_name_elsewhere_on_the_path_is_another(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use() -> tuple[int, int]:
+        import os
+
+        import zb_twin
+
+        return zb_twin.NUMBER, os.getpid()
+
+    seen = []
+    for number in (1, 2):
+        folder = calls.folder / f"path{number}"
+        folder.mkdir()
+        (folder / "zb_twin.py").write_text(f"NUMBER = {number}\n")
+        os.utime(folder / "zb_twin.py", (1_000_000_000, 1_000_000_000))
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(folder)
+            seen.append(value(await calls.run(use)))
+    assert [number for number, _ in seen] == [1, 2]
+    assert seen[0][1] == seen[1][1]
+
+
+async def test_call_that_leaves_a_callback_in_the_loop_is_the_last_of_its_process(calls: Calls) -> None:
+    async def limit() -> int:
+        import asyncio
+        import os
+
+        async with asyncio.timeout(1000):
+            await asyncio.sleep(0)
+        return os.getpid()
+
+    async def leave() -> int:
+        import asyncio
+        import os
+
+        asyncio.get_running_loop().call_later(1000, print, "late")
+        return os.getpid()
+
+    first = value(await calls.run(limit))
+    assert value(await calls.run(leave)) == first
+    assert value(await calls.run(limit)) != first
+
+
+async def test_checkpoints_of_a_call_are_its_own(calls: Calls) -> None:
+    def keep() -> tuple[str, list[str]]:
+        import os
+
+        import zbrain_nb
+
+        folder = zbrain_nb.checkpoint_dir()
+        found = os.listdir(folder)
+        (folder / "step").touch()
+        return str(folder), found
+
+    many = [calls.submit(keep) for _ in range(3)]
+    await calls.ended(*many)
+    folders = [str(calls.station.folder.root / "checkpoints" / call.job.id) for call in many]
+    assert [value(call) for call in many] == [(folder, []) for folder in folders]
+
+
 async def test_what_waits_behind_a_long_call_goes_back_to_the_queue(calls: Calls) -> None:
     def long(folder: str) -> None:
         import os
@@ -413,7 +404,7 @@ async def test_what_waits_behind_a_long_call_goes_back_to_the_queue(calls: Calls
 
     await calls.warm_up()
     first = calls.submit(long, str(calls.folder))
-    others = [calls.submit(_pid()) for _ in range(5)]
+    others = [calls.submit(own_pid()) for _ in range(5)]
     await calls.ended(*others)
     assert not first.ended
     for call in others:
@@ -426,7 +417,7 @@ async def test_what_waits_behind_a_long_call_goes_back_to_the_queue(calls: Calls
 
 
 async def test_damaged_call_fails_and_says_so(calls: Calls) -> None:
-    call = calls.submit(_pid(), name="damaged", idempotency_key="x")
+    call = calls.submit(own_pid(), name="damaged", idempotency_key="x")
     path = next(calls.station.queue.blobs.glob("*/*"))  # type: ignore[union-attr]
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     await calls.ended(call)

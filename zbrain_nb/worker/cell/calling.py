@@ -1,8 +1,9 @@
 """The runner's side of calls: takes one after the other, and sees that each finds the process as the first one did.
 
-A call that leaves anything behind that the next would see (a thread, a process, another folder or environment, a signal
-handler) is the last one of its process. What it reads by value is its own: no call sees the globals of another. Modules
-that calls import stay imported, unless a file of the user's own has changed since.
+A call that leaves anything behind that the next would see (a thread, a process, another folder, a signal handler, a
+limit: see `Imprint`) is the last one of its process. What it reads by value is its own: no call sees the globals of
+another. Modules that calls import stay imported, unless a file of the user's own has changed since, or the next call
+comes with another ``sys.path``, where the same name may be another module.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ import threading
 import time
 from base64 import b64decode, b64encode
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
-from zbrain_nb.model.errors import BlobMismatch, ZBrainError
+from zbrain_nb.model.errors import BlobMismatch, ValueNotKept, ZBrainError
 from zbrain_nb.model.job import INLINE_BYTES
 from zbrain_nb.model.payload import Reader, load_call
 from zbrain_nb.worker import inside
 from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call
 from zbrain_nb.worker.cell import ending, surroundings
 from zbrain_nb.worker.cell.frames import FrameWriter
+from zbrain_nb.worker.cell.imprint import Imprint
 from zbrain_nb.worker.cell.keeping import Keeper
 from zbrain_nb.worker.cell.running import Outcome, run_call
 from zbrain_nb.worker.cell.runtime import enter, error_of
@@ -44,20 +46,8 @@ MOST_CALLS = 5_000
 MOST_GROWTH_KIB = 256 * 1024
 #: Files up to this size are read, larger ones are mapped.
 _READ_BYTES = 1 << 20
-#: The signals that programs set handlers for.
-_SIGNALS = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGPIPE,
-    signal.SIGALRM,
-    signal.SIGTERM,
-    signal.SIGCHLD,
-    signal.SIGVTALRM,
-    signal.SIGPROF,
-)
+#: What the clock of a file system may be behind the clock of the process.
+_CLOCK_SLACK_SECS = 0.1
 
 
 class SessionRequest(Protocol):
@@ -126,55 +116,12 @@ def serve(request: SessionRequest, events_fd: int, feed_fd: int, marker: bytes) 
     return RETIRED
 
 
-class Imprint(NamedTuple):
-    """What a call can change of the process for the next, and nobody takes back."""
-
-    cwd: str
-    umask: int
-    handlers: tuple[Any, ...]
-    timer: tuple[float, float]
-    threads: int
-    has_children: bool
-    outputs: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def take(cls) -> Imprint:
-        """Return how the process is now."""
-        umask = os.umask(0o077)
-        os.umask(umask)
-        try:
-            cwd = os.getcwd()
-        except FileNotFoundError:
-            cwd = ""
-        return cls(
-            cwd,
-            umask,
-            tuple(map(signal.getsignal, _SIGNALS)),
-            signal.getitimer(signal.ITIMER_REAL),
-            threading.active_count(),
-            _has_children(),
-            tuple(_file_at(descriptor) for descriptor in (0, 1, 2)),
-        )
-
-
 def _environ() -> dict[bytes, bytes]:
     return dict(getattr(os.environ, "_data", {}))  # the public ways decode each value
 
 
-def _has_children() -> bool:
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
-
-
-def _file_at(descriptor: int) -> tuple[int, int]:
-    try:
-        stat = os.fstat(descriptor)
-    except OSError:
-        return 0, 0
-    return stat.st_dev, stat.st_ino
+#: No file has this version.
+_UNKNOWN = -1
 
 
 class _Modules:
@@ -183,16 +130,31 @@ class _Modules:
     def __init__(self) -> None:
         self._count = len(sys.modules)
         self._versions: dict[str, int] = {}
+        self._path = list(sys.path)
 
-    def look(self) -> bool:
-        """Note what was imported since the last time; return whether anything was."""
+    def follow(self, path: list[str]) -> None:
+        """Forget them if `path`, where they are looked for from now on, is another than before."""
+        if path == self._path:
+            return
+        self._path = list(path)
+        surroundings.forget(surroundings.local_modules(list(sys.modules)))
+        self._count = len(sys.modules)
+        self._versions.clear()
+
+    def look(self, begun: float) -> bool:
+        """Note what was imported since the last time, by a call that began at `begun`; return whether anything was.
+
+        What was written since then may have been imported before that: it counts as changed.
+        """
         if len(sys.modules) == self._count:
             return False
         self._count = len(sys.modules)
+        latest = int((begun - _CLOCK_SLACK_SECS) * 1e9)
         for name in surroundings.local_modules(list(sys.modules)):
             path = getattr(sys.modules.get(name), "__file__", None)
             if path and path not in self._versions:
-                self._versions[path] = _version(path)
+                version = _version(path)
+                self._versions[path] = version if version < latest else _UNKNOWN
         return True
 
     def are_fresh(self) -> bool:
@@ -240,20 +202,18 @@ class _Runner:
 
     def run(self, call: Call) -> tuple[dict[str, Any], bool]:
         """Run one call; return the event that says how it ended, and whether another may follow."""
-        begun = time.perf_counter()
+        begun, begun_at = time.perf_counter(), time.time()
         self._enter(call)
-        goes_on = True
+        goes_on, is_final = True, False
         outcome, result = Outcome(), None
         keeper = Keeper(self._shell, self._outbox, None)
         try:
             outcome = self._call(call)
-            goes_on = self._tidy(failed=outcome.exit_code != 0)
+            goes_on = self._tidy(begun_at, failed=outcome.exit_code != 0)
             if outcome.exit_code == 0:
                 result = self._keep(keeper, outcome.value)
-        except ZBrainError as error:
-            if outcome.raised is None:
-                outcome = Outcome(raised=error)
-                self._shell.showtraceback((type(error), error, None))
+        except ValueNotKept as error:  # another attempt would end like this one
+            outcome, is_final = self._refused(error), True
         except KeyboardInterrupt as error:  # between the end of the code and the end of the call
             outcome = Outcome(raised=error, interrupted=True)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -265,6 +225,7 @@ class _Runner:
             "error": error_of(self._shell, outcome, is_call=True),
             "output": self._shell.outputs.output,
             "result": result,
+            "is_final": is_final,
             "secs": time.perf_counter() - begun,
         }
         self._is_box_used |= bool(os.listdir(self._artifacts))
@@ -283,6 +244,7 @@ class _Runner:
             self._new_box()
         os.environ["ZBRAIN_JOB_ID"] = call.job_id
         os.environ["ZBRAIN_ATTEMPT"] = str(call.attempt)
+        os.environ["ZBRAIN_CHECKPOINTS"] = call.checkpoints
         if call.input:
             self._is_box_used = True
             (self._outbox / "input.json").write_bytes(msgspec.json.encode(call.input))
@@ -311,19 +273,28 @@ class _Runner:
         os.environ["ZBRAIN_OUTPUT"] = str(self._outbox / "output.json")
 
     def _call(self, call: Call) -> Outcome:
-        reader = _open(call)
-        surroundings.take_path(reader.header)
-        more = None if call.arguments is None else b64decode(call.arguments)
-        function, args, kwargs = load_call(reader, self._shell.user_ns, more)
+        try:
+            reader = _open(call)
+            surroundings.take_path(reader.header)
+            self._modules.follow(sys.path)
+            more = None if call.arguments is None else b64decode(call.arguments)
+            function, args, kwargs = load_call(reader, self._shell.user_ns, more)
+        except ZBrainError as error:
+            return self._refused(error)
         return run_call(self._shell, self._loop, function, args, kwargs)
 
-    def _tidy(self, *, failed: bool) -> bool:
+    def _refused(self, error: ZBrainError) -> Outcome:
+        """Return how a call ended that fails by an error of ours."""
+        self._shell.showtraceback((type(error), error, None))
+        return Outcome(raised=error)
+
+    def _tidy(self, begun: float, *, failed: bool) -> bool:
         """Wait for what the call has started, as a process's end does; return whether anything may be left of it."""
         if asyncio.all_tasks(self._loop):
             ending.finish_tasks(self._loop, cancel=failed)
             self._shell.events.trigger("post_execute")
         exits, before = atexit._ncallbacks(), self._exits
-        if self._modules.look():
+        if self._modules.look(begun):
             self._exits = before = exits  # modules have functions called at the end too: the end of the process
         if threading.active_count() == self._imprint.threads and exits == before:
             return True
@@ -341,16 +312,21 @@ class _Runner:
         if data is not None and len(data) <= INLINE_BYTES:
             return {"data": b64encode(data).decode()}
         self._is_box_used = True
-        return keeper.write("result.pickle", packing)
+        return keeper.write_packed(packing)
 
     def _leave(self) -> bool:
         """Return whether the process is as it was before the call."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if Imprint.take() != self._imprint:
+        if Imprint.take() != self._imprint or self._has_callbacks():
             return False
         if self._request.scratch is not None and os.listdir(self._cwd):
             self._new_folder()
         return True
+
+    def _has_callbacks(self) -> bool:
+        """Whether something is left in the loop that would run amid the next call's coroutine."""
+        loop: Any = self._loop  # a loop tells by no public way what it has yet to do
+        return bool(loop._ready) or not all(timer.cancelled() for timer in loop._scheduled)
 
     def _new_folder(self) -> None:
         """Go to an empty folder; the next calls have it, up to the first that leaves anything there."""

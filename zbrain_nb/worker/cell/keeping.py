@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zbrain_nb.model.assigned import assigned_names, changed_names
-from zbrain_nb.model.errors import NotPicklable, TooLarge, ZBrainError
+from zbrain_nb.model.errors import NotPicklable, TooLarge, ValueNotKept, ZBrainError
 from zbrain_nb.model.limits import Limits
 from zbrain_nb.model.packing import Packing
 from zbrain_nb.model.pickler import cell_numbers
@@ -55,24 +55,48 @@ class Keeper:
         self._before = dict(shell.user_ns) if keep == "auto" else {}
 
     def pack_result(self, value: Any) -> Packing | None:
-        """Return the value packed; say on stderr why not if it cannot be kept."""
+        """Return the value packed; nothing is kept of None.
+
+        Raises
+        ------
+        ValueNotKept
+            If it is too large, or cannot be pickled.
+        """
         if value is None:
             return None
         try:
-            packing = Packing({"": value}, self._shell.user_ns, self._result_cap)
+            return Packing({"": value}, self._shell.user_ns, self._result_cap)
         except TooLarge:
-            why = f"it is over {format_kib(self._result_cap / 1024)} (limits.result_mb); save it with save_artifact"
+            why = f"it is over {format_kib(self._result_cap / 1024)} (limits.result_mb)"
+            hint = "Save it with zbrain_nb.save_artifact, or raise the limit."
         except NotPicklable as error:
-            why = error.message
-        else:
-            return packing
-        sys.stderr.write(f"zbrain: the value of type {type_name(value)} was not kept: {why.rstrip('.')}.\n")
-        return None
+            why = error.details["reasons"].get("") or error.message.rstrip(".")
+            hint = "Give back what can be pickled, or save what matters of it with zbrain_nb.save_artifact."
+        raise ValueNotKept(f"The value of type {type_name(value)} was not kept: {why}.", hint)
 
     def write_result(self, value: Any) -> str | None:
-        """Write the value; say on stderr why not if it cannot be kept."""
+        """Write the value; return the path.
+
+        Raises
+        ------
+        ValueNotKept
+            As `pack_result` does.
+        """
         packing = self.pack_result(value)
-        return None if packing is None else self.write("result.pickle", packing)
+        return None if packing is None else self.write_packed(packing)
+
+    def write_packed(self, packing: Packing) -> str:
+        """Write the value, packed by `pack_result`; return the path.
+
+        Raises
+        ------
+        ValueNotKept
+            If the disk does not take it.
+        """
+        try:
+            return self.write("result.pickle", packing)
+        except OSError as error:
+            raise ValueNotKept(f"The value was not kept: it cannot be written ({error.strerror}).") from error
 
     def write_variables(self, code: str, *, failed: bool) -> list[dict[str, Any]]:
         """Write the variables.

@@ -17,7 +17,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.errors import ValueNotKept, ZBrainError
 from zbrain_nb.model.payload import Reader, load_call, pack_exception
 from zbrain_nb.worker import inside
 from zbrain_nb.worker.cell import ending, preloading, surroundings
@@ -158,6 +158,8 @@ def run(request: CellRequest, events_fd: int) -> int:
             "error": failure,
             "output": shell.outputs.output,
             "result": job.result,
+            "not_kept": job.not_kept,
+            "is_final": job.is_final,
             "variables": job.variables,
         }
     )
@@ -213,6 +215,8 @@ class _Job:
         self._shell = shell
         self.outcome = Outcome()
         self.result: str | None = None
+        self.not_kept: str | None = None  # why there is no result
+        self.is_final = False  # another attempt would end like this one
         self.variables: list[dict[str, Any]] = []
 
     def live(self) -> None:
@@ -233,8 +237,20 @@ class _Job:
         ending.finish_threads()
         self._shell.events.trigger("post_execute")  # figures drawn by tasks and threads
         if not failed:
-            self.result = keeper.write_result(self.outcome.value)
+            self._keep_result(keeper)
         self.variables = keeper.write_variables(self._request.code or "", failed=failed)
+
+    def _keep_result(self, keeper: Keeper) -> None:
+        """Write the value; a function that is run for its value fails without it, a cell does not."""
+        try:
+            self.result = keeper.write_result(self.outcome.value)
+        except ValueNotKept as error:
+            self.not_kept = str(error)
+            if self._request.function is not None:
+                self.fail(error)
+                self.is_final = True
+            else:
+                sys.stderr.write(f"zbrain: {self.not_kept[0].lower()}{self.not_kept[1:]}\n")
 
     def fail(self, error: ZBrainError) -> None:
         """Show an error of ours as a cell's error, and let the job fail with it."""
