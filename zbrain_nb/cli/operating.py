@@ -16,7 +16,6 @@ import typer
 from zbrain_nb.cli import options
 from zbrain_nb.cli.exits import FAILED
 from zbrain_nb.cli.output import console, print_json, say
-from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir, lock_holder
 from zbrain_nb.model.errors import ZBrainError
@@ -95,6 +94,8 @@ def dashboard(
 
     The printed address works once, within a minute.
     """
+    from zbrain_nb.client.connecting import connect
+
     client = connect()
     url = client.call(client.asynchronous.console_url)
     typer.echo(url)
