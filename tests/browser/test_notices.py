@@ -30,15 +30,16 @@ def add(stub: StubServer, after: str = "60", tag: str = "zbrain.notify_after", *
     return stub.add(spec={"name": "train", "tags": {tag: after}}, created_at=utc(-90), **fields)
 
 
-def tab(context: BrowserContext, stub: StubServer, *, away: bool = True, permission: str | None = "granted") -> Page:
+def tab(
+    context: BrowserContext, stub: StubServer, *, away: bool = True, permission: str | None = "granted", up: bool = True
+) -> Page:
+    stub.down = not up
     page = context.new_page()
-    page.add_init_script(NOTIFICATIONS)
+    page.add_init_script(NOTIFICATIONS + (f"{AWAY};" if away else ""))
     page.goto(stub.url())
     if permission is not None and page.evaluate("Notification.permission") != permission:
         page.evaluate(f"localStorage.permission = Notification.permission = '{permission}'")
-    if away:
-        page.evaluate(AWAY)
-    page.wait_for_function("window.views?.[0].feed.connection === 'live'")
+    page.wait_for_function(f"window.views?.[0].feed.connection === '{'live' if up else 'reconnecting'}'")
     return page
 
 
@@ -127,7 +128,9 @@ def test_short_job_and_one_that_had_ended_before_are_not_told(page: Page, stub: 
     saved = {**stub.saved[0], "state": "running"}  # as a notebook may say that was closed meanwhile
     stub.jobs[job]["spec"]["tags"] = {"zbrain.notify_after": "1"}
     stub.saved[:] = [saved]
-    again = tab(page.context, stub)
+    again = tab(page.context, stub, up=False)
+    stub.down = False
+    again.evaluate("views[0].feed.act('reconnect')")
     expect(again.locator(".zb-word")).to_have_text("Failed")
     assert told_nothing(again)
 

@@ -23,11 +23,20 @@ _SHARED = frozenset(
     | {"fuse.gcsfuse", "fuse.juicefs"}
 )
 _OCTAL = re.compile(r"\\([0-7]{3})")
+MOUNTS = Path("/proc/self/mountinfo")
 LOCAL_DISK = "Set ZDB_DATA to a folder on a disk of this machine."
 
 
-def check_directory(data: DataDir) -> Iterator[Diagnosis]:
-    """See whether files can be written and locked there, and whether other machines share it."""
+def check_directory(data: DataDir, mounts: Path = MOUNTS) -> Iterator[Diagnosis]:
+    """See whether files can be written and locked there, and whether other machines share it.
+
+    Parameters
+    ----------
+    data : DataDir
+        What is looked at.
+    mounts : Path
+        See `file_system_of`.
+    """
     try:
         with tempfile.NamedTemporaryFile(dir=data.root, prefix=".doctor-") as file:
             locks = _locks_work(file.name)
@@ -38,7 +47,7 @@ def check_directory(data: DataDir) -> Iterator[Diagnosis]:
             "Make it yours, or set ZDB_DATA to a folder that you may write.",
         )
         return
-    kind, source = file_system_of(data.root)
+    kind, source = file_system_of(data.root, mounts)
     if not locks:
         yield problem("data directory", f"File locks do not work in {data.root} ({kind} of {source}).", LOCAL_DISK)
     elif kind in _SHARED:
@@ -64,7 +73,7 @@ def _locks_work(path: str) -> bool:
     return False
 
 
-def file_system_of(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> tuple[str, str]:
+def file_system_of(path: Path, mounts: Path = MOUNTS) -> tuple[str, str]:
     """Return the type and the source of the mount that holds `path`; ``("unknown", "?")`` if nobody says.
 
     Parameters

@@ -218,9 +218,9 @@ export function renderGroup(el, feed, { renderRun } = {}) {
       if (job.state === 'running') square.style.setProperty('--p', job.progress?.fraction ?? 0.15);
     });
     if (at >= 0) said.textContent = labelOf(at);
-    const after = noticeAskOf(noticeOfGroup(feed));
-    if (after == null) ask.replaceChildren();
-    else if (!ask.firstChild) ask.replaceChildren(noticeAsk(after, schedule));
+    const question = noticeAskOf(noticeOfGroup(feed));
+    if (!question) ask.replaceChildren();
+    else if (!ask.firstChild) ask.replaceChildren(noticeAsk(question, schedule));
     body.hidden = !open;
   }
   const schedule = () => {

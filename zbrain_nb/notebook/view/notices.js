@@ -68,11 +68,12 @@ export function tellEnd(el, feed, noticeOf) {
   });
 }
 
-/** A button that asks for the permission, while that is of use; else null. */
-export const noticeAskOf = (notice) =>
-  !notice.ended && notice.after != null && globalThis.Notification?.permission === 'default' ? notice.after : null;
+/** What `noticeAsk` shows, while a person can still give the permission; else null. */
+export const noticeAskOf = ({ ended, after }) =>
+  !ended && after != null && globalThis.Notification?.permission === 'default' ? { after } : null;
 
-export const noticeAsk = (after, changed) =>
+/** The button that asks for the permission; `changed` is called when the person has decided. */
+export const noticeAsk = ({ after }, changed) =>
   h(
     'div',
     { class: 'zb-sec' },

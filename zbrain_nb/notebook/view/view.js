@@ -153,7 +153,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       data: noticeOf,
       make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)),
     },
-    { data: () => noticeAskOf(noticeOfJob(feed)), make: (after) => noticeAsk(after, schedule) },
+    { data: () => noticeAskOf(noticeOfJob(feed)), make: (ask) => noticeAsk(ask, schedule) },
     { data: triesOf, make: triesSection },
     { data: failureOf, make: failureSection },
     { pane: 'outputs', when: () => feed.displays.length },
@@ -201,10 +201,10 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         continue;
       }
       const data = part.data(feed);
-      const key = data != null ? JSON.stringify([faceOf(feed), data]) : null;
+      const key = data ? JSON.stringify([faceOf(feed), data]) : null;
       if (key === part.key) continue;
       part.key = key;
-      part.slot.replaceChildren(...(data != null ? [part.make(data)] : []));
+      part.slot.replaceChildren(...(data ? [part.make(data)] : []));
     }
     body.setAttribute('aria-label', `Details of ${name()}`);
   }
