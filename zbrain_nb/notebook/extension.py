@@ -1,4 +1,4 @@
-"""What ``%load_ext zbrain_nb`` does: registers the magics, and teaches handles to show themselves."""
+"""What ``%load_ext zbrain_nb`` does: registers magics and their completion, teaches handles to show themselves."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.notebook.completion import complete_magics
+from zbrain_nb.notebook.defaults import preferences_of
 from zbrain_nb.notebook.groups import GroupView
-from zbrain_nb.notebook.magic import ZBrainMagics
+from zbrain_nb.notebook.magic import ZBrainMagics, explain
 from zbrain_nb.notebook.presenting import NotebookPresenter
 
 if TYPE_CHECKING:
@@ -19,3 +21,5 @@ def load(shell: InteractiveShell) -> None:
     JobHandle.presenter = NotebookPresenter()
     JobGroup.presenter = GroupView()
     shell.register_magics(ZBrainMagics)
+    explain(preferences_of(shell))
+    complete_magics(shell)

@@ -212,3 +212,9 @@ def test_wrong_lines_are_told_in_a_sentence(pad: Notebook) -> None:
         pad.line("show -1")
     with pytest.raises(JobNotFound, match="There is no job 'nothing'"):
         pad.line("show nothing")
+
+
+def test_sql_keeps_its_quotes_and_returns_the_answer(pad: Notebook) -> None:
+    pad.cell("a", "--no-wait --quiet --name 'with space'", "1").wait(60)
+    frame = pad.line("sql select name, state from jobs where name = 'with space' -- # a comment")
+    assert frame.values.tolist() == [["with space", "succeeded"]]
