@@ -38,6 +38,7 @@ _HOMES = {
     "client.group": ("JobGroup",),
     "client.function": ("function",),
     "client.handle": ("JobHandle",),
+    "notebook.custom": ("new_magic",),
     "worker.inside": ("checkpoint_dir", "current_job", "job_input", "progress", "save_artifact"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import shlex
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -13,6 +13,9 @@ from zbrain_nb.model.errors import UsageError
 from zbrain_nb.model.limits import Limits
 from zbrain_nb.model.sizes import parse_mib
 from zbrain_nb.notebook.grid import parse_grid
+
+if TYPE_CHECKING:
+    from zbrain_nb.notebook.defaults import Defaults
 
 
 class CellOptions(msgspec.Struct):
@@ -50,6 +53,7 @@ class CellOptions(msgspec.Struct):
     retries: int = 0
     priority: int = 0
     cwd: str | None = None
+    on: str | None = None
     kernel: str | None = None
     env: list[str] = []
     artifacts: list[str] = []
@@ -141,10 +145,11 @@ def _parser() -> _Parser:
     add("--wait", dest="wait", action="store_true", default=None, help="block, print as it runs, raise what it raised")
     add("--no-wait", dest="wait", action="store_false", help="return at once even when nobody watches")
     add("--timeout", type=float, metavar="SECS", help="end it after so long (default: never)")
-    add("--shell", action="store_true", help="run the cell as a shell script")
+    add("--shell", action=argparse.BooleanOptionalAction, default=False, help="run the cell as a shell script")
     add("--retries", type=int, default=0, metavar="N", help="try again so often when it fails")
     add("--priority", type=int, default=0, metavar="N", help="higher runs first")
     add("--cwd", metavar="DIR", help="folder to run in (default: the notebook's)")
+    add("--on", metavar="WORKER", help="kind of worker to run it on (default: local)")
     add("--kernel", metavar="NAME", help="run it in another kernel, of any language (default: this one's)")
     add("--env", action="append", default=[], metavar="K=V", help="set an environment variable; may be repeated")
     add("--artifacts", action="append", default=[], metavar="GLOB", help="files to keep; may be repeated")
@@ -167,8 +172,15 @@ def _parser() -> _Parser:
         metavar="SECS",
         help="the browser tells when it has ended, if that took so long (the view asks once for the permission)",
     )
-    add("--new", action="store_true", help="another job although the same cell's is active (default: attach to that)")
-    add("--quiet", action="store_true", help="say one line instead of showing the view")
+    add(
+        "--new",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="another job although the same cell's is active (default: attach to that)",
+    )
+    add(
+        "--quiet", action=argparse.BooleanOptionalAction, default=False, help="say one line instead of showing the view"
+    )
     return parser
 
 
@@ -189,15 +201,18 @@ def split(line: str, magic: str) -> list[str]:
         raise UsageError(f"{magic}: the line cannot be read ({error}).", "Close the quotes.") from None
 
 
-def parse_line(line: str) -> CellOptions:
-    """Parse the line behind ``%%zbrain``.
+def parse_line(line: str, *defaults: Defaults) -> CellOptions:
+    """Parse the line behind ``%%zbrain``; what it does not say, the last of `defaults` that does says.
 
     Raises
     ------
     UsageError
         In one sentence, with what to do.
     """
-    parsed = PARSER.parse_args(split(line, "%%zbrain"))
+    words = split(line, "%%zbrain")
+    parsed = PARSER.parse_args(words)
+    before = [word for some in defaults for word in some.words(shell=parsed.shell)]
+    parsed = PARSER.parse_args([*before, *words]) if before else parsed
     if parsed.shell and (parsed.ship != "auto" or parsed.keep != "auto"):
         raise UsageError("%%zbrain: a shell script takes no variables along and leaves none.", "Drop --in and --out.")
     if parsed.job and parsed.job in parsed.keep:

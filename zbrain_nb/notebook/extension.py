@@ -1,4 +1,4 @@
-"""What ``%load_ext zbrain_nb`` does: registers the magics, and teaches handles to show themselves."""
+"""What ``%load_ext zbrain_nb`` does: registers magics and their completion, teaches handles to show themselves."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.notebook.completion import complete_magics
 from zbrain_nb.notebook.dashboards import Dashboard
+from zbrain_nb.notebook.defaults import preferences_of
 from zbrain_nb.notebook.groups import GroupView
-from zbrain_nb.notebook.magic import ZBrainMagics
+from zbrain_nb.notebook.magic import ZBrainMagics, explain
 from zbrain_nb.notebook.presenting import NotebookPresenter
 
 if TYPE_CHECKING:
@@ -22,3 +24,5 @@ def load(shell: InteractiveShell) -> None:
     JobGroup.presenter = GroupView()
     Client.present = Dashboard
     shell.register_magics(ZBrainMagics)
+    explain(preferences_of(shell))
+    complete_magics(shell)

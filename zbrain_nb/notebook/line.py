@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from IPython.core.getipython import get_ipython
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.group import JobGroup
@@ -26,6 +23,7 @@ from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.notebook.attaching import attach
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.runs import NotebookRuns
+from zbrain_nb.notebook.tables import plain, show_table
 
 ID_CHARS = 13
 
@@ -78,7 +76,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"%zbrain: {message}.", "`%zbrain?` shows what it knows.")
 
 
-def _parser() -> _Parser:
+def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     parser = _Parser(prog="%zbrain", add_help=False, usage="%%zbrain [verb]")
     verbs = parser.add_subparsers(dest="verb", metavar="verb", parser_class=_Parser)
 
@@ -100,10 +98,15 @@ def _parser() -> _Parser:
     verb("retry", "submit the ended job again")
     verb("result", "wait for the job, and return what it gave")
     verb("artifacts", "list the files kept with the job")
-    return parser
+    # The magic itself runs these three: a query is no list of words, and the others need no server.
+    verb("sql", "ask the history: select ... from jobs, attempts, events, logs", takes_job=False)
+    verb("config", "set flags for all cells of this notebook, as in timeout=3600 wait=1, or show them", takes_job=False)
+    verb("doctor", "look for the usual troubles", takes_job=False)
+    return parser, verbs.choices
 
 
-PARSER = _parser()
+#: The parser of the line, and by its name that of each verb.
+PARSER, VERBS = _parser()
 
 
 def run_line(desk: Desk, words: list[str]) -> Any:
@@ -142,13 +145,13 @@ def _ls(desk: Desk, options: argparse.Namespace) -> None:
         (
             handle.id[:ID_CHARS],
             f"[{state_style(handle.job.state)}]{handle.job.state}[/]",
-            _plain(handle.name),
+            plain(handle.name),
             age(handle.job.created_at),
-            _plain(handle.job.reason or ""),
+            plain(handle.job.reason or ""),
         )
         for handle in handles
     ]
-    _table(("Id", "State", "Name", "Age", "Reason"), rows, "No jobs.")
+    show_table(("Id", "State", "Name", "Age", "Reason"), rows, "No jobs.")
 
 
 def _logs(desk: Desk, options: argparse.Namespace) -> None:
@@ -172,21 +175,5 @@ def _retry(desk: Desk, options: argparse.Namespace) -> None:
 
 def _artifacts(desk: Desk, options: argparse.Namespace) -> None:
     kept = desk.job(options.job).artifacts.values()
-    rows = [(_plain(one.name), format_kib(one.size / 1024)) for one in kept]
-    _table(("Name", "Size"), rows, "The job keeps no files.")
-
-
-def _table(columns: Iterable[str], rows: Sequence[tuple[str, ...]], empty: str) -> None:
-    if not rows:
-        sys.stdout.write(f"{empty}\n")
-        return
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=column != "Reason")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _plain(text: str) -> str:
-    return escape(printable(text))
+    rows = [(plain(one.name), format_kib(one.size / 1024)) for one in kept]
+    show_table(("Name", "Size"), rows, "The job keeps no files.")

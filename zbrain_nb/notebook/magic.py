@@ -28,6 +28,7 @@ from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line, split
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.capture import check_syntax
+from zbrain_nb.notebook.defaults import Defaults, Preferences, preferences_of
 from zbrain_nb.notebook.environments import differences, find_kernel, refuse_variables
 from zbrain_nb.notebook.grid import combinations, label
 from zbrain_nb.notebook.line import ID_CHARS, Desk, run_line
@@ -44,7 +45,9 @@ from zbrain_nb.notebook.origin import (
     print_of,
 )
 from zbrain_nb.notebook.runs import NotebookRuns
+from zbrain_nb.notebook.setup import configure, show_diagnosis
 from zbrain_nb.notebook.shipping import Shipment, ship_cell
+from zbrain_nb.notebook.sql import run_sql
 from zbrain_nb.notebook.waiting import wait_and_show
 
 
@@ -67,24 +70,33 @@ class ZBrainMagics(Magics):
         return self._desk
 
     @property
+    def desk_if_there(self) -> Desk | None:
+        """The desk, if something needed it already."""
+        return self._desk
+
+    @property
     def client(self) -> Client:
         """The client of this shell."""
         return self.desk.client
 
     @line_cell_magic
     def zbrain(self, line: str, cell: str | None = None) -> Any:  # noqa: D102 - see below
-        if cell is None:
-            return run_line(self.desk, split(line, "%zbrain"))
-        self._run_cell(line, cell)
-        return None
+        if cell is not None:
+            self.run_cell(line, cell)
+            return None
+        verb, _, rest = line.strip().partition(" ")
+        if verb == "sql":  # as it stands: its quotes are SQL's
+            return run_sql(lambda: self.client, rest.strip())
+        words = split(line, "%zbrain")
+        if verb == "config":
+            return configure(preferences_of(self.shell), words[1:])
+        if verb == "doctor":
+            return show_diagnosis()
+        return run_line(self.desk, words)
 
-    zbrain.__doc__ = (
-        f"Run this cell as a job, outside the kernel, and show it live here.\n\n{PARSER.format_help()}\n"
-        f"The line `%zbrain` alone looks at jobs:\n\n{LINE_PARSER.format_help()}"
-    )
-
-    def _run_cell(self, line: str, cell: str) -> None:
-        options = parse_line(line)
+    def run_cell(self, line: str, cell: str, *defaults: Defaults) -> None:
+        """Do what ``%%zbrain`` does; flags that the line does not say are taken from the last of `defaults`."""
+        options = parse_line(line, preferences_of(self.shell).defaults, *defaults)
         if not cell.strip():
             raise UsageError("The cell under %%zbrain is empty.", "Put the code to run below the line.")
         sent = self._submit(options, cell)
@@ -127,6 +139,7 @@ class ZBrainMagics(Magics):
             "after": [self._job_id(text) for text in options.after],
             "resources": options.resources,
             "limits": limits_from_pairs(options.limit),
+            "worker": options.on or "local",
         }
         if options.shell:
             shell = shutil.which("bash") or "sh"
@@ -224,3 +237,18 @@ class ZBrainMagics(Magics):
         """Whether a person sits at the kernel: nbclient, papermill and nbval run it without ``allow_stdin``."""
         kernel = getattr(self.shell, "kernel", None)
         return kernel is None or bool(getattr(kernel, "_allow_stdin", True))
+
+
+def explain(preferences: Preferences) -> None:
+    """Say in ``%%zbrain?`` what there is, the user's own magics included."""
+    parts = [
+        "Run this cell as a job, outside the kernel, and show it live here.",
+        PARSER.format_help(),
+        *(f"%%{name} is %%zbrain {' '.join(flags.words())}" for name, flags in preferences.magics.items()),
+        "The line `%zbrain` alone looks at jobs:",
+        LINE_PARSER.format_help(),
+    ]
+    ZBrainMagics.zbrain.__doc__ = "\n\n".join(parts)
+
+
+explain(Preferences())

@@ -33,6 +33,10 @@ class NotebookRuns:
             self._handles = jobs[::-1]
         return self._handles
 
+    def known(self) -> list[JobHandle]:
+        """Return those of the jobs that are known without asking the server, oldest first."""
+        return list(self._handles or [])
+
     def add(self, handle: JobHandle) -> None:
         """Remember a job that was submitted here."""
         handles = self.all()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import importlib.util
+import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +142,16 @@ def test_sql_without_pandas_gives_dicts(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert history.importlib.util.find_spec("pandas") is None
     assert client.sql("select 1 as one, 'a' as two") == [{"one": 1, "two": "a"}]
+
+
+def test_sql_answers_the_questions_of_the_readme(client: Client, asked: list[HistoryQuery]) -> None:
+    client.submit(["true"], name="asked about").wait()
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    (block,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    waits, workers, losses = (client.sql(query) for query in block.split(";")[:3])
+    assert waits.set_index("name").loc["asked about", "waited"] >= dt.timedelta()
+    assert "asked about" in workers["name"].tolist()
+    assert losses.empty
 
 
 def test_sql_begins_anew_when_the_stream_was_cut_off(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
