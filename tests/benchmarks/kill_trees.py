@@ -54,7 +54,7 @@ def replace_each_other():
         if other == 0:
             first = os.getppid()
             while os.getppid() == first:
-                time.sleep(0.005)
+                time.sleep(0.05)
             continue
         os.waitpid(other, 0)
 
