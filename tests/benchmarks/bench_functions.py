@@ -48,12 +48,12 @@ def square(number: int) -> int:
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[zbrain_nb.Client]:
-    """Run a host and a worker of `SLOTS` on a fresh data directory; give a client."""
+def served(folder: Path, slots: int = SLOTS) -> Iterator[zbrain_nb.Client]:
+    """Run a host and a worker of `slots` on a fresh data directory; give a client."""
     data = DataDir(folder / "data")
     quiet = os.environ | {"ZWORKER_MODE": "none"}
     host = subprocess.Popen([sys.executable, "-m", "zbrain_nb.server", "--data", str(data.root)], env=quiet)
-    words = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(data.root), "--concurrency", str(SLOTS)]
+    words = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(data.root), "--concurrency", str(slots)]
     worker = None
     try:
         deadline = time.monotonic() + 30

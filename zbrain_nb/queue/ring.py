@@ -13,7 +13,7 @@ from zbrain_nb.store.lines import Lines
 
 #: Lines kept of one job, and about what all lines take together.
 MAX_LINES = 5_000
-MAX_BYTES = 32 * 1024 * 1024
+MAX_BYTES = 8 * 1024 * 1024
 
 
 class Ring:

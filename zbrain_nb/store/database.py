@@ -25,7 +25,7 @@ from zbrain_nb.store.segments import Segment, Segments, roll_back
 log = logging.getLogger(__name__)
 
 #: A checkpoint stops the writer for some 5 ms a MB; seldom and long would be felt more than often and short.
-CHECKPOINT_BYTES = 16 * 1024 * 1024
+CHECKPOINT_BYTES = 8 * 1024 * 1024
 #: So much of JSON one statement folds at most.
 FOLD_BYTES = 16 * 1024 * 1024
 #: Until a checkpoint that failed, for want of space or because of a reader, is tried again.

@@ -59,7 +59,7 @@ class Crew:
         How many calls run at once, at most.
     others : callable
         Returns how many slots are taken up by other runs.
-    launch, wait, finish, told, over : callable
+    launch, wait, see_gone, finish, told, over : callable
         See `Employer`.
 
     Attributes
@@ -79,12 +79,14 @@ class Crew:
         others: Callable[[], int],
         launch: Callable[[Run], Awaitable[None]],
         wait: Callable[[Run, float], Awaitable[None]],
+        see_gone: Callable[[Run], Awaitable[None]],
         finish: Callable[[Run, RunRequest, End], Awaitable[Ending]],
         told: Callable[[], None],
         over: Callable[[Run], None],
     ) -> None:
         self.blobs: Path | None = None
         self.launch, self.wait, self.finish, self.told, self.over = launch, wait, finish, told, over
+        self.see_gone = see_gone
         self._folder = folder
         self._launcher = launcher
         self._worker_id = worker_id

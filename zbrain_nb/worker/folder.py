@@ -190,9 +190,12 @@ class Launcher:
         """Hand a written request to the spawner; return whether it was taken."""
         return self._post.send(self._folder.request_path(job_id, attempt).name.encode())
 
-    def ask(self) -> None:
-        """Ask the spawner whether it is there; it answers at ``worker.sock``."""
-        self._post.send(ARE_YOU_THERE)
+    def ask(self, token: bytes = b"") -> None:
+        """Ask the spawner whether it is there; it answers at ``worker.sock``.
+
+        With a token, of up to 15 bytes, it kills what has lost its supervisor before it answers.
+        """
+        self._post.send(ARE_YOU_THERE + token)
 
     def replace_spawner(self) -> None:
         """Kill a spawner that does not answer, so that another can start; what runs goes on."""

@@ -47,6 +47,11 @@ class Grip:
             return None
         return cls(descriptor, on_end)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the supervisor has ended, or was let go."""
+        return self._descriptor < 0
+
     def end_job(self) -> None:
         """Have the supervisor end its job; harmless if it is gone."""
         if self._descriptor >= 0:

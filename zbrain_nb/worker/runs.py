@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -46,6 +47,8 @@ _READ_BYTES = 256 * 1024
 #: While a launch waits, the spawner is asked so often whether it is there, and replaced when it was silent for so
 #: long; after so many spawners the launch has failed.
 _ASK_SECS, _SILENT_SECS, _SPAWNERS = 0.5, 10.0, 3
+#: So long an attempt is not told as lost at most, while the spawner kills what it has left.
+_ORPHANS_SECS = 60.0
 _NOTHING_HERE = "Its worker was stopped before the job could start."
 T = TypeVar("T")
 
@@ -116,6 +119,7 @@ class Runs:
             others=lambda: len(self.active),
             launch=self._launch,
             wait=self._wait,
+            see_gone=self._see_gone,
             finish=finish,
             told=changed,
             over=self._forget,
@@ -123,6 +127,7 @@ class Runs:
         #: What went wrong last, in one sentence.
         self.last_error = ""
         self._asked_at: float | None = None  # when the spawner was asked first what it has not answered
+        self._answers: dict[bytes, asyncio.Event] = {}  # of questions with a token
 
     def open(self) -> None:
         """Begin to hear wake-ups; the caller holds the worker's lock."""
@@ -278,8 +283,10 @@ class Runs:
     def _on_wake(self, box: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
             while said := box.recv(16):
-                if said == HERE:
+                if said.startswith(HERE):
                     self._asked_at = None
+                    if answer := self._answers.get(said.removeprefix(HERE)):
+                        answer.set()
                     continue
                 self.crew.wake()
                 for run in self._runs.values():
@@ -372,6 +379,7 @@ class Runs:
         self._changed()
         end = run.delivery.end
         if end is None or run.request is None:
+            await self._see_gone(run)
             run.delivery.lose(time.time())
             return lost(run.job_id)
         return await self._unless(run, self._finish(run, run.request, end), lambda: run.stale)
@@ -446,6 +454,26 @@ class Runs:
         """Let the crew know how long commands take that it might run."""
         if job.spec.is_plain_call:
             self.crew.learn(secs)
+
+    async def _see_gone(self, run: Run) -> None:
+        """Return when nothing runs any more of an attempt whose supervisor was killed: another may follow at once."""
+        lock = self._folder.root / "spawner.lock"
+        token = secrets.token_hex(6).encode()
+        gone = self._answers[token] = asyncio.Event()
+        try:
+            async with asyncio.timeout(_ORPHANS_SECS):
+                while run.grip is not None and not run.grip.is_over:  # until then its children are not the spawner's
+                    await self._wait(run, _ASK_SECS)
+                while not gone.is_set() and is_locked(lock):
+                    self._launcher.ask(token)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_ASK_SECS):
+                            await gone.wait()
+        except TimeoutError:
+            fields = {"job": run.job_id, "attempt": run.attempt, "secs": _ORPHANS_SECS}
+            log.warning("processes of a lost attempt may still run", extra=fields)
+        finally:
+            del self._answers[token]
 
     async def _wait(self, run: Run, secs: float) -> None:
         with contextlib.suppress(TimeoutError):

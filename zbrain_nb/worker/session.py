@@ -49,6 +49,10 @@ class Employer(Protocol):
         """Wait until `run` is woken, or for `secs`."""
         ...
 
+    def see_gone(self, run: Run, /) -> Awaitable[None]:
+        """Return when nothing runs any more of what `run` has started, whose foreman was killed."""
+        ...
+
     def withdrawn(self, runs: list[Run]) -> None:
         """Hear of calls that were not begun."""
         ...
@@ -395,6 +399,8 @@ class Session:
 
     async def _end_rest(self) -> None:
         """End the calls that have not: the foreman is gone."""
+        if self.open and self._end is None:
+            await self._employer.see_gone(self.own)
         for number, run in list(self.open.items()):
             del self.open[number]
             run.ended = True

@@ -10,7 +10,8 @@ import contextlib
 import os
 import socket
 
-#: What the worker asks a spawner that seems to do nothing, and what that answers.
+#: What the worker asks a spawner that seems to do nothing, and what that answers. With anything behind the question
+#: the spawner first kills what has lost its supervisor, and repeats that in its answer.
 ARE_YOU_THERE, HERE = b"?", b"!"
 
 

@@ -94,8 +94,11 @@ class Spawner:
                 name = self._box.recv(65536).decode()
             except BlockingIOError:
                 return
-            if name == ARE_YOU_THERE.decode():
-                self._post.send(HERE)
+            if name.startswith(ARE_YOU_THERE.decode()):
+                token = name.encode().removeprefix(ARE_YOU_THERE)
+                if token:
+                    self._kill_orphans()
+                self._post.send(HERE + token)
                 continue
             with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
                 # a withdrawn request is none
