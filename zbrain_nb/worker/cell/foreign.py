@@ -207,14 +207,20 @@ class _Session:
         """Wait for a kernel that starts; return False if the job was interrupted before."""
         ready = asyncio.create_task(client.wait_for_ready())
         interrupted = asyncio.create_task(self._interrupt.wait())
-        await asyncio.wait({ready, died, interrupted}, timeout=START_SECS, return_when=asyncio.FIRST_COMPLETED)
-        if died.done():
-            raise self._not_started(f"it ended {_how(died.result())}; see the log for what it said.")
-        if interrupted.done():
-            return False
-        if not ready.done():
-            raise self._not_started(f"it was silent for {START_SECS} s.")
-        ready.result()
+        try:
+            await asyncio.wait({ready, died, interrupted}, timeout=START_SECS, return_when=asyncio.FIRST_COMPLETED)
+            if died.done():
+                raise self._not_started(f"it ended {_how(died.result())}; see the log for what it said.")
+            if interrupted.done():
+                return False
+            if not ready.done():
+                raise self._not_started(f"it was silent for {START_SECS} s.")
+            ready.result()
+        except RuntimeError as error:  # the client's word for a kernel that is gone
+            raise self._not_started(f"{error}.") from error
+        finally:
+            ready.cancel()
+            interrupted.cancel()
         return True
 
     async def _execute(
