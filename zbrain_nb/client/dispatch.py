@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from zbrain_nb.client.asynchronous import FETCHES, AsyncClient, apply_event
 from zbrain_nb.client.calls import PackedFunction, upload_function
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound, MissingBlobs, TooLarge, WrongState, ZBrainError
@@ -35,24 +37,24 @@ class Call:
     ----------
     function : bytes
         As it was packed.
-    arguments : Parcel
-        As they were packed.
+    arguments : Parcel or None
+        As they were packed; None once the server has them.
     fields : mapping
         Fields of the spec.
     job : Job or None
         As last heard of; None until it was submitted.
-    settled : asyncio.Event
-        Set when it was submitted, or could not be.
+    settled : asyncio.Event or None
+        Set when it was submitted, or could not be; None while it is in line. One for all that leave it together.
     """
 
     __slots__ = ("arguments", "fields", "function", "job", "settled")
 
     def __init__(self, function: bytes, arguments: Parcel, fields: Mapping[str, Any]) -> None:
         self.function = function
-        self.arguments = arguments
+        self.arguments: Parcel | None = arguments
         self.fields = fields
         self.job: Job | None = None
-        self.settled = asyncio.Event()
+        self.settled: asyncio.Event | None = None
 
 
 class Desk(Protocol):
@@ -111,7 +113,13 @@ class Dispatch:
     async def pump(self) -> None:
         """Submit what is in line until nothing is."""
         while calls := self._next():
-            await self._try(calls)
+            settled = asyncio.Event()
+            for call in calls:
+                call.settled = settled
+            try:
+                await self._try(calls)
+            finally:
+                settled.set()
 
     async def _try(self, calls: list[Call]) -> None:
         """Submit calls, or tell those that cannot be; of a list that is refused each half is tried again."""
@@ -126,9 +134,6 @@ class Dispatch:
                 self._refuse(calls, error)
         except Exception as error:  # whatever it is: a future that nobody tells waits for ever
             self._refuse(calls, error)
-        finally:
-            for call in calls:
-                call.settled.set()
 
     def _refuse(self, calls: Iterable[Call], error: Exception) -> None:
         for call in calls:
@@ -151,8 +156,12 @@ class Dispatch:
             except MissingBlobs:  # the server forgot a function that was not called for long
                 self._functions.clear()
                 jobs = await self._client.submit(await self._specs(calls))
+            specs: dict[tuple[bytes, int], JobSpec] = {}
             for call, job in zip(calls, jobs, strict=True):
-                call.job = job
+                # the arguments are with the server, and in all else the specs are equal: many calls shall take little
+                if not job.spec.inputs:
+                    job.spec = specs.setdefault((call.function, id(call.fields)), replace(job.spec, arguments=None))
+                call.job, call.arguments = job, None
                 self._calls[job.id] = call
             early, self._early = self._early, []
             self._take(early)
@@ -163,7 +172,11 @@ class Dispatch:
             self._follower = asyncio.create_task(self._follow(f"orgs/{jobs[0].org_id}", seq))
 
     async def _specs(self, calls: list[Call]) -> list[JobSpec]:
-        return [await (await self._function(call)).spec_of(call.arguments, **call.fields) for call in calls]
+        specs = []
+        for call in calls:
+            assert call.arguments is not None
+            specs.append(await (await self._function(call)).spec_of(call.arguments, **call.fields))
+        return specs
 
     async def _function(self, call: Call) -> PackedFunction:
         key = hashlib.sha256(call.function).digest()
@@ -188,7 +201,8 @@ class Dispatch:
             calls, self._calls = self._calls, {}
             self._refuse(calls.values(), error)
         finally:
-            self._follower = None
+            if self._follower is asyncio.current_task():
+                self._follower = None
 
     async def _look(self) -> int:
         """See how all calls are that have not ended; return from where on events tell of them."""
@@ -248,7 +262,8 @@ class Dispatch:
         return [answer is True for answer in answers]
 
     async def _cancel(self, call: Call) -> bool:
-        await call.settled.wait()
+        if call.settled is not None:
+            await call.settled.wait()
         if call.job is None:
             return False
         async with self._room:
@@ -261,7 +276,8 @@ class Dispatch:
                 return False
 
     async def stop(self) -> None:
-        """Close the socket."""
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.gather(self._follower, return_exceptions=True)
+        """Close the socket; the next submit opens it again."""
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)

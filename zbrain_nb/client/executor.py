@@ -5,6 +5,8 @@ Futures change state, and run their callbacks, in one thread of the executor, as
 
 from __future__ import annotations
 
+import atexit
+import os
 import queue
 import re
 import threading
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from zbrain_nb.client.client import Client
 
 T = TypeVar("T")
+#: When nothing was to be done for so long, the executor's thread ends and its socket is closed, until the next call.
+IDLE_SECS = 10.0
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -50,14 +54,18 @@ class JobFuture(Future[T]):
     def __init__(self, executor: JobExecutor, call: Call | None) -> None:
         super().__init__()
         self._executor = executor
-        self._call = call
+        self._call = call  # until the future is done
+        self._job_id: str | None = None
         #: Whether the future has left the states in which it may be canceled; the executor's thread alone sets it.
         self._is_settled = False
 
     @property
     def job_id(self) -> str | None:
         """The job, once it was submitted."""
-        return None if self._call is None or self._call.job is None else self._call.job.id
+        call = self._call
+        if call is None:
+            return self._job_id
+        return None if call.job is None else call.job.id
 
     def cancel(self) -> bool:
         """Cancel the job if it waits; return False if it runs or has ended."""
@@ -67,7 +75,8 @@ class JobFuture(Future[T]):
 class JobExecutor(Executor):
     """Runs each call as a job.
 
-    Unlike processes of a pool, jobs go on when the executor and its process are gone.
+    Unlike processes of a pool, jobs go on when the executor and its process are gone; the process ends when all that
+    it has submitted is with the server.
 
     Parameters
     ----------
@@ -89,6 +98,8 @@ class JobExecutor(Executor):
         self._acts: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_shut = False
+        self._pumping: Future[None] | None = None
+        self._pid = os.getpid()
 
     # The interface of concurrent.futures
 
@@ -154,14 +165,15 @@ class JobExecutor(Executor):
 
     def cancel_all(self, futures: list[JobFuture[Any]]) -> list[bool]:
         """Cancel those of the futures whose jobs wait; return for each whether it is canceled now."""
-        asked = [f for f in futures if not f.running() and not f.done() and f._call is not None]
         sent: dict[Call, JobFuture[Any]] = {}
-        for future in asked:
-            assert future._call is not None
-            if self._dispatch.withdraw(future._call):
+        for future in futures:
+            call = future._call
+            if call is None or future.running() or future.done():
+                continue
+            if self._dispatch.withdraw(call):
                 self._cancel(future)  # at once: of these nobody else would tell, whatever the server says of the others
             else:
-                sent[future._call] = future
+                sent[call] = future
         answers = self._client.call(self._dispatch.cancel, list(sent)) if sent else []
         for future, is_canceled in zip(sent.values(), answers, strict=True):
             if is_canceled:
@@ -195,11 +207,17 @@ class JobExecutor(Executor):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="zbrain-executor", daemon=True)
                 self._thread.start()
+                atexit.register(self._flush)
         if problem is not None:
             self.refused(call, problem)
         elif self._dispatch.add(call):
-            self._client.start(self._dispatch.pump)
+            self._pumping = self._client.start(self._dispatch.pump)
         return future
+
+    def _flush(self) -> None:
+        """See that what is in line gets to the server; called at the process's end."""
+        if self._pumping is not None and self._pid == os.getpid():  # a forked child has no loop that would do it
+            self._pumping.result()
 
     def _results(self, futures: list[JobFuture[Any]], deadline: float | None) -> Iterator[Any]:
         def results() -> Iterator[Any]:
@@ -233,9 +251,23 @@ class JobExecutor(Executor):
             self._acts.put(partial(act, future, *args))
 
     def _run(self) -> None:
-        while not (self._is_shut and not self._open and self._acts.empty()):
-            self._acts.get()()
-        self._client.start(self._dispatch.stop)
+        """Do what there is to do; end when all is done after a shutdown, or nothing was for a while."""
+        while True:
+            try:
+                self._acts.get(timeout=IDLE_SECS)()
+                is_idle = False
+            except queue.Empty:
+                is_idle = True
+            with self._lock:
+                if (self._is_shut or is_idle) and not self._open and self._acts.empty():
+                    self._thread = None
+                    break
+        atexit.unregister(self._flush)
+        self._client.start(self._stop)
+
+    async def _stop(self) -> None:
+        if not self._open:  # else a call has come meanwhile, and is followed
+            await self._dispatch.stop()
 
     def _settle(self, future: JobFuture[Any]) -> bool:
         """Let the future run, or tell its waiters that it was canceled; return whether it may be given a result."""
@@ -246,8 +278,11 @@ class JobExecutor(Executor):
 
     def _close(self, future: JobFuture[Any]) -> None:
         self._settle(future)
-        if future._call is not None:
-            self._open.pop(future._call, None)
+        call = future._call
+        if call is not None:
+            future._job_id = future.job_id
+            future._call = None  # with its job: futures may be kept for long, and be many
+            self._open.pop(call, None)
 
     def _fail(self, future: JobFuture[Any], error: BaseException) -> None:
         if self._settle(future):

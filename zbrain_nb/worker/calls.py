@@ -10,6 +10,7 @@ wrapped in a `CALL` frame with the call's number, so that the frames of one call
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ import msgspec
 
 from zbrain_nb.worker.spool import Frame, Kind, pack
 
+log = logging.getLogger(__name__)
 SESSION_PREFIX = "calls-"
 TAG = struct.Struct("<IB")
 NUMBER = struct.Struct("<I")
@@ -104,6 +106,9 @@ class OrderBook:
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         if content and not content.endswith(b"\n"):
             os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
+        self._path = path
+        self._owed: list[Order] = []
+        self._is_in_debt = False  # and it was said
 
     def append(self, orders: Iterable[Order]) -> None:
         """Write orders; they stand when this returns.
@@ -121,6 +126,25 @@ class OrderBook:
         except OSError:
             os.ftruncate(self._descriptor, size)
             raise
+
+    def owe(self, order: Order) -> None:
+        """Take an order that has to be written, by the next `pay` that the disk allows."""
+        self._owed.append(order)
+
+    def pay(self) -> bool:
+        """Write the orders that are owed; return whether any were written. What the disk does not take stays owed."""
+        if not self._owed:
+            return False
+        try:
+            self.append(self._owed)
+        except OSError as error:
+            if not self._is_in_debt:
+                log.warning("orders wait for the disk", extra={"book": self._path.name, "why": str(error)})
+            self._is_in_debt = True
+            return False
+        self._owed.clear()
+        self._is_in_debt = False
+        return True
 
     def close(self) -> None:
         """Close the file; harmless when it is closed."""

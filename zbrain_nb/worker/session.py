@@ -9,13 +9,13 @@ import os
 import time
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from zbrain_nb.model.events import JobFailed
 from zbrain_nb.worker.calls import Call, Cancel, Close, Order, OrderBook, Withdraw, unpack_numbers, unpack_of_call
 from zbrain_nb.worker.delivery import Delivery
+from zbrain_nb.worker.employer import Employer
 from zbrain_nb.worker.finishing import Ending, lost
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.grip import Grip
@@ -25,6 +25,8 @@ from zbrain_nb.worker.spool import Begin, End, Frame, Kind, SpoolReader
 
 log = logging.getLogger(__name__)
 _TICK_SECS = 1.0
+#: So long the start of a session may take before its calls go elsewhere.
+_START_SECS = 2.0
 #: The spool is read no further while so much of it waits for the queue.
 _WINDOW_BYTES = 8 * 1024 * 1024
 _READ_BYTES = 256 * 1024
@@ -32,46 +34,6 @@ _READ_BYTES = 256 * 1024
 MOST_CALLS = 20_000
 MOST_BYTES = 32 * 1024 * 1024
 _NOT_BEGUN = "Its worker had no process free for it."
-
-
-class Employer(Protocol):
-    """What a session asks of the crew that it is of."""
-
-    def launch(self, run: Run, /) -> Awaitable[None]:
-        """Have the spawner start what `run` requests; return when there is a spool."""
-        ...
-
-    def finish(self, run: Run, request: RunRequest, end: End, /) -> Awaitable[Ending]:
-        """Gather what a call left, and return its ending."""
-        ...
-
-    def wait(self, run: Run, secs: float, /) -> Awaitable[None]:
-        """Wait until `run` is woken, or for `secs`."""
-        ...
-
-    def see_gone(self, run: Run, /) -> Awaitable[None]:
-        """Return when nothing runs any more of what `run` has started, whose foreman was killed."""
-        ...
-
-    def withdrawn(self, runs: list[Run]) -> None:
-        """Hear of calls that were not begun."""
-        ...
-
-    def learn(self, secs: float) -> None:
-        """Hear how long a call took."""
-        ...
-
-    def told(self) -> None:
-        """Hear that a run has events to send, or has ended."""
-        ...
-
-    def over(self, run: Run, /) -> None:
-        """Hear that nothing is to be done for a run any more."""
-        ...
-
-    def ended(self, session: Session) -> None:
-        """Hear that nothing is to be done for a session any more."""
-        ...
 
 
 class Session:
@@ -109,12 +71,11 @@ class Session:
         self.moved_at = time.monotonic()
         self.is_withdrawing = False
         self.is_closed = False
+        self._begun_at: float | None = None  # when its foreman was heard first
         self._folder = folder
         self._request = own.request
         self._employer = employer
         self._book = OrderBook(Path(own.request.orders))
-        self._owed: list[Order] = []
-        self._is_in_debt = False  # and it was said
         self._next = 0
         self._kept: dict[int, Run] = {}  # calls that are not over
         self._handed: set[int] = set()
@@ -124,8 +85,10 @@ class Session:
         self._finishing: set[asyncio.Task[None]] = set()
 
     def is_stuck(self, secs: float) -> bool:
-        """Whether it has calls, and none has begun or ended for so long."""
-        return bool(self.open) and time.monotonic() - self.moved_at > secs
+        """Whether it has calls, and none has begun or ended for so long; one that is being started gets more time."""
+        if self._begun_at is None:
+            secs = max(secs, _START_SECS)
+        return bool(self.open) and time.monotonic() - max(self.moved_at, self._begun_at or 0.0) > secs
 
     def begin(self) -> None:
         """Follow it from now on; it is launched if it was not."""
@@ -197,23 +160,12 @@ class Session:
 
     def _owe(self, order: Order) -> None:
         """Give an order that has to be given: now, or as soon as the disk takes it."""
-        self._owed.append(order)
+        self._book.owe(order)
         self._pay()
 
     def _pay(self) -> None:
-        """Write the orders that are owed; those that the disk does not take stay so until the next tick."""
-        if not self._owed:
-            return
-        try:
-            self._book.append(self._owed)
-        except OSError as error:
-            if not self._is_in_debt:
-                log.warning("orders wait for the disk", extra={"session": self.own.job_id, "why": str(error)})
-            self._is_in_debt = True
-            return
-        self._owed.clear()
-        self._is_in_debt = False
-        self._wake_foreman()
+        if self._book.pay():
+            self._wake_foreman()
 
     def _wake_foreman(self) -> None:
         if self.own.grip is not None:
@@ -290,6 +242,7 @@ class Session:
             self._employer.withdrawn(runs)
         elif frame.kind == Kind.BEGIN:
             begin = msgspec.json.decode(frame.payload, type=Begin)
+            self._begun_at = time.monotonic()
             if self.own.reader is not None:
                 self.own.grip = Grip.take(begin, self.own.reader, self.own.wake.set)
                 if self.own.grip is not None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures as cf
+import gc
 import importlib
+import os
+import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -295,6 +299,41 @@ def test_value_of_a_cell_that_cannot_be_kept_is_said_by_result_and_not_by_except
     with pytest.raises(ValueNotKept, match="The value of type generator was not kept: cannot pickle"):
         job.result(SECS)
     assert job.exception() is None
+
+
+def test_what_is_in_line_at_the_end_of_the_process_gets_to_the_server(client: Client) -> None:
+    script = """
+import zbrain_nb
+client = zbrain_nb.connect()
+client.pause()
+executor = client.executor(name="in line at the end")
+for number in range(1500):
+    executor.submit(abs, number)
+"""
+    endpoint = client.call(client.asynchronous.transport.endpoint)
+    environ = os.environ | {"ZBRAIN_URL": endpoint.url, "ZBRAIN_TOKEN": endpoint.token or ""}
+    try:
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=SECS, env=environ)
+        assert len(client.jobs(name="in line at the end", limit=1000)) == 1000
+        assert client.queues()[0].waiting == 1500
+    finally:
+        client.resume()
+
+
+def test_idle_executor_leaves_nothing_behind_and_works_again(
+    client: Client, work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zbrain_nb.client.executor.IDLE_SECS", 0.05)
+
+    def use() -> weakref.ref[Any]:
+        executor = client.executor(resources={"cpus": 0.01})
+        for number in range(2):
+            assert executor.submit(work.square, number).result(SECS) == number * number
+            until(lambda: executor._thread is None and executor._dispatch._follower is None)
+        return weakref.ref(executor)
+
+    gone = use()
+    until(lambda: gc.collect() >= 0 and gone() is None)
 
 
 def test_job_canceled_by_somebody_else_cancels_a_waiting_future_and_fails_a_running_one(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from tests.unit.worker.memory_link import Tracked
 from zbrain_nb.model.events import JobCanceled, JobFailed
 from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.worker import crew as crew_module
+from zbrain_nb.worker import session as session_module
 from zbrain_nb.worker.crew import IDLE_SESSIONS, TURN_SECS, Crew
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.run import Run
@@ -169,6 +171,31 @@ async def test_what_waits_behind_a_long_call_goes_back_after_another_worker_took
     assert all(call.ending.returned for call in others)
     (calls.folder / "go").touch()
     await calls.ended(first)
+
+
+async def test_session_that_starts_slowly_is_given_calls_all_the_same(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "_START_SECS", 3600.0)
+    await calls.warm_up()
+    launch, may_start = calls.crew.launch, asyncio.Event()
+
+    async def launch_late(run: Run) -> None:
+        await may_start.wait()
+        await launch(run)
+
+    calls.crew.launch = launch_late
+    elsewhere = str(calls.folder.parent)
+    first = calls.submit(own_pid(), cwd=elsewhere)
+    await eventually(lambda: any(session.open for session in calls.sessions))
+    (session,) = [session for session in calls.sessions if session.open]
+    await eventually(lambda: time.monotonic() - session.moved_at > crew_module.BACK_SECS)
+    assert not session.is_stuck(crew_module.BACK_SECS)
+    run = Run(first.job.id, 2, first.job, Delivery(first.job.id, 2, "w"))
+    assert calls.crew._choose(run, {}) is session
+    may_start.set()
+    await calls.ended(first)
+    assert isinstance(value(first), int)
 
 
 async def test_cancel_of_a_call_that_runs_for_a_while_is_obeyed_at_once(calls: Calls) -> None:
