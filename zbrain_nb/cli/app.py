@@ -249,17 +249,15 @@ def worker(
 
     configure_logging("worker", logging.ERROR)
     token = read_settings().token if url else None
-    raise typer.Exit(
-        run_worker(
-            url=url or None,
-            token=token,
-            folder=folder,
-            concurrency=concurrency,
-            org_id=org,
-            drains=True,
-            drain_secs=drain_timeout,
-            say=_say,
-        )
+    run_worker(
+        url=url or None,
+        token=token,
+        folder=folder,
+        concurrency=concurrency,
+        org_id=org,
+        drains=True,
+        drain_secs=drain_timeout,
+        say=_say,
     )
 
 
