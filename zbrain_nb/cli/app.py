@@ -25,6 +25,7 @@ from zbrain_nb.cli.doctor import diagnose
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import age, printable, state_style
+from zbrain_nb.client.workers import COLUMNS, worker_row
 from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir, lock_holder
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import LogEntry, LogStream
@@ -259,6 +260,19 @@ def worker(
         drain_secs=drain_timeout,
         say=_say,
     )
+
+
+@app.command()
+def workers(as_json: Json = False) -> None:
+    """List the workers: how each is, and what is free."""
+    found = connect().workers()
+    if as_json:
+        _json([msgspec.to_builtins(worker) for worker in found])
+        return
+    table = Table(*COLUMNS, box=None, pad_edge=False)
+    for one in found:
+        table.add_row(*map(_plain, worker_row(one)))
+    Console().print(table)
 
 
 @app.command()

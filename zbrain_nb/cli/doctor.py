@@ -10,8 +10,10 @@ import msgspec
 
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.locating import search
+from zbrain_nb.client.workers import worker_remark
 from zbrain_nb.model.datadir import DataDir, lock_holder
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.protocol import WorkerState
 from zbrain_nb.model.settings import read_settings
 
 LOW_DISK_BYTES = 1 << 30
@@ -57,8 +59,10 @@ def diagnose() -> list[Diagnosis]:
     except ZBrainError as error:
         return [*found, Diagnosis("server", False, str(error))]
     found.append(Diagnosis("server", True, f"{endpoint.url} answers"))
-    names = ", ".join(f"{w.id} ({w.slots} slots, {w.free} free)" for w in workers)
-    found.append(Diagnosis("workers", bool(workers), names or f"none has registered; see {data.log}"))
+    serving = [one for one in workers if one.state in (WorkerState.LIVE, WorkerState.DRAINING)]
+    names = ", ".join(f"{w.id} ({w.slots} slots, {w.free} free)" for w in serving)
+    found.append(Diagnosis("workers", bool(serving), names or f"none is here; see {data.log}"))
+    found += [Diagnosis(f"worker {w.id}", False, remark) for w in workers if (remark := worker_remark(w))]
     pid = lock_holder(data.worker / "worker.lock")
     if pid is not None:
         found.append(Diagnosis("local worker", True, f"pid {pid}"))
