@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -139,7 +140,9 @@ async def test_relay_starts_another_host_when_the_first_is_killed(
         assert second.instance != first.instance
 
 
-async def test_relay_upload_that_broke_off_goes_on_where_it_was(base: str, kernel: dict[str, str]) -> None:
+async def test_relay_upload_that_broke_off_goes_on_where_it_was(
+    jupyter: Lab, base: str, kernel: dict[str, str]
+) -> None:
     """The host hears at once that the sender is gone, though it is the relay that speaks to it."""
     data = os.urandom(6_000_000)
     path = f"blobs/{hashlib.sha256(data).hexdigest()}"
@@ -154,6 +157,10 @@ async def test_relay_upload_that_broke_off_goes_on_where_it_was(base: str, kerne
             await http.put(path, content=some(), headers={"Content-Length": str(len(data))})
         async with asyncio.timeout(10):
             while int((await http.head(path)).headers.get("Upload-Offset", 0)) < 3_000_000:
+                await asyncio.sleep(0.02)
+            owner = DataDir(jupyter.data).read_owner()
+            assert owner is not None
+            while any("part-" in os.readlink(file) for file in Path(f"/proc/{owner.pid}/fd").iterdir()):
                 await asyncio.sleep(0.02)
         wrong = await http.put(path, content=b"x", headers={"Upload-Offset": "7"})
         assert (wrong.status_code, wrong.headers["Upload-Offset"]) == (409, "3000000")

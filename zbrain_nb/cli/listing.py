@@ -14,6 +14,7 @@ from zbrain_nb.cli.completing import complete_state
 from zbrain_nb.cli.finding import connected
 from zbrain_nb.cli.output import console, print_json, print_table, say, state_text, table
 from zbrain_nb.client.printing import age, attempts, elapsed, short_ids
+from zbrain_nb.client.workers import COLUMNS, worker_row
 from zbrain_nb.model.job import Job, JobState
 
 if TYPE_CHECKING:
@@ -96,16 +97,12 @@ def _jobs_table(jobs: list[Job]) -> Table:
 
 
 def workers(as_json: options.Json = False) -> None:
-    """List the workers that the queue knows."""
+    """List workers: how each is, and what is free."""
     found = connected().workers()
     if as_json:
         print_json([msgspec.to_builtins(worker) for worker in found])
         return
-    rows = [
-        (one.id, one.kind, one.host, str(one.slots), str(one.free), f"{max(0, time.time() - one.seen_at):.0f} s ago")
-        for one in found
-    ]
-    print_table(("Id", "Kind", "Host", "Slots", "Free", "Heard"), rows, "no workers; `zbrain doctor` looks why")
+    print_table(COLUMNS, [worker_row(one) for one in found], "no workers; `zbrain doctor` looks why")
 
 
 def queues(as_json: options.Json = False) -> None:

@@ -73,17 +73,15 @@ def worker(
         raise typer.BadParameter(f"{mode!r} is none of local.", param_hint="--mode")
     configure_logging("worker", logging.ERROR)
     token = read_settings().token if url else None
-    raise typer.Exit(
-        run_worker(
-            url=url or None,
-            token=token,
-            folder=folder,
-            concurrency=concurrency,
-            org_id=org,
-            drains=True,
-            drain_secs=drain_timeout,
-            say=say,
-        )
+    run_worker(
+        url=url or None,
+        token=token,
+        folder=folder,
+        concurrency=concurrency,
+        org_id=org,
+        drains=True,
+        drain_secs=drain_timeout,
+        say=say,
     )
 
 

@@ -261,8 +261,16 @@ class WorkerAgent:
                     self._say(f"{error.message} Jobs go on, and what they say is kept until it does.")
                 self._unanswered = is_away
                 # whoever answers next may be another host: it has to be told who we are
-                self._registered.clear()
-                await patience.wait()
+                await self._begin_again(patience)
+            except OSError as error:  # its disk is full, say: what runs shall not suffer for it
+                log.warning("worker cannot write to its folder", extra={"why": str(error)})
+                self._runs.last_error = f"The worker could not write to its folder: {error}."
+                await self._begin_again(patience)
+
+    async def _begin_again(self, patience: Patience) -> None:
+        """Register after a pause, and so find again what was leased by a request that was not seen through."""
+        self._registered.clear()
+        await patience.wait()
 
     async def _register(self) -> None:
         """Make this worker known, and bring both sides' lists of its attempts into line."""
@@ -427,7 +435,7 @@ class WorkerAgent:
         for lease in answer.leases:
             key = lease.job.id, lease.job.attempt
             if key not in self._runs:
-                self._fences.begin(*key, asked_at)
+                self._fences.begin(*key, asked_at)  # before the job: without it nothing would end that in time
                 jobs.append(lease.job)
                 log.debug("attempt leased", extra={"job": lease.job.id, "attempt": lease.job.attempt})
         if self.drain.is_on:

@@ -84,6 +84,8 @@ class Heart:
                 log.warning("heartbeat was not answered in time", extra={"secs": self.pause_secs})
             except ZBrainError as error:
                 log.warning("heartbeat failed", extra={"why": str(error)})
+            except OSError as error:  # the supervisors go by the fences as they are
+                log.warning("fences cannot be moved", extra={"why": str(error)})
             await asyncio.sleep(begun + self.pause_secs - loop.time())
 
     async def _beat(self) -> None:

@@ -168,7 +168,7 @@ class Runs:
         return self._runs.get(key)
 
     def start_all(self, jobs: list[Job]) -> None:
-        """Run leased jobs (see `start`)."""
+        """Run leased jobs (see `start`); what cannot be written down goes back."""
         calls = []
         for job in jobs:
             if self.crew.takes(job):
@@ -176,7 +176,11 @@ class Runs:
                 self._runs[run.key] = run
                 calls.append(run)
             else:
-                self.start(job)
+                try:
+                    self.start(job)
+                except OSError as error:
+                    self.last_error = f"Job {job.id} could not be written down: {error}."
+                    self.turn_away([job])
         if calls:
             self.crew.start(calls)
 

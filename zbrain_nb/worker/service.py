@@ -16,7 +16,7 @@ from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir
 from zbrain_nb.model.errors import Unauthorized, ZBrainError
 from zbrain_nb.model.logs import configure_logging
 from zbrain_nb.model.settings import read_settings
-from zbrain_nb.worker.agent import HOST_GONE_SECS, FolderInUse, WorkerAgent
+from zbrain_nb.worker.agent import HOST_GONE_SECS, WorkerAgent
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.link import HttpLink, follow
 
@@ -35,7 +35,7 @@ def run_worker(
     drains: bool = False,
     drain_secs: float | None = None,
     say: Callable[[str], None] | None = None,
-) -> int:
+) -> None:
     """Run a worker in this process until a signal ends it.
 
     `LEAVE_SIGNAL` ends it at once, and what runs goes on, for the next worker on its folder. So do SIGTERM and SIGINT
@@ -60,15 +60,12 @@ def run_worker(
     say : callable, optional
         Takes sentences for the person at the terminal; without it they are logged.
 
-    Returns
-    -------
-    int
-        The process's exit code: 0, or 1 if another worker works on the folder.
-
     Raises
     ------
+    FolderInUse
+        If another worker works on the folder.
     ZBrainError
-        If a setting does not hold, or the server at `url` does not want this worker.
+        If a setting does not hold, the folder cannot be used, or the server at `url` does not want this worker.
     """
     settings = read_settings()
     if url is not None and not token:
@@ -86,28 +83,26 @@ def run_worker(
     if folder is None:
         assert data is not None
         folder = data.worker if url is None else data.root / f"worker-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-    place = WorkerFolder(folder)
-    slots = concurrency or settings.worker_concurrency
     try:
-        # an operator's worker of a server elsewhere waits for it for as long as it takes
-        gone_secs = HOST_GONE_SECS if url is None else None
+        place = WorkerFolder(folder)
         agent = WorkerAgent(
             HttpLink(locate),
             place,
-            concurrency=slots,
+            concurrency=concurrency or settings.worker_concurrency,
             org_id=org_id,
             temp_dir=settings.worker_temp_dir,
             pooled=settings.warm_pool,
-            host_gone_secs=gone_secs,
+            # an operator's worker of a server elsewhere waits for it for as long as it takes
+            host_gone_secs=HOST_GONE_SECS if url is None else None,
             fenced=fenced,
             drain_secs=drain_secs,
             say=say,
         )
-        asyncio.run(_serve(agent, drains=drains))
-    except FolderInUse as error:
-        log.error("worker cannot run: %s", error)
-        return 1
-    return 0
+    except OSError as error:
+        raise ZBrainError(
+            f"The worker cannot use the folder {folder}: {error.strerror}.", "Give it another."
+        ) from error
+    asyncio.run(_serve(agent, drains=drains))
 
 
 async def _serve(agent: WorkerAgent, *, drains: bool) -> None:
@@ -136,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         data = DataDir(options.data) if options.data else None
         token = os.environ.get("ZBRAIN_TOKEN")
-        return run_worker(
+        run_worker(
             url=options.url,
             token=token if options.url else None,
             folder=options.folder,
@@ -148,3 +143,4 @@ def main(arguments: list[str] | None = None) -> int:
     except ZBrainError as error:
         log.error("worker cannot run: %s", error)
         return 1
+    return 0

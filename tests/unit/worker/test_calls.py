@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.worker.conftest import eventually, pids_with
+from tests.unit.worker.conftest import Station, eventually, pids_with
 from tests.unit.worker.function_station import Calls, by_value, nothing, own_pid, value
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed, LogStream
 from zbrain_nb.model.payload import load_value
@@ -483,3 +484,53 @@ def _foreman(spool: Path) -> int:
     reader.close()
     assert frame.kind == Kind.BEGIN
     return Begin(**(read_json(frame.payload) or {})).supervisor_pid
+
+
+def _wait_for() -> Callable[[str], str]:
+    def wait_for(path: str) -> str:
+        import os
+        import time
+
+        print("up", flush=True)
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        return "done"
+
+    return wait_for
+
+
+async def test_draining_worker_gives_calls_back_that_were_not_begun_and_ends_the_others(
+    calls: Calls, tmp_path: Path
+) -> None:
+    await calls.warm_up()
+    long = calls.submit(_wait_for(), str(tmp_path / "go"))
+    behind = [calls.submit(nothing()) for _ in range(30)]
+    await calls.station.until(lambda: long.lines() == ["up"])
+    assert calls.station.agent is not None
+    calls.station.agent.begin_drain()
+    await calls.ended(*(call for call in behind if call.leased))
+    (tmp_path / "go").touch()
+    await calls.station.wait_stopped()
+    assert value(long) == "done"
+    assert not any(call.leased and not call.ended for call in behind)
+    for call in behind:
+        if call.leased and isinstance(call.ending, JobFailed):
+            assert (call.ending.lost, call.ending.unstarted, call.ending.returned) == (True, True, True)
+
+
+async def test_call_that_its_worker_ends_because_it_stops_is_lost_not_canceled(
+    idle_station: Station, calls: Calls, tmp_path: Path
+) -> None:
+    call = calls.submit(_wait_for(), str(tmp_path / "never"))
+    behind = calls.submit(nothing())
+    await calls.station.until(lambda: call.lines() == ["up"])
+    assert calls.station.agent is not None
+    drain = calls.station.agent.drain
+    drain._is_fenced = lambda: True  # as on another machine
+    calls.station.agent.begin_drain()
+    calls.station.agent.begin_drain()
+    await calls.station.wait_stopped()
+    assert isinstance(call.ending, JobFailed)
+    assert (call.ending.lost, call.ending.unstarted) == (True, False)
+    assert call.ending.reason == "Its worker was told to stop, and ended the job."
+    assert not behind.leased or behind.ending.lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from pathlib import Path
@@ -10,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.worker.conftest import Station, eventually, pids_with
+from tests.unit.worker.memory_link import MemoryLink
+from zbrain_nb.model.errors import Unauthorized
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed
-from zbrain_nb.worker import health
+from zbrain_nb.model.protocol import Registered, WorkerInfo
+from zbrain_nb.worker import agent as agents
+from zbrain_nb.worker import health, runs
 from zbrain_nb.worker.agent import WorkerAgent
 
 pytestmark = pytest.mark.anyio
@@ -156,6 +161,47 @@ async def test_worker_on_a_full_disk_takes_no_jobs_until_there_is_room(
     assert not job.leased
     monkeypatch.setattr(health, "LOW_DISK_BYTES", 0)
     await station.until(lambda: job.ended)
+
+
+async def test_disk_that_is_full_at_a_lease_costs_neither_the_worker_nor_the_jobs(
+    station: Station, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    running = station.submit("sh", "-c", STUBBORN.format(tmp_path / "go"))
+    await station.until(lambda: running.lines() == ["up"])
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runs, "write_private", full)
+    refused = station.submit("true")
+    await station.until(lambda: refused.ended)
+    assert (refused.ending.lost, refused.ending.unstarted, refused.ending.returned) == (True, True, True)
+    monkeypatch.setattr(agents, "write_private", full)
+    station.submit("true")  # it answers the open request; the next cannot be noted down
+    await eventually(lambda: "could not write to its folder" in agent(station)._runs.last_error)
+    monkeypatch.undo()
+    (tmp_path / "go").touch()
+    await station.until(lambda: running.ended)
+    assert running.lines() == ["up", "done"]
+    assert isinstance((await station.run("true")).ending, JobCompleted)
+    beats = len(station.queue.beats)
+    await eventually(lambda: len(station.queue.beats) >= beats + 2)
+    health_said = station.queue.beats[-1].health
+    assert health_said is not None
+    assert "No space left on device" in health_said.last_error
+
+
+async def test_worker_that_the_queue_does_not_want_ends_and_says_why(
+    idle_station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def register(self: MemoryLink, info: WorkerInfo) -> Registered:
+        raise Unauthorized("This request carries no valid token.")
+
+    monkeypatch.setattr(MemoryLink, "register", register)
+    await idle_station.start()
+    with pytest.raises(Unauthorized):
+        await idle_station.wait_stopped()
+    idle_station.agent = None
 
 
 async def test_heartbeat_tells_how_the_worker_is(station: Station, tmp_path: Path) -> None:

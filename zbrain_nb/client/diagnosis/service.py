@@ -14,14 +14,13 @@ import zbrain_nb
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.diagnosis.findings import Diagnosis, fine, problem, warning
 from zbrain_nb.client.locating import Endpoint, Finding, search
+from zbrain_nb.client.workers import worker_remark
 from zbrain_nb.model.datadir import DataDir, lock_holder
 from zbrain_nb.model.errors import Unauthorized, ZBrainError
 from zbrain_nb.model.hosting import find_host, last_log_line
-from zbrain_nb.model.protocol import WorkerInfo
+from zbrain_nb.model.protocol import WorkerInfo, WorkerState
 from zbrain_nb.model.settings import Settings
 
-#: A worker that is not busy is heard several times within it.
-SILENT_SECS = 120.0
 SKEW_SECS = 5.0
 
 
@@ -162,13 +161,16 @@ def _check_workers(workers: list[WorkerInfo], data: DataDir) -> Iterator[Diagnos
             f"One just started needs a second. See {data.log}, or start one: `zbrain worker`.",
         )
         return
-    heard = ", ".join(f"{one.id} ({one.slots} slots, {one.free} free)" for one in workers)
-    silent = [one for one in workers if time.time() - one.seen_at > SILENT_SECS]
-    if silent:
-        names = ", ".join(f"{one.id} on {one.host} for {time.time() - one.seen_at:.0f} s" for one in silent)
-        yield warning("workers", f"Heard no more: {names}.", f"See that it runs and reaches the server; {data.log}.")
-    if len(silent) < len(workers):
-        yield fine("workers", heard)
+    serving = [one for one in workers if one.state in (WorkerState.LIVE, WorkerState.DRAINING)]
+    if serving:
+        yield fine("workers", ", ".join(f"{one.id} ({one.slots} slots, {one.free} free)" for one in serving))
+    else:
+        yield problem("workers", "None is here: jobs wait for ever.", f"See {data.log}, or start one: `zbrain worker`.")
+    for one in workers:
+        if remark := worker_remark(one):
+            yield warning(
+                f"worker {one.id}", remark, f"See that it runs on {one.host} and reaches the server; {data.log}."
+            )
     pid = lock_holder(data.worker / "worker.lock")
     if pid is not None:
         yield fine("local worker", f"process {pid}")
