@@ -140,6 +140,36 @@ def test_canceled_says_by_whom_when_and_what_is_kept(page: Page, stub: StubServe
     expect(view.get_by_role("button", name="Run again")).to_be_visible()
 
 
+def test_parameters_and_environment_unfold_and_stay_so(page: Page, stub: StubServer) -> None:
+    spec = {
+        "code": "for epoch in range(3):\n    fit(epoch)",
+        "input": {"lr": 0.1},
+        "inputs": {"frame": "0" * 64},
+        "env": {"OMP_NUM_THREADS": "***"},
+        "cwd": "/home/ada",
+        "tags": {"run": "7"},
+    }
+    job = stub.add("running", spec=spec)
+    view = show(page, stub)
+    view.get_by_text("Parameters and environment").focus()
+    page.keyboard.press("Enter")
+    shown = view.locator(".zb-params dl")
+    expect(shown).to_contain_text("for epoch in range(3):")
+    for term, text in {
+        "Input": '"lr": 0.1',
+        "Variables": "frame",
+        "Environment": "OMP_NUM_THREADS (the values are not shown)",
+        "Folder": "/home/ada",
+        "Tags": "run=7",
+        "Id": job,
+    }.items():
+        row = shown.locator("div").filter(has=page.get_by_text(term, exact=True))
+        expect(row.locator("dd")).to_contain_text(text)
+    stub.emit("job_completed", job, {"state": "succeeded", "finished_at": utc(), "exit_code": 0})
+    expect(view).to_have_attribute("data-face", "succeeded")
+    expect(shown).to_be_visible()
+
+
 def test_collapsed_is_one_line_that_says_the_error(page: Page, stub: StubServer) -> None:
     stub.add("failed", error={"ename": "ValueError", "evalue": "no", "traceback": TRACE})
     view = show(page, stub, opened=False)

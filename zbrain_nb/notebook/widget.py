@@ -27,6 +27,7 @@ _MODULES = (
     "words",
     "outputs",
     "kept",
+    "params",
     "search",
     "log",
     "view",
