@@ -135,6 +135,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     live.note.title = note;
     setText(live.elapsed, elapsed);
     setText(live.beside, beside);
+    live.beside.title = beside;
     if (!live.bar) return;
     const percent = `${Math.round(done * 100)}%`;
     live.bar.firstChild.style.setProperty('--p', done);
