@@ -119,6 +119,7 @@ def flood(client: Client, look_at: Any, megabytes: int) -> None:
     )
     begin = time.monotonic()
     expect(view.locator(".zb-word")).to_have_text("Canceled", timeout=60_000)
+    view.page.context.close()
     print_table(
         f"A job that writes {megabytes} MB at full speed",
         ["page", "frame p50 ms", "p99", "longest", "heap MB", "lines"],

@@ -23,7 +23,8 @@ def open_view(page: Page, lab: Lab, job_id: str) -> Locator:
     home = f"{lab.url}views"
     # Chromium holds an answered request for one to a public site, which may not open sockets to this machine.
     page.context.grant_permissions(["local-network-access"])
-    page.goto(f"{lab.url}api/status?token={lab.token}")  # gives Jupyter's cookie
+    page.goto(f"{lab.url}login")  # gives Jupyter's cookie against forgery
+    page.goto(f"{lab.url}api/status?token={lab.token}")  # gives that of who is logged in
     page.route(f"{home}?*", lambda route: route.fulfill(content_type="text/html", body=PAGE))
     page.route(f"{home}/*", _give_file)
     page.goto(f"{home}?{job_id}")

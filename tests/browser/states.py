@@ -21,6 +21,7 @@ TRACE = [
 ]
 PIXEL_BASE64 = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 PIXEL = base64.b64decode(PIXEL_BASE64)
+CODE = 'for xb, yb in loader:  # all\n    loss = step(xb, "mean", 0.1)'
 VARIABLES: list[dict[str, Any]] = [
     {"name": "model", "type": "ResNet", "summary": "11.2 M parameters", "sha256": "0" * 64, "size": 44_700_000},
     {"name": "history", "type": "DataFrame", "summary": "50 x 4", "sha256": "0" * 64, "size": 2100},
@@ -29,7 +30,12 @@ VARIABLES: list[dict[str, Any]] = [
 
 def add_every_state(stub: StubServer) -> None:
     """Add pending, running, retrying, succeeded, failed and canceled, in this order."""
-    spec: dict[str, Any] = {"name": "train", "resources": {"cpus": 4, "memory_mb": 16384, "gpus": 1}}
+    spec: dict[str, Any] = {
+        "name": "train",
+        "resources": {"cpus": 4, "memory_mb": 16384, "gpus": 1},
+        "code": CODE,
+        "env": {"KEY": "***"},
+    }
     stub.add("pending", reason="Second in line on local: all 4 slots are busy", spec=spec)
     job = stub.add(
         progress={"fraction": 0.62, "note": "epoch 31 of 50"},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import json
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -80,12 +81,36 @@ def utc(offset: float = 0) -> str:
     return (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=offset)).isoformat()
 
 
+class LongLog(Sequence[dict[str, Any]]):
+    """So many lines that none is made before it is asked for; one of them begins a traceback."""
+
+    def __init__(self, count: int, error_at: int) -> None:
+        self._count = count
+        self._error_at = error_at
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, place: int | slice) -> Any:
+        if isinstance(place, slice):
+            return [self[seq] for seq in range(*place.indices(self._count))]
+        if place >= self._count:
+            raise IndexError(place)
+        is_error = place == self._error_at
+        line = "Traceback (most recent call last):" if is_error else f"line number {place}"
+        return {"seq": place, "attempt": 1, "stream": "stderr" if is_error else "stdout", "ts": 0, "line": line}
+
+
 class StubServer:
     """Jobs by id, their logs and outputs, the events so far; every change may come from the test's thread."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
-        self.logs: dict[str, list[dict[str, Any]]] = {}
+        self.logs: dict[str, Any] = {}
         self.outputs: dict[str, list[dict[str, Any]]] = {}
         self.outputs_seq: dict[str, int] = {}
         self.files: dict[str, bytes] = {}
@@ -312,9 +337,12 @@ class _Jobs(RequestHandler):
                 stub.while_loading(part)
         elif part == "logs":
             start = int(self.get_argument("from_seq", "0"))
-            stream = self.get_argument("stream", "")
-            lines = log[start:] if not stream else [entry for entry in log[start:] if entry["stream"] == stream]
-            entries = lines[: int(self.get_argument("limit", "1000"))]
+            limit = int(self.get_argument("limit", "1000"))
+            if stream := self.get_argument("stream", ""):
+                lines = (entry for entry in itertools.islice(log, start, None) if entry["stream"] == stream)
+                entries = list(itertools.islice(lines, limit))
+            else:
+                entries = log[start : start + limit]
             self.finish({"entries": entries, "next_seq": entries[-1]["seq"] + 1 if entries else start})
         elif part == "outputs":
             if stub.while_loading:

@@ -83,7 +83,7 @@ class Person(ABC):
     def new_page(self) -> Page:
         """Start a browser that remembers nothing."""
         self._context = self._browser.new_context(viewport={"width": 1180, "height": 900})
-        self._context.set_default_timeout(30_000)
+        self._context.set_default_timeout(60_000)
         return self._context.new_page()
 
     def close_browser(self) -> None:
@@ -147,7 +147,7 @@ def test_no_order_of_all_three_shows_in_log_or_outcome(browser: Browser, lab: La
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("lab", ["lab"], indirect=True)
 @pytest.mark.parametrize(
     "orders",

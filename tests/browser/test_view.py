@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.states import TRACE
-from tests.browser.stub import StubServer, utc
+from tests.browser.stub import LongLog, StubServer, utc
 
 pytestmark = pytest.mark.browser
 
@@ -138,6 +138,36 @@ def test_canceled_says_by_whom_when_and_what_is_kept(page: Page, stub: StubServe
     expect(view.get_by_role("note")).to_contain_text("Canceled by ada. It ended at")
     expect(view.get_by_role("note")).to_contain_text("its processes are gone. The log is kept.")
     expect(view.get_by_role("button", name="Run again")).to_be_visible()
+
+
+def test_parameters_and_environment_unfold_and_stay_so(page: Page, stub: StubServer) -> None:
+    spec = {
+        "code": "for epoch in range(3):\n    fit(epoch)",
+        "input": {"lr": 0.1},
+        "inputs": {"frame": "0" * 64},
+        "env": {"OMP_NUM_THREADS": "***"},
+        "cwd": "/home/ada",
+        "tags": {"run": "7"},
+    }
+    job = stub.add("running", spec=spec)
+    view = show(page, stub)
+    view.get_by_text("Parameters and environment").focus()
+    page.keyboard.press("Enter")
+    shown = view.locator(".zb-params dl")
+    expect(shown).to_contain_text("for epoch in range(3):")
+    for term, text in {
+        "Input": '"lr": 0.1',
+        "Variables": "frame",
+        "Environment": "OMP_NUM_THREADS (the values are not shown)",
+        "Folder": "/home/ada",
+        "Tags": "run=7",
+        "Id": job,
+    }.items():
+        row = shown.locator("div").filter(has=page.get_by_text(term, exact=True))
+        expect(row.locator("dd")).to_contain_text(text)
+    stub.emit("job_completed", job, {"state": "succeeded", "finished_at": utc(), "exit_code": 0})
+    expect(view).to_have_attribute("data-face", "succeeded")
+    expect(shown).to_be_visible()
 
 
 def test_collapsed_is_one_line_that_says_the_error(page: Page, stub: StubServer) -> None:
@@ -470,6 +500,52 @@ def test_a_hundred_thousand_lines_load_only_what_is_looked_at(page: Page, stub: 
     view.get_by_role("searchbox").fill("")
     view.get_by_role("button", name="stderr only").click()
     expect(rows(view)).to_have_text(["70,001errline number 70000"])
+
+
+def test_a_log_higher_than_a_page_can_be_is_reached_from_end_to_end(page: Page, stub: StubServer) -> None:
+    job = stub.add("failed", reason="Exit code 3")
+    stub.logs[job] = LongLog(1_000_000, error_at=5000)
+    view = show(page, stub)
+    log = view.get_by_role("log")
+    expect(last_row(view)).to_have_text("line number 999999")
+    log.focus()
+    page.keyboard.press("Home")
+    expect(rows(view).first.locator(".zb-ln")).to_have_text("line number 0")
+    view.get_by_role("button", name="First error").click()
+    expect(view.locator("[data-mark]")).to_be_in_viewport()
+    expect(view.locator("[data-mark] .zb-no")).to_have_text("5,001")
+    log.focus()
+    page.keyboard.press("End")
+    expect(last_row(view)).to_have_text("line number 999999")
+    expect(last_row(view)).to_be_in_viewport()
+
+
+def test_a_view_opened_in_a_flood_does_not_wait_for_its_end(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, "before")
+
+    def pour(part: str | None) -> None:
+        if part is None:
+            stub._emit("job_logged", job, {"entries": stub.lines(job, [f"{len(stub.gets)} {i}" for i in range(1000)])})
+
+    stub.while_loading = pour
+    page.goto(stub.url())
+    page.wait_for_function("window.views?.[0].feed.connection === 'live'")
+    assert sum("/logs" in uri for uri in stub.gets) == 1
+    expect(page.locator(".zb-logbar")).to_contain_text("1,001 lines")
+    expect(page.locator(".zb-ln").first).to_be_visible()
+
+
+def test_log_that_cannot_be_read_whole_is_not_saved_in_part(page: Page, stub: StubServer) -> None:
+    job = stub.add("failed", reason="Exit code 3")
+    stub.logs[job] = LongLog(50_000, error_at=5000)
+    view = show(page, stub)
+    expect(last_row(view)).to_have_text("line number 49999")
+    stub.down = True
+    view.get_by_role("button", name="Download the whole log").click()
+    expect(view.get_by_role("note")).to_contain_text("The log could not be read: The stub says 503.")
+    view.get_by_role("searchbox").fill("number 7")
+    expect(view.locator(".zb-logbar")).to_contain_text("no match, searched up to line 0")
 
 
 def test_a_flood_of_lines_keeps_frames_short_and_the_page_small(page: Page, stub: StubServer) -> None:

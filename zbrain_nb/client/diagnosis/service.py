@@ -168,9 +168,7 @@ def _check_workers(workers: list[WorkerInfo], data: DataDir) -> Iterator[Diagnos
         yield problem("workers", "None is here: jobs wait for ever.", f"See {data.log}, or start one: `zbrain worker`.")
     for one in workers:
         if remark := worker_remark(one):
-            yield warning(
-                f"worker {one.id}", remark, f"See that it runs on {one.host} and reaches the server; {data.log}."
-            )
+            yield warning(f"worker {one.id}", remark, f"See {data.log}, or its own log on {one.host}.")
     pid = lock_holder(data.worker / "worker.lock")
     if pid is not None:
         yield fine("local worker", f"process {pid}")

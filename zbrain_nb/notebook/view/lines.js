@@ -2,6 +2,7 @@
 
 const PAGE = 1000;
 const MAX_PAGES = 300;
+const SPAN = 10_000; // lines that are passed over at once
 
 export class LogLines {
   /**
@@ -28,16 +29,17 @@ export class LogLines {
       const index = Math.floor(seq / PAGE);
       let page = this.pages.get(index);
       if (!page) this.pages.set(index, (page = new Array(PAGE)));
-      if (page[seq % PAGE]) continue;
-      page[seq % PAGE] = entry;
+      const place = seq % PAGE;
+      if (page[place]) continue;
+      page[place] = entry;
       added = true;
       this.held += 1;
       if (entry.stream === 'stderr') this.stderr += 1;
       if (isMark(entry)) this.firstMark = Math.min(seq, this.firstMark ?? seq);
       if (!this.fetchLines && (this.held === 1 || seq < this.begin)) this.begin = seq;
       if (seq >= this.end) this.end = seq + 1;
-      const before = this.get(seq - 1);
-      const after = this.get(seq + 1);
+      const before = place > 0 ? page[place - 1] : this.get(seq - 1);
+      const after = place < PAGE - 1 ? page[place + 1] : this.get(seq + 1);
       if (before ? before.attempt !== entry.attempt : seq === 0) this.#start(seq, entry.attempt);
       if (after && after.attempt !== entry.attempt) this.#start(seq + 1, after.attempt);
     }
@@ -68,23 +70,29 @@ export class LogLines {
     return Array.from({ length: to - from }, (_, i) => this.get(from + i));
   }
 
-  /** Lines of stderr from `from` on, a page at most, and how far they go; the server skips what lies between. */
-  async readStderr(from) {
+  /**
+   * Lines from `from` on that are only passed over, and how far they go. Those that are here are taken as they are;
+   * the others are fetched many at a time and not kept.
+   *
+   * @param {?string} stream lines of this one alone: the server skips what lies between
+   */
+  async pass(from, stream = null) {
     const { end } = this;
     const to = this.pageEnd(from);
     if (!this.fetchLines || this.#holds(from, to)) {
-      return { entries: (await this.read(from, to)).filter((entry) => entry?.stream === 'stderr'), to };
+      const held = Array.from({ length: to - from }, (_, i) => this.get(from + i));
+      return { entries: held.filter((entry) => entry && (!stream || entry.stream === stream)), to };
     }
-    const entries = await this.fetchLines(from, PAGE, 'stderr');
-    this.add(entries);
-    return { entries, to: entries.length < PAGE ? end : entries.at(-1).seq + 1 };
+    const entries = await this.fetchLines(from, SPAN, stream ?? '');
+    const last = entries.at(-1)?.seq ?? -1;
+    return { entries, to: entries.length < SPAN ? Math.max(end, last + 1) : last + 1 };
   }
 
   /** Where the first traceback stands; without one, the first line on stderr; null if there is neither. */
   async firstError() {
     let first = null;
     for (let at = this.begin; at < (this.firstMark ?? this.end);) {
-      const { entries, to } = await this.readStderr(at);
+      const { entries, to } = await this.pass(at, 'stderr');
       first ??= entries[0]?.seq ?? null;
       const mark = entries.find(isMark);
       if (mark) return mark.seq;

@@ -8,7 +8,7 @@ import { ansi, plainText, visibleName } from './text.js';
 
 const ROW = 18; // px, as in zbrain.css
 const SPARE = 16; // rows above and below those in sight
-const MAX_ROWS = 900_000; // browsers limit the height of an element
+const MAX_HEIGHT = 15_000_000; // px; browsers draw nothing beyond some 17 million
 const REST_MS = 60;
 const NEAR_END = 8; // px
 
@@ -22,7 +22,9 @@ export function logPane(feed, { page = false } = {}) {
   let foldByState = false;
   let only = false;
   let stick = true;
+  let noError = false; // it was looked for, in vain
   let tall = false;
+  let at = 0; // how far down the log the reader is, in px of its full height
   let lastTop = 0;
   let frame = 0;
   let resting = null;
@@ -68,7 +70,12 @@ export function logPane(feed, { page = false } = {}) {
     },
   });
   const markButton = button('First error', {
-    onclick: () => withLines(async () => goTo(await store.firstError())),
+    onclick: () =>
+      withLines(async () => {
+        const seq = await store.firstError();
+        noError = seq == null;
+        if (!noError) goTo(seq);
+      }),
   });
   const followButton = button('Follow', {
     'aria-pressed': true,
@@ -144,25 +151,29 @@ export function logPane(feed, { page = false } = {}) {
   );
 
   const isFolded = () => !page && (folded ?? foldByState);
-  const first = () => Math.max(store.begin, Math.ceil((store.end - MAX_ROWS) / 100_000) * 100_000);
-  const rulesFrom = (start) => (only ? [] : store.rules.filter(([seq]) => seq >= start));
-  const total = () => (only ? search.stderr.length : store.end - first() + rulesFrom(first()).length);
+  const rulesNow = () => (only ? [] : store.rules.filter(([seq]) => seq >= store.begin));
+  const total = () => (only ? search.stderr.length : store.end - store.begin + rulesNow().length);
+  /** Pixels of the log for one of the scroll bar: more than one once the log is higher than an element can be. */
+  function scale() {
+    const hidden = total() * ROW - list.clientHeight;
+    return Math.max(1, hidden / (Math.min(total() * ROW, MAX_HEIGHT) - list.clientHeight));
+  }
 
   /** What stands in row `index`: a seq, or the attempt that a rule announces. */
-  function rowAt(index, start, rules) {
+  function rowAt(index, rules) {
     if (only) return { seq: search.stderr[index] };
     let above = 0;
     for (const [seq, attempt] of rules) {
-      const at = seq - start + above;
-      if (at === index) return { attempt };
-      if (at > index) break;
+      const place = seq - store.begin + above;
+      if (place === index) return { attempt };
+      if (place > index) break;
       above += 1;
     }
-    return { seq: start + index - above };
+    return { seq: store.begin + index - above };
   }
   function rowOf(seq) {
     if (only) return search.stderr.indexOf(seq);
-    return seq - first() + rulesFrom(first()).filter(([at]) => at <= seq).length;
+    return seq - store.begin + rulesNow().filter(([place]) => place <= seq).length;
   }
 
   function rowElement({ seq, attempt }) {
@@ -199,17 +210,18 @@ export function logPane(feed, { page = false } = {}) {
     box.hidden = isFolded();
     if (box.hidden || !list.isConnected) return;
     const height = total() * ROW;
-    canvas.style.height = `${height}px`;
-    if (stick) list.scrollTop = height;
+    canvas.style.height = `${Math.min(height, MAX_HEIGHT)}px`;
+    at = Math.max(0, stick ? height - list.clientHeight : Math.min(at, height - list.clientHeight));
+    const top = at / scale();
+    if (Math.abs(list.scrollTop - top) >= 1) list.scrollTop = top;
     lastTop = list.scrollTop;
-    const start = first();
-    const rules = rulesFrom(start);
-    const from = Math.max(0, Math.floor(lastTop / ROW) - SPARE);
-    const to = Math.min(total(), Math.ceil((lastTop + list.clientHeight) / ROW) + SPARE);
+    const rules = rulesNow();
+    const from = Math.max(0, Math.floor(at / ROW) - SPARE);
+    const to = Math.min(total(), Math.ceil((at + list.clientHeight) / ROW) + SPARE);
     const wanted = new Map();
     let hole = null;
     for (let index = from; index < to; index += 1) {
-      const row = rowAt(index, start, rules);
+      const row = rowAt(index, rules);
       const here = row.attempt != null || store.get(row.seq);
       if (!here) hole ??= row.seq;
       wanted.set(row.attempt != null ? `rule ${row.attempt}` : here ? row.seq : `? ${row.seq}`, row);
@@ -227,11 +239,12 @@ export function logPane(feed, { page = false } = {}) {
       if (node === next) next = next.nextSibling;
       else rows.insertBefore(node, next);
     }
-    rows.style.top = `${from * ROW}px`;
+    rows.style.top = `${from * ROW - at + lastTop}px`;
     clearTimeout(resting);
-    // Not while scrolling goes on: a drag through a long log would ask for every page on its way.
+    // Not while scrolling goes on: a drag through a long log would ask for every page on its way. What could not be
+    // read is asked for again by a later paint.
     if (hole != null && store.fetchLines)
-      resting = setTimeout(() => void store.read(hole, hole + 1).then(schedule, () => {}), REST_MS); // else at a later paint
+      resting = setTimeout(() => void store.read(hole, hole + 1).then(schedule, () => {}), REST_MS);
   }
   function repaint() {
     shown.clear();
@@ -248,7 +261,9 @@ export function logPane(feed, { page = false } = {}) {
     followButton.hidden = feed.ended;
     followButton.setAttribute('aria-pressed', stick);
     onlyButton.hidden = !only && store.complete && store.stderr === 0;
-    markButton.hidden = only || (store.firstMark == null && !(feed.job.state === 'failed' && store.stderr));
+    // Of a failed job there may be one among the lines that are not here.
+    const likely = feed.job.state === 'failed' && !noError && (store.stderr || !store.complete);
+    markButton.hidden = only || (store.firstMark == null && !likely);
     tallButton.hidden = !tall && total() * ROW <= 234;
     const all = store.end;
     const parts = [plural(all, 'line')];
@@ -261,21 +276,22 @@ export function logPane(feed, { page = false } = {}) {
   }
 
   function restart() {
-    search.start(find.value.toLowerCase(), only, first());
+    search.start(find.value.toLowerCase(), only, store.begin);
     repaint();
   }
   function goTo(seq) {
     stick = false;
     const row = rowOf(seq);
-    canvas.style.height = `${total() * ROW}px`;
-    list.scrollTop = row * ROW - Math.max(0, (list.clientHeight - ROW) / 2);
+    at = row * ROW - Math.max(0, (list.clientHeight - ROW) / 2);
     list.scrollLeft = 0;
     repaint();
   }
   async function wholeText() {
     const out = [];
-    for (let at = store.begin; at < store.end; at = store.pageEnd(at)) {
-      for (const entry of await store.read(at, store.pageEnd(at))) if (entry) out.push(plainText(entry.line));
+    for (let from = store.begin; from < store.end;) {
+      const { entries, to } = await store.pass(from);
+      for (const { line } of entries) out.push(plainText(line));
+      from = to;
     }
     return `${out.join('\n')}\n`;
   }
@@ -286,6 +302,7 @@ export function logPane(feed, { page = false } = {}) {
     // Only a move upwards is the reader's: at the end, growth alone also leaves a distance to it.
     if (top < lastTop && !atEnd) stick = false;
     else if (atEnd && top > lastTop) stick = true;
+    if (top !== lastTop) at = top * scale();
     lastTop = top;
     schedule();
   });

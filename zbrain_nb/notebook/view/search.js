@@ -2,7 +2,7 @@
 // goes on when lines arrive. It knows nothing of the page; `log.js` asks it what to show.
 import { plainText } from './text.js';
 
-const BREATH = 20; // pages between two pauses, in which the page can paint
+const BREATH = 20; // steps between two pauses, in which the page can paint
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 
 export class LogSearch {
@@ -52,25 +52,19 @@ export class LogSearch {
     if (this.#busy || !(this.query || this.only)) return;
     const turn = this.#turn;
     this.#busy = true;
-    for (let pages = 1; this.#at < this.#store.end; pages += 1) {
-      const found = await this.#read(this.#at).catch(() => null);
-      if (pages % BREATH === 0) await pause();
+    for (let steps = 1; this.#at < this.#store.end; steps += 1) {
+      const found = await this.#store.pass(this.#at, this.only ? 'stderr' : null).catch(() => null);
+      if (steps % BREATH === 0) await pause();
       if (turn !== this.#turn) return;
       this.#stopped = !found;
       if (!found) break;
-      found.entries.forEach((entry) => entry && this.#look(entry));
+      found.entries.forEach((entry) => this.#look(entry));
       this.#at = found.to;
       if (this.#current < 0) this.step(1);
       this.#tell();
     }
     this.#busy = false;
     this.#tell();
-  }
-
-  async #read(at) {
-    if (this.only) return this.#store.readStderr(at);
-    const to = this.#store.pageEnd(at);
-    return { entries: await this.#store.read(at, to), to };
   }
 
   #look({ seq, stream, line }) {

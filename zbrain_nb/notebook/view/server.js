@@ -185,15 +185,10 @@ export class ServerFeed extends Feed {
     this.#lastSeq = Math.max(job.event_seq ?? 0, shown.event_seq ?? 0);
   }
 
-  async #fillLog(lines, count) {
-    // Lines may have been added since `count` was taken, so reading goes on until nothing is new.
-    let from = Math.max(lines.end, (count ?? 0) - TAIL);
-    for (;;) {
-      const { entries, next_seq: next } = await this.#lines(`from_seq=${from}&limit=${TAIL}`);
-      lines.add(entries);
-      if (next === from || !entries.length) return;
-      from = next;
-    }
+  /** Read the newest of the `count` lines there were; those that come later come by the socket, which is open. */
+  async #fillLog(lines, count = 0) {
+    const from = Math.max(lines.end, count - TAIL);
+    if (from < count) lines.add((await this.#lines(`from_seq=${from}&limit=${TAIL}`)).entries);
   }
 
   /** Up to `limit` lines, of however many pages: a page of long lines ends before it has as many. */

@@ -5,6 +5,7 @@ import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
 import { noticeAsk, noticeAskOf, noticeOfJob, tellEnd } from './notices.js';
 import { outputsPane, renderPlainly } from './outputs.js';
+import { paramsOf, paramsSection } from './params.js';
 import { plainText, visibleName } from './text.js';
 import { failureSection } from './trace.js';
 import { faceOf, failureOf, footOf, fractionOf, noteOf, noticeOf, placeOf, timesOf, triesOf, wordOf } from './words.js';
@@ -20,6 +21,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   let frame = 0;
   let panes = {}; // of the current job: outputs and log, which keep their own state
   let lines = null;
+  let paramsOpen = false;
 
   el.classList.add('zb', 'zb-card');
   el.replaceChildren(head, body, status);
@@ -136,6 +138,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     live.note.title = note;
     setText(live.elapsed, elapsed);
     setText(live.beside, beside);
+    live.beside.title = beside;
     if (!live.bar) return;
     const percent = `${Math.round(done * 100)}%`;
     live.bar.firstChild.style.setProperty('--p', done);
@@ -165,6 +168,10 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     { data: keptOf, make: keptSection },
     { data: artifactsOf, make: artifactsSection },
     { pane: 'log', when: () => feed.log.end },
+    {
+      data: paramsOf,
+      make: (rows) => paramsSection(rows, paramsOpen, (now) => (paramsOpen = now)),
+    },
     { data: footOf, make: footSection },
   ].map((part) => ({ ...part, slot: h('div'), key: null }));
   body.append(...PARTS.map(({ slot }) => slot));

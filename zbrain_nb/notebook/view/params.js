@@ -1,0 +1,53 @@
+// With what a job runs: its code or command, its inputs, its environment. Folded, for it is long and seldom asked for.
+import { h } from './elements.js';
+import { plainText, python, visibleName } from './text.js';
+
+const names = (list) => list.map((each) => visibleName(each)).join(', ');
+const pairs = (object) =>
+  Object.entries(object)
+    .map(([key, value]) => `${visibleName(key)}=${plainText(String(value))}`)
+    .join(', ');
+const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
+const isEmpty = (value) => value == null || (typeof value === 'object' && !Object.keys(value).length);
+
+/** Rows of name and text, or null where only the server knows them and has not answered. */
+export function paramsOf({ job: { spec, owner, org_id: org, id } }) {
+  const { code, cmd } = spec;
+  if (code == null && !cmd && !spec.function) return null;
+  const rows = [
+    code != null && ['Code', plainText(code), 'python'],
+    cmd && ['Command', plainText(cmd.map(quoted).join(' ')), 'mono'],
+    spec.function && ['Function', 'shipped by value'],
+    !isEmpty(spec.input) && ['Input', plainText(JSON.stringify(spec.input, null, 2)), 'mono'],
+    !isEmpty(spec.inputs) && ['Variables', names(Object.keys(spec.inputs))],
+    !isEmpty(spec.env) && ['Environment', `${names(Object.keys(spec.env))} (the values are not shown)`],
+    !isEmpty(spec.secrets) && ['Secrets', names(spec.secrets)],
+    spec.cwd && ['Folder', plainText(spec.cwd), 'mono'],
+    spec.kernel && ['Kernel', visibleName(spec.kernel)],
+    !isEmpty(spec.after) && ['Runs after', names(spec.after)],
+    !isEmpty(spec.artifacts) && ['Keeps files', plainText(spec.artifacts.join(', '))],
+    !isEmpty(spec.tags) && ['Tags', pairs(spec.tags)],
+    spec.concurrency_group && ['Not beside', visibleName(spec.concurrency_group)],
+    spec.priority && ['Priority', String(spec.priority)],
+    spec.max_retries && ['Retries', String(spec.max_retries)],
+    owner && ['Owner', org ? `${visibleName(owner)}, in ${visibleName(org)}` : visibleName(owner)],
+    ['Id', id, 'mono'],
+  ];
+  return rows.filter(Boolean);
+}
+
+export function paramsSection(rows, open, ontoggle) {
+  const value = ([, text, kind]) =>
+    kind ? h('pre', {}, kind === 'python' ? python(text) : text) : h('span', {}, text);
+  const el = h(
+    'details',
+    { class: 'zb-sec zb-params', open, ontoggle: () => ontoggle(el.open) },
+    h('summary', {}, 'Parameters and environment'),
+    h(
+      'dl',
+      {},
+      rows.map((row) => h('div', {}, h('dt', {}, row[0]), h('dd', {}, value(row)))),
+    ),
+  );
+  return el;
+}
