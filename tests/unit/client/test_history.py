@@ -86,6 +86,15 @@ def test_sql_since_leaves_out_what_is_older_however_much_is_kept(client: Client,
     assert len(client.sql("select 1 from attempts where job_id = ?", [young.id], since=dt.timedelta(hours=1))) == 1
 
 
+def test_sql_since_takes_a_time_in_utc_or_of_any_zone_or_an_age(client: Client, asked: list[HistoryQuery]) -> None:
+    noon = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
+    for since in (noon, noon.replace(tzinfo=None), noon.astimezone(dt.timezone(dt.timedelta(hours=5)))):
+        client.sql("select owner from jobs", since=since)
+        assert asked[-1].since == noon
+    with pytest.raises(TypeError, match="not '2026'"):
+        client.sql("select owner from jobs", since="2026")  # type: ignore[arg-type]
+
+
 def test_sql_clock_is_in_utc(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     job = client.submit(["true"]).wait()
     monkeypatch.setenv("TZ", "America/New_York")
