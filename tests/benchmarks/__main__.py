@@ -6,6 +6,7 @@ from tests.benchmarks import (
     bench_cell,
     bench_events,
     bench_functions,
+    bench_history,
     bench_http,
     bench_lives,
     bench_ready,
@@ -13,5 +14,14 @@ from tests.benchmarks import (
 )
 
 sys.argv = sys.argv[:1]
-for module in (bench_submit, bench_http, bench_ready, bench_lives, bench_functions, bench_events, bench_cell):
+for module in (
+    bench_submit,
+    bench_http,
+    bench_ready,
+    bench_lives,
+    bench_functions,
+    bench_history,
+    bench_events,
+    bench_cell,
+):
     module.main()

@@ -6,6 +6,7 @@ the store this module alone imports duckdb: nobody's SQL runs in the server.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import importlib.util
 import threading
@@ -77,9 +78,7 @@ class History:
             tree, describes = self._parse(query, params)
             if describes:
                 return _answer(self._shape, query, params)
-            start = dt.datetime.now(dt.UTC) - since if isinstance(since, dt.timedelta) else since
-            if start is not None:
-                start = start.astimezone(dt.UTC) if start.tzinfo else start.replace(tzinfo=dt.UTC)
+            start = _start(since)
             job_id = job_wanted(tree, params)
             for name, columns in tables_named(tree, query).items():
                 self._provide(name, columns, start, job_id if name == "logs" else None)
@@ -99,6 +98,8 @@ class History:
         except duckdb.Error as error:
             raise _query_error(error) from error
         tree: dict[str, Any] = msgspec.json.decode(text)
+        if tree["error"]:
+            raise QueryError(f"DuckDB cannot take it apart: {tree['error_message']}.", "Say it in a simpler way.")
         source = tree["statements"][0]["node"].get("from_table") or {}
         return tree, source.get("type") == "SHOW_REF" and source.get("show_type") != "SUMMARY"
 
@@ -160,7 +161,8 @@ class History:
             self._data.execute(f"INSERT INTO kept.{name} FROM fetched.changes")
             self._data.execute("COMMIT")
         except BaseException:  # an interrupt too: else the next query would run in this transaction
-            self._data.execute("ROLLBACK")
+            with contextlib.suppress(duckdb.TransactionException):  # a COMMIT that failed has ended it
+                self._data.execute("ROLLBACK")
             raise
 
     def _show(self, name: str, table: str, since: dt.datetime | None) -> None:
@@ -168,6 +170,17 @@ class History:
             "" if since is None else f"WHERE {TABLES[name].time} >= make_timestamp({round(since.timestamp() * 1e6)})"
         )
         self._data.execute(f"CREATE OR REPLACE VIEW {name} AS FROM {table} {where}")
+
+
+def _start(since: Since) -> dt.datetime | None:
+    """Return from when on rows are wanted."""
+    if since is None:
+        return None
+    if isinstance(since, dt.timedelta):
+        return dt.datetime.now(dt.UTC) - since
+    if not isinstance(since, dt.datetime):
+        raise TypeError(f"since must be a datetime or a timedelta, not {since!r:.40}.")
+    return since.astimezone(dt.UTC) if since.tzinfo else since.replace(tzinfo=dt.UTC)
 
 
 def _create(table: str, name: str, columns: tuple[str, ...]) -> str:

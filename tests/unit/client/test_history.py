@@ -59,7 +59,9 @@ def test_sql_brings_all_anew_when_what_is_kept_holds_no_more(client: Client, ask
     assert client._history is not None
     kept = client._history._kept["jobs"]
     kept.mark = type(kept.mark)(kept.mark.upto, "of a host before")
+    client._history._data.execute("UPDATE kept.jobs SET id = 'of a host before' WHERE id <> ?", [job.id])
     assert client.sql(query, [job.id])["n"].tolist() == [1]
+    assert client.sql(query, ["of a host before"])["n"].tolist() == [0]
     assert client._history._kept["jobs"].mark.epoch != "of a host before"
 
 
@@ -84,11 +86,21 @@ def test_sql_since_leaves_out_what_is_older_however_much_is_kept(client: Client,
     assert len(client.sql("select 1 from attempts where job_id = ?", [young.id], since=dt.timedelta(hours=1))) == 1
 
 
-def test_sql_clock_is_in_utc(client: Client, asked: list[HistoryQuery], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sql_since_takes_a_time_in_utc_or_of_any_zone_or_an_age(client: Client, asked: list[HistoryQuery]) -> None:
+    noon = dt.datetime(2026, 1, 31, 12, tzinfo=dt.UTC)
+    for since in (noon, noon.replace(tzinfo=None), noon.astimezone(dt.timezone(dt.timedelta(hours=5)))):
+        client.sql("select owner from jobs", since=since)
+        assert asked[-1].since == noon
+    with pytest.raises(TypeError, match="not '2026'"):
+        client.sql("select owner from jobs", since="2026")  # type: ignore[arg-type]
+
+
+def test_sql_clock_is_in_utc(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     job = client.submit(["true"]).wait()
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
+        client._history = None
         query = "select epoch(now() - created_at) as age, current_date as day from jobs where id = ?"
         ((age, day),) = client.sql(query, [job.id]).values.tolist()
     finally:
@@ -127,13 +139,10 @@ def test_sql_that_does_not_hold_says_why_and_which_tables_there_are(
     assert client.sql("select 1 as one")["one"].tolist() == [1]
 
 
-def test_sql_reads_no_variables_of_the_caller(client: Client, asked: list[HistoryQuery]) -> None:
-    rows = incoming = client.sql("select 1 as one")
-    with pytest.raises(QueryError):
-        client.sql("select * from rows")
-    with pytest.raises(QueryError):
-        client.sql("select * from incoming")
-    assert rows is incoming
+def test_sql_reads_no_variables_of_python(client: Client, asked: list[HistoryQuery]) -> None:
+    for variable in ("params", "TABLES"):
+        with pytest.raises(QueryError, match=f"Table with name {variable} does not exist"):
+            client.sql(f"select * from {variable} where 1 = ?", [1])
 
 
 def test_sql_without_pandas_gives_dicts(

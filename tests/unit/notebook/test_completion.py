@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import start_new_kernel
 
@@ -111,6 +112,13 @@ def test_completion_offers_jobs_by_variable_name_and_id(shell: InteractiveShell,
     assert len(server.calls) == 1  # what was said a moment ago is good still
 
 
+def test_completion_replaces_the_whole_name(shell: InteractiveShell) -> None:
+    Server(shell, [job("exp:1")])
+    with provisionalcompleter():
+        (found,) = shell.Completer.completions("%zbrain show exp:", 17)
+    assert (found.start, found.end, found.text) == (13, 17, "exp:1")
+
+
 def test_completion_asks_no_server_before_the_notebook_did(completer: MagicCompleter, shell: InteractiveShell) -> None:
     assert completer.complete("%zbrain show ")[1] == []
     assert shell.magics_manager.registry[ZBrainMagics.__name__].desk_if_there is None
@@ -170,6 +178,7 @@ def test_completion_comes_through_a_real_kernel(kernel: Any, jedi: bool) -> None
     kernel.execute_interactive(f"%config Completer.use_jedi = {jedi}", timeout=60, output_hook=_ignore)
     answer = ask(kernel, "%zbrain can")
     assert (answer["matches"], answer["cursor_start"], answer["cursor_end"]) == (["cancel"], 8, 11)
+    assert ask(kernel, "%zbrain l")["matches"] == ["ls", "logs"]  # and nothing of Python's
     code = "%%zbrain --in frame --no-w\nframe + 1"
     answer = ask(kernel, code, code.index("\n"))
     assert (answer["matches"], code[answer["cursor_start"] : answer["cursor_end"]]) == (["--no-wait"], "--no-w")
