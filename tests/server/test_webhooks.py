@@ -87,8 +87,10 @@ async def hosting(tmp_path: Path, hooks: Path) -> AsyncIterator[Host]:
     data = DataDir(tmp_path / "data")
     host = Host(data, Settings(data=str(data.root), worker_mode="none", webhooks=str(hooks)))
     await host.start()
-    yield host
-    await host.stop()
+    try:
+        yield host
+    finally:
+        await host.stop()
 
 
 async def fail_one(host: Host, name: str = "train") -> str:
