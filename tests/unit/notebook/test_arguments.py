@@ -18,6 +18,7 @@ def test_line_full_is_read() -> None:
     assert (options.name, options.ship, options.keep, options.job) == ("two words", ["a", "b"], ["c"], "j")
     assert (options.wait, options.timeout, options.env) == (True, 5.0, ["A=b=c"])
     assert parse_line("--no-wait  # for now").wait is False
+    assert parse_line("--notify-after 90").notify_after == 90.0
 
 
 def test_line_says_resources_and_limits() -> None:
@@ -33,6 +34,7 @@ def test_line_says_resources_and_limits() -> None:
         ("--timout 3", r"does not know '--timout'. Did you mean --timeout\?"),
         ("--frobnicate", "does not know '--frobnicate'. It knows --name"),
         ("--name two words", "does not know 'words'. A value with spaces needs quotes."),
+        ("--notify-after -1", "'-1' is no number of seconds"),
         ("--timeout soon", "invalid float value: 'soon'"),
         ("--out 1a", "'1a' is no list of names"),
         ("--job a.b", "'a.b' is no variable's name"),

@@ -42,6 +42,8 @@ KEEP_SECS = 1.0
 _MOST_CHARS = 500
 _ABOUT = ("id", "org_id", "owner", "state", "attempt", "exit_code", "created_at", "started_at", "finished_at")
 _KINDS = {JobState.SUCCEEDED: "job_completed", JobState.FAILED: "job_failed", JobState.CANCELED: "job_canceled"}
+#: All ends are followed, wanted or not: each that is seen need not be read again after a restart.
+_ENDS = frozenset(_KINDS.values())
 
 
 class Notifier:
@@ -84,12 +86,12 @@ class Notifier:
         await self._poster.close()
 
     async def _follow(self, org: str, hook: Webhook) -> None:
-        kinds = frozenset(_KINDS[JobState(state)] for state in hook.states)
+        wanted = {_KINDS[JobState(state)] for state in hook.states}
         sent: deque[float] = deque(maxlen=MOST_A_MINUTE)
         left_out = 0
         after = self._told.get(org, self._queue.event_seq)
         self._told[org] = after
-        async with self._queue.subscribe([f"orgs/{org}"], after, kinds) as events:
+        async with self._queue.subscribe([f"orgs/{org}"], after, _ENDS) as events:
             while True:
                 try:
                     batch = await events.next_batch()
@@ -100,7 +102,7 @@ class Notifier:
                 if not batch:
                     return
                 for event in batch:
-                    if event.kind in kinds and _took(event) >= hook.after_secs:
+                    if event.kind in wanted and _took(event) >= hook.after_secs:
                         now = time.time()
                         if now - event.ts > MAX_AGE_SECS or (len(sent) == sent.maxlen and now - sent[0] < 60):
                             left_out += 1
