@@ -145,7 +145,7 @@ def test_dashboard_is_live_in_the_notebook_and_leads_to_the_console(lab: Lab, pa
     table = notebook.view(1)
     expect(table.locator(".zb-jobs th").first).to_be_visible(timeout=20_000)
     notebook.run(2)
-    link = table.get_by_role("link", name="for-the-table")
+    link = table.locator(".zb-jobs").get_by_role("link", name="for-the-table")
     named = page.get_by_role("link", name="for-the-table")
     expect(table.locator("tr", has=named).locator(".zb-word")).to_have_text("Succeeded", timeout=30_000)
     with page.context.expect_page() as opened:
