@@ -8,6 +8,7 @@ the moment of the input, by the browser's clock, to the frame behind its handler
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import time
 from typing import Any
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--secs", type=float, default=20, help="seconds of clicks on each page")
     parser.add_argument("--jobs", type=int, default=10_000)
     options = parser.parse_args()
+    os.environ["ZBRAIN_LEASE_TTL"] = str(4 * options.secs + 300)  # the writer sends no heartbeats
     with a_host() as (owner, _), sync_playwright() as playwright:
         api = Api(owner.url, owner.token)
         for start in range(0, options.jobs, 1000):

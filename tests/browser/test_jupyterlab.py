@@ -174,3 +174,38 @@ def test_bad_input_is_one_sentence_without_our_frames(lab: Lab, page: Page, cell
     assert "Traceback" not in text
     assert "site-packages" not in text
     assert "zbrain_nb/" not in text
+
+
+def test_dashboard_is_live_in_the_notebook_and_leads_to_the_console(lab: Lab, page: Page) -> None:
+    lab.write_notebook("dashboard.ipynb", LOAD, "%zbrain", "%%zbrain --name for-the-table\nprint(1)")
+    notebook = lab.open(page, "dashboard.ipynb")
+    notebook.run_to_end(0)
+    notebook.run(1)
+    table = notebook.view(1)
+    expect(table.locator(".zb-jobs th").first).to_be_visible(timeout=20_000)
+    notebook.run(2)
+    link = table.locator(".zb-jobs").get_by_role("link", name="for-the-table")
+    named = page.get_by_role("link", name="for-the-table")
+    expect(table.locator("tr", has=named).locator(".zb-word")).to_have_text("Succeeded", timeout=30_000)
+    with page.context.expect_page() as opened:
+        link.click()
+    expect(opened.value.locator(".zb-jobhead h1")).to_contain_text("for-the-table")
+    assert "/base/zbrain/jobs/" in opened.value.url
+    view = notebook.view(2)
+    view.get_by_role("button", name="More for for-the-table").click()
+    expect(view.get_by_role("link", name="Open its own page")).to_have_attribute("href", opened.value.url)
+
+
+def test_tile_opens_the_console_in_lab_and_follows_its_theme(lab: Lab, page: Page) -> None:
+    if lab.app != "lab":
+        return  # Notebook 7 has no launcher
+    lab.write_notebook("tile.ipynb", LOAD)
+    notebook = lab.open(page, "tile.ipynb", kernel=False)
+    page.wait_for_function("window.jupyterapp?.shell?.currentWidget")
+    notebook.command("launcher:create")
+    page.locator(".jp-LauncherCard", has_text="zbrain jobs").click()
+    console = page.frame_locator(".zb-console iframe")
+    expect(console.locator(".zb-live")).to_have_text("Live", timeout=20_000)
+    expect(console.locator("html")).to_have_attribute("data-theme", "light")
+    page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    expect(console.locator("html")).to_have_attribute("data-theme", "dark", timeout=20_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir, Owner
+from zbrain_nb.server.handlers import console
 
 pytestmark = pytest.mark.anyio
 NOBODY = "01936b1e-0000-7000-8000-000000000000"
@@ -155,6 +157,20 @@ async def test_frame_has_no_origin_and_no_network(known: httpx.AsyncClient) -> N
 )
 async def test_static_files_are_modules_and_styles_of_the_view_only(known: httpx.AsyncClient, path: str) -> None:
     assert (await known.get(f"zbrain/static/{path}")).status_code in (400, 403, 404)
+
+
+async def test_static_files_of_other_kinds_and_links_out_are_not_served(
+    known: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = tmp_path / "view"
+    view.mkdir()
+    for file in (view / "a.js", view / "notes.txt", view / "page.html", tmp_path / "outside.js"):
+        file.write_text("x")
+    (view / "link.js").symlink_to(tmp_path / "outside.js")
+    monkeypatch.setattr(console, "VIEW", view)
+    assert (await known.get("zbrain/static/a.js")).status_code == 200
+    for name in ("notes.txt", "page.html", "link.js"):
+        assert (await known.get(f"zbrain/static/{name}")).status_code == 404
 
 
 async def test_modules_are_found_whole_from_the_page(known: httpx.AsyncClient) -> None:

@@ -35,6 +35,8 @@ from zbrain_nb.store.storage import is_id
 
 #: So many jobs whose rows are out of date are folded before a list is made, for it would sift them all.
 FOLD_BEFORE_LIST = 8_000
+#: So many jobs are canceled in one command: the loop waits for it.
+CANCEL_CHUNK = 500
 
 
 #: Gets what will be returned, while it is still being written.
@@ -235,6 +237,27 @@ class JobSide(QueueCore):
         )
         return result
 
+    async def cancel_many(self, ids: Iterable[str], *, by: str | None = None) -> None:
+        """Cancel jobs (see `cancel_job`); unknown ones are passed over.
+
+        Those that only the store keeps are read together: one by one, thousands would take minutes.
+        """
+        await self.open()
+        wanted = list(dict.fromkeys(ids))
+        for start in range(0, len(wanted), CANCEL_CHUNK):
+            chunk = wanted[start : start + CANCEL_CHUNK]
+
+            def cancel(turn: Turn, chunk: builtins.list[str] = chunk) -> None:
+                for job_id in chunk:
+                    self._endings.cancel(turn, job_id, by)
+
+            await self._decide(chunk, cancel)
+
+    async def retry_many(self, jobs: Iterable[Job], *, owner: str | None = None) -> builtins.list[Job]:
+        """Submit ended jobs again, all or none (see `retry_job`); others are passed over."""
+        again = [_again(job, owner) for job in jobs if job.state.ended]
+        return [accepted.job for accepted in await self.accept(again)]
+
     async def retry_job(self, job_id: str, *, owner: str | None = None) -> Job:
         """Submit an ended job again, as a new job with ``retry_of``; return that.
 
@@ -250,9 +273,7 @@ class JobSide(QueueCore):
             raise JobNotFound(f"No job {job_id}.")
         if not job.state.ended:
             raise WrongState(f"The job is {job.state}.", "Wait for it, or cancel it first.", state=str(job.state))
-        spec = msgspec.structs.replace(job.spec, idempotency_key=None)
-        again = Job(spec, owner=owner or job.owner, org_id=job.org_id, retry_of=job.id)
-        return (await self.accept([again]))[0].job
+        return (await self.accept([_again(job, owner)]))[0].job
 
     async def get_logs(
         self, job_id: str, from_seq: int = 0, limit: int = 1000, stream: str | None = None
@@ -296,3 +317,9 @@ class JobSide(QueueCore):
         """Return the files kept with the job; none for an unknown job."""
         job = await self.get(job_id)
         return [] if job is None else list(job.artifacts)
+
+
+def _again(job: Job, owner: str | None) -> Job:
+    """Return a new job that repeats `job`."""
+    spec = msgspec.structs.replace(job.spec, idempotency_key=None)
+    return Job(spec, owner=owner or job.owner, org_id=job.org_id, retry_of=job.id)

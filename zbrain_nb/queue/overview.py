@@ -73,15 +73,12 @@ class OverviewSide(QueueCore):
         without = [job.id for job in moved]
         states = Counter(await self.storage.read(overviews.count_states, org, without))
         states.update(job.state.value for job in moved)
-        waiting = [job.created_at for job in moved if job.state is JobState.PENDING]
-        stored = await self.storage.read(overviews.oldest_pending, org, without)
-        if stored is not None:
-            waiting.append(stored)
         return Overview(
             org_id=org,
             orgs=await self.storage.read(overviews.orgs),
             states={state: states[state.value] for state in JobState},
-            oldest_pending_at=min(waiting, default=None),
+            # Nothing becomes pending again, so none of those that moved is.
+            oldest_pending_at=await self.storage.read(overviews.oldest_pending, org, without),
             failed_last_day=await self.storage.read(overviews.failed_since, org, now - overviews.DAY_SECS),
             minutes=await self.storage.read(overviews.minutes, org, now, MINUTES),
             event_seq=seq,

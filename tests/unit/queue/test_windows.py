@@ -213,3 +213,24 @@ async def test_any_mix_leaves_order_and_counts_right(tmp_path, clock, seed):
     await queue.close()
     assert await lease_all(queue, "v") == [job_id for _, _, job_id in sorted(line)]
     await queue.close()
+
+
+async def test_canceling_and_retrying_many_parked_jobs_reads_them_together(queue, monkeypatch):
+    ids = await queue.submit_many([JobSpec(cmd=["true"])] * 3000)
+    assert sum(job_id in queue._index.live for job_id in ids) < 2500  # the store alone keeps the others
+    reads = 0
+    read = queue.storage.read
+
+    async def counted(*args, **kwargs):
+        nonlocal reads
+        reads += 1
+        return await read(*args, **kwargs)
+
+    monkeypatch.setattr(queue.storage, "read", counted)
+    await queue.cancel_many([*ids, "01936b1e-0000-7000-8000-000000000000"], by="ada")
+    assert reads < 50
+    jobs = await queue.get_many(ids)
+    assert {(job.state, job.canceled_by) for job in jobs} == {(JobState.CANCELED, "ada")}
+    again = await queue.retry_many(jobs)
+    assert [job.retry_of for job in again] == ids
+    assert reads < 60

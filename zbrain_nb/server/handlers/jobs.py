@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from typing import Any
 
@@ -205,12 +204,10 @@ class ManyHandler(ApiHandler):
         seq, owner = self.queue.event_seq, self.context.owner
         jobs = await self.queue.get_many(ids)
         if verb == "cancel":
-            active = [job.id for job in jobs if not job.state.ended]
-            await asyncio.gather(*(self.queue.cancel_job(job_id, by=owner) for job_id in active))
+            await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], by=owner)
             jobs = await self.queue.get_many(ids)
         elif verb == "retry":
-            ended = [job.id for job in jobs if job.state.ended]
-            jobs = await asyncio.gather(*(self.queue.retry_job(job_id, owner=owner) for job_id in ended))
+            jobs = await self.queue.retry_many(jobs, owner=owner)
         self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq})
 
 

@@ -32,7 +32,9 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const line = h('div', { class: 'zb-line' });
   const notice = h('div', { class: 'zb-notice', role: 'note', hidden: true });
   const tabs = h('div', { class: 'zb-tabs', role: 'tablist', 'aria-label': 'Job', onkeydown: moveTab });
-  const panel = h('div', { class: 'zb-panel', role: 'tabpanel', id: panelId, tabindex: -1 });
+  const liveBox = h('div');
+  const madeBox = h('div');
+  const panel = h('div', { class: 'zb-panel', role: 'tabpanel', id: panelId, tabindex: -1 }, liveBox, madeBox);
   const aside = h('aside', { 'aria-label': 'About this job' });
   const status = h('span', { class: 'zb-vh', role: 'status' });
   main.append(
@@ -79,6 +81,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     },
     { key: 'code', name: 'Code', when: () => feed.loaded, make: () => codeSection(feed.job.spec) },
   ];
+  let liveKey = null;
   let panelKey = null;
   let tabsKey = null;
 
@@ -186,7 +189,6 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     }
     if (tab !== current) {
       current = tab;
-      panelKey = null;
       panel.setAttribute('aria-labelledby', `${panelId}-${tab.key}`);
     }
   }
@@ -213,17 +215,23 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       outputs: outputsPane(`Outputs of ${name()}`, null, () => feed.displays, renderOutput),
       value: outputsPane(`Value of ${name()}`, 'Value', () => feed.values, renderOutput),
     };
-    panelKey = null;
+    liveKey = null;
   }
   function refreshPanel() {
     if (lines !== feed.log) makePanes();
     const { key, pane, make } = current;
     const live = (pane?.() ?? []).filter((each) => each !== panes.value || feed.values.length);
+    // Apart from what is made anew: a frame that is put back into the page loads again.
+    const shown = JSON.stringify([key, live.length]);
+    if (shown !== liveKey) {
+      liveKey = shown;
+      liveBox.replaceChildren(...live.map(({ el }) => el));
+    }
     const { error, output, variables, artifacts } = feed.job;
-    const now = JSON.stringify([key, live.length, make && [error, output, variables, artifacts, feed.connection, history, feed.loaded]]);
+    const now = make && JSON.stringify([key, error, output, variables, artifacts, feed.connection, history, feed.loaded]);
     if (now !== panelKey) {
       panelKey = now;
-      panel.replaceChildren(...[live.map(({ el }) => el), make?.()].flat(2).filter(Boolean));
+      madeBox.replaceChildren(...[make?.()].flat(2).filter(Boolean));
     }
     for (const each of live) each.sync();
   }
