@@ -1,9 +1,10 @@
-"""``python -m tests.benchmarks``: all benchmarks but the soak and the kill rounds, one after the other."""
+"""``python -m tests.benchmarks``: all benchmarks but the long ones (soak, kills, floods, large files), in turn."""
 
 import sys
 
 from tests.benchmarks import (
     bench_cell,
+    bench_commands,
     bench_events,
     bench_functions,
     bench_http,
@@ -13,5 +14,14 @@ from tests.benchmarks import (
 )
 
 sys.argv = sys.argv[:1]
-for module in (bench_submit, bench_http, bench_ready, bench_lives, bench_functions, bench_events, bench_cell):
+for module in (
+    bench_submit,
+    bench_http,
+    bench_ready,
+    bench_lives,
+    bench_functions,
+    bench_commands,
+    bench_events,
+    bench_cell,
+):
     module.main()

@@ -73,11 +73,13 @@ def commands() -> Iterator[Row]:
     """No-op commands a second on two slots, beside RQ and bare spawning."""
     ours = bench_commands.zbrain_commands(3_000)
     raw = bench_commands.raw_spawns(3_000)
+    yield Row.of_rates("no-op commands", ours, "raw posix_spawn", raw, 1 / 3)
+    if not bench_commands.HAS_REDIS:
+        return
     same = bench_commands.rq_jobs("subprocess.check_call", (bench_commands.COMMAND,), 150)
     nothing = bench_commands.rq_jobs("os.getpid", (), 150)
     yield Row.of_rates("no-op commands", ours, "RQ, the same command", same, 5.0)
     yield Row.of_rates("no-op commands", ours, "RQ, an empty function", nothing, 5.0)
-    yield Row.of_rates("no-op commands", ours, "raw posix_spawn", raw, 1 / 3)
 
 
 def artifacts() -> Iterator[Row]:
