@@ -4,8 +4,9 @@
 on a fresh data directory, with a worker (``zbrain worker``) of two slots; this process submits ``["true"]``, `BATCH`
 specs a request, while the worker works, and the clock runs from before the first submit until the host counts the last
 as ended. RQ has two workers, which fork for each job, on a Redis that syncs every write (``appendfsync always``): its
-jobs run the same command, and, in a second row, do nothing at all. The raw limit is two processes that spawn the same
-program and wait for it, one after the other, and write nothing down. Of each the best round counts. RQ is left out where there is no ``redis-server``.
+jobs run the same command, and, in a second row, do nothing at all; it is left out where there is no ``redis-server``.
+The raw limit is two processes that spawn the same program and wait for it, one after the other, and write nothing down.
+Of each the best round counts.
 """
 
 from __future__ import annotations
