@@ -1,9 +1,10 @@
-"""``python -m tests.benchmarks``: all benchmarks but the soak and the kill rounds, one after the other."""
+"""``python -m tests.benchmarks``: all benchmarks but the long ones (soak, kills, floods, large files), in turn."""
 
 import sys
 
 from tests.benchmarks import (
     bench_cell,
+    bench_commands,
     bench_events,
     bench_functions,
     bench_history,
@@ -21,6 +22,7 @@ for module in (
     bench_lives,
     bench_functions,
     bench_history,
+    bench_commands,
     bench_events,
     bench_cell,
 ):

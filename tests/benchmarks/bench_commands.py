@@ -4,8 +4,9 @@
 on a fresh data directory, with a worker (``zbrain worker``) of two slots; this process submits ``["true"]``, `BATCH`
 specs a request, while the worker works, and the clock runs from before the first submit until the host counts the last
 as ended. RQ has two workers, which fork for each job, on a Redis that syncs every write (``appendfsync always``): its
-jobs run the same command, and, in a second row, do nothing at all. The raw limit is two processes that spawn the same
-program and wait for it, one after the other, and write nothing down. Of each the best round counts.
+jobs run the same command, and, in a second row, do nothing at all; it is left out where there is no ``redis-server``.
+The raw limit is two processes that spawn the same program and wait for it, one after the other, and write nothing down.
+Of each the best round counts.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 COMMAND = ["true"]
+HAS_REDIS = shutil.which("redis-server") is not None
 #: Run before the clock does.
 WARM_UP = 100
 _SPAWN = multiprocessing.get_context("spawn")
@@ -141,7 +143,7 @@ def main() -> None:
         best[name] = max(best.get(name, 0.0), rate)
 
     for _ in range(options.rounds):
-        if not options.alone:
+        if HAS_REDIS and not options.alone:
             note("RQ, the same command", rq_jobs("subprocess.check_call", (COMMAND,), options.jobs // 8))
             note("RQ, a function that does nothing", rq_jobs("os.getpid", (), options.jobs // 8))
         note("raw posix_spawn", raw_spawns(options.jobs))

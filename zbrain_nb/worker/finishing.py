@@ -116,8 +116,10 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
         return Ending(JobCompleted(**common, output=output, result=result, reason=why), sentences)
     error_said = said.get("error")
     reason = trouble if trouble and code == 0 else _reason(request, end, code, error_said, bool(said))
-    if end.reason == "timeout":
-        error_said = error_said or {"ename": "TimeoutError", "evalue": reason, "traceback": []}
+    if end.reason in ("timeout", "cpu"):
+        said_more = isinstance(error_said, dict) and error_said.get("ename") != "KeyboardInterrupt"
+        if not said_more:  # the interrupt was ours; who waits for the job was not interrupted
+            error_said = {"traceback": [], **(error_said or {}), "ename": "TimeoutError", "evalue": reason}
     failed = JobFailed(**common, error=error_said, exit_code=code, reason=reason, final=said.get("is_final") is True)
     return Ending(failed, sentences)
 

@@ -59,6 +59,16 @@ async def test_cpu_seconds_are_summed_over_processes_that_ended_too(station: Sta
     assert 1.5 <= float(found[1]) < 10
 
 
+async def test_cell_ended_by_a_limit_did_not_raise_a_keyboard_interrupt(station: Station) -> None:
+    """Who waits for it raises what it raised, and was not interrupted."""
+    job = await station.run(code="while True: pass", limits={"cpu_secs": 0.2})
+    assert isinstance(job.ending, JobFailed)
+    assert job.ending.error is not None
+    assert job.ending.error["ename"] == "TimeoutError"
+    assert job.ending.error["evalue"] == job.ending.reason
+    assert job.ending.error["traceback"]
+
+
 async def test_cpu_limit_lets_a_sleeper_be(station: Station) -> None:
     job = await station.run("sleep", "1", limits={"cpu_secs": 0.5})
     assert isinstance(job.ending, JobCompleted)
