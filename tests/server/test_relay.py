@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import zstandard
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -90,6 +91,16 @@ async def test_relay_passes_bodies_statuses_and_ranges_both_ways(base: str, kern
         part = await http.get(f"jobs/{made['id']}/inputs/x", headers={"Range": "bytes=5-9"})
         assert (part.status_code, part.content) == (206, data[5:10])
         assert (await http.get(f"jobs/{made['id']}/inputs/x")).content == data
+
+
+async def test_relay_passes_a_compressed_upload_as_it_is(base: str, kernel: dict[str, str]) -> None:
+    data = b"compressed on its way " * 100_000
+    digest = hashlib.sha256(data).hexdigest()
+    headers = {"Content-Encoding": "zstd", "Upload-Length": str(len(data))}
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30, headers=kernel) as http:
+        packed = zstandard.ZstdCompressor().compress(data)
+        assert (await http.put(f"blobs/{digest}", content=packed, headers=headers)).status_code == 201
+        assert (await http.head(f"blobs/{digest}")).headers["Content-Length"] == str(len(data))
 
 
 async def test_relay_names_no_files_of_the_disk_to_the_host(jupyter: Lab, base: str, login: dict[str, str]) -> None:

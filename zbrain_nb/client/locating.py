@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -26,6 +28,15 @@ class Endpoint(msgspec.Struct, frozen=True):
     token: str
     found: str = ""
     artifacts: str = ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is addressed on this machine."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
 
     @property
     def api(self) -> str:

@@ -10,9 +10,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
+import zstandard
+
 from zbrain_nb.client.transport import FIRST_PAUSE_SECS, LONGEST_PAUSE_SECS, Transport
 from zbrain_nb.model.errors import BlobMismatch, ServerUnreachable, Unauthorized, Unavailable, WrongOffset, ZBrainError
-from zbrain_nb.model.protocol import OFFSET_HEADER
+from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 
 log = logging.getLogger(__name__)
 #: What is smaller goes in one request whatever happens.
@@ -20,6 +22,10 @@ RESUMABLE_BYTES = 8 << 20
 #: What has arrived from elsewhere is gone on with when it has stood still for so long: perhaps it is being sent.
 STILL_SECS = 1.0
 ANSWER_SECS = 600.0
+#: What is smaller goes as it is.
+PACKED_BYTES = 16 << 10
+#: Faster than a network of 1 Gbit/s on one core, and data that do not compress pass at several times that.
+PACKING_LEVEL = 1
 
 Pieces = Callable[[int], AsyncIterator[bytes]]
 
@@ -47,11 +53,24 @@ async def upload(transport: Transport, sha256: str, size: int, pieces: Pieces) -
 
 
 async def put(transport: Transport, sha256: str, size: int, content: AsyncIterator[bytes], offset: int = 0) -> None:
-    """Send a blob, or what follows `offset` bytes of it, in one request."""
-    headers = {"Content-Length": str(size - offset)} | ({OFFSET_HEADER: str(offset)} if offset else {})
+    """Send a blob, or what follows `offset` bytes of it, in one request; compressed to other machines."""
+    headers = {OFFSET_HEADER: str(offset)} if offset else {}
+    if size - offset >= PACKED_BYTES and not (await transport.endpoint()).is_here:
+        headers |= {"Content-Encoding": "zstd", LENGTH_HEADER: str(size)}
+        content = _packed(content)
+    else:
+        headers |= {"Content-Length": str(size - offset)}
     await transport.request(
         "PUT", f"blobs/{sha256}", content=content, headers=headers, expect=(200, 201, 204), timeout=ANSWER_SECS
     )
+
+
+async def _packed(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    packer = zstandard.ZstdCompressor(level=PACKING_LEVEL).compressobj()
+    async for piece in content:
+        if packed := await asyncio.to_thread(packer.compress, piece):
+            yield packed
+    yield packer.flush()
 
 
 class _Sending:

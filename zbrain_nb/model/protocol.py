@@ -22,6 +22,8 @@ from zbrain_nb.model.job import Job, Resources
 
 #: How far an upload has come (see `BlobHandler`).
 OFFSET_HEADER = "Upload-Offset"
+#: How long it is as a whole; needed of one that comes compressed, whose own length says nothing.
+LENGTH_HEADER = "Upload-Length"
 MAX_PID = 2**31 - 1
 MAX_SLOTS = 1_000_000
 #: The longest that a lease request may ask to be held open.

@@ -25,7 +25,7 @@ from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Owner
 from zbrain_nb.model.errors import NotFound, ServerUnreachable, Unauthorized, ZBrainError
-from zbrain_nb.model.protocol import OFFSET_HEADER
+from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.server.application import PAGES, ROUTES
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
@@ -43,6 +43,8 @@ _REQUEST_HEADERS = (
     "If-Range",
     "Accept",
     "X-ZBrain-Nonce",
+    "Content-Encoding",
+    LENGTH_HEADER,
     OFFSET_HEADER,
 )
 _ANSWER_HEADERS = (

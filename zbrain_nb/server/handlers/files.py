@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from tornado import web
 
 from zbrain_nb.model.errors import JobNotFound, Malformed, NotFound, WrongOffset, ZBrainError
 from zbrain_nb.model.job import JobArtifact
-from zbrain_nb.model.protocol import OFFSET_HEADER
+from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
+from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.uploads import Upload
 
@@ -30,9 +32,13 @@ class BlobHandler(StreamedBody, ApiHandler):
     is answered with 409 and the right one. (The header and its meaning are those of
     draft-ietf-httpbis-resumable-upload. The resources that the draft creates for uploads are not needed: the hash
     names what is uploaded, and tells whether it came whole.)
+
+    A body may come as ``Content-Encoding: zstd``; ``Upload-Length`` then says how long the whole blob is. Offsets count
+    plain bytes.
     """
 
     _upload: Upload | None = None
+    _take: Callable[[bytes], None]
 
     async def prepare(self) -> None:  # type: ignore[override] # tornado takes both
         """Open the upload once the caller is admitted; the body arrives in pieces."""
@@ -40,19 +46,22 @@ class BlobHandler(StreamedBody, ApiHandler):
         try:
             super().prepare()
             if self.request.method == "PUT" and not self._laid():
-                store, offset = self.queue.artifacts, self._offset()
+                store, offset = self.queue.artifacts, self._number(OFFSET_HEADER)
                 self._upload = await asyncio.to_thread(
                     store.open_upload, self.path_args[0], self._announced(), owner=self.context.owner, offset=offset
                 )
+                coding = self.request.headers.get("Content-Encoding", "identity")
+                self._take = decoder(coding, self._upload.write, self._announced())
                 if self.request.connection.stream.closed():  # type: ignore[union-attr] # nobody will say so again
                     self._pause()
         except ZBrainError as error:
+            self._pause()
             self.refuse(error)
 
-    def _offset(self) -> int:
-        text = self.request.headers.get(OFFSET_HEADER, "0")
+    def _number(self, header: str) -> int:
+        text = self.request.headers.get(header, "0")
         if not (text.isdecimal() and text.isascii() and len(text) < 16):
-            raise Malformed(f"{OFFSET_HEADER} must be a whole number of bytes, not {text[:40]!r}.")
+            raise Malformed(f"{header} must be a whole number of bytes, not {text[:40]!r}.")
         return int(text)
 
     def _laid(self) -> str:
@@ -60,6 +69,9 @@ class BlobHandler(StreamedBody, ApiHandler):
         return self.get_query_argument("file", "")
 
     def _announced(self) -> int:
+        """Return how many bytes are to come, as far as the sender says."""
+        if LENGTH_HEADER in self.request.headers:
+            return max(0, self._number(LENGTH_HEADER) - self._number(OFFSET_HEADER))
         length = self.request.headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else MAX_BLOB_BYTES
 
@@ -68,8 +80,8 @@ class BlobHandler(StreamedBody, ApiHandler):
         if self._upload is None:
             return
         try:
-            await asyncio.to_thread(self._upload.write, chunk)
-        except WrongOffset as error:
+            await asyncio.to_thread(self._take, chunk)
+        except (WrongOffset, Malformed) as error:
             self._pause()
             self.send_error(error.status, exc_info=(type(error), error, error.__traceback__))
 
