@@ -202,8 +202,15 @@ class Notebook:
             self.page.wait_for_timeout(100)
 
     def restart_kernel(self) -> None:
-        """Restart the kernel, and return when the new one is idle."""
-        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+        """Restart the kernel, or start one where it went with its server, and return when it is idle."""
+        self.page.evaluate(
+            """async () => {
+                const { sessionContext } = window.jupyterapp.shell.currentWidget;
+                await window.jupyterapp.serviceManager.sessions.refreshRunning();
+                if (sessionContext.session?.kernel) await sessionContext.restartKernel();
+                else await sessionContext.changeKernel({ name: 'python3' });
+            }"""
+        )
         self.wait_until_idle()
 
     def shut_down_kernel(self) -> None:

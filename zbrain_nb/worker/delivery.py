@@ -152,8 +152,12 @@ class Delivery:
         """Take output; what is left out is neither decoded nor split."""
         size = len(data) + _LINE_BYTES * data.count(b"\n")
         self._log_bytes += size
+        lines: list[tuple[LogStream, float, str]] = []
         if self._tail is None:
             if self._log_bytes > self._log_cap:
+                if head := _head(data, 1 - (self._log_bytes - self._log_cap) / size):
+                    lines = [(stream, ts, line) for line in self._assemblers[stream].feed(data[:head])]
+                    data = data[head:]
                 limit = format_kib(self._log_cap / 1024)
                 self._leave_out(ts, f"The log is over {limit}: from here on only its last lines are kept.")
             elif self._hurry_bytes is not None and self._number(_OWN) > self._start:
@@ -165,7 +169,7 @@ class Delivery:
             return
         self._tail.add(stream, ts, data)
         if self._mark:
-            self._log([(LogStream.SYSTEM, ts, self._mark)], _OWN)
+            self._log([*lines, (LogStream.SYSTEM, ts, self._mark)], _OWN)
             self._mark = ""
 
     def _leave_out(self, ts: float, mark: str) -> Tail[LogStream]:
@@ -337,6 +341,11 @@ class Delivery:
             other = JobLogged(**place, lines=[(LogStream.SYSTEM, time.time(), sentence)])  # type: ignore[arg-type]
         self._events.appendleft((other, size))
         return True
+
+
+def _head(data: bytes, part: float) -> int:
+    """Return where the whole lines end that are about this part of `data`, from its start."""
+    return data.rfind(b"\n", 0, max(0, int(len(data) * part))) + 1
 
 
 def _fraction(value: Any) -> float | None:

@@ -178,6 +178,18 @@ def test_log_over_its_cap_keeps_the_head_and_the_last_lines(monkeypatch: pytest.
     assert "lines were left out here" in lines[-201]
 
 
+def test_log_over_its_cap_with_the_first_frame_keeps_the_head_of_that() -> None:
+    frames = [BEGIN, Frame(Kind.STDOUT, 1.0, b"".join(b"line %d\n" % i for i in range(5000))), END]
+    events, _ = feed(frames, 0, 100 * 1024).take(10**9)
+    in_order(events, 0)
+    lines = lines_of(events)
+    mark = next(at for at, line in enumerate(lines) if "only its last lines are kept" in line)
+    assert 1000 < mark < 2500
+    assert lines[:mark] == [f"line {i}" for i in range(mark)]
+    assert lines[-200:] == [f"line {i}" for i in range(4800, 5000)]
+    assert lines[-201] == f"{5000 - 200 - mark:,} lines were left out here."
+
+
 RESTS = [
     BEGIN,
     Frame(Kind.STDOUT, 1.0, (b"l" * 52 + b"\n") * 2100 + b"P" * 60000),
@@ -230,7 +242,8 @@ def test_output_over_the_cap_is_neither_split_nor_decoded(monkeypatch: pytest.Mo
     assert sum(fed) < 600_000
     lines = lines_of(events)
     assert lines[-200:] == ["yes"] * 199 + ["last words"]
-    assert f"{16384 * 200 - 199:,} lines were left out here." in lines
+    told = next(at for at, line in enumerate(lines) if "only its last lines are kept" in line)
+    assert f"{16384 * 200 - 199 - told:,} lines were left out here." in lines
 
 
 NUMBERED = re.compile(r"\d+\.\d+$")
