@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.server.test_routes import assert_error, submit
+from zbrain_nb.model import sizes
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.server.host import Host
@@ -84,13 +85,13 @@ async def test_backup_without_a_place_is_a_422(api: httpx.AsyncClient) -> None:
 async def test_nearly_full_disk_answers_507_to_jobs_and_large_blobs_and_takes_small_ones(
     api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "FLOOR_BYTES", 1 << 62)
-    monkeypatch.setattr(room, "FLOOR_PART", 1.0)
+    monkeypatch.setattr(sizes, "FLOOR_BYTES", 1 << 62)
+    monkeypatch.setattr(sizes, "FLOOR_PART", 1.0)
     monkeypatch.setattr(room, "LOOK_SECS", 0.0)
     assert_error(await api.post("jobs", json={"cmd": ["true"]}), 507, "disk_floor")
     assert_error(await api.put(f"blobs/{SHA}", content=DATA), 507, "disk_floor")
     small = b"a result"
     assert (await api.put(f"blobs/{hashlib.sha256(small).hexdigest()}", content=small)).status_code == 201
-    monkeypatch.setattr(room, "FLOOR_PART", 0.0)
+    monkeypatch.setattr(sizes, "FLOOR_PART", 0.0)
     assert (await api.put(f"blobs/{SHA}", content=DATA)).status_code == 201
     await submit(api)
