@@ -148,6 +148,7 @@ class Foreman:
         while True:
             self._take_orders()
             self._drop_canceled()
+            self._enforce()
             self._feed()
             if self._record.write():
                 self._tell()
@@ -157,7 +158,6 @@ class Foreman:
                 return
             self._wait()
             self._listen()
-            self._enforce()
 
     # Orders
 
