@@ -123,6 +123,16 @@ async def test_cancel_interrupts_one_command_and_the_next_runs(brief: Brief, tmp
     assert (await brief.run("echo", "next", cwd=str(tmp_path))).lines() == ["next"]
 
 
+async def test_cancel_of_a_silent_command_is_heard_at_once(brief: Brief) -> None:
+    """Nothing else wakes its foreman."""
+    job = brief.submit("sleep", "1000")
+    named = brief.station.folder.spool_path(job.job.id, 1)
+    await eventually(named.exists)
+    brief.station.queue.cancel(job)
+    await brief.station.until(lambda: job.ended, 4)  # it would look by itself after 5 s
+    assert isinstance(job.ending, JobCanceled)
+
+
 async def test_timeout_ends_the_whole_tree_of_a_brief_command(brief: Brief) -> None:
     stubborn = "setsid sh -c 'trap \"\" INT TERM; sleep 1000' & exec sleep 1000"
     job = await brief.run("sh", "-c", stubborn, timeout_secs=0.3)
