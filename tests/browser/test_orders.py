@@ -111,6 +111,12 @@ class Bare(Person):
 class InJupyterLab(Person):
     """The view stands under its cell in JupyterLab; while that is open, the kernel is restarted by its command."""
 
+    def new_page(self) -> Page:
+        page = super().new_page()
+        lost = page.get_by_role("dialog", name="Server Connection Error")  # JupyterLab's own, over everything
+        page.add_locator_handler(lost, lambda dialog: dialog.locator(".jp-Dialog-footer button").last.click())
+        return page
+
     def run(self, cell: str) -> None:
         self.lab.write_notebook(f"{self.name}.ipynb", LOAD, cell)
         self.notebook = self.lab.open(self.new_page(), f"{self.name}.ipynb")
