@@ -188,7 +188,7 @@ export class ServerFeed extends Feed {
   /** Read the newest of the `count` lines there were; those that come later come by the socket, which is open. */
   async #fillLog(lines, count = 0) {
     const from = Math.max(lines.end, count - TAIL);
-    if (from < count) lines.add((await this.#lines(`from_seq=${from}&limit=${TAIL}`)).entries);
+    if (from < count) lines.add(await this.#range(from, count - from));
   }
 
   /** Up to `limit` lines, of however many pages: a page of long lines ends before it has as many. */

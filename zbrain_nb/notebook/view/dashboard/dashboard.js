@@ -263,6 +263,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     orderedAt = performance.now();
     orderKey = feed.version;
     order = sorted([...feed.rows.values()].filter(wanted(filter)), sort, feed.now);
+    buildOptions();
   }
   function itemsOf() {
     if (!group) return order;
@@ -318,10 +319,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       }, wait);
       return;
     }
-    if (orderKey !== feed.version) {
-      putInOrder();
-      buildOptions();
-    }
+    if (orderKey !== feed.version) putInOrder();
     buildTable();
     buildBulk();
     // Under the pointer they stay, or what it points at would move away.
