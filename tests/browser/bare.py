@@ -26,11 +26,11 @@ def open_view(page: Page, lab: Lab, job_id: str) -> Locator:
     page.goto(f"{lab.url}login")  # gives Jupyter's cookie against forgery
     page.goto(f"{lab.url}api/status?token={lab.token}")  # gives that of who is logged in
     page.route(f"{home}?*", lambda route: route.fulfill(content_type="text/html", body=PAGE))
-    page.route(f"{home}/*", _give_file)
+    page.route(f"{home}/**", _give_file)
     page.goto(f"{home}?{job_id}")
     return page.locator(".zb")
 
 
 def _give_file(route: Route) -> None:
-    path = VIEW / route.request.url.rpartition("/")[2]
+    path = VIEW / route.request.url.partition("/views/")[2]
     route.fulfill(path=path, content_type="text/css" if path.suffix == ".css" else "text/javascript")

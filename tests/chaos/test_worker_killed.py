@@ -160,9 +160,9 @@ async def test_cancel_reaches_the_job_over_http(place: Place) -> None:
     assert (await place.ended(job_id)).state is JobState.CANCELED
 
 
-async def test_artifacts_travel_over_http_both_ways(place: Place) -> None:
+async def test_input_is_read_in_place_and_an_artifact_comes_back(place: Place) -> None:
     sha256, _ = place.queue.artifacts.put_bytes(b"x" * 3_000_000)
-    code = f"import os\nopen('copy', 'wb').write(open({str(place.data.worker / 'blobs' / sha256)!r}, 'rb').read())"
+    code = f"open('copy', 'wb').write(open({str(place.queue.artifacts.path(sha256))!r}, 'rb').read())"
     job_id = await place.queue.submit(
         JobSpec(cmd=[sys.executable, "-c", code], inputs={"data": sha256}, artifacts=["copy"])
     )
@@ -170,6 +170,7 @@ async def test_artifacts_travel_over_http_both_ways(place: Place) -> None:
     assert job.state is JobState.SUCCEEDED, await place.queue.get_logs(job_id)
     (artifact,) = job.artifacts
     assert (artifact.sha256, artifact.size) == (sha256, 3_000_000)
+    assert not list((place.data.worker / "blobs").iterdir())
 
 
 async def test_second_worker_on_the_folder_says_so_and_ends(place: Place) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 
@@ -60,3 +63,20 @@ def test_tqdm_variants_work_unchanged(run):
     )
     assert ran.finished["output"] == "(np.int64(10), 10, 5)"
     assert ran.stdout == "line\n" and ran.stderr == ""
+
+
+def test_bar_that_was_imported_ahead_of_the_job_becomes_events_too():
+    code = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "from tqdm.auto import tqdm, trange\nimport tqdm.std, tqdm.notebook\n"
+        "from tqdm.auto import tqdm as captured\n"
+        "from zbrain_nb.worker.cell.bars import Bars\n"
+        "class Writer:\n    is_open = True\n    events = []\n    def event(self, event): self.events.append(event)\n"
+        "bars = Bars(Writer())\n"
+        "import sys\n"
+        "bars.patch_console(sys.modules['tqdm.std']); bars.patch_notebook(sys.modules['tqdm.notebook'])\n"
+        "for bar in (captured, trange): list(bar(range(3)) if bar is captured else bar(3))\n"
+        "print([event['fraction'] for event in Writer.events].count(1.0))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("2\n", "")

@@ -38,7 +38,7 @@ def zb(notebook, run, tmp_path):
 
     def run_shipped(code, names="auto", **request):
         path = tmp_path / "cell"
-        path.write_bytes(ship_cell(notebook, code, names).data)
+        path.write_bytes(ship_cell(notebook, code, names).parcel.data)
         return run(code, inputs={"cell": str(path)}, **request)
 
     return run_shipped

@@ -166,19 +166,19 @@ async def test_calls_are_leased_ahead_but_not_before_jobs_that_stand_before_them
     hand = await Hand(queue).register()
     large = await queue.submit(JobSpec(function=_CALL_DIGEST, resources={"cpus": 2}))
     calls = await queue.submit_many([CALL] * 4)
-    command = await queue.submit(TRUE)
+    cell = await queue.submit(JobSpec(code="1"))
     last = await queue.submit(CALL)
     one = LeaseRequest(request_id="one", limit=1, ahead=2, wait_secs=60, resources=Resources(cpus=1))
     assert [lease.job.id for lease in (await queue.lease(hand.id, one)).leases] == calls[:3]
     two = LeaseRequest(request_id="two", limit=0, ahead=9, wait_secs=60)
     assert [lease.job.id for lease in (await queue.lease(hand.id, two)).leases] == calls[3:]
     rest = await queue.lease(hand.id, LeaseRequest(request_id="three", limit=9, wait_secs=60))
-    assert [lease.job.id for lease in rest.leases] == [large, command, last]
+    assert [lease.job.id for lease in rest.leases] == [large, cell, last]
 
 
 async def test_request_for_calls_ahead_alone_is_not_held_open(queue):
     hand = await Hand(queue).register()
-    await queue.submit(TRUE)
+    await queue.submit(JobSpec(code="1"))
     async with asyncio.timeout(10):
         answer = await queue.lease(hand.id, LeaseRequest(request_id="none", limit=0, ahead=9, wait_secs=60))
     assert answer.leases == []
@@ -199,7 +199,8 @@ async def test_calls_leased_ahead_count_for_the_limit_of_the_owner(tmp_path, clo
     ("spec", "is_plain"),
     [
         ({"function": "a" * 64, "env": {"A": "b"}, "kernel": "/usr/bin/python3", "timeout_secs": 3}, True),
-        ({"cmd": ["true"]}, False),
+        ({"cmd": ["true"]}, True),
+        ({"cmd": ["true"], "limits": {"open_files": 64}}, False),
         ({"code": "1"}, False),
         ({"function": "a" * 64, "inputs": {"x": "b" * 64}}, False),
         ({"function": "a" * 64, "artifacts": ["*"]}, False),

@@ -1,7 +1,7 @@
 """Progress bars of tqdm as progress events: the job's view has a bar of its own.
 
-tqdm is patched when, and only when, the cell imports it. Bars written to a file of the user's, and those of
-processes that the cell forks, stay text.
+tqdm is patched when the cell imports it, or at once if that was done ahead. Bars written to a file of the user's, and
+those of processes that the cell forks, stay text.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from zbrain_nb.worker.cell.frames import FrameWriter
 _WITH_TOTAL = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 _WITHOUT_TOTAL = "{n_fmt}{unit} [{elapsed}, {rate_fmt}{postfix}]"
 _SHOWN = 3
+#: What a bar that is a widget does otherwise than one on a console.
+_OF_WIDGETS = frozenset(
+    {"status_printer", "display", "colour", "__init__", "__iter__", "update", "close", "clear", "reset"}
+)
 
 
 class _Nowhere(io.StringIO):
@@ -70,19 +74,16 @@ class Bars:
         tqdm.moveto = lambda bar, n: None if bar.zbrain_events else move(bar, n)
 
     def patch_notebook(self, module: ModuleType) -> None:
-        """Put console bars in the place of those that are widgets."""
-        notebook: Any = module
+        """Make console bars of those that are widgets: the class itself, for others may have imported it before."""
+        bar: Any = module.tqdm_notebook
+        for name in _OF_WIDGETS.intersection(vars(bar)):
+            delattr(bar, name)
 
-        class tqdm_notebook(notebook.std_tqdm):  # type: ignore[misc]
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                kwargs.pop("display", None)
-                super().__init__(*args, **kwargs)
+        def __init__(one: Any, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("display", None)
+            super(bar, one).__init__(*args, **kwargs)
 
-            def reset(self, total: float | None = None) -> None:
-                super().reset(total=total)
-
-        notebook.tqdm_notebook = notebook.tqdm = tqdm_notebook
-        notebook.tnrange = notebook.trange = lambda *args, **kwargs: tqdm_notebook(range(*args), **kwargs)
+        bar.__init__ = __init__
 
     def show(self, bar: Any, format_meter: Callable[..., str]) -> None:
         """Send how far the outermost bar is, with the texts of those within it."""
