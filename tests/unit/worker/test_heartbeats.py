@@ -23,6 +23,8 @@ async def test_heartbeats_keep_their_pace_while_events_and_a_beat_are_stuck(
 ) -> None:
     assert station.agent is not None
     ttl_secs = 1.0
+    registered = station.agent._registered
+    await eventually(registered.is_set)  # which sets the pace of the queue
     station.agent._heart.set_pace(ttl_secs)
     beats: list[float] = []
     original = MemoryLink.heartbeat
