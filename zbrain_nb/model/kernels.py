@@ -75,7 +75,7 @@ def find_kernel(name: str, environ: Mapping[str, str] = os.environ) -> Kernel:
     argv, language = list(spec.argv), str(spec.language)
     name = Path(spec.resource_dir).name if os.path.isabs(name) else name
     program = argv[0] if argv else ""
-    found = sys.executable if _is_own(program) else shutil.which(program, path=environ.get("PATH"))
+    found = find_program(program, environ)
     if found is None:
         what = "Python" if language.lower() == "python" else "program"
         raise UnusableKernel(
@@ -84,6 +84,11 @@ def find_kernel(name: str, environ: Mapping[str, str] = os.environ) -> Kernel:
         )
     is_plain = language.lower() == "python" and _is_interpreter(argv)
     return Kernel(name, language or "an unknown language", found if is_plain else None, spec.resource_dir)
+
+
+def find_program(program: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the path of a kernelspec's program as Jupyter finds it, or None: ``python`` is the one that runs here."""
+    return sys.executable if _is_own(program) else shutil.which(program, path=environ.get("PATH"))
 
 
 def _is_own(program: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from jupyter_core.paths import jupyter_config_path, jupyter_path
 
 import zbrain_nb
 from zbrain_nb.client.diagnosis.findings import Diagnosis, fine, warning
+from zbrain_nb.model.kernels import find_program
 
 _PROBE_SECS = 10.0
 _PROBE = "from importlib import metadata as m; print(m.version('zbrain_nb'))"
@@ -93,18 +93,19 @@ def check_kernels(server_version: str | None) -> Iterator[Diagnosis]:
         Of the server; None if it could not be asked.
     """
     specs = {name: found["spec"] for name, found in sorted(KernelSpecManager().get_all_specs().items())}
-    programs = {name: (spec.get("argv") or [""])[0] for name, spec in specs.items()}
-    missing = [name for name, program in programs.items() if shutil.which(program) is None]
+    named = {name: (spec.get("argv") or [""])[0] for name, spec in specs.items()}
+    programs = {name: find_program(program) for name, program in named.items()}
+    missing = [name for name, program in programs.items() if program is None]
     for name in missing:
         yield warning(
             "kernels",
-            f"The kernel {name!r} starts {programs[name] or 'nothing'}, which is not there.",
+            f"The kernel {name!r} starts {named[name] or 'nothing'}, which is not there.",
             f"Install it again, or run `jupyter kernelspec remove {name}`.",
         )
     pythons = {
-        name: programs[name]
-        for name, spec in specs.items()
-        if name not in missing and str(spec.get("language", "")).lower() == "python"
+        name: program
+        for name, program in programs.items()
+        if program is not None and str(specs[name].get("language", "")).lower() == "python"
     }
     with ThreadPoolExecutor(4) as pool:
         versions = dict(zip(pythons, pool.map(_version_at, pythons.values()), strict=True))
@@ -129,7 +130,7 @@ def check_kernels(server_version: str | None) -> Iterator[Diagnosis]:
 
 def _version_at(python: str) -> str | None:
     """Return the version of zbrain_nb that an interpreter has, or None if it has none."""
-    if Path(shutil.which(python) or python) == Path(sys.executable):
+    if Path(python) == Path(sys.executable):
         return zbrain_nb.__version__
     try:
         ran = subprocess.run(
