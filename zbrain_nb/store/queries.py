@@ -150,10 +150,17 @@ def list_jobs(
     if tag is not None:
         where.append("contains(spec, ?)")  # as text: what is found is decoded once, what is not never
         values.append(f"{_encode(tag[0]).decode()}:{_encode(tag[1]).decode()}")
-    rows = cursor.execute(
-        f"SELECT {JOB_COLUMNS} FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
-    ).fetchall()
-    return [make_job(row) for row in rows]
+    wanted = f"FROM jobs WHERE {' AND '.join(where)}"
+    # what is sorted is held in memory, with all that is selected: so ids alone are
+    cursor.execute("BEGIN")  # a row that is folded meanwhile would make a page that looks like the last
+    try:
+        (low,) = cursor.execute(
+            f"SELECT min(id)::VARCHAR FROM (SELECT id {wanted} ORDER BY id DESC LIMIT ?)", [*values, limit]
+        ).fetchall()
+        rows = cursor.execute(f"SELECT {JOB_COLUMNS} {wanted} AND id >= ?::UUID", [*values, *low]).fetchall()
+    finally:
+        cursor.execute("ROLLBACK")
+    return [make_job(row) for row in sorted(rows, key=lambda row: row[0], reverse=True)]
 
 
 def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str], since: float = 0.0) -> dict[str, tuple[str, str]]:

@@ -1,0 +1,58 @@
+"""What is read of many jobs, or large ones, needs little of DuckDB's memory."""
+
+import random
+
+import pytest
+
+from tests.unit.store.rows import change_of, new_job
+from zbrain_nb import Storage
+from zbrain_nb.model.errors import Unavailable
+from zbrain_nb.store import queries, waiting
+from zbrain_nb.store.rows import Change, encode
+
+pytestmark = pytest.mark.anyio
+JOBS, SPEC_BYTES, LIMIT = 12_000, 4_000, "40MB"
+
+
+@pytest.fixture
+async def storage(tmp_path):
+    """More specs than the memory limit, each of them different; all jobs were canceled, and none folded."""
+    storage = Storage(tmp_path / "data")
+    await storage.open()
+    source = random.Random(1)
+    for _ in range(10):
+        change = Change()
+        for _ in range(JOBS // 10):
+            job = new_job(name="big", input=source.randbytes(SPEC_BYTES // 2).hex())
+            change.jobs += change_of(storage, job).jobs
+            seq = storage.next_seq()
+            patch = encode({"state": "canceled", "event_seq": seq}).decode()
+            change.transitions.append((seq, job.id, job.org_id, 0, "job_canceled", 0, patch, None))
+        await storage.commit([change])
+    await storage.write(lambda database: database._connection.execute(f"SET memory_limit = '{LIMIT}'") and None)
+    yield storage
+    await storage.close()
+
+
+async def test_pages_of_many_large_jobs_are_read_in_little_memory(storage):
+    wanted = dict.fromkeys(("org_id", "state", "owner", "name", "search", "before", "tag"))
+    jobs = await storage.read(queries.list_jobs, **wanted, limit=JOBS)
+    assert len(jobs) == JOBS
+    assert jobs == sorted(jobs, key=lambda job: job.id, reverse=True)
+
+
+async def test_snapshot_of_many_large_jobs_is_read_in_slices(storage):
+    found = await storage.read(waiting.snapshot, 0, lambda lanes: 10)
+    jobs = [one for part in found.slices for one in await storage.read(waiting.jobs_of, part)]
+    assert len(jobs) == JOBS
+    assert all(one.job.state == "canceled" for one in jobs)
+    assert [one.order for one in jobs] == sorted(one.order for one in jobs)
+
+
+async def test_query_without_memory_is_logged_by_its_name(storage, caplog):
+    def greedy(cursor):
+        return cursor.execute("SELECT spec FROM jobs ORDER BY random() LIMIT 11500").fetchall()
+
+    with pytest.raises(Unavailable):
+        await storage.read(greedy)
+    assert [record.query.rpartition(".")[2] for record in caplog.records if hasattr(record, "query")] == ["greedy"]
