@@ -259,10 +259,17 @@ def events_between(
     tail = f"ORDER BY event_seq LIMIT {limit:d}"
     cursor.execute("BEGIN")
     try:
-        submits = cursor.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE {span} {match_jobs} {tail}", values).fetchall()
+        # what is sorted is held in memory, with all that is selected: so numbers alone are
+        jobs_wanted = f"FROM jobs WHERE {span} {match_jobs}"
+        submits = cursor.execute(
+            f"SELECT {JOB_COLUMNS} {jobs_wanted} AND event_seq <= "
+            f"(SELECT max(event_seq) FROM (SELECT event_seq {jobs_wanted} {tail}))",
+            values,
+        ).fetchall()
+        moves_wanted = f"FROM transitions WHERE {span} AND kind <> 'noted' {match_moves}"
         moves = cursor.execute(
-            "SELECT event_seq, kind, job_id::VARCHAR, org_id, attempt, epoch_us(ts), data FROM transitions "
-            f"WHERE {span} AND kind <> 'noted' {match_moves} {tail}",
+            "SELECT event_seq, kind, job_id::VARCHAR, org_id, attempt, epoch_us(ts), data "
+            f"{moves_wanted} AND event_seq <= (SELECT max(event_seq) FROM (SELECT event_seq {moves_wanted} {tail}))",
             values,
         ).fetchall()
         lines: list[tuple[Any, ...]] = []
@@ -284,7 +291,7 @@ def events_between(
         cursor.execute("ROLLBACK")
     for rows, column in ((submits, 1), (moves, 0)):
         if len(rows) == limit:
-            whole = min(whole, rows[-1][column])
+            whole = min(whole, max(row[column] for row in rows))
     if len(lines) == limit:  # the last event may go on past the page
         firsts = sorted({row[0] for row in lines})
         if len(firsts) == 1:

@@ -201,10 +201,10 @@ def batch(cursor: Cursor, first_id: str, count: int) -> list[Job]:
     """Return the jobs that were submitted in one go behind the first, and it, as they were last folded."""
     rows = cursor.execute(
         f"SELECT {JOB_COLUMNS} FROM jobs WHERE event_seq >= (SELECT event_seq FROM jobs WHERE id = $1::UUID) "
-        "AND event_seq < (SELECT event_seq FROM jobs WHERE id = $1::UUID) + $2 ORDER BY event_seq",
+        "AND event_seq < (SELECT event_seq FROM jobs WHERE id = $1::UUID) + $2",
         [first_id, count],
     ).fetchall()
-    return [make_job(row) for row in rows]
+    return [make_job(row) for row in sorted(rows, key=lambda row: row[1])]
 
 
 def key_fingerprints(cursor: Cursor) -> array[int]:

@@ -49,6 +49,19 @@ async def test_snapshot_of_many_large_jobs_is_read_in_slices(storage):
     assert [one.order for one in jobs] == sorted(one.order for one in jobs)
 
 
+async def test_events_of_many_large_jobs_are_read_in_little_memory(storage):
+    events, upto = await storage.read(queries.events_between, 0, storage.last_seq, None, None, JOBS)
+    assert [event.seq for event in events] == list(range(1, upto + 1))
+    assert upto >= JOBS
+
+
+async def test_jobs_of_a_large_batch_are_read_in_little_memory(storage):
+    first, *_ = await storage.read(lambda cursor: cursor.execute("SELECT min(id)::VARCHAR FROM jobs").fetchone())
+    jobs = await storage.read(waiting.batch, first, 2 * JOBS)
+    assert [job.id for job in jobs] == sorted(job.id for job in jobs)
+    assert len(jobs) == JOBS
+
+
 async def test_query_without_memory_is_logged_by_its_name(storage, caplog):
     def greedy(cursor):
         return cursor.execute("SELECT spec FROM jobs ORDER BY random() LIMIT 11500").fetchall()
