@@ -150,17 +150,28 @@ def list_jobs(
     if tag is not None:
         where.append("contains(spec, ?)")  # as text: what is found is decoded once, what is not never
         values.append(f"{_encode(tag[0]).decode()}:{_encode(tag[1]).decode()}")
-    wanted = f"FROM jobs WHERE {' AND '.join(where)}"
     # what is sorted is held in memory, with all that is selected: so ids alone are
-    cursor.execute("BEGIN")  # a row that is folded meanwhile would make a page that looks like the last
-    try:
-        (low,) = cursor.execute(
-            f"SELECT min(id)::VARCHAR FROM (SELECT id {wanted} ORDER BY id DESC LIMIT ?)", [*values, limit]
-        ).fetchall()
-        rows = cursor.execute(f"SELECT {JOB_COLUMNS} {wanted} AND id >= ?::UUID", [*values, *low]).fetchall()
-    finally:
-        cursor.execute("ROLLBACK")
+    ids = cursor.execute(
+        f"SELECT id::VARCHAR FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
+    ).fetchall()
+    rows = _rows_of(cursor, [job_id for (job_id,) in ids])
     return [make_job(row) for row in sorted(rows, key=lambda row: row[0], reverse=True)]
+
+
+def _rows_of(cursor: Cursor, ids: list[str]) -> list[tuple[Any, ...]]:
+    """Return rows by id, of ids that are sorted; together, or in parts if they are too large for that."""
+    if not ids:
+        return []
+    try:
+        return cursor.execute(
+            f"SELECT {JOB_COLUMNS} FROM jobs WHERE id BETWEEN ?::UUID AND ?::UUID AND id IN (SELECT unnest(?::UUID[]))",
+            [ids[-1], ids[0], ids],
+        ).fetchall()
+    except duckdb.OutOfMemoryException:
+        if len(ids) == 1:
+            raise
+    middle = len(ids) // 2
+    return _rows_of(cursor, ids[:middle]) + _rows_of(cursor, ids[middle:])
 
 
 def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str], since: float = 0.0) -> dict[str, tuple[str, str]]:

@@ -1,6 +1,8 @@
 """What is read of many jobs, or large ones, needs little of DuckDB's memory."""
 
+import asyncio
 import random
+import shutil
 
 import pytest
 
@@ -14,10 +16,16 @@ pytestmark = pytest.mark.anyio
 JOBS, SPEC_BYTES, LIMIT = 12_000, 4_000, "40MB"
 
 
-@pytest.fixture
-async def storage(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     """More specs than the memory limit, each of them different; all jobs were canceled, and none folded."""
-    storage = Storage(tmp_path / "data")
+    folder = tmp_path_factory.mktemp("written")
+    asyncio.run(write(folder))
+    return folder
+
+
+async def write(folder):
+    storage = Storage(folder)
     await storage.open()
     source = random.Random(1)
     for _ in range(10):
@@ -29,6 +37,13 @@ async def storage(tmp_path):
             patch = encode({"state": "canceled", "event_seq": seq}).decode()
             change.transitions.append((seq, job.id, job.org_id, 0, "job_canceled", 0, patch, None))
         await storage.commit([change])
+    await storage.close()
+
+
+@pytest.fixture
+async def storage(written, tmp_path):
+    shutil.copytree(written, tmp_path / "data")
+    storage = Storage(tmp_path / "data")
     await storage.write(lambda database: database._connection.execute(f"SET memory_limit = '{LIMIT}'") and None)
     yield storage
     await storage.close()
@@ -39,6 +54,17 @@ async def test_pages_of_many_large_jobs_are_read_in_little_memory(storage):
     jobs = await storage.read(queries.list_jobs, **wanted, limit=JOBS)
     assert len(jobs) == JOBS
     assert jobs == sorted(jobs, key=lambda job: job.id, reverse=True)
+
+
+async def test_page_of_jobs_that_are_too_large_together_is_read_in_parts(storage):
+    """DuckDB holds two thousand rows at once, however long they are."""
+    source = random.Random(2)
+    large = [new_job(name="larger", input=source.randbytes(500_000).hex()) for _ in range(60)]
+    for job in large:
+        await storage.commit([change_of(storage, job)])
+    wanted = dict.fromkeys(("org_id", "state", "owner", "search", "before", "tag")) | {"name": "larger"}
+    jobs = await storage.read(queries.list_jobs, **wanted, limit=50)
+    assert [job.id for job in jobs] == [job.id for job in reversed(large)][:50]
 
 
 async def test_snapshot_of_many_large_jobs_is_read_in_slices(storage):
