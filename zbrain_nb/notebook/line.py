@@ -137,8 +137,8 @@ def run_line(desk: Desk, words: list[str]) -> Any:
 
 def _ls(desk: Desk, options: argparse.Namespace) -> None:
     if options.here:
-        handles = [handle.refresh() for handle in desk.runs.all()]
-        handles = [handle for handle in handles if options.state in (None, handle.job.state)][-options.limit :][::-1]
+        seen = JobGroup(desk.client, desk.runs.all()).refresh()
+        handles = [handle for handle in seen if options.state in (None, handle.job.state)][-options.limit :][::-1]
     else:
         handles = desk.client.jobs(options.state, options.limit)
     rows = [

@@ -40,26 +40,57 @@ async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
     index.applied_seq = storage.last_seq
     if found.last is not None and found.last.rank is not None:
         index.last_base = base_of(found.last.rank, found.last.job.spec.priority)
-    highs, log_seqs = await storage.read(queries.positions, [one.job.id for one in found.jobs if one.job.attempt])
-    for one in found.jobs:
-        entry = _entry(index, one)
-        restore_positions(entry, highs.get(one.job.id, {}), log_seqs.get(one.job.id, 0))
-        if one.job.state is not JobState.PENDING:  # its row may not say so yet
-            index.unfolded[one.job.id] = one.job
-        if one.job.state.ended:
-            index.remember(entry)
-        else:
-            index.restore(entry)
+    pending: list[Job] = []
+    for part in found.slices:
+        pending += await _load_slice(storage, index, part)
+    if found.slices and not index.unfolded:
+        await _save_folded(storage, index.applied_seq)
     for one in found.windows:
         index.restore(_entry(index, one))
     _restore_parked(index, found)
-    await _restore_blockers(storage, index, [one.job for one in found.jobs if one.job.state is JobState.PENDING])
+    await _restore_blockers(storage, index, pending)
     if index.live:
         log.info("Jobs were found in the store.", extra={"live": len(index.live), "parked": index.ready.parked})
     index.spare_collector()
     index.ready.paused.update(await read_pauses(storage))
     known = [msgspec.json.decode(text, type=WorkerInfo) for text in await storage.read(queries.workers)]
     return {info.id: info for info in known}
+
+
+async def _load_slice(storage: Storage, index: Index, part: waiting.Slice) -> list[Job]:
+    """Bring jobs into the index, but for the end of those that have ended: that is folded. Return those pending."""
+    found = await storage.read(waiting.jobs_of, part)
+    refused = await _fold_ended(storage, [one.job for one in found if one.job.state.ended])
+    highs, log_seqs = await storage.read(queries.positions, [one.job.id for one in found if one.job.attempt])
+    for one in found:
+        job, entry = one.job, _entry(index, one)
+        restore_positions(entry, highs.get(job.id, {}), log_seqs.get(job.id, 0))
+        if job.state.ended:
+            if job.id in refused:
+                index.unfolded[job.id] = job
+            index.remember(entry)
+            continue
+        if job.state is not JobState.PENDING:  # its row may not say so yet
+            index.unfolded[job.id] = job
+        index.restore(entry)
+    return [one.job for one in found if one.job.state is JobState.PENDING]
+
+
+async def _fold_ended(storage: Storage, ended: list[Job]) -> set[str]:
+    """Fold the ends of jobs, as many as there may be; return the ids of those that were not."""
+    try:
+        return await storage.write(lambda database: database.fold([folded_row(job) for job in ended]))
+    except ZBrainError as error:  # a full disk is no reason not to start
+        log.warning("Jobs could not be folded; it is tried again.", extra={"why": str(error)})
+        return {job.id for job in ended}
+
+
+async def _save_folded(storage: Storage, upto: int) -> None:
+    """Keep up to which ``event_seq`` the jobs table is up to date, so that the next start looks at less."""
+    try:
+        await storage.write(lambda database: database.save_meta(waiting.FOLDED_SEQ, str(upto)))
+    except ZBrainError as error:
+        log.warning("How far jobs are folded could not be kept.", extra={"why": str(error)})
 
 
 def _entry(index: Index, one: waiting.Placed) -> Entry:

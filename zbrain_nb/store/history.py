@@ -204,8 +204,9 @@ class HistoryPages:
         return None
 
     def _epoch(self, cursor: Cursor) -> str:
+        """Return what changes with each segment that is dropped, were it not the oldest, and not with a new one."""
         found = cursor.execute(
-            "SELECT min(number) FROM segments WHERE kind IN (SELECT unnest(?)) GROUP BY kind ORDER BY kind",
+            "SELECT max(number) - count(*) FROM segments WHERE kind IN (SELECT unnest(?)) GROUP BY kind ORDER BY kind",
             [list(self._source.kinds)],
         ).fetchall()
         return ".".join([self._token, *(str(number) for (number,) in found)])

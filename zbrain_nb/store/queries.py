@@ -150,10 +150,28 @@ def list_jobs(
     if tag is not None:
         where.append("contains(spec, ?)")  # as text: what is found is decoded once, what is not never
         values.append(f"{_encode(tag[0]).decode()}:{_encode(tag[1]).decode()}")
-    rows = cursor.execute(
-        f"SELECT {JOB_COLUMNS} FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
+    # what is sorted is held in memory, with all that is selected: so ids alone are
+    ids = cursor.execute(
+        f"SELECT id::VARCHAR FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
     ).fetchall()
-    return [make_job(row) for row in rows]
+    rows = _rows_of(cursor, [job_id for (job_id,) in ids])
+    return [make_job(row) for row in sorted(rows, key=lambda row: row[0], reverse=True)]
+
+
+def _rows_of(cursor: Cursor, ids: list[str]) -> list[tuple[Any, ...]]:
+    """Return rows by id, of ids that are sorted; together, or in parts if they are too large for that."""
+    if not ids:
+        return []
+    try:
+        return cursor.execute(
+            f"SELECT {JOB_COLUMNS} FROM jobs WHERE id BETWEEN ?::UUID AND ?::UUID AND id IN (SELECT unnest(?::UUID[]))",
+            [ids[-1], ids[0], ids],
+        ).fetchall()
+    except duckdb.OutOfMemoryException:
+        if len(ids) == 1:
+            raise
+    middle = len(ids) // 2
+    return _rows_of(cursor, ids[:middle]) + _rows_of(cursor, ids[middle:])
 
 
 def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str], since: float = 0.0) -> dict[str, tuple[str, str]]:
@@ -252,10 +270,17 @@ def events_between(
     tail = f"ORDER BY event_seq LIMIT {limit:d}"
     cursor.execute("BEGIN")
     try:
-        submits = cursor.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE {span} {match_jobs} {tail}", values).fetchall()
+        # what is sorted is held in memory, with all that is selected: so numbers alone are
+        jobs_wanted = f"FROM jobs WHERE {span} {match_jobs}"
+        submits = cursor.execute(
+            f"SELECT {JOB_COLUMNS} {jobs_wanted} AND event_seq <= "
+            f"(SELECT max(event_seq) FROM (SELECT event_seq {jobs_wanted} {tail}))",
+            values,
+        ).fetchall()
+        moves_wanted = f"FROM transitions WHERE {span} AND kind <> 'noted' {match_moves}"
         moves = cursor.execute(
-            "SELECT event_seq, kind, job_id::VARCHAR, org_id, attempt, epoch_us(ts), data FROM transitions "
-            f"WHERE {span} AND kind <> 'noted' {match_moves} {tail}",
+            "SELECT event_seq, kind, job_id::VARCHAR, org_id, attempt, epoch_us(ts), data "
+            f"{moves_wanted} AND event_seq <= (SELECT max(event_seq) FROM (SELECT event_seq {moves_wanted} {tail}))",
             values,
         ).fetchall()
         lines: list[tuple[Any, ...]] = []
@@ -277,7 +302,7 @@ def events_between(
         cursor.execute("ROLLBACK")
     for rows, column in ((submits, 1), (moves, 0)):
         if len(rows) == limit:
-            whole = min(whole, rows[-1][column])
+            whole = min(whole, max(row[column] for row in rows))
     if len(lines) == limit:  # the last event may go on past the page
         firsts = sorted({row[0] for row in lines})
         if len(firsts) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +25,8 @@ from zbrain_nb.store.refusals import unavailable
 from zbrain_nb.store.room import Room
 from zbrain_nb.store.rows import Change, encode, folded_row, job_row
 from zbrain_nb.store.writer import Done, Task, Writer
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -172,6 +175,9 @@ class Storage:
             try:
                 return query(self._cursor(), *args, **kwargs)
             except duckdb.Error as error:
+                if isinstance(error, duckdb.OutOfMemoryException):
+                    name = getattr(query, "__qualname__", str(query))
+                    log.error("A query of the store needs more memory than it may take.", extra={"query": name})
                 raise unavailable(error) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, run)

@@ -14,7 +14,13 @@ from zbrain_nb.store.queries import JOB_COLUMNS, WITHOUT_PATCH, Cursor, apply_pa
 
 _PLACE = "rank, event_seq, lane"
 _PARKED = "state = 'pending' AND lane IS NOT NULL"
+_PATCHES = (
+    "FROM transitions WHERE job_id IN (SELECT unnest(?::UUID[])) AND event_seq > ? AND kind NOT IN (SELECT unnest(?))"
+)
 _FETCHED = 10_000
+#: How many jobs are read at once when the queue opens, and how much of specs and patches.
+SLICE_ROWS = 4_000
+SLICE_BYTES = 4 * 1024 * 1024
 #: Under this key the store keeps up to which ``event_seq`` its jobs table is up to date.
 FOLDED_SEQ = "folded_seq"
 
@@ -28,14 +34,33 @@ class Placed(NamedTuple):
     lane: str | None
 
 
+class Slice(NamedTuple):
+    """Jobs that are read together.
+
+    Attributes
+    ----------
+    ids : list of str
+        In the order of their submits.
+    first, last : int
+        The first and last ``event_seq`` of these.
+    folded_seq : int
+        Their rows show at least what happened up to here.
+    """
+
+    ids: list[str]
+    first: int
+    last: int
+    folded_seq: int
+
+
 class Snapshot(NamedTuple):
     """What the queue has to know when it opens.
 
     Attributes
     ----------
-    jobs : list of Placed
+    slices : list of Slice
         Jobs that have not ended and have more to them than their row, or were not folded since they moved (those
-        may have ended), in the order of their submits.
+        may have ended), in the order of their submits, to be read by `jobs_of`.
     windows : list of Placed
         The first of each lane's other jobs.
     lanes : dict of str to int
@@ -44,7 +69,7 @@ class Snapshot(NamedTuple):
         The job that was submitted last.
     """
 
-    jobs: list[Placed]
+    slices: list[Slice]
     windows: list[Placed]
     lanes: dict[str, int]
     last: Placed | None
@@ -78,28 +103,72 @@ def snapshot(cursor: Cursor, folded_seq: int, window_for: Callable[[int], int]) 
     last = cursor.execute(
         f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE event_seq = (SELECT max(event_seq) FROM jobs)"
     ).fetchone()
-    jobs = _chosen(cursor)
+    slices = _slices(cursor)
     cursor.execute("DROP TABLE moved")
     cursor.execute("DROP TABLE chosen")
-    return Snapshot(jobs, [_placed(row) for row in windows], dict(lanes), _placed(last) if last else None)
+    return Snapshot(slices, [_placed(row) for row in windows], dict(lanes), _placed(last) if last else None)
 
 
-def _chosen(cursor: Cursor) -> list[Placed]:
+def _slices(cursor: Cursor) -> list[Slice]:
+    """Cut the chosen jobs into slices: what is sorted is held in memory, so ids and numbers alone are."""
     rows = cursor.execute(
-        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs JOIN chosen USING (id) ORDER BY event_seq"
+        "SELECT id::VARCHAR, event_seq, coalesce(folded_seq, event_seq) FROM jobs JOIN chosen USING (id) "
+        "ORDER BY event_seq"
+    ).fetchall()
+    slices: list[Slice] = []
+    for start in range(0, len(rows), SLICE_ROWS):
+        some = rows[start : start + SLICE_ROWS]
+        sizes = _sizes(cursor, _slice(some))
+        part: list[tuple[str, int, int]] = []
+        free = SLICE_BYTES
+        for row in some:
+            free -= sizes.get(row[0], 0)
+            if part and free < 0:
+                slices.append(_slice(part))
+                part, free = [], SLICE_BYTES - sizes.get(row[0], 0)
+            part.append(row)
+        slices.append(_slice(part))
+    return slices
+
+
+def _slice(rows: list[tuple[str, int, int]]) -> Slice:
+    return Slice([row[0] for row in rows], rows[0][1], rows[-1][1], min(row[2] for row in rows))
+
+
+def _sizes(cursor: Cursor, part: Slice) -> dict[str, int]:
+    """Return about how many bytes are read of each job."""
+    sizes = dict(
+        cursor.execute(
+            "SELECT id::VARCHAR, strlen(spec) + coalesce(strlen(fields), 0) FROM jobs "
+            "WHERE event_seq BETWEEN ? AND ? AND id IN (SELECT unnest(?::UUID[]))",
+            [part.first, part.last, part.ids],
+        ).fetchall()
+    )
+    for job_id, size in cursor.execute(
+        f"SELECT job_id::VARCHAR, sum(strlen(data)) {_PATCHES} GROUP BY job_id",
+        [part.ids, part.folded_seq, list(WITHOUT_PATCH)],
+    ).fetchall():
+        sizes[job_id] = sizes.get(job_id, 0) + int(size)
+    return sizes
+
+
+def jobs_of(cursor: Cursor, part: Slice) -> list[Placed]:
+    """Return the jobs of a slice as their events left them, in the order of their submits."""
+    rows = cursor.execute(
+        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE event_seq BETWEEN ? AND ? "
+        "AND id IN (SELECT unnest(?::UUID[]))",
+        [part.first, part.last, part.ids],
     ).fetchall()
     placed = {row[0]: _placed(row) for row in rows}
     jobs = {job_id: one.job for job_id, one in placed.items()}
-    oldest = min((row[8] for row in rows), default=0)
     apply_patches(
         jobs,
         cursor.execute(
-            "SELECT job_id::VARCHAR, event_seq, data FROM transitions JOIN chosen ON id = job_id "
-            "WHERE event_seq > ? AND kind NOT IN (SELECT unnest(?)) ORDER BY event_seq",
-            [oldest, list(WITHOUT_PATCH)],
+            f"SELECT job_id::VARCHAR, event_seq, data {_PATCHES} ORDER BY event_seq",
+            [part.ids, part.folded_seq, list(WITHOUT_PATCH)],
         ).fetchall(),
     )
-    return [one._replace(job=jobs[job_id]) for job_id, one in placed.items()]
+    return [placed[job_id]._replace(job=jobs[job_id]) for job_id in part.ids if job_id in jobs]
 
 
 def _placed(row: tuple[Any, ...]) -> Placed:
@@ -108,12 +177,14 @@ def _placed(row: tuple[Any, ...]) -> Placed:
 
 def page(cursor: Cursor, lane: str, rank: int, order: int, limit: int) -> list[Placed]:
     """Return the next jobs of a lane behind a place, in order; some may have moved on since they were folded."""
+    # what is sorted is held in memory: so ids alone are
     rows = cursor.execute(
-        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE state = 'pending' AND lane = $1 AND rank >= $2 "
-        "AND (rank > $2 OR event_seq > $3) ORDER BY rank, event_seq LIMIT $4",
+        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE id IN (SELECT id FROM jobs "
+        "WHERE state = 'pending' AND lane = $1 AND rank >= $2 AND (rank > $2 OR event_seq > $3) "
+        "ORDER BY rank, event_seq LIMIT $4)",
         [lane, rank, order, limit],
     ).fetchall()
-    return [_placed(row) for row in rows]
+    return sorted(map(_placed, rows), key=lambda one: (one.rank, one.order))
 
 
 def placed_by_id(cursor: Cursor, ids: Iterable[str]) -> list[Placed]:
@@ -130,10 +201,10 @@ def batch(cursor: Cursor, first_id: str, count: int) -> list[Job]:
     """Return the jobs that were submitted in one go behind the first, and it, as they were last folded."""
     rows = cursor.execute(
         f"SELECT {JOB_COLUMNS} FROM jobs WHERE event_seq >= (SELECT event_seq FROM jobs WHERE id = $1::UUID) "
-        "AND event_seq < (SELECT event_seq FROM jobs WHERE id = $1::UUID) + $2 ORDER BY event_seq",
+        "AND event_seq < (SELECT event_seq FROM jobs WHERE id = $1::UUID) + $2",
         [first_id, count],
     ).fetchall()
-    return [make_job(row) for row in rows]
+    return [make_job(row) for row in sorted(rows, key=lambda row: row[1])]
 
 
 def key_fingerprints(cursor: Cursor) -> array[int]:

@@ -142,7 +142,9 @@ def test_attach_finds_the_jobs_after_a_restart_and_binds_what_the_notebook_lacks
     assert space["found"] == 7
 
 
-def test_lines_look_at_jobs_and_act_on_them(pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_look_at_jobs_and_act_on_them(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pad.cell("a", "--no-wait --quiet --name spoken --job run", "print('hello\\x1b]0;title\\x07')\n6 * 7").wait(60)
     handle = pad.shell.user_ns["run"]
     for name in ("run", "-1", "spoken", handle.id, handle.id[:18]):
@@ -162,6 +164,13 @@ def test_lines_look_at_jobs_and_act_on_them(pad: Notebook, tmp_path: Path, capsy
     again = pad.shell.user_ns["_zb"]
     assert again.job.retry_of == handle.id
     assert pad.line("result -1") == 42
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(JobHandle, "refresh", None)  # the jobs are looked up in one request
+        pad.line("ls --here --state succeeded")
+    shown = capsys.readouterr().out
+    assert handle.id[:13] in shown
+    assert again.id[:13] in shown
 
 
 def test_grid_makes_a_job_for_each_combination_and_one_group(pad: Notebook, tmp_path: Path) -> None:

@@ -206,6 +206,21 @@ async def test_rows_carried_from_a_dropped_segment_are_read_once(queue: JobQueue
     assert mark_of(await stream(queue, "jobs")).epoch != epoch
 
 
+async def test_epoch_changes_with_each_segment_that_is_dropped_though_the_oldest_stays(queue: JobQueue) -> None:
+    storage = queue.storage
+    epochs = []
+    for _ in range(3):
+        await queue.submit(TRUE)
+        epochs.append(mark_of(await stream(queue, "jobs")).epoch)
+        await storage.write(lambda database: database.open_segments(["jobs"], 0.0))
+    _, second, third, _ = await storage.write(lambda database: database._segments.all["jobs"])
+    for segment in (second, third):
+        await storage.write(lambda database, segment=segment: database.drop_segment(segment, []))
+        epochs.append(mark_of(await stream(queue, "jobs")).epoch)
+    assert [epoch == epochs[0] for epoch in epochs] == [True, True, True, False, False]
+    assert epochs[3] != epochs[4]
+
+
 async def test_slow_reader_holds_up_no_checkpoint(tmp_path, small_pages: None) -> None:
     async with JobQueue(Storage(tmp_path), tmp_path / "blobs") as queue:
         for _ in range(12):

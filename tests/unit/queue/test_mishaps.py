@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+import duckdb
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand, turns
@@ -148,3 +149,36 @@ async def test_batch_that_breaks_in_the_middle_of_its_transaction_leaves_none_op
     kept = await queue.submit(TRUE)
     stored = await queue.storage.read(lambda cursor: cursor.execute("SELECT id::VARCHAR FROM jobs").fetchall())
     assert sorted(stored) == sorted([(job_id,), (kept,)])
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_ends_that_a_killed_host_had_not_folded_are_folded_in_slices_at_the_next_start(
+    tmp_path, monkeypatch, is_full
+):
+    monkeypatch.setattr(waiting, "SLICE_ROWS", 3)
+    queue = JobQueue(Storage(tmp_path / "data"), tmp_path / "blobs")
+    async with queue:
+        parent, other = await queue.submit_many([JobSpec(cmd=["true"]), JobSpec(cmd=["true"])])
+        children = await queue.submit_many([JobSpec(cmd=["true"], after=[parent]) for _ in range(10)])
+        waits = await queue.submit(JobSpec(cmd=["true"], after=[other]))
+        await queue.cancel_job(parent)
+        queue._index.unfolded.clear()  # as if it were killed before
+    fold, folds = Database.fold, []
+
+    def note(database, rows):
+        folds.append(len(rows))
+        if is_full:
+            raise duckdb.IOException("No space left on device")
+        return fold(database, rows)
+
+    monkeypatch.setattr(Database, "fold", note)
+    async with queue:
+        assert sum(folds) == 11
+        assert max(folds) <= 3
+        assert len(queue._index.unfolded) == (11 if is_full else 0)
+        assert [job.state for job in await queue.get_many(children)] == [JobState.FAILED] * 10
+        assert len(await queue.list(state="failed")) == 10
+        assert (await queue.get(waits)).state is JobState.PENDING
+        assert queue.active_jobs() == 2
+        folded_seq = int(await queue.storage.read(waiting.meta, waiting.FOLDED_SEQ) or 0)
+        assert (folded_seq == queue.storage.last_seq) is not is_full

@@ -1,0 +1,97 @@
+"""What is read of many jobs, or large ones, needs little of DuckDB's memory."""
+
+import asyncio
+import random
+import shutil
+
+import pytest
+
+from tests.unit.store.rows import change_of, new_job
+from zbrain_nb import Storage
+from zbrain_nb.model.errors import Unavailable
+from zbrain_nb.store import queries, waiting
+from zbrain_nb.store.rows import Change, encode
+
+pytestmark = pytest.mark.anyio
+JOBS, SPEC_BYTES, LIMIT = 12_000, 4_000, "40MB"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """More specs than the memory limit, each of them different; all jobs were canceled, and none folded."""
+    folder = tmp_path_factory.mktemp("written")
+    asyncio.run(write(folder))
+    return folder
+
+
+async def write(folder):
+    storage = Storage(folder)
+    await storage.open()
+    source = random.Random(1)
+    for _ in range(10):
+        change = Change()
+        for _ in range(JOBS // 10):
+            job = new_job(name="big", input=source.randbytes(SPEC_BYTES // 2).hex())
+            change.jobs += change_of(storage, job).jobs
+            seq = storage.next_seq()
+            patch = encode({"state": "canceled", "event_seq": seq}).decode()
+            change.transitions.append((seq, job.id, job.org_id, 0, "job_canceled", 0, patch, None))
+        await storage.commit([change])
+    await storage.close()
+
+
+@pytest.fixture
+async def storage(written, tmp_path):
+    shutil.copytree(written, tmp_path / "data")
+    storage = Storage(tmp_path / "data")
+    await storage.write(lambda database: database._connection.execute(f"SET memory_limit = '{LIMIT}'") and None)
+    yield storage
+    await storage.close()
+
+
+async def test_pages_of_many_large_jobs_are_read_in_little_memory(storage):
+    wanted = dict.fromkeys(("org_id", "state", "owner", "name", "search", "before", "tag"))
+    jobs = await storage.read(queries.list_jobs, **wanted, limit=JOBS)
+    assert len(jobs) == JOBS
+    assert jobs == sorted(jobs, key=lambda job: job.id, reverse=True)
+
+
+async def test_page_of_jobs_that_are_too_large_together_is_read_in_parts(storage):
+    """DuckDB holds two thousand rows at once, however long they are."""
+    source = random.Random(2)
+    large = [new_job(name="larger", input=source.randbytes(500_000).hex()) for _ in range(60)]
+    for job in large:
+        await storage.commit([change_of(storage, job)])
+    wanted = dict.fromkeys(("org_id", "state", "owner", "search", "before", "tag")) | {"name": "larger"}
+    jobs = await storage.read(queries.list_jobs, **wanted, limit=50)
+    assert [job.id for job in jobs] == [job.id for job in reversed(large)][:50]
+
+
+async def test_snapshot_of_many_large_jobs_is_read_in_slices(storage):
+    found = await storage.read(waiting.snapshot, 0, lambda lanes: 10)
+    jobs = [one for part in found.slices for one in await storage.read(waiting.jobs_of, part)]
+    assert len(jobs) == JOBS
+    assert all(one.job.state == "canceled" for one in jobs)
+    assert [one.order for one in jobs] == sorted(one.order for one in jobs)
+
+
+async def test_events_of_many_large_jobs_are_read_in_little_memory(storage):
+    events, upto = await storage.read(queries.events_between, 0, storage.last_seq, None, None, JOBS)
+    assert [event.seq for event in events] == list(range(1, upto + 1))
+    assert upto >= JOBS
+
+
+async def test_jobs_of_a_large_batch_are_read_in_little_memory(storage):
+    first, *_ = await storage.read(lambda cursor: cursor.execute("SELECT min(id)::VARCHAR FROM jobs").fetchone())
+    jobs = await storage.read(waiting.batch, first, 2 * JOBS)
+    assert [job.id for job in jobs] == sorted(job.id for job in jobs)
+    assert len(jobs) == JOBS
+
+
+async def test_query_without_memory_is_logged_by_its_name(storage, caplog):
+    def greedy(cursor):
+        return cursor.execute("SELECT spec FROM jobs ORDER BY random() LIMIT 11500").fetchall()
+
+    with pytest.raises(Unavailable):
+        await storage.read(greedy)
+    assert [record.query.rpartition(".")[2] for record in caplog.records if hasattr(record, "query")] == ["greedy"]
