@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import sys
 import time
@@ -406,8 +407,18 @@ class Foreman:
         if current is None and code != RETIRED:
             self._blame_next(code, failure)
         runner.close()
+        self._remove_scratch(runner.pid)
         self._runner = self._ending = self._status = None
         self._step, self._is_last = 0, False
+
+    def _remove_scratch(self, pid: int) -> None:
+        """Remove the folders that a runner has made for its calls to run in."""
+        if self._request.scratch is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._request.scratch):
+                if name.startswith(f"{pid}-"):
+                    shutil.rmtree(os.path.join(self._request.scratch, name), ignore_errors=True)
 
     def _hears_more(self, runner: Runner) -> bool:
         """Write down what is left in the pipes of an ended runner; return whether there may be more."""

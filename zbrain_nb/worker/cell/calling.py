@@ -14,6 +14,7 @@ import hashlib
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -105,6 +106,7 @@ def serve(request: SessionRequest, events_fd: int, feed_fd: int, marker: bytes) 
                 ending.finish_process()
                 streams.flush()
             for descriptor in raw:
+                os.set_blocking(descriptor, True)  # the call may have changed that, for all that have the pipe
                 os.write(descriptor, marker)
             writer.last_event(finished, Kind.END, MORE if goes_on else LAST)
             if not goes_on:
@@ -320,7 +322,9 @@ class _Runner:
         if Imprint.take() != self._imprint or self._has_callbacks():
             return False
         if self._request.scratch is not None and os.listdir(self._cwd):
+            old = self._cwd
             self._new_folder()
+            shutil.rmtree(old, ignore_errors=True)
         return True
 
     def _has_callbacks(self) -> bool:
