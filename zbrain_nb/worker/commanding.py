@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from zbrain_nb.model.sizes import format_kib
-from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call
+from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call, HighMark
 from zbrain_nb.worker.launch import about_folder, about_program
 from zbrain_nb.worker.processes import Killer, become_subreaper, oom_kills
 from zbrain_nb.worker.request import RunRequest
@@ -110,6 +110,7 @@ class _Runner:
 
     def __init__(self, request: RunRequest) -> None:
         self._request = request
+        self._mark = HighMark(request.outbox)
         self._killer = Killer()
         self._boxes = self._folders = 0
         self._box: _Box | None = None
@@ -147,6 +148,7 @@ class _Runner:
         self._checkpoints = call.checkpoints
         if call.checkpoints:
             os.makedirs(call.checkpoints, 0o700, exist_ok=True)
+        self._mark.raise_to(call.number)
         return box
 
     def leave(self) -> bool:

@@ -32,6 +32,7 @@ from zbrain_nb.worker.calls import (
     Call,
     Cancel,
     Close,
+    HighMark,
     OrderReader,
     Withdraw,
     encode_order,
@@ -64,8 +65,7 @@ _TERM_AFTER_SECS, _KILL_AFTER_SECS = TERM_PART * GRACE_SECS, GRACE_SECS
 def oversee(folder: Path, request: RunRequest, body: Body, window: int = WINDOW) -> NoReturn:
     """Serve one session in this process, which was forked for it, and exit.
 
-    Does nothing if the session has a spool already. At most `window` calls are with the runner at once: if this process
-    is killed, nobody knows which of them had begun.
+    Does nothing if the session has a spool already. At most `window` calls are with the runner at once.
     """
     code = 1
     try:
@@ -104,6 +104,7 @@ class Foreman:
         self._spool = spool
         self._record = Record(spool, request.spool_cap_bytes)
         self._orders = OrderReader(request.orders)
+        HighMark(request.outbox).close()  # it is there before the first call is handed over
         self._killer = Killer()
         self._post = Post(folder, "worker.sock")
         fifo = open_fifo(request.events_path)

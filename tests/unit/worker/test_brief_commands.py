@@ -215,3 +215,17 @@ async def test_lost_attempt_is_told_only_when_its_processes_are_gone(brief: Brie
     assert not pids_with(f"ZBRAIN_JOB_ID={job.job.id}")
     assert job.ending.lost
     await eventually(lambda: not station.files(job))
+
+
+async def test_killed_foreman_loses_only_what_had_begun(brief: Brief, tmp_path: Path) -> None:
+    killer = brief.submit("sh", "-c", f"echo $$; {STUBBORN}", cwd=str(tmp_path))
+    others = [brief.submit("sh", "-c", f"touch {number}", cwd=str(tmp_path)) for number in range(12)]
+    await brief.station.until(lambda: killer.lines()[1:] == ["ready"])
+    os.kill(_parent(_parent(int(killer.lines()[0]))), signal.SIGKILL)
+    await brief.station.until(lambda: all(job.ended for job in (killer, *others)))
+    assert killer.ending.lost
+    assert not killer.ending.unstarted
+    for number, job in enumerate(others):
+        ran = (tmp_path / str(number)).exists()
+        assert ran == isinstance(job.ending, JobCompleted)
+        assert ran or job.ending.unstarted

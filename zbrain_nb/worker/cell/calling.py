@@ -30,7 +30,7 @@ from zbrain_nb.model.errors import BlobMismatch, ValueNotKept, ZBrainError
 from zbrain_nb.model.job import INLINE_BYTES
 from zbrain_nb.model.payload import Reader, load_call
 from zbrain_nb.worker import inside
-from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call
+from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call, HighMark
 from zbrain_nb.worker.cell import ending, surroundings
 from zbrain_nb.worker.cell.frames import FrameWriter
 from zbrain_nb.worker.cell.imprint import Imprint
@@ -176,6 +176,7 @@ class _Runner:
 
     def __init__(self, request: SessionRequest, writer: FrameWriter, streams: JobStreams, shell: Shell) -> None:
         self._request = request
+        self._mark = HighMark(request.outbox)
         self._writer = writer
         self._streams = streams
         self._shell = shell
@@ -260,6 +261,7 @@ class _Runner:
             # as good as what it takes itself, and ten times faster
             sys.modules["numpy.random"].seed(memoryview(os.urandom(32)).cast("I").tolist())
         self._environ = _environ()
+        self._mark.raise_to(call.number)
         self._writer.mark(Kind.BEGIN, NUMBER.pack(call.number) + os.fsencode(self._outbox))
 
     def _new_box(self) -> None:
