@@ -303,8 +303,14 @@ class Foreman:
             self._is_last = not frame.payload.startswith(MORE)
             said = frame.payload[len(MORE) :]
             self._said = msgspec.json.decode(said, type=End) if said else None
-            if not (self._is_last or self._ending):
-                self._end_current(self._said or End(reason="exited", exit_code=0))
+            if not self._is_last:
+                # a command that the interrupt did not reach any more has ended by itself; of a function none can tell
+                is_unhurt = self._ending is None
+                self._end_current(
+                    self._said or End(reason=self._ending or "exited", exit_code=0 if is_unhurt else None)
+                )
+                if not is_unhurt:
+                    self._runner.dismiss()  # it waits for another call
         elif frame.kind in (Kind.STDOUT, Kind.STDERR, Kind.EVENT):
             self._record.add(self._current.call.number, frame)
 
