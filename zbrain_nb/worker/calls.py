@@ -5,7 +5,8 @@ job that does not exist. The worker tells it what to do by an *order book*, an a
 stands there is done even if the worker dies. What the calls say stands in the session's spool: each frame of a call is
 wrapped in a `CALL` frame with the call's number, so that the frames of one call are what an attempt's own spool holds.
 `HANDED` frames name calls that may run from then on, `WITHDRAWN` ones calls that certainly never ran and never will,
-`NAMED` ones calls that got a name in the folder by which the queue sees that they live.
+`NAMED` ones calls that got a name in the folder by which the queue sees that they live. Each call's number stands in a
+file of the session before the call begins: if the foreman is killed, that tells the calls that never ran.
 """
 
 from __future__ import annotations
@@ -31,6 +32,47 @@ RETIRED = 75
 MORE, LAST = b"more", b"last"
 #: The longest order that a runner takes.
 PACKET_BYTES = 128 * 1024
+
+
+class HighMark:
+    """The number of the call of a session that began last; what stands here outlives the session's processes.
+
+    Parameters
+    ----------
+    outbox : str
+        Of the session; the file is made there.
+
+    Raises
+    ------
+    OSError
+        If it cannot be.
+    """
+
+    def __init__(self, outbox: str) -> None:
+        self._descriptor = os.open(f"{outbox}/begun", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def raise_to(self, number: int) -> None:
+        """Write down a call that is about to begin.
+
+        Raises
+        ------
+        OSError
+            If the disk does not take it; then the call must not begin.
+        """
+        os.pwrite(self._descriptor, NUMBER.pack(number), 0)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    @staticmethod
+    def read(outbox: str) -> int | None:
+        """Return the number that stands there; -1 before the first call, None if nothing can be said."""
+        try:
+            data = Path(outbox, "begun").read_bytes()
+            return int(NUMBER.unpack(data)[0]) if data else -1
+        except (OSError, struct.error):
+            return None
 
 
 class Call(msgspec.Struct, tag="call"):

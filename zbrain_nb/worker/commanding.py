@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import time
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from zbrain_nb.model.sizes import format_kib
-from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call
+from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call, HighMark
 from zbrain_nb.worker.launch import about_folder, about_program
 from zbrain_nb.worker.processes import Killer, become_subreaper, oom_kills
 from zbrain_nb.worker.request import RunRequest
@@ -60,12 +61,15 @@ def serve_commands(request: RunRequest, events_fd: int, feed_fd: int, marker: by
         if not packet:
             break
         call = msgspec.json.decode(packet, type=Call)
-        box = runner.enter(call)
-        os.write(events_fd, pack(Kind.BEGIN, NUMBER.pack(call.number) + os.fsencode(box.root)))
+        box, end = runner.enter(call)
+        os.write(events_fd, pack(Kind.BEGIN, NUMBER.pack(call.number) + os.fsencode(box.root if box else "")))
         begun = time.perf_counter()
-        end = runner.run(call, box)
-        finished = {"kind": "finished", "files": runner.leave(), "secs": time.perf_counter() - begun}
+        if box is not None:
+            end = runner.run(call, box)
+        has_files = runner.leave() and box is not None
+        finished = {"kind": "finished", "files": has_files, "secs": time.perf_counter() - begun}
         for descriptor in (1, 2):
+            os.set_blocking(descriptor, True)  # a command may have changed that, for all that have the pipe
             os.write(descriptor, marker)
         payload = (LAST if runner.is_interrupted else MORE) + msgspec.json.encode(end)
         os.write(events_fd, pack(Kind.EVENT, msgspec.json.encode(finished)) + pack(Kind.END, payload))
@@ -106,17 +110,16 @@ class _Runner:
 
     def __init__(self, request: RunRequest) -> None:
         self._request = request
+        self._mark = HighMark(request.outbox)
         self._killer = Killer()
         self._boxes = self._folders = 0
         self._box: _Box | None = None
         self._stamp: tuple[object, ...] = ()
-        self._cwd = request.cwd
+        self._cwd = request.cwd if request.scratch is None else ""  # empty: the next command gets a new one
         self._checkpoints = ""
         self._main = 0
         self._oom_kills, self._counted_at = oom_kills(), time.monotonic()
         self.is_interrupted = False
-        if request.scratch is not None:
-            self._new_folder()
 
     def interrupt(self, number: int, frame: object) -> None:
         """Pass SIGINT on to the command; no other follows here."""
@@ -125,8 +128,16 @@ class _Runner:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._main, signal.SIGINT)
 
-    def enter(self, call: Call) -> _Box:
-        """Return the folder for the files of a command."""
+    def enter(self, call: Call) -> tuple[_Box | None, End]:
+        """Return the folder for the files of a command; without one, how the command ends that cannot begin."""
+        try:
+            return self._enter(call), End(reason="exited")
+        except OSError as error:
+            return None, _unstartable(f"Its folders cannot be made on the worker: {error.strerror}.")
+
+    def _enter(self, call: Call) -> _Box:
+        if not self._cwd:
+            self._new_folder()
         box = self._box
         if box is None:
             self._boxes += 1
@@ -137,14 +148,16 @@ class _Runner:
         self._checkpoints = call.checkpoints
         if call.checkpoints:
             os.makedirs(call.checkpoints, 0o700, exist_ok=True)
+        self._mark.raise_to(call.number)
         return box
 
     def leave(self) -> bool:
         """Return whether the command has left files, or was given one; then the next ones get another folder."""
         with contextlib.suppress(OSError):  # it holds something, which the next attempt finds
             os.rmdir(self._checkpoints)
-        if self._request.scratch is not None and os.listdir(self._cwd):
-            self._new_folder()
+        if self._request.scratch is not None and not _is_empty(self._cwd):
+            shutil.rmtree(self._cwd, ignore_errors=True)
+            self._cwd = ""
         if self._box is not None and self._box.stamp() == self._stamp:
             return False
         self._box = None
@@ -152,8 +165,9 @@ class _Runner:
 
     def _new_folder(self) -> None:
         self._folders += 1
-        self._cwd = os.path.join(self._request.cwd, f"{os.getpid()}-{self._folders}")
-        os.mkdir(self._cwd, 0o700)
+        folder = os.path.join(self._request.cwd, f"{os.getpid()}-{self._folders}")
+        os.makedirs(folder, 0o700)
+        self._cwd = folder
 
     def run(self, call: Call, box: _Box) -> End:
         """Run one command, and kill what it leaves running."""
@@ -215,6 +229,14 @@ class _Runner:
             sentence = f"Killed by the kernel at {format_kib(peak_kib)}, because the machine ran out of memory."
             return End(reason="memory", exit_code=code, signal=name, message=sentence, peak_kib=peak_kib)
         return End(reason="exited", exit_code=code, signal=name, peak_kib=peak_kib)
+
+
+def _is_empty(folder: str) -> bool:
+    """Whether a folder is there, and empty."""
+    try:
+        return not os.listdir(folder)
+    except OSError:
+        return False
 
 
 def _unstartable(sentence: str) -> End:

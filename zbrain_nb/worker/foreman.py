@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import sys
 import time
@@ -31,6 +32,7 @@ from zbrain_nb.worker.calls import (
     Call,
     Cancel,
     Close,
+    HighMark,
     OrderReader,
     Withdraw,
     encode_order,
@@ -63,8 +65,7 @@ _TERM_AFTER_SECS, _KILL_AFTER_SECS = TERM_PART * GRACE_SECS, GRACE_SECS
 def oversee(folder: Path, request: RunRequest, body: Body, window: int = WINDOW) -> NoReturn:
     """Serve one session in this process, which was forked for it, and exit.
 
-    Does nothing if the session has a spool already. At most `window` calls are with the runner at once: if this process
-    is killed, nobody knows which of them had begun.
+    Does nothing if the session has a spool already. At most `window` calls are with the runner at once.
     """
     code = 1
     try:
@@ -103,6 +104,7 @@ class Foreman:
         self._spool = spool
         self._record = Record(spool, request.spool_cap_bytes)
         self._orders = OrderReader(request.orders)
+        HighMark(request.outbox).close()  # it is there before the first call is handed over
         self._killer = Killer()
         self._post = Post(folder, "worker.sock")
         fifo = open_fifo(request.events_path)
@@ -301,8 +303,14 @@ class Foreman:
             self._is_last = not frame.payload.startswith(MORE)
             said = frame.payload[len(MORE) :]
             self._said = msgspec.json.decode(said, type=End) if said else None
-            if not (self._is_last or self._ending):
-                self._end_current(self._said or End(reason="exited", exit_code=0))
+            if not self._is_last:
+                # a command that the interrupt did not reach any more has ended by itself; of a function none can tell
+                is_unhurt = self._ending is None
+                self._end_current(
+                    self._said or End(reason=self._ending or "exited", exit_code=0 if is_unhurt else None)
+                )
+                if not is_unhurt:
+                    self._runner.dismiss()  # it waits for another call
         elif frame.kind in (Kind.STDOUT, Kind.STDERR, Kind.EVENT):
             self._record.add(self._current.call.number, frame)
 
@@ -406,8 +414,18 @@ class Foreman:
         if current is None and code != RETIRED:
             self._blame_next(code, failure)
         runner.close()
+        self._remove_scratch(runner.pid)
         self._runner = self._ending = self._status = None
         self._step, self._is_last = 0, False
+
+    def _remove_scratch(self, pid: int) -> None:
+        """Remove the folders that a runner has made for its calls to run in."""
+        if self._request.scratch is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._request.scratch):
+                if name.startswith(f"{pid}-"):
+                    shutil.rmtree(os.path.join(self._request.scratch, name), ignore_errors=True)
 
     def _hears_more(self, runner: Runner) -> bool:
         """Write down what is left in the pipes of an ended runner; return whether there may be more."""

@@ -42,7 +42,7 @@ class Preparer:
         self._folder = folder
         self._link = link
         self._temp_dir = temp_dir
-        #: Of blobs on their way: many jobs leased together may read the same, and it comes once.
+        #: Of blobs on their way: many jobs leased together may read the same, and it comes, or is hashed, once.
         self._coming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         #: The queue's artifact store, where it can be read: then inputs are not copied.
         self.blobs: Path | None = None
@@ -97,14 +97,14 @@ class Preparer:
 
     async def _fetch(self, job: Job, name: str, sha256: str) -> str:
         """Return the path of an input: in the queue's own store, or in the cache; while the queue is away it waits."""
-        if self.blobs is not None:
-            lying = self.blobs / sha256[:2] / sha256[2:]
-            if await asyncio.to_thread(_is_whole, lying, sha256):
-                return str(lying)
         path = self._folder.blobs / sha256
         patience = Patience()
         lock = self._coming.setdefault(sha256, asyncio.Lock())
         async with lock:
+            if self.blobs is not None:
+                lying = self.blobs / sha256[:2] / sha256[2:]
+                if await asyncio.to_thread(_is_whole, lying, sha256):
+                    return str(lying)
             while not path.exists():
                 assert self._link is not None
                 try:
@@ -190,10 +190,10 @@ def _imported(path: str | None) -> list[str]:
 
 
 def _is_whole(path: Path, sha256: str) -> bool:
-    """Whether a blob can be read and hashes to its name; each is read through once, by its inode."""
+    """Whether a blob can be read and hashes to its name; it is read through again when anything about it changed."""
     try:
         found = path.stat()
-        return _hashes_to(path, sha256, found.st_ino, found.st_size)
+        return _hashes_to(path, sha256, found.st_ino, found.st_size, found.st_ctime_ns)
     except OSError:
         return False
 

@@ -12,8 +12,19 @@ from pathlib import Path
 
 import msgspec
 
+from zbrain_nb.model.datadir import boot_id
 from zbrain_nb.model.events import JobFailed
-from zbrain_nb.worker.calls import Call, Cancel, Close, Order, OrderBook, Withdraw, unpack_numbers, unpack_of_call
+from zbrain_nb.worker.calls import (
+    Call,
+    Cancel,
+    Close,
+    HighMark,
+    Order,
+    OrderBook,
+    Withdraw,
+    unpack_numbers,
+    unpack_of_call,
+)
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.employer import Employer
 from zbrain_nb.worker.finishing import Ending, lost
@@ -81,6 +92,7 @@ class Session:
         self._handed: set[int] = set()
         self._named: set[int] = set()
         self._outboxes: dict[int, str] = {}
+        self._boot_id = ""  # of the machine, when its foreman began
         self._end: End | None = None
         self._finishing: set[asyncio.Task[None]] = set()
 
@@ -243,6 +255,7 @@ class Session:
         elif frame.kind == Kind.BEGIN:
             begin = msgspec.json.decode(frame.payload, type=Begin)
             self._begun_at = time.monotonic()
+            self._boot_id = begin.boot_id
             if self.own.reader is not None:
                 self.own.grip = Grip.take(begin, self.own.reader, self.own.wake.set)
                 if self.own.grip is not None:
@@ -352,14 +365,17 @@ class Session:
 
     async def _end_rest(self) -> None:
         """End the calls that have not: the foreman is gone."""
+        high: int | None = None
         if self.open and self._end is None:
             await self._employer.see_gone(self.own)
+            if self._boot_id == boot_id():  # else what was written before the machine went down may be missing
+                high = HighMark.read(self._request.outbox)
         for number, run in list(self.open.items()):
             del self.open[number]
             run.ended = True
             if self._end is not None and self._end.reason == "unstartable":
                 ending = await self._ending_of(run, self._end)
-            elif number in self._handed:
+            elif number in self._handed and (high is None or number <= high):
                 run.delivery.lose(time.time())
                 ending = lost(run.job_id)
             else:

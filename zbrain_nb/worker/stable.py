@@ -28,10 +28,10 @@ _DELAYS = 3
 _STALLS, _MODULES = 4, 200
 #: After so many forks a zygote is replaced.
 _FORKS = 1000
-#: A successor starts when nothing was asked for so long, or it was due for so long...
+#: A successor starts when nothing was asked for so long, or it was due for so long.
 _QUIET_SECS, _OVERDUE_SECS = 1.0, 10.0
 _SETTLED_SECS = 2.0
-#: ... and is given up when it is not ready after so long.
+#: A zygote that is not ready after so long is given up.
 _READY_SECS = 60.0
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
@@ -86,13 +86,15 @@ class Stable:
         return notes
 
     def tend(self) -> None:
-        """Start the successors that are due, and give up those that do not get ready."""
+        """Start the successors that are due, and give up zygotes that do not get ready."""
         now = time.monotonic()
+        for zygote in self._all():
+            if zygote.ready is None and now - zygote.started_at > _READY_SECS:
+                zygote.kill()
         for key, stall in list(self._stalls.items()):
             if stall.coming is not None:
-                if now - stall.coming.started_at > _READY_SECS:
-                    stall.coming.kill()
-            elif stall.serving is not None and stall.serving.is_stale:
+                continue
+            if stall.serving is not None and stall.serving.is_stale:
                 if stall.serving.secs_since_installed >= _SETTLED_SECS:
                     self._replace(stall, None)
                     stall.serving = stall.serving or self._start(key, [])
@@ -130,7 +132,7 @@ class Stable:
         hopeless: list[str] = []
         for order in zygote.orders.values():
             order.ends += 1
-            order.failures += exit_code >= 0
+            order.failures += exit_code > 0
             if order.failures >= _FAILURES or order.ends >= _TRIES or not self._hand_over(order):
                 hopeless.append(order.name)
         return hopeless

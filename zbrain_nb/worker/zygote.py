@@ -83,19 +83,32 @@ def main(arguments: list[str]) -> int:
             message = box.recv(65536)
             if not message:
                 return 0
-            if os.fork() == 0:
-                _become_supervisor(folder, message.decode(), box, [wake_read, wake_write])
+            _fork_supervisor(folder, message.decode(), box, [wake_read, wake_write])
 
 
-def _become_supervisor(folder: Path, name: str, box: socket.socket, wake: list[int]) -> NoReturn:
+def _fork_supervisor(folder: Path, name: str, box: socket.socket, wake: list[int]) -> None:
+    """Fork a supervisor; it goes on when the spawner was told of it, which kills what it has not heard of."""
+    told_read, told_write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _become_supervisor(folder, name, told_read, [box.detach(), told_write, *wake])
+    os.close(told_read)
+    # told here, not there: this process may end next, and all that it took has to be known by then
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        box.send(msgspec.json.encode(Note(pid=pid, taken=name)))
+        os.write(told_write, b"!")
+    os.close(told_write)
+
+
+def _become_supervisor(folder: Path, name: str, told: int, private: list[int]) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         os.setsid()
-        for descriptor in wake:
+        for descriptor in private:
             os.close(descriptor)
-        # before anything is started: a supervisor that the spawner has not heard of may be killed by it
-        box.send(msgspec.json.encode(Note(pid=os.getpid(), taken=name)))
-        box.close()
+        if not os.read(told, 1):
+            os._exit(0)
+        os.close(told)
         request = read_request(folder / "runs" / name)
         if request.orders is not None:
             oversee(folder, request, run_calls)

@@ -35,6 +35,10 @@ class EchoKernel(Kernel):
     def order_out(self, text: str, _: Any) -> None:
         self.publish("stream", {"name": "stdout", "text": f"{text}\n"})
 
+    def order_flood(self, count: str, _: Any) -> None:
+        for number in range(int(count)):
+            self.publish("stream", {"name": "stdout", "text": f"{number}\n"})
+
     def order_err(self, text: str, _: Any) -> None:
         self.publish("stream", {"name": "stderr", "text": f"{text}\n"})
 
@@ -87,5 +91,11 @@ class EchoKernel(Kernel):
         await super().interrupt_request(*arguments)
 
 
+class EchoApp(IPKernelApp):
+    def init_iopub(self, context: Any) -> None:
+        context.sndhwm = 0  # it drops nothing itself
+        super().init_iopub(context)
+
+
 if __name__ == "__main__":
-    IPKernelApp.launch_instance(kernel_class=EchoKernel)
+    EchoApp.launch_instance(kernel_class=EchoKernel)

@@ -84,6 +84,41 @@ async def test_brief_command_without_cwd_has_an_empty_folder_each_time(brief: Br
         assert [line.strip() for line in job.lines()] == ["0"]
 
 
+async def test_brief_command_that_removes_its_folder_harms_neither_itself_nor_the_next(brief: Brief) -> None:
+    first = await brief.run("sh", "-c", 'rmdir "$PWD"; echo $PPID')
+    second = await brief.run("sh", "-c", 'rm -r "$PWD/.."; echo $PPID')
+    third = await brief.run("sh", "-c", "ls -A | wc -l; echo $PPID")
+    for job in (first, second, third):
+        assert isinstance(job.ending, JobCompleted), (job.ending, job.lines(None))
+    assert first.lines() == second.lines()
+    assert [line.strip() for line in third.lines()] == ["0", *first.lines()]
+
+
+async def test_brief_command_whose_folder_cannot_be_made_fails_with_a_sentence(brief: Brief) -> None:
+    await brief.run("sh", "-c", 'cd ..; rm -r "$OLDPWD"; d=$PWD; cd ..; rmdir "$d"; touch "$d"')
+    job = await brief.run("true")
+    assert job.ending.reason == "Its folders cannot be made on the worker: Not a directory."
+    assert job.ending.exit_code == 127
+
+
+async def test_brief_commands_leave_no_files_in_the_folders_they_ran_in(brief: Brief) -> None:
+    jobs = [brief.submit("sh", "-c", "echo x > left.tmp; pwd") for _ in range(20)]
+    jobs.append(brief.submit("sh", "-c", "echo x > left.tmp; pwd; kill -9 $PPID"))
+    await brief.station.until(lambda: all(job.ended for job in jobs))
+    await brief.run("true")
+    assert len({line for job in jobs for line in job.lines()}) == 21
+    assert brief.sessions
+    assert not list(brief.station.folder.runs.rglob("left.tmp"))
+
+
+async def test_output_of_a_brief_command_is_whole_after_one_that_made_its_pipe_non_blocking(brief: Brief) -> None:
+    script = "import os\nos.set_blocking(1, False); os.set_blocking(2, False); print(os.getppid())"
+    look = "import os\nprint(os.getppid(), os.get_blocking(1), os.get_blocking(2))"
+    first = await brief.run(sys.executable, "-c", script)
+    second = await brief.run(sys.executable, "-c", look)
+    assert second.lines() == [f"{first.lines()[0]} True True"]
+
+
 async def test_what_a_brief_command_leaves_running_is_gone_before_the_next(brief: Brief, tmp_path: Path) -> None:
     first = await brief.run("sh", "-c", "trap '' TERM; setsid sleep 1000 & echo done", cwd=str(tmp_path))
     assert first.lines() == ["done"]
@@ -180,3 +215,17 @@ async def test_lost_attempt_is_told_only_when_its_processes_are_gone(brief: Brie
     assert not pids_with(f"ZBRAIN_JOB_ID={job.job.id}")
     assert job.ending.lost
     await eventually(lambda: not station.files(job))
+
+
+async def test_killed_foreman_loses_only_what_had_begun(brief: Brief, tmp_path: Path) -> None:
+    killer = brief.submit("sh", "-c", f"echo $$; {STUBBORN}", cwd=str(tmp_path))
+    others = [brief.submit("sh", "-c", f"touch {number}", cwd=str(tmp_path)) for number in range(12)]
+    await brief.station.until(lambda: killer.lines()[1:] == ["ready"])
+    os.kill(_parent(_parent(int(killer.lines()[0]))), signal.SIGKILL)
+    await brief.station.until(lambda: all(job.ended for job in (killer, *others)))
+    assert killer.ending.lost
+    assert not killer.ending.unstarted
+    for number, job in enumerate(others):
+        ran = (tmp_path / str(number)).exists()
+        assert ran == isinstance(job.ending, JobCompleted)
+        assert ran or job.ending.unstarted

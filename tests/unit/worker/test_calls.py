@@ -285,6 +285,26 @@ async def test_call_without_a_folder_gets_an_empty_one(calls: Calls) -> None:
     await calls.ended(*many)
     assert [value(call)[0] for call in many] == [[]] * 5
     assert len({value(call)[1] for call in many}) == 5
+    await eventually(lambda: not any(os.path.exists(value(call)[1]) for call in many))
+    assert calls.spools
+
+
+async def test_output_of_a_call_is_whole_after_one_that_made_its_pipe_non_blocking(calls: Calls) -> None:
+    def unblock() -> int:
+        import os
+
+        os.set_blocking(1, False)
+        return os.getpid()
+
+    def look() -> tuple[int, bool]:
+        import os
+
+        return os.getpid(), os.get_blocking(1)
+
+    await calls.warm_up()
+    first, second = calls.submit(by_value(unblock)), calls.submit(by_value(look))
+    await calls.ended(first, second)
+    assert value(second) == (value(first), True)
 
 
 async def test_input_of_a_call_is_its_own(calls: Calls) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.worker.conftest import Station
+from tests.unit.worker.memory_link import MemoryLink
 from zbrain_nb.model.events import JobCompleted, JobFailed, LogStream
+from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.worker.collect import find_artifacts, open_beneath
+from zbrain_nb.worker.preparing import Preparer
 
 
 def names(artifacts: list[dict[str, object]]) -> set[object]:
@@ -75,6 +81,56 @@ async def test_inputs_are_fetched_and_read_only(station: Station) -> None:
     job = await station.run("true", inputs={"data": digest})
     assert isinstance(job.ending, JobCompleted)
     assert (station.folder.blobs / digest).read_bytes() == content
+
+
+@pytest.mark.anyio
+async def test_input_in_the_store_is_read_in_place_until_it_is_damaged(idle_station: Station, tmp_path: Path) -> None:
+    queue, content = idle_station.queue, b"as it was stored"
+    digest = hashlib.sha256(content).hexdigest()
+    lying = tmp_path / digest[:2] / digest[2:]
+    lying.parent.mkdir()
+    for path in (lying, queue.folder / digest):
+        path.write_bytes(content)
+    preparer = Preparer(idle_station.folder, MemoryLink(queue))
+    preparer.blobs = tmp_path
+    job = Job(JobSpec(cmd=["true"], inputs={"data": digest}))
+    assert (await preparer.prepare(job)).inputs == {"data": str(lying)}
+    before = lying.stat()
+    while lying.stat().st_ctime_ns == before.st_ctime_ns:  # its clock ticks slowly
+        lying.write_bytes(content.upper())
+    os.utime(lying, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elsewhere = (await preparer.prepare(job)).inputs["data"]
+    assert elsewhere != str(lying)
+    assert Path(elsewhere).read_bytes() == content
+
+
+@pytest.mark.anyio
+async def test_input_of_many_jobs_leased_together_is_hashed_once(
+    idle_station: Station, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"of many"
+    digest = hashlib.sha256(content).hexdigest()
+    lying = tmp_path / digest[:2] / digest[2:]
+    lying.parent.mkdir()
+    lying.write_bytes(content)
+    preparer = Preparer(idle_station.folder, None)
+    preparer.blobs = tmp_path
+    hashed: list[str] = []
+    again = threading.Event()
+    digest_of = hashlib.file_digest
+
+    def count(file: Any, name: str) -> Any:
+        hashed.append(file.name)
+        if len(hashed) > 1:
+            again.set()
+        again.wait(0.3)  # the others have their chance
+        return digest_of(file, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", count)
+    job = Job(JobSpec(cmd=["true"], inputs={"data": digest}))
+    requests = await asyncio.gather(*(preparer.prepare(job) for _ in range(8)))
+    assert {request.inputs["data"] for request in requests} == {str(lying)}
+    assert hashed == [str(lying)]
 
 
 @pytest.mark.parametrize("path", ["link", "folder/secret", "../secret", "/etc/passwd", "pipe", "sub", "", "none"])

@@ -77,6 +77,15 @@ async def test_what_a_kernel_publishes_becomes_log_outputs_and_value(station: St
     assert bash.lines() == ["1", "2"]
 
 
+async def test_flood_of_a_kernel_is_whole_however_long_it_takes_to_hear(station: Station) -> None:
+    count = 40_000
+    job = station.submit(code=f"flood {count}\nvalue 42", kernel="echo")
+    await until_all_end(station, job)
+    assert isinstance(job.ending, JobCompleted), job.ending
+    assert job.lines() == [str(number) for number in range(count)]
+    assert job.ending.output == "42"
+
+
 async def test_error_death_and_question_fail_the_job_and_say_which(station: Station) -> None:
     orders = ["out a\nfail no luck\nout b", "fail quietly", "past a\ndie 9", "ask your name", "out a"]
     kernels = ["echo", "echo", "echo", "echo", "broken"]

@@ -14,6 +14,7 @@ import hashlib
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -29,7 +30,7 @@ from zbrain_nb.model.errors import BlobMismatch, ValueNotKept, ZBrainError
 from zbrain_nb.model.job import INLINE_BYTES
 from zbrain_nb.model.payload import Reader, load_call
 from zbrain_nb.worker import inside
-from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call
+from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call, HighMark
 from zbrain_nb.worker.cell import ending, surroundings
 from zbrain_nb.worker.cell.frames import FrameWriter
 from zbrain_nb.worker.cell.imprint import Imprint
@@ -105,6 +106,7 @@ def serve(request: SessionRequest, events_fd: int, feed_fd: int, marker: bytes) 
                 ending.finish_process()
                 streams.flush()
             for descriptor in raw:
+                os.set_blocking(descriptor, True)  # the call may have changed that, for all that have the pipe
                 os.write(descriptor, marker)
             writer.last_event(finished, Kind.END, MORE if goes_on else LAST)
             if not goes_on:
@@ -174,6 +176,7 @@ class _Runner:
 
     def __init__(self, request: SessionRequest, writer: FrameWriter, streams: JobStreams, shell: Shell) -> None:
         self._request = request
+        self._mark = HighMark(request.outbox)
         self._writer = writer
         self._streams = streams
         self._shell = shell
@@ -258,6 +261,7 @@ class _Runner:
             # as good as what it takes itself, and ten times faster
             sys.modules["numpy.random"].seed(memoryview(os.urandom(32)).cast("I").tolist())
         self._environ = _environ()
+        self._mark.raise_to(call.number)
         self._writer.mark(Kind.BEGIN, NUMBER.pack(call.number) + os.fsencode(self._outbox))
 
     def _new_box(self) -> None:
@@ -320,7 +324,9 @@ class _Runner:
         if Imprint.take() != self._imprint or self._has_callbacks():
             return False
         if self._request.scratch is not None and os.listdir(self._cwd):
+            old = self._cwd
             self._new_folder()
+            shutil.rmtree(old, ignore_errors=True)
         return True
 
     def _has_callbacks(self) -> bool:

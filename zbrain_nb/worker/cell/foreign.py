@@ -33,9 +33,13 @@ from zbrain_nb.worker.processes import oom_kills
 
 #: How long a kernel may take to start: Julia compiles first.
 START_SECS = 180
-#: How long what a kernel has published is waited for once it has replied, or died.
+#: A kernel that has replied, and publishes nothing for so long, will not say that it is idle.
+_SILENCE_SECS = 10.0
+#: So long one that has died, or waits for input, has to be silent: nothing more is on its way then.
 _REST_SECS = 2.0
 _INTERRUPTED = 130
+#: Programs that start another one beside them, where the same files are.
+_LAUNCHERS = frozenset({"conda", "env", "mamba", "micromamba", "nice", "pixi", "poetry", "uv"})
 
 
 class KernelRequest(Protocol):
@@ -139,6 +143,7 @@ class _Session:
         self._interrupt = asyncio.Event()
         self._was_interrupted = False
         self._is_idle = False
+        self._published = 0  # messages so far
         self._oom_kills = oom_kills()
         self._value: Any = None  # as JSON, else as text
 
@@ -233,7 +238,7 @@ class _Session:
         forward = asyncio.create_task(self._forward_interrupts(manager))
         try:
             await asyncio.wait({replied, asked, died}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({published, replied} if died.done() else {published}, timeout=_REST_SECS)
+            await self._hear_out(published, replied, died)
             if not replied.done() and asked.done():
                 prompt = str(asked.result()["content"].get("prompt", "")).strip()
                 raise _Failed(
@@ -249,6 +254,28 @@ class _Session:
             for task in (published, replied, asked, forward):
                 task.cancel()
 
+    async def _hear_out(
+        self, published: asyncio.Task[None], replied: asyncio.Task[dict[str, Any]], died: asyncio.Task[int | None]
+    ) -> None:
+        """Wait until all that the kernel has published is heard, however much that is: it is idle then, or silent."""
+        while not published.done():
+            is_dead, heard = died.done(), self._published
+            is_orderly = replied.done() and not is_dead
+            done, _ = await asyncio.wait(
+                {published} if is_dead else {published, died},
+                timeout=_SILENCE_SECS if is_orderly else _REST_SECS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if done or self._published != heard:
+                continue
+            if is_orderly:
+                said = f"never said that it is idle, and was silent for {_SILENCE_SECS:.0f} s"
+                self._writer.text(STDERR, f"zbrain: the kernel {said}; what else it had to say is not here.\n")
+            return
+        published.result()
+        if died.done():
+            await asyncio.wait({replied}, timeout=_REST_SECS)
+
     async def _forward_interrupts(self, manager: AsyncKernelManager) -> None:
         """Interrupt the kernel as its kernelspec wants it, by a signal or a message, each time the job is."""
         while await self._interrupt.wait():
@@ -260,6 +287,7 @@ class _Session:
         """Turn what the kernel publishes into events until it is idle again."""
         while True:
             message = await client.get_iopub_msg()
+            self._published += 1
             kind, content = message["msg_type"], message["content"]
             if message["parent_header"].get("msg_id") != message_id:
                 continue
@@ -320,10 +348,14 @@ class _Session:
 def _speaks_ipc(manager: AsyncKernelManager) -> bool:
     """Whether a kernel is known to speak over sockets in a private folder, which other accounts cannot listen to.
 
-    Kernels in Python are made with ipykernel, which does.
+    Kernels in Python are made with ipykernel, which does. One that a program of unknown kind starts may run elsewhere,
+    as in a container, where the folder is not.
     """
     spec = manager.kernel_spec
-    program = Path(spec.argv[0]).name if spec is not None and spec.argv else ""
+    words = spec.argv if spec is not None else []
+    program = Path(words[0]).name if words else ""
+    if program in _LAUNCHERS:
+        return any("ipykernel" in word for word in words)
     return program.startswith("python") or program in ("R", "julia")
 
 
