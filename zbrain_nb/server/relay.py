@@ -13,6 +13,7 @@ import hmac
 import logging
 import re
 from typing import Any
+from urllib.parse import unquote_plus
 
 import msgspec
 from jupyter_server.auth.decorator import allow_unauthenticated
@@ -32,8 +33,8 @@ from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
 from zbrain_nb.server.hostlink import HostLink, bearer
 
 log = logging.getLogger(__name__)
-_ALLOWED = [re.compile(rf"api/{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"]
-_ALLOWED.append(re.compile(r"api/health\Z"))
+_ALLOWED = [re.compile(rf"/api/{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"]
+_ALLOWED.append(re.compile(r"/api/health\Z"))
 _ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
 _REQUEST_HEADERS = (
     "Content-Type",
@@ -72,6 +73,17 @@ class _RelayHandler(JupyterHandler):
     def link(self) -> HostLink:
         link: HostLink = self.settings["zbrain_link"]
         return link
+
+    @property
+    def rest(self) -> str:
+        """What stands behind ``zbrain`` in the path, escaped as it was sent: names may hold any character."""
+        return (self.request.path or "").removeprefix(f"{self.base_url}zbrain")
+
+    def upstream(self, owner: Owner) -> str:
+        """Return the address at the host; a Jupyter token in the query is not for it."""
+        parts = (self.request.query or "").split("&")
+        query = "&".join(part for part in parts if unquote_plus(part.partition("=")[0]) != "token")
+        return f"{owner.url}zbrain{self.rest}" + (f"?{query}" if query else "")
 
     def _has_kernel_token(self) -> bool:
         scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
@@ -112,7 +124,7 @@ class _RelayHandler(JupyterHandler):
 class RelayHandler(StreamedBody, _RelayHandler):
     """Forwards one request to the host."""
 
-    #: What may stand behind ``zbrain/`` (pages: behind ``zbrain``).
+    #: What may stand behind ``zbrain``.
     allowed = _ALLOWED
     _body: asyncio.Queue[bytes | None] | None = None
     _is_broken = False  # whether the sender is gone
@@ -128,7 +140,7 @@ class RelayHandler(StreamedBody, _RelayHandler):
             await super().prepare()
             if self._large and self.request.query:  # files on the host's disk are named to the host alone
                 raise NotFound("Uploads through Jupyter take no query.", "Send the bytes in the body.")
-            if not any(pattern.match(self.path_args[0]) for pattern in self.allowed):
+            if not any(pattern.match(self.rest) for pattern in self.allowed):
                 raise NotFound(f"There is nothing at {self.request.path}.")
         except (ZBrainError, web.HTTPError) as error:
             self.refuse(error)
@@ -216,11 +228,6 @@ class RelayHandler(StreamedBody, _RelayHandler):
             with contextlib.suppress(StreamClosedError):
                 await self.finish()
 
-    def upstream(self, owner: Owner) -> str:
-        """Return the address at the host."""
-        url = f"{owner.url}zbrain/{self.path_args[0]}"
-        return f"{url}?{self.request.query}" if self.request.query else url
-
     async def _produce(self, write: Any) -> None:
         assert self._body is not None
         while (chunk := await self._body.get()) is not None:
@@ -269,7 +276,7 @@ class RelayPageHandler(RelayHandler):
         if self.current_user is None:
             self.redirect(url_concat(self.get_login_url(), {"next": self.request.uri or ""}))
             return
-        if not any(pattern.match(self.path_args[0]) for pattern in self.allowed):
+        if not any(pattern.match(self.rest) for pattern in self.allowed):
             raise web.HTTPError(404)
         self.xsrf_token  # noqa: B018 # sets the cookie that the page sends back with what it asks to be done
         await self._forward()
@@ -277,8 +284,8 @@ class RelayPageHandler(RelayHandler):
     get = head = _page
 
     def upstream(self, owner: Owner) -> str:
-        """Return the address at the host, without a query: a Jupyter token may stand in it."""
-        return f"{owner.url}zbrain{self.path_args[0]}"
+        """Return the address at the host; pages take no query."""
+        return f"{owner.url}zbrain{self.rest}"
 
 
 class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandler):
@@ -296,7 +303,7 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
     async def _connect(self) -> websocket.WebSocketClientConnection:
         for _ in range(TRIES):
             owner = await self.link.owner()
-            url = f"ws{owner.url.removeprefix('http')}zbrain/api/events?{self.request.query}"
+            url = f"ws{self.upstream(owner).removeprefix('http')}"
             try:
                 return await websocket.websocket_connect(
                     HTTPRequest(url, headers=bearer(owner)), max_message_size=1 << 30, ping_interval=20
