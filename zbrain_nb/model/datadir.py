@@ -8,6 +8,7 @@
     owner.json             who serves: url, token, pid, boot id, instance (mode 0600)
     token                  the secret of this data directory, made once (mode 0600)
     host.lock              held by the host while it lives
+    console.html           leads a browser to the console, by a code that works once (mode 0600)
     host.log               what host and local worker log
     webhooks.json          how far webhooks were told (the host alone writes it)
     worker/                the local worker's folder: its lock, spools, sockets
