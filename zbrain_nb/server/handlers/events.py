@@ -14,6 +14,8 @@ from zbrain_nb.server.handlers.base import ApiHandler
 
 log = logging.getLogger(__name__)
 MAX_TOPICS = 1000
+#: After so long without events an empty frame is sent: pages see no pings, and shall see that the host still speaks.
+QUIET_SECS = 15.0
 #: Why a socket is closed (RFC 6455, section 7.4.1, and IANA's registry).
 GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013
 _TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
@@ -66,7 +68,7 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         """Send frame by frame, each when the one before it is out of the host: a slow reader holds back itself."""
         assert self._subscription is not None
         try:
-            while frame := await self._subscription.next_frame():
+            while frame := await self._subscription.next_frame(QUIET_SECS):
                 await self.write_message(frame)
         except websocket.WebSocketClosedError:
             return
