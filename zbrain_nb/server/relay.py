@@ -21,7 +21,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web, websocket
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
-from tornado.httputil import HTTPHeaders, parse_response_start_line, url_concat
+from tornado.httputil import HTTPHeaders, HTTPInputError, parse_response_start_line, url_concat
 from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Owner
@@ -29,6 +29,7 @@ from zbrain_nb.model.errors import NotFound, ServerUnreachable, Unauthorized, ZB
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.server.application import PAGES, ROUTES
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
+from zbrain_nb.server.handlers.events import check_upgrade
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
 from zbrain_nb.server.hostlink import HostLink, bearer
 
@@ -128,6 +129,7 @@ class RelayHandler(StreamedBody, _RelayHandler):
     allowed = _ALLOWED
     _body: asyncio.Queue[bytes | None] | None = None
     _is_broken = False  # whether the sender is gone
+    _is_unread = False  # whether the reader is gone
     _chunks: list[bytes]
 
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
@@ -221,6 +223,8 @@ class RelayHandler(StreamedBody, _RelayHandler):
             answer: HTTPResponse = await client.fetch(request, raise_error=False)
         except HTTPClientError as error:
             raise ConnectionResetError(str(error)) from error
+        if self._is_unread:
+            return  # the host is not to blame
         if answer.code == _NO_ANSWER:
             raise answer.error if isinstance(answer.error, OSError) else ConnectionResetError(str(answer.error))
         self._begin(answer.code)
@@ -257,8 +261,12 @@ class RelayHandler(StreamedBody, _RelayHandler):
     async def _take_chunk(self, chunk: bytes) -> None:
         self._begin(self._code)
         self.write(chunk)
-        with contextlib.suppress(StreamClosedError):  # the reader went away: the host is not to blame
+        try:
             await self.flush()
+        except StreamClosedError as error:
+            self._is_unread = True
+            # what tornado's client takes, unlogged, as a reason to hang up
+            raise HTTPInputError("The reader went away.") from error
 
 
 class RelayPageHandler(RelayHandler):
@@ -297,8 +305,13 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
     @allow_unauthenticated  # by Jupyter: `prepare` admits the caller, by login or by token
     async def get(self, *args: Any, **kwargs: Any) -> None:
         """Connect to the host first, so that its refusal can still be told."""
+        check_upgrade(self)
         self._upstream = await self._connect()
-        await super().get(*args, **kwargs)
+        try:
+            await super().get(*args, **kwargs)
+        finally:
+            if self._pumping is None:  # no upgrade came of it
+                self._upstream.close()
 
     async def _connect(self) -> websocket.WebSocketClientConnection:
         for _ in range(TRIES):
