@@ -12,10 +12,13 @@ from websockets.asyncio.client import connect as ws_connect
 from websockets.exceptions import ConnectionClosed
 
 from zbrain_nb import JobSpec
+from zbrain_nb.client.locating import Endpoint
+from zbrain_nb.client.transport import Transport
 from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.model.events import Event, JobLogged
 from zbrain_nb.model.protocol import EventBatch, LeaseRequest, WorkerInfo
 from zbrain_nb.queue import subscription as subscriptions
+from zbrain_nb.server.handlers import events as events_handler
 from zbrain_nb.server.handlers.events import EventsHandler
 
 pytestmark = pytest.mark.anyio
@@ -143,3 +146,20 @@ async def test_socket_is_closed_when_the_store_cannot_be_read(host, running, fol
     with pytest.raises(ConnectionClosed):
         await asyncio.wait_for(connection.recv(), 20)
     assert connection.close_code == 1013
+
+
+async def test_quiet_socket_sends_empty_frames_that_clients_do_not_show(owner, running, follow, monkeypatch):
+    monkeypatch.setattr(events_handler, "QUIET_SECS", 0.01)
+    job_id, say = running
+    connection = await follow(f"topics=jobs/{job_id}")
+    transport = Transport(lambda: Endpoint(owner.url, owner.token))
+    async with contextlib.aclosing(transport.events([f"jobs/{job_id}"])) as batches:
+        coming = asyncio.ensure_future(anext(batches))
+        for _ in range(3):
+            assert await asyncio.wait_for(connection.recv(), 20) == "[]"
+        await say(1, "loud")
+        while (frame := await asyncio.wait_for(connection.recv(), 20)) == "[]":
+            pass
+        assert "loud" in frame
+        assert [event.kind for event in await asyncio.wait_for(coming, 20)] == ["job_logged"]
+    await transport.close()

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -91,6 +92,28 @@ async def test_relay_passes_bodies_statuses_and_ranges_both_ways(base: str, kern
         part = await http.get(f"jobs/{made['id']}/inputs/x", headers={"Range": "bytes=5-9"})
         assert (part.status_code, part.content) == (206, data[5:10])
         assert (await http.get(f"jobs/{made['id']}/inputs/x")).content == data
+
+
+async def test_relay_takes_any_name_that_the_host_takes(jupyter: Lab, base: str, kernel: dict[str, str]) -> None:
+    names = ["a b.txt", "ü.txt", "h#1.txt", "q?x.txt", "100%41.txt", "sub/a+b;c.txt"]
+    digest = hashlib.sha256(b"kept").hexdigest()
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30, headers=kernel) as http:
+        await http.put(f"blobs/{digest}", content=b"kept")
+        await http.post("workers", json={"id": "n"})
+        made = (await http.post("jobs", json={"cmd": ["a"], "org_id": "ä b?"})).json()
+        leases = {"request_id": "names", "wait_secs": 5, "limit": 100, "org_id": "ä b?"}
+        await http.post("workers/n/leases", json=leases)
+        kept = [{"name": name, "sha256": digest, "size": 4} for name in names]
+        variable = {"name": "größe", "sha256": digest, "size": 4, "type": "bytes", "summary": "kept"}
+        ended = {"type": "completed", "job_id": made["id"], "attempt": 1, "worker_seq": 1}
+        ended |= {"artifacts": kept, "variables": [variable]}
+        told = await http.post("workers/n/events", json={"events": [ended]})
+        assert told.status_code == 200, told.text
+        for path in [*(f"artifacts/{quote(name)}" for name in names), f"variables/{quote('größe')}"]:
+            answer = await http.get(f"jobs/{made['id']}/{path}")
+            assert (answer.status_code, answer.content) == (200, b"kept"), (path, answer.text)
+        paused = await http.post(f"queues/{quote('ä b?', safe='')}/command/pause")
+        assert (paused.status_code, paused.json()["org_id"]) == (200, "ä b?")
 
 
 async def test_relay_passes_a_compressed_upload_as_it_is(base: str, kernel: dict[str, str]) -> None:

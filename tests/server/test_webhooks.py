@@ -11,13 +11,15 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest.mock import AsyncMock
 
+import httpx
 import pytest
 
-from zbrain_nb.model.datadir import DataDir
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.datadir import DataDir, is_locked
+from zbrain_nb.model.errors import Unavailable, ZBrainError
 from zbrain_nb.model.events import JobFailed
-from zbrain_nb.model.job import JobSpec
+from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.webhooks import read_webhooks
 from zbrain_nb.server.host import Host
@@ -156,6 +158,49 @@ async def test_what_was_not_told_is_told_by_the_next_host(
         said = json.loads((await receiver.next())[1])
     assert said["job"]["id"] == job_id
     assert receiver.got.empty()
+
+
+async def test_refused_read_is_tried_again(tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifier, "PAUSE_SECS", 0)
+    async with hosting(tmp_path, write(tmp_path, f"http://localhost:{receiver.port}/")) as host:
+        assert host.context is not None
+        queue = host.context.queue
+        get, refusals = queue.get, [Unavailable("The store could not be read.")]
+
+        async def get_at_last(job_id: str) -> Job | None:
+            if refusals and asyncio.current_task() in host._notifier._tasks:
+                raise refusals.pop()
+            return await get(job_id)
+
+        monkeypatch.setattr(queue, "get", get_at_last)
+        job_id = await fail_one(host)
+        assert json.loads((await receiver.next())[1])["job"]["id"] == job_id
+        assert not refusals
+
+
+async def test_host_stops_cleanly_when_a_follower_broke(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with hosting(tmp_path, write(tmp_path, f"http://localhost:{receiver.port}/")) as host:
+        monkeypatch.setattr(notifier, "_body", lambda *_: 1 / 0)
+        await fail_one(host)
+        (task,) = host._notifier._tasks
+        await asyncio.wait({task}, timeout=30)
+        await asyncio.sleep(0)
+        assert [record.levelname for record in caplog.records if record.exc_info] == ["ERROR"]
+    assert not is_locked(host.data.host_lock)
+
+
+@pytest.mark.parametrize("failure", [httpx.InvalidURL("no"), OSError("no certificates")])
+async def test_failure_before_anything_is_sent_is_undelivered(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    poster = Poster()
+    monkeypatch.setattr(poster, "_send", AsyncMock(side_effect=failure))
+    with pytest.raises(Undelivered) as refused:
+        await poster.post("https://example.com/", b"", {})
+    assert refused.value.final == isinstance(failure, httpx.InvalidURL)
+    await poster.close()
 
 
 async def test_short_jobs_and_other_states_are_not_told(tmp_path: Path, receiver: Receiver) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 import signal
@@ -90,15 +91,28 @@ def dashboard(
 ) -> None:
     """Open the console in a browser: all jobs, live.
 
-    The printed address works once, within a minute.
+    The address works once, within a minute.
     """
     from zbrain_nb.client.connecting import connect
 
     client = connect()
     url = client.call(client.asynchronous.console_url)
-    typer.echo(url)
-    if browser:
-        webbrowser.open(url)
+    if not browser:
+        typer.echo(url)
+    elif not webbrowser.open(_page_to(url, DataDir(read_settings().data)).as_uri()):
+        raise ZBrainError("No browser could be opened.", "`zbrain dashboard --no-browser` prints the address.")
+
+
+def _page_to(url: str, data: DataDir) -> Path:
+    """Write a page that leads on to `url`: a browser's command line can be read by every account, the page cannot."""
+    page = data.root / "console.html"
+    fresh = data.root / f".console.{os.getpid()}"
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(
+            f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(url)}"><title>zbrain</title>'
+        )
+    fresh.replace(page)
+    return page
 
 
 def backup(

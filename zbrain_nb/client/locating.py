@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from zbrain_nb.model.datadir import DataDir, Owner
+from zbrain_nb.model.datadir import DataDir, Owner, lock_holder
 from zbrain_nb.model.errors import ServerUnreachable, ZBrainError
 from zbrain_nb.model.hosting import find_host, find_or_start_host
 from zbrain_nb.model.settings import Settings, read_settings
@@ -21,13 +21,21 @@ EMBEDDED_IDLE_SECS = 300.0
 class Endpoint(msgspec.Struct, frozen=True):
     """A server's root (ending in ``/``), the token that opens it, and how it was found.
 
-    `artifacts` is its artifact store's folder, if it serves a data directory of this account on this machine.
+    If it serves a data directory of this account on this machine, `artifacts` is its artifact store's folder, and
+    `lock` the file that process `pid` holds while it lives.
     """
 
     url: str
     token: str
     found: str = ""
     artifacts: str = ""
+    lock: str = ""
+    pid: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the host is known to be dead: who listens on its port then must not be told the token."""
+        return bool(self.lock) and lock_holder(self.lock) != self.pid
 
     @property
     def is_here(self) -> bool:
@@ -72,12 +80,12 @@ def search(settings: Settings, url: str | None = None, token: str | None = None)
     owner = find_host(data)
     if settings.url:
         if owner is not None and settings.token == owner.token:
-            yield Finding("ZBRAIN_URL", f"{settings.url}, whose host answers directly", _direct(owner))
+            yield Finding("ZBRAIN_URL", f"{settings.url}, whose host answers directly", direct(data, owner))
         else:
             yield Finding("ZBRAIN_URL", settings.url, Endpoint(_root(settings.url), settings.token or "", "ZBRAIN_URL"))
         return
     if owner is not None:
-        yield Finding("owner file", f"{data.owner_file}: {owner.url}", _direct(owner))
+        yield Finding("owner file", f"{data.owner_file}: {owner.url}", direct(data, owner))
         return
     yield Finding("owner file", f"{data.owner_file}: no host answers")
     yield _jupyter()
@@ -103,14 +111,15 @@ def locator(url: str | None = None, token: str | None = None, *, start: bool = T
             raise ServerUnreachable(
                 f"No zbrain server runs for {settings.data}.", "`zbrain serve` starts one, and so does Jupyter."
             )
-        owner = find_or_start_host(DataDir(settings.data, settings.artifacts), idle_secs=EMBEDDED_IDLE_SECS)
-        return Endpoint(owner.url, owner.token, "embedded host", owner.artifacts)
+        data = DataDir(settings.data, settings.artifacts)
+        return direct(data, find_or_start_host(data, idle_secs=EMBEDDED_IDLE_SECS), "embedded host")
 
     return locate
 
 
-def _direct(owner: Owner) -> Endpoint:
-    return Endpoint(owner.url, owner.token, "owner file", owner.artifacts)
+def direct(data: DataDir, owner: Owner, found: str = "owner file") -> Endpoint:
+    """Return the endpoint of a host that has proved itself, good for as long as it lives."""
+    return Endpoint(owner.url, owner.token, found, owner.artifacts, str(data.host_lock), owner.pid)
 
 
 def _root(url: str) -> str:

@@ -62,7 +62,7 @@ class Transport:
             self._http = None
 
     async def endpoint(self) -> Endpoint:
-        """Return where the server is, looking for it if need be.
+        """Return where the server is, looking for it if need be, and again when the host that was found has ended.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class Transport:
             If none is found.
         """
         async with self._finding:
-            if self._endpoint is None:
+            if self._endpoint is None or self._endpoint.has_ended:
                 self._endpoint = await asyncio.to_thread(self._locate)
             return self._endpoint
 

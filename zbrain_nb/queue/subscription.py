@@ -8,6 +8,7 @@ follower takes them, so that a slow one costs others nothing.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Container, Iterable
@@ -125,12 +126,16 @@ class Subscription:
         """
         return [notice.event() for notice in await self._next()]
 
-    async def next_frame(self) -> bytes:
-        """Like `next_batch`, as a JSON array; an empty one of no bytes means closed."""
-        notices = await self._next()
-        return b"[%b]" % b",".join([notice.raw() for notice in notices]) if notices else b""
+    async def next_frame(self, quiet_secs: float | None = None) -> bytes:
+        """Like `next_batch`, as a JSON array: no bytes mean closed, an empty array nothing for `quiet_secs`."""
+        notices = await self._next(quiet_secs)
+        if not notices and self._is_closed:
+            return b""
+        return b"[%b]" % b",".join([notice.raw() for notice in notices])
 
-    async def _next(self) -> list[Notice]:
+    async def _next(self, quiet_secs: float | None = None) -> list[Notice]:
+        loop = asyncio.get_running_loop()
+        quiet_at = math.inf if quiet_secs is None else loop.time() + quiet_secs
         if not self._bus.is_open and not self._is_closed:
             await self._bus.open()
         while not self._is_closed:
@@ -141,8 +146,15 @@ class Subscription:
                 return notices
             if not (self._page or self._live or self._has_gap or self._is_closed):
                 self._is_catching_up = False
-                self._woken = asyncio.get_running_loop().create_future()
-                await self._woken
+                if loop.time() >= quiet_at:
+                    return []
+                self._woken = loop.create_future()
+                timer = None if quiet_secs is None else loop.call_at(quiet_at, self.wake)
+                try:
+                    await self._woken
+                finally:
+                    if timer is not None:
+                        timer.cancel()
         return []
 
     def _take(self) -> list[Notice]:

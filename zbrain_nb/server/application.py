@@ -100,7 +100,8 @@ class HealthHandler(ApiHandler):
         if self.has_token():
             body |= {"version": __version__, "python": sys.executable, "pid": os.getpid()}
         nonce = self.request.headers.get(NONCE_HEADER, "")
-        if nonce:
+        if nonce:  # who looks for a host means to use it
+            self.context.requests += 1
             body["proof"] = proof(self.context.token, nonce[:200])
         self.reply(body)
 

@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import logging
 
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
-
 from zbrain_nb.model.datadir import DataDir, Owner
 from zbrain_nb.model.errors import Conflict, ServerUnreachable, ZBrainError
-from zbrain_nb.model.hosting import find_or_start_host
+from zbrain_nb.model.hosting import find_or_start_host, probe
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.server.host import Host
 
@@ -18,6 +16,7 @@ log = logging.getLogger(__name__)
 CHECK_SECS = 2.0
 IDLE_SECS = 600.0
 READY_SECS = 20.0
+PROBE_SECS = 10.0
 
 
 class HostLink:
@@ -66,7 +65,7 @@ class HostLink:
         ServerUnreachable
             If none answers in time.
         """
-        if self._owner is not None:
+        if self._owner is not None and self._data.is_served_by(self._owner):
             return self._owner
         if self._finding is None or self._finding.done():
             self._finding = asyncio.ensure_future(self._find())
@@ -92,24 +91,15 @@ class HostLink:
         return owner
 
     async def _supervise(self) -> None:
-        client = AsyncHTTPClient(force_instance=True)
-        try:
-            while True:
-                owner: Owner | None = None
-                try:
-                    owner = await self.owner()
-                    await client.fetch(
-                        HTTPRequest(f"{owner.url}zbrain/api/workers", headers=bearer(owner), request_timeout=10)
-                    )
-                except ZBrainError as error:
-                    log.error("no host", extra={"why": str(error)})
-                except (OSError, HTTPClientError) as error:
-                    log.warning("host does not answer", extra={"why": str(error)})
-                    if owner is not None:
-                        self.lost(owner)
-                await asyncio.sleep(CHECK_SECS)
-        finally:
-            client.close()
+        while True:
+            try:
+                owner = await self.owner()
+                if await asyncio.to_thread(probe, owner.url, owner.token, timeout_secs=PROBE_SECS) is None:
+                    log.warning("host does not answer", extra={"url": owner.url})
+                    self.lost(owner)
+            except ZBrainError as error:
+                log.error("no host", extra={"why": str(error)})
+            await asyncio.sleep(CHECK_SECS)
 
 
 def bearer(owner: Owner) -> dict[str, str]:

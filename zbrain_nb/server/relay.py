@@ -13,6 +13,7 @@ import hmac
 import logging
 import re
 from typing import Any
+from urllib.parse import unquote_plus
 
 import msgspec
 from jupyter_server.auth.decorator import allow_unauthenticated
@@ -20,7 +21,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado import web, websocket
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
-from tornado.httputil import HTTPHeaders, parse_response_start_line, url_concat
+from tornado.httputil import HTTPHeaders, HTTPInputError, parse_response_start_line, url_concat
 from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Owner
@@ -28,12 +29,13 @@ from zbrain_nb.model.errors import NotFound, ServerUnreachable, Unauthorized, ZB
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.server.application import PAGES, ROUTES
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
+from zbrain_nb.server.handlers.events import check_upgrade
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
 from zbrain_nb.server.hostlink import HostLink, bearer
 
 log = logging.getLogger(__name__)
-_ALLOWED = [re.compile(rf"api/{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"]
-_ALLOWED.append(re.compile(r"api/health\Z"))
+_ALLOWED = [re.compile(rf"/api/{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"]
+_ALLOWED.append(re.compile(r"/api/health\Z"))
 _ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
 _REQUEST_HEADERS = (
     "Content-Type",
@@ -72,6 +74,17 @@ class _RelayHandler(JupyterHandler):
     def link(self) -> HostLink:
         link: HostLink = self.settings["zbrain_link"]
         return link
+
+    @property
+    def rest(self) -> str:
+        """What stands behind ``zbrain`` in the path, escaped as it was sent: names may hold any character."""
+        return (self.request.path or "").removeprefix(f"{self.base_url}zbrain")
+
+    def upstream(self, owner: Owner) -> str:
+        """Return the address at the host; a Jupyter token in the query is not for it."""
+        parts = (self.request.query or "").split("&")
+        query = "&".join(part for part in parts if unquote_plus(part.partition("=")[0]) != "token")
+        return f"{owner.url}zbrain{self.rest}" + (f"?{query}" if query else "")
 
     def _has_kernel_token(self) -> bool:
         scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
@@ -112,10 +125,11 @@ class _RelayHandler(JupyterHandler):
 class RelayHandler(StreamedBody, _RelayHandler):
     """Forwards one request to the host."""
 
-    #: What may stand behind ``zbrain/`` (pages: behind ``zbrain``).
+    #: What may stand behind ``zbrain``.
     allowed = _ALLOWED
     _body: asyncio.Queue[bytes | None] | None = None
     _is_broken = False  # whether the sender is gone
+    _is_unread = False  # whether the reader is gone
     _chunks: list[bytes]
 
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
@@ -128,7 +142,7 @@ class RelayHandler(StreamedBody, _RelayHandler):
             await super().prepare()
             if self._large and self.request.query:  # files on the host's disk are named to the host alone
                 raise NotFound("Uploads through Jupyter take no query.", "Send the bytes in the body.")
-            if not any(pattern.match(self.path_args[0]) for pattern in self.allowed):
+            if not any(pattern.match(self.rest) for pattern in self.allowed):
                 raise NotFound(f"There is nothing at {self.request.path}.")
         except (ZBrainError, web.HTTPError) as error:
             self.refuse(error)
@@ -209,17 +223,14 @@ class RelayHandler(StreamedBody, _RelayHandler):
             answer: HTTPResponse = await client.fetch(request, raise_error=False)
         except HTTPClientError as error:
             raise ConnectionResetError(str(error)) from error
+        if self._is_unread:
+            return  # the host is not to blame
         if answer.code == _NO_ANSWER:
             raise answer.error if isinstance(answer.error, OSError) else ConnectionResetError(str(answer.error))
         self._begin(answer.code)
         if not self._finished:
             with contextlib.suppress(StreamClosedError):
                 await self.finish()
-
-    def upstream(self, owner: Owner) -> str:
-        """Return the address at the host."""
-        url = f"{owner.url}zbrain/{self.path_args[0]}"
-        return f"{url}?{self.request.query}" if self.request.query else url
 
     async def _produce(self, write: Any) -> None:
         assert self._body is not None
@@ -250,8 +261,12 @@ class RelayHandler(StreamedBody, _RelayHandler):
     async def _take_chunk(self, chunk: bytes) -> None:
         self._begin(self._code)
         self.write(chunk)
-        with contextlib.suppress(StreamClosedError):  # the reader went away: the host is not to blame
+        try:
             await self.flush()
+        except StreamClosedError as error:
+            self._is_unread = True
+            # what tornado's client takes, unlogged, as a reason to hang up
+            raise HTTPInputError("The reader went away.") from error
 
 
 class RelayPageHandler(RelayHandler):
@@ -269,7 +284,7 @@ class RelayPageHandler(RelayHandler):
         if self.current_user is None:
             self.redirect(url_concat(self.get_login_url(), {"next": self.request.uri or ""}))
             return
-        if not any(pattern.match(self.path_args[0]) for pattern in self.allowed):
+        if not any(pattern.match(self.rest) for pattern in self.allowed):
             raise web.HTTPError(404)
         self.xsrf_token  # noqa: B018 # sets the cookie that the page sends back with what it asks to be done
         await self._forward()
@@ -277,8 +292,8 @@ class RelayPageHandler(RelayHandler):
     get = head = _page
 
     def upstream(self, owner: Owner) -> str:
-        """Return the address at the host, without a query: a Jupyter token may stand in it."""
-        return f"{owner.url}zbrain{self.path_args[0]}"
+        """Return the address at the host; pages take no query."""
+        return f"{owner.url}zbrain{self.rest}"
 
 
 class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandler):
@@ -290,13 +305,18 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
     @allow_unauthenticated  # by Jupyter: `prepare` admits the caller, by login or by token
     async def get(self, *args: Any, **kwargs: Any) -> None:
         """Connect to the host first, so that its refusal can still be told."""
+        check_upgrade(self)
         self._upstream = await self._connect()
-        await super().get(*args, **kwargs)
+        try:
+            await super().get(*args, **kwargs)
+        finally:
+            if self._pumping is None:  # no upgrade came of it
+                self._upstream.close()
 
     async def _connect(self) -> websocket.WebSocketClientConnection:
         for _ in range(TRIES):
             owner = await self.link.owner()
-            url = f"ws{owner.url.removeprefix('http')}zbrain/api/events?{self.request.query}"
+            url = f"ws{self.upstream(owner).removeprefix('http')}"
             try:
                 return await websocket.websocket_connect(
                     HTTPRequest(url, headers=bearer(owner)), max_message_size=1 << 30, ping_interval=20

@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol, TypeVar
 import msgspec
 
 from zbrain_nb.client.downloading import download
-from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.client.locating import Endpoint, Locator, direct
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import RESUMABLE_BYTES, put, upload
 from zbrain_nb.model.datadir import DataDir
@@ -197,6 +197,6 @@ def follow(data: DataDir) -> Locator:
         owner = find_host(data)
         if owner is None:
             raise ServerUnreachable(f"No host serves {data.root} at present.")
-        return Endpoint(owner.url, owner.token, "owner file")
+        return direct(data, owner)
 
     return locate

@@ -49,6 +49,7 @@ class Wires:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._address = parts.hostname or "", parts.port or (443 if self._tls else 80)
         self._root = parts.path
+        self._endpoint = endpoint
         self._headers = [("Host", parts.netloc), ("Content-Type", "application/json")]
         if endpoint.token:
             self._headers.append(("Authorization", f"token {endpoint.token}"))
@@ -93,6 +94,9 @@ class Wires:
         async with asyncio.timeout(CONNECT_SECS):
             host, port = self._address
             _, wire = await asyncio.get_running_loop().create_connection(_Wire, host, port, ssl=self._tls)
+        if self._endpoint.has_ended:  # a kept connection broke, and the port may be another's by now
+            wire.close()
+            raise BrokenWire("that host has ended", was_idle=True)
         return wire, True
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 from pathlib import Path
 
@@ -159,6 +160,21 @@ def test_dashboard_prints_an_address_that_a_browser_can_open_once(data: DataDir)
         assert browser.get(f"{owner.url}zbrain").status_code == 200
         browser.cookies.clear()
         assert browser.get(shown.stdout.strip()).status_code == 401
+
+
+def test_dashboard_opens_a_browser_whose_command_line_holds_no_code(data: DataDir, tmp_path: Path) -> None:
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$*" > {opened}\n')
+    browser.chmod(0o755)
+    shown = zbrain(data, "dashboard", BROWSER=f"{browser} %s")
+    assert (shown.returncode, shown.stdout) == (0, ""), shown.stderr
+    page = data.root / "console.html"
+    assert opened.read_text() == page.as_uri()
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    owner = data.read_owner()
+    assert owner is not None
+    assert f"url={owner.url}zbrain/login?code=" in page.read_text()
 
 
 def test_dashboard_under_jupyter_is_at_jupyters_address(data: DataDir) -> None:

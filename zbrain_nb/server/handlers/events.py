@@ -14,6 +14,8 @@ from zbrain_nb.server.handlers.base import ApiHandler
 
 log = logging.getLogger(__name__)
 MAX_TOPICS = 1000
+#: After so long without events an empty frame is sent: pages see no pings, and shall see that the host still speaks.
+QUIET_SECS = 15.0
 #: Why a socket is closed (RFC 6455, section 7.4.1, and IANA's registry).
 GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013
 _TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
@@ -31,7 +33,7 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
 
     async def get(self, *args: str, **kwargs: str) -> None:
         """Check the query before the upgrade, while an error can still be told."""
-        self._check_upgrade()
+        check_upgrade(self)
         topics = [t for t in self.get_query_argument("topics", "").split(",") if t]
         if len(topics) > MAX_TOPICS or not all(map(_TOPIC.fullmatch, topics)):
             raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
@@ -40,21 +42,6 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         await super().get(*args, **kwargs)
         if self._sending is None:  # no upgrade came of it
             self._subscription.close()
-
-    def _check_upgrade(self) -> None:
-        """Refuse in the one shape what tornado would refuse as plain text."""
-        headers = self.request.headers
-        wanted = [word.strip().lower() for word in headers.get("Connection", "").split(",")]
-        if (
-            headers.get("Upgrade", "").lower() != "websocket"
-            or "upgrade" not in wanted
-            or headers.get("Sec-WebSocket-Version") not in ("7", "8", "13")
-            or not headers.get("Sec-WebSocket-Key")
-        ):
-            raise Malformed("events is a WebSocket; this request does not ask for one.", "Open it as ws://.")
-        origin = headers.get("Origin") or headers.get("Sec-Websocket-Origin")
-        if origin is not None and not self.check_origin(origin):
-            raise Forbidden("Browsers come through Jupyter, or by `zbrain dashboard`.")
 
     def open(self, *args: str, **kwargs: str) -> None:
         """Begin to send."""
@@ -66,7 +53,7 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         """Send frame by frame, each when the one before it is out of the host: a slow reader holds back itself."""
         assert self._subscription is not None
         try:
-            while frame := await self._subscription.next_frame():
+            while frame := await self._subscription.next_frame(QUIET_SECS):
                 await self.write_message(frame)
         except websocket.WebSocketClosedError:
             return
@@ -86,3 +73,27 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
             self._sending.cancel()
         if self._subscription is not None:
             self._subscription.close()
+
+
+def check_upgrade(handler: websocket.WebSocketHandler) -> None:
+    """Refuse in the one shape what tornado would refuse as plain text.
+
+    Raises
+    ------
+    Malformed
+        If the request asks for no WebSocket.
+    Forbidden
+        If the handler does not take its origin.
+    """
+    headers = handler.request.headers
+    wanted = [word.strip().lower() for word in headers.get("Connection", "").split(",")]
+    if (
+        headers.get("Upgrade", "").lower() != "websocket"
+        or "upgrade" not in wanted
+        or headers.get("Sec-WebSocket-Version") not in ("7", "8", "13")
+        or not headers.get("Sec-WebSocket-Key")
+    ):
+        raise Malformed("events is a WebSocket; this request does not ask for one.", "Open it as ws://.")
+    origin = headers.get("Origin") or headers.get("Sec-Websocket-Origin")
+    if origin is not None and not handler.check_origin(origin):
+        raise Forbidden("Browsers come through Jupyter, or by `zbrain dashboard`.")

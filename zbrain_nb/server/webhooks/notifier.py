@@ -8,7 +8,6 @@ given up, and so are those that are old by then, or too many: the next one says 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import json
@@ -72,14 +71,14 @@ class Notifier:
         """Begin to follow."""
         if not self._tasks:
             self._tasks = [asyncio.ensure_future(self._follow(*each)) for each in self._webhooks.orgs.items()]
+            for task in self._tasks:
+                task.add_done_callback(_say_if_broken)
 
     async def stop(self) -> None:
         """Cease to follow; a notice that is on its way is told again by the next host."""
         for task in self._tasks:
             task.cancel()
-        for task in self._tasks:
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # what broke one was logged when it broke
         if self._tasks:
             self._keep()
         self._tasks = []
@@ -96,8 +95,7 @@ class Notifier:
                 try:
                     batch = await events.next_batch()
                 except Unavailable as error:
-                    log.warning("events cannot be read", extra={"org": org, "why": error.message})
-                    await asyncio.sleep(PAUSE_SECS)
+                    await _pause("events cannot be read", org, error)
                     continue
                 if not batch:
                     return
@@ -118,7 +116,12 @@ class Notifier:
     async def _tell(self, hook: Webhook, event: Event, left_out: int) -> bool:
         """Tell of one end, trying again for a while; return whether the receiver has it."""
         about = {"job": event.job_id, "seq": event.seq}
-        job = await self._queue.get(event.job_id)
+        while True:
+            try:
+                job = await self._queue.get(event.job_id)
+                break
+            except Unavailable as error:
+                await _pause("job cannot be read", event.job_id, error)
         if job is None:
             return False  # it is kept no more
         body = _body(event, job, left_out)
@@ -145,6 +148,17 @@ class Notifier:
             fresh.replace(self._place)
         except OSError as error:
             log.warning("It cannot be kept how far webhooks were told.", extra={"why": str(error)})
+
+
+async def _pause(what: str, subject: str, error: Unavailable) -> None:
+    """Wait for a store that could not be read."""
+    log.warning(what, extra={"subject": subject, "why": error.message})
+    await asyncio.sleep(PAUSE_SECS)
+
+
+def _say_if_broken(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("An org's webhook is told nothing more until the host is started again.", exc_info=error)
 
 
 def sign(secret: str, body: bytes, seq: int) -> dict[str, str]:

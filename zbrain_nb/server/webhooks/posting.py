@@ -76,7 +76,9 @@ class Poster:
                 status = await self._send(url, body, headers)
         except TimeoutError as error:
             raise Undelivered(f"The receiver did not answer within {TOTAL_SECS:g} s.") from error
-        except httpx.HTTPError as error:
+        except httpx.InvalidURL as error:
+            raise Undelivered(f"That is no address: {error}.", final=True) from error
+        except (httpx.HTTPError, OSError) as error:
             raise Undelivered(f"The receiver cannot be reached: {type(error).__name__}: {error}.") from error
         if not 200 <= status < 300:
             later = status in _LATER or status >= 500
