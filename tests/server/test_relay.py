@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -32,6 +33,13 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     yield lab
     lab.stop()
     end_everything(lab.data)
+
+
+def open_files(pid: int) -> Iterator[str]:
+    """Yield the names of what a process has open; what it closes meanwhile is left out."""
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(file)
 
 
 @pytest.fixture
@@ -194,7 +202,7 @@ async def test_relay_upload_that_broke_off_goes_on_where_it_was(
                 await asyncio.sleep(0.02)
             owner = DataDir(jupyter.data).read_owner()
             assert owner is not None
-            while any("part-" in os.readlink(file) for file in Path(f"/proc/{owner.pid}/fd").iterdir()):
+            while any("part-" in name for name in open_files(owner.pid)):
                 await asyncio.sleep(0.02)
         wrong = await http.put(path, content=b"x", headers={"Upload-Offset": "7"})
         assert (wrong.status_code, wrong.headers["Upload-Offset"]) == (409, "3000000")

@@ -157,7 +157,7 @@ def artifacts(
         if not to.is_dir():
             raise NotFound(f"There is no folder {to}.", "Make it, or give another.")
         for name in download:
-            typer.echo(kept[name].download(to))
+            typer.echo(printable(str(kept[name].download(to))))
     elif as_json:
         print_json([{"name": one.name, "sha256": one.sha256, "size": one.size} for one in kept.values()])
     else:

@@ -88,7 +88,7 @@ def start_host(data: DataDir, *, idle_secs: float | None = None) -> subprocess.P
     if idle_secs is not None:
         command += ["--idle-secs", str(idle_secs)]
     _started[:] = [process for process in _started if process.poll() is None]
-    with data.log.open("ab") as log:
+    with os.fdopen(os.open(data.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=data.root
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ MAX_ARTIFACT_NAME = 1000
 #: Numbers of events, attempts and bytes stay below this: the store keeps them in 64 bits.
 MAX_COUNT = 2**62
 MAX_EXIT_CODE = 2**31 - 1
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 Status = Literal["ok", "gap", "stale", "invalid"]
 
 
@@ -255,15 +257,20 @@ def as_artifact(value: Any) -> JobArtifact:
 
 
 def check_artifact_name(name: str) -> None:
-    """Refuse names that could lead out of a folder.
+    """Refuse names that could lead out of a folder, or steer a terminal; workers give none of these.
 
     Raises
     ------
     InvalidSpec
-        If the name is absolute, empty, too long, or has a part ``..``.
+        If the name is absolute, empty, too long, has a part ``..``, or holds a control character.
     """
     parts = name.split("/")
-    if not name or len(name) > MAX_ARTIFACT_NAME or "\x00" in name or any(part in ("", ".", "..") for part in parts):
+    if (
+        not name
+        or len(name) > MAX_ARTIFACT_NAME
+        or _CONTROL.search(name)
+        or any(part in ("", ".", "..") for part in parts)
+    ):
         raise InvalidSpec(f"{name[:80]!r} cannot name an artifact.", "Use a relative path.", field="artifacts")
     if not name.isascii():
         try:

@@ -52,6 +52,8 @@ class Host:
         Port to listen on; 0 takes a free one.
     names : collection of str
         Under which it answers besides its addresses and, where it listens beyond loopback, the machine's own name.
+    worker_umask : int
+        The local worker's and its jobs'; -1 leaves them this process's.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class Host:
         bind: str = "127.0.0.1",
         port: int = 0,
         names: Collection[str] = (),
+        worker_umask: int = -1,
     ) -> None:
         self.data = data
         self.settings = settings
         self._bind = bind
         self._port = port
         self._names = names
+        self._worker_umask = worker_umask
         self._lock = FileLock(data.host_lock)
         self._http: HTTPServer | None = None
         self._worker: LocalWorkerWatch | None = None
@@ -142,7 +146,7 @@ class Host:
             self._notifier = Notifier(queue, webhooks, self.data.told)
             self._notifier.start()
         if self.settings.worker_mode == "local":
-            self._worker = LocalWorkerWatch(self.data, self.settings)
+            self._worker = LocalWorkerWatch(self.data, self.settings, umask=self._worker_umask)
             self._worker.start()
         log.info("host serves", extra={"url": owner.url, "data": str(self.data.root), "pid": owner.pid})
         return owner

@@ -32,10 +32,13 @@ class LocalWorkerWatch:
         Whose worker.
     settings : Settings
         `worker_concurrency` slots.
+    umask : int
+        The worker's and its jobs'; -1 leaves them this process's.
     """
 
-    def __init__(self, data: DataDir, settings: Settings) -> None:
+    def __init__(self, data: DataDir, settings: Settings, *, umask: int = -1) -> None:
         self._data = data
+        self._umask = umask
         self._settings = settings
         self._lock = data.worker / "worker.lock"
         self._process: subprocess.Popen[bytes] | None = None
@@ -86,4 +89,6 @@ class LocalWorkerWatch:
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(self._data.root)]
         command += ["--concurrency", str(self._settings.worker_concurrency)]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._data.root)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._data.root, umask=self._umask
+        )

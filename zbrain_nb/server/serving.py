@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -35,12 +36,14 @@ async def serve(
 ) -> None:
     """Serve until a signal comes or, with `idle_secs`, until nobody has needed the host for so long.
 
+    What this process writes from now on is for its account alone, whatever the directory's mode; jobs keep its umask.
+
     Raises
     ------
     Conflict
         If another host serves the directory.
     """
-    host = Host(data, settings, bind=bind, port=port, names=names)
+    host = Host(data, settings, bind=bind, port=port, names=names, worker_umask=os.umask(0o077))
     owner = await host.start()
     if host.is_open:
         sys.stderr.write(_about_network(data, bind, owner.url))

@@ -15,6 +15,9 @@ from tests.conftest import end_everything
 from tests.unit.cli.conftest import ZBRAIN, environ_of, zbrain
 from zbrain_nb.model.datadir import DataDir, lock_holder
 
+UMASK = os.umask(0o022)
+os.umask(UMASK)
+
 
 def test_run_without_server_streams_and_exits_with_the_commands_code_and_a_second_reuses_it(data: DataDir) -> None:
     first = zbrain(data, "run", "--", "sh", "-c", "echo hi; echo oh >&2; exit 3")
@@ -175,6 +178,19 @@ def test_dashboard_opens_a_browser_whose_command_line_holds_no_code(data: DataDi
     owner = data.read_owner()
     assert owner is not None
     assert f"url={owner.url}zbrain/login?code=" in page.read_text()
+
+
+def test_host_keeps_its_files_to_its_account_and_jobs_keep_the_umask(tmp_path: Path) -> None:
+    data = DataDir(tmp_path / "open")
+    data.root.chmod(0o755)
+    try:
+        asked = zbrain(data, "run", "--", "sh", "-c", "umask")
+        assert int(asked.stdout, 8) == UMASK
+        files = [path for path in data.root.iterdir() if path.is_file()]
+        assert {data.database, data.log} <= set(files)
+        assert [path for path in files if path.stat().st_mode & 0o077] == []
+    finally:
+        end_everything(data.root)
 
 
 def test_dashboard_under_jupyter_is_at_jupyters_address(data: DataDir) -> None:

@@ -366,3 +366,11 @@ def test_healthy_place_has_no_problem_and_nothing_is_left_behind(
         one.subject for one in found
     }
     assert list(data_dir.root.iterdir()) == []
+
+
+def test_directory_that_others_may_look_into_is_a_warning(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    tmp_path.chmod(0o755)
+    the_one(check_directory(data), "access", Level.WARNING, "0755")
+    tmp_path.chmod(0o700)
+    assert not [found for found in check_directory(data) if found.subject == "access"]

@@ -20,6 +20,7 @@ from zbrain_nb.model.events import (
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import JobArtifact, Resources, Variable
 from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, WorkerInfo
+from zbrain_nb.queue.intake import check_artifact_name
 from zbrain_nb.store import queries
 
 pytestmark = pytest.mark.anyio
@@ -170,6 +171,13 @@ async def test_events_that_do_not_hold_are_invalid_and_change_nothing(queue, eve
     assert result.message.endswith(".")
     assert await queue.get(job.id) == job
     assert (await hand.send(line(job, 0, 1)))[0].status == "ok"
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a//b", "", "x\x1b[2J", "x\ny", "x\x7f", "x\x9b2J", "x\ud800"])
+def test_artifact_names_that_leave_a_folder_or_steer_a_terminal_are_refused(name):
+    check_artifact_name("a b/ü#1?.txt")
+    with pytest.raises(InvalidSpec):
+        check_artifact_name(name)
 
 
 async def test_progress_text_is_split_into_lines_of_its_stream(queue):

@@ -149,8 +149,8 @@ def test_find_artifacts_names_that_are_no_text_are_made_text(tmp_path: Path) -> 
     folder, cwd = tmp_path / "a", tmp_path / "b"
     folder.mkdir()
     cwd.mkdir()
-    (folder / os.fsdecode(b"bad\xff\n.txt")).write_text("x")
+    (folder / os.fsdecode(b"bad\xff\n\x1b\xc2\x9b.txt")).write_text("x")
     found, _ = find_artifacts(str(folder), str(cwd), [])
-    assert [one.name for one in found] == ["bad\ufffd_.txt"]
+    assert [one.name for one in found] == ["bad\ufffd___.txt"]
     with open_beneath(found[0].root, found[0].path) as file:
         assert file.read() == b"x"

@@ -58,6 +58,11 @@ def check_directory(data: DataDir, mounts: Path = MOUNTS) -> Iterator[Diagnosis]
         )
     else:
         yield fine("data directory", f"{data.root} ({kind})")
+    mode = stat.S_IMODE(data.root.stat().st_mode)
+    if mode & 0o077:
+        yield warning(
+            "access", f"Other accounts may look into {data.root} (mode {mode:04o}).", f"chmod go-rwx {data.root}"
+        )
 
 
 def _locks_work(path: str) -> bool:
