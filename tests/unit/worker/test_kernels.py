@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from tests.unit.worker.conftest import Station, eventually, pids_with
 from tests.unit.worker.memory_link import Tracked
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobDisplayed, JobFailed, LogStream
 from zbrain_nb.model.payload import load_value
+from zbrain_nb.worker.cell import foreign
 
 pytestmark = pytest.mark.anyio
 
@@ -126,3 +129,56 @@ async def test_what_means_python_is_refused_for_good(station: Station) -> None:
         assert isinstance(job.ending, JobFailed)
         assert job.ending.final
         assert (job.ending.reason or "").startswith(why)
+
+
+def silent_session(tmp_path: Path) -> tuple[Any, list[str]]:
+    """Return a session whose kernel publishes nothing, and what is written to the log."""
+    said: list[str] = []
+    writer = SimpleNamespace(text=lambda kind, text: said.append(text))
+    return foreign._Session(SimpleNamespace(kernel=str(tmp_path)), writer, None), said  # type: ignore[arg-type]
+
+
+async def future(value: Any = None, error: Exception | None = None) -> Any:
+    if error is not None:
+        raise error
+    return value
+
+
+async def test_kernel_that_never_says_that_it_is_idle_is_given_up_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "_SILENCE_SECS", 0.01)
+    session, said = silent_session(tmp_path)
+    published, died = (asyncio.create_task(asyncio.Event().wait()) for _ in range(2))
+    replied = asyncio.create_task(future({}))
+    await replied
+    await session._hear_out(published, replied, died)
+    assert [text.partition(",")[0] for text in said] == ["zbrain: the kernel never said that it is idle"]
+    for task in (published, died):
+        task.cancel()
+
+
+async def test_failure_to_hear_a_kernel_is_no_silence(tmp_path: Path) -> None:
+    session, _ = silent_session(tmp_path)
+    published = asyncio.create_task(future(error=OSError("the pipe broke")))
+    replied = asyncio.create_task(future({}))
+    died = asyncio.create_task(asyncio.Event().wait())
+    with pytest.raises(OSError, match="the pipe broke"):
+        await session._hear_out(published, replied, died)
+    died.cancel()
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["/usr/bin/python3", "-m", "own_kernel"], True),
+        (["env", "X=1", "/usr/bin/python3", "-m", "ipykernel_launcher"], True),
+        (["conda", "run", "-n", "one", "python", "-m", "ipykernel"], True),
+        (["env", "own-kernel"], False),
+        (["docker", "run", "image", "python", "-m", "ipykernel_launcher"], False),  # the folder is not there
+        ([], False),
+    ],
+)
+async def test_kernel_speaks_over_files_only_where_it_is_known_to(argv: list[str], expected: bool) -> None:
+    manager = SimpleNamespace(kernel_spec=SimpleNamespace(argv=argv))
+    assert foreign._speaks_ipc(manager) is expected  # type: ignore[arg-type]
