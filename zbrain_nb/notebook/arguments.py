@@ -188,7 +188,7 @@ PARSER = _parser()
 
 
 def split(line: str, magic: str) -> list[str]:
-    """Return the words of a line, as a shell would.
+    """Return the words of a line, as a shell would; a comment begins with a ``#`` that begins a word.
 
     Raises
     ------
@@ -196,9 +196,22 @@ def split(line: str, magic: str) -> list[str]:
         If a quote is not closed.
     """
     try:
-        return shlex.split(line, comments=True)
+        return shlex.split(_without_comment(line))
     except ValueError as error:
         raise UsageError(f"{magic}: the line cannot be read ({error}).", "Close the quotes.") from None
+
+
+def _without_comment(line: str) -> str:
+    """Cut a comment off; `shlex` would end a name at any ``#`` in it, and drop the rest of the line."""
+    quote = ""
+    for place, char in enumerate(line):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char == "#" and (not place or line[place - 1].isspace()):
+            return line[:place]
+    return line
 
 
 def parse_line(line: str, *defaults: Defaults) -> CellOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from zbrain_nb.client.client import Client
 from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import printable
@@ -42,15 +43,19 @@ def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any])
 
 
 def _attach_group(one: JobHandle, group_id: str, namespace: dict[str, Any]) -> None:
-    found = one.client.jobs(limit=2 * MAX_RUNS, tag=(GROUP_TAG, group_id))
-    # what was submitted again stands in the place of what it repeats
-    places = {int(handle.job.spec.tags.get(PLACE_TAG, "0")): handle for handle in reversed(found)}
-    group = JobGroup(one.client, [places[place] for place in sorted(places)])
+    group = find_group(one.client, group_id)
     variable = one.job.spec.tags.get(VARIABLE_TAG)
     if variable:
         namespace.setdefault(variable, group)
     namespace["_zb"] = group
     group.display()
+
+
+def find_group(client: Client, group_id: str) -> JobGroup:
+    """Return the jobs of a group, in order; what was submitted again stands in the place of what it repeats."""
+    found = client.jobs(limit=2 * MAX_RUNS, tag=(GROUP_TAG, group_id))
+    places = {int(handle.job.spec.tags.get(PLACE_TAG, "0")): handle for handle in reversed(found)}
+    return JobGroup(client, [places[place] for place in sorted(places)])
 
 
 def _word(state: JobState) -> str:

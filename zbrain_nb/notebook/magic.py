@@ -26,6 +26,7 @@ from zbrain_nb.model.limits import limits_from_pairs
 from zbrain_nb.model.payload import pack
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line, split
+from zbrain_nb.notebook.attaching import find_group
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.capture import check_syntax
 from zbrain_nb.notebook.defaults import Defaults, Preferences, preferences_of
@@ -122,7 +123,11 @@ class ZBrainMagics(Magics):
         else:
             group.display()
         if self._waits(options):
-            group.wait()
+            try:
+                group.wait()
+            except KeyboardInterrupt:
+                sys.stderr.write("zbrain: detached; the runs go on. _zb.cancel() ends them, _zb.wait() waits again.\n")
+                return
             error = next(filter(None, (error_of(handle.job) for handle in group)), None)
             if error is not None:
                 raise error
@@ -170,8 +175,14 @@ class ZBrainMagics(Magics):
             sys.stdout.write(f"zbrain: {there}: no variables travel to it or back; files and --env do.\n")
 
     def _send_grid(self, spec: JobSpec, shipment: Shipment, options: CellOptions) -> JobGroup:
-        """Submit a job for each combination; what the cell takes along travels once."""
+        """Return the active group that does the very same, or submit a job for each combination.
+
+        What the cell takes along travels once.
+        """
         tags = self._tags(options) | {GROUP_TAG: uuid.uuid4().hex}
+        tags[PRINT_TAG] = self._print_of(spec, shipment, tags, repr(options.grid), options.max_parallel)
+        if (same := self._same(tags, options)) is not None:
+            return find_group(self.client, same.job.spec.tags[GROUP_TAG])
         digest, apart = self.client.call(self.client.asynchronous.put_parcel, shipment.parcel)
         more = {"inputs": {"cell": digest, **apart}, **parallel_fields(options.max_parallel, "grid")}
         specs = [
@@ -203,26 +214,38 @@ class ZBrainMagics(Magics):
 
     def _attach_or_send(self, spec: JobSpec, shipment: Shipment | None, options: CellOptions) -> JobHandle:
         """Return the active job that does the very same, or submit."""
-        runs, tags = self.desk.runs, self._tags(options)
-        said = msgspec.json.encode(msgspec.structs.replace(spec, inputs={}), order="sorted").decode()
-        print_ = print_of(tags[NOTEBOOK_TAG], tags.get(CELL_TAG, ""), said, shipment.fingerprint if shipment else "")
-        if not options.new:
-            same = runs.same(print_)
-            if same is not None:
-                sys.stdout.write(f"zbrain: attached to {printable(same.name)}, which runs already (--new: another).\n")
-                return same
-            if (old := runs.earlier(tags.get(CELL_TAG))) is not None:
-                still = f"zbrain: an earlier {printable(old.name)} of this cell is still {old.job.state}"
-                sys.stdout.write(f"{still}; `%zbrain cancel {old.id[:ID_CHARS]}` ends it.\n")
-        spec = msgspec.structs.replace(spec, tags={**tags, PRINT_TAG: print_})
+        tags = self._tags(options)
+        tags[PRINT_TAG] = self._print_of(spec, shipment, tags)
+        if (same := self._same(tags, options)) is not None:
+            return same
+        spec = msgspec.structs.replace(spec, tags=tags)
         if shipment is not None:
             digest, apart = self.client.call(self.client.asynchronous.put_parcel, shipment.parcel)
             spec = msgspec.structs.replace(spec, inputs={"cell": digest, **apart})
         handle = self.client.submit_many([spec])[0]
         if shipment is not None:
             handle.shipped = shipment.said
-        runs.add(handle)
+        self.desk.runs.add(handle)
         return handle
+
+    def _print_of(self, spec: JobSpec, shipment: Shipment | None, tags: dict[str, str], *more: object) -> str:
+        """Return what is equal for two runs of a cell that do the very same."""
+        said = msgspec.json.encode(msgspec.structs.replace(spec, inputs={}), order="sorted").decode()
+        fingerprint = shipment.fingerprint if shipment else ""
+        return print_of(tags[NOTEBOOK_TAG], tags.get(CELL_TAG, ""), said, fingerprint, *map(str, more))
+
+    def _same(self, tags: dict[str, str], options: CellOptions) -> JobHandle | None:
+        """Return an active job that does the very same, and say so; say it too if another of the cell is active."""
+        if options.new:
+            return None
+        runs = self.desk.runs
+        same = runs.same(tags[PRINT_TAG])
+        if same is not None:
+            sys.stdout.write(f"zbrain: attached to {printable(same.name)}, which runs already (--new: another).\n")
+        elif (old := runs.earlier(tags.get(CELL_TAG))) is not None:
+            still = f"zbrain: an earlier {printable(old.name)} of this cell is still {old.job.state}"
+            sys.stdout.write(f"{still}; `%zbrain cancel {old.id[:ID_CHARS]}` ends it.\n")
+        return same
 
     def _job_id(self, text: str) -> str:
         return self.desk.job(text).id

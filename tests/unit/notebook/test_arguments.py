@@ -18,6 +18,8 @@ def test_line_full_is_read() -> None:
     assert (options.name, options.ship, options.keep, options.job) == ("two words", ["a", "b"], ["c"], "j")
     assert (options.wait, options.timeout, options.env) == (True, 5.0, ["A=b=c"])
     assert parse_line("--no-wait  # for now").wait is False
+    named = parse_line("--name exp#3 --env 'COLOR=#fff #1' --timeout 60 #--new")
+    assert (named.name, named.env, named.timeout, named.new) == ("exp#3", ["COLOR=#fff #1"], 60, False)
     assert parse_line("--notify-after 90").notify_after == 90.0
 
 

@@ -203,6 +203,23 @@ def test_attach_finds_a_group_again(pad: Notebook) -> None:
     assert pad.shell.user_ns["_zb"].results() == [2, 4, 6]
 
 
+def test_same_grid_attaches_to_its_active_runs(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = tmp_path / "gate"
+    code = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.02)\na"
+    first = pad.cell("g", "--no-wait --quiet --grid a=1,2", code, JobGroup)
+    capsys.readouterr()
+    assert pad.cell("g", "--no-wait --quiet --grid a=1,2", code, JobGroup).ids == first.ids
+    assert "attached to" in capsys.readouterr().out
+    more = pad.cell("g", "--no-wait --quiet --grid a=1,3", code, JobGroup)
+    assert "is still" in capsys.readouterr().out
+    another = pad.cell("g", "--no-wait --quiet --new --grid a=1,2", code, JobGroup)
+    assert not set(first.ids) & {*more.ids, *another.ids}
+    gate.touch()
+    assert [group.results(timeout=60) for group in (first, more, another)] == [[1, 2], [1, 3], [1, 2]]
+
+
 def test_attach_finds_what_was_submitted_again_in_the_place_of_what_failed(pad: Notebook) -> None:
     pad.cell("g", "--no-wait --quiet --grid a=1,0,2 --job runs", "1 / a", JobGroup)
     runs = pad.shell.user_ns["runs"].wait(60)

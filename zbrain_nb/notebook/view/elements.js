@@ -114,9 +114,11 @@ export const progressBar = (label, quiet) =>
     h('i'),
   );
 
+/** Whether it is there now: a browser may refuse. */
 export async function toClipboard(text) {
   try {
     await navigator.clipboard.writeText(text);
+    return true;
   } catch {
     // The clipboard API is missing on plain-http origines other than localhost, where Jupyter often runs.
     const area = h('textarea', { style: 'position:fixed;opacity:0', 'aria-hidden': 'true' });
@@ -124,9 +126,10 @@ export async function toClipboard(text) {
     area.value = text;
     document.body.append(area);
     area.select();
-    document.execCommand('copy');
+    const done = document.execCommand('copy');
     area.remove();
     before?.focus({ preventScroll: true });
+    return done;
   }
 }
 export function copyButton(text, label = 'Copy', shape) {
@@ -138,8 +141,7 @@ export function copyButton(text, label = 'Copy', shape) {
       'aria-label': label === 'Copy' || label === text ? `Copy ${text}` : null,
       title: shape ? 'Copy' : null,
       onclick: async () => {
-        await toClipboard(text);
-        words.textContent = 'Copied';
+        words.textContent = (await toClipboard(text)) ? 'Copied' : 'Not copied';
         setTimeout(() => (words.textContent = label), 1500);
       },
     },

@@ -33,7 +33,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     onclick: ({ target }) => target.dataset?.place && openRun(Number(target.dataset.place)),
   });
   const counts = h('ul', { class: 'zb-counts' });
-  const said = h('p', { class: 'zb-small zb-mute zb-picked', 'aria-live': 'polite' }, HINT);
+  const said = h('p', { class: 'zb-small zb-mute zb-picked' }, HINT);
   const reasons = h('div', { class: 'zb-reasons' });
   const notice = h('div', { class: 'zb-notice', role: 'note', hidden: true });
   const ask = h('div');

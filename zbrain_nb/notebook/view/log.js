@@ -97,7 +97,7 @@ export function logPane(feed, { page = false } = {}) {
   const copyAll = iconButton('Copy the whole log', 'copy', {
     onclick: () =>
       withLines(async () => {
-        await toClipboard(await wholeText());
+        if (!(await toClipboard(await wholeText()))) return void (count.textContent = 'The browser refused; download it');
         copyAll.replaceChildren(icon('check'));
         setTimeout(() => copyAll.replaceChildren(icon('copy')), 1500);
       }),

@@ -35,7 +35,9 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     h('header', {}, h('h2', { class: 'zb-h' }, 'Workers'), h('span', { class: 'zb-mute zb-small' }, 'one row a slot, last hour')),
     lanesBox,
   );
-  const notice = h('div', { class: 'zb-notice', role: 'alert', hidden: true });
+  const noticeSaid = h('span', { role: 'alert' });
+  const noticeNext = h('span'); // counts down, and is not spoken
+  const notice = h('div', { class: 'zb-notice', hidden: true }, noticeSaid, ' ', noticeNext);
   const seg = h('div', { class: 'zb-seg', role: 'group', 'aria-label': 'State' });
   const search = h('input', {
     class: 'zb-input',
@@ -289,20 +291,21 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   }
 
   function noticeText() {
-    if (feed.problem) return feed.problem;
-    if (feed.connection === 'saved') return `This page cannot reach the server. The newest jobs as of ${timeOfDay(feed.savedAt * 1000)} are shown.`;
-    if (feed.connection !== 'reconnecting') return '';
+    if (feed.problem) return [feed.problem, ''];
+    if (feed.connection === 'saved') return [`This page cannot reach the server. The newest jobs as of ${timeOfDay(feed.savedAt * 1000)} are shown.`, ''];
+    if (feed.connection !== 'reconnecting') return ['', ''];
     const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
     const since = feed.heardAt ? ` since ${timeOfDay(feed.heardAt)}` : '';
     const said = feed.refusal ? `The server answers: ${feed.refusal}` : `No connection to the server${since}. Jobs go on; what is shown may be old.`;
-    return `${said} ${left > 0 ? `Next try in ${left} s.` : 'Trying now.'}`;
+    return [said, left > 0 ? `Next try in ${left} s.` : 'Trying now.'];
   }
 
   /** All that the feed says; while events pour in, rows are put in order only now and then. */
   function update() {
     frame = 0;
-    const text = noticeText();
-    if (notice.textContent !== text) notice.textContent = text;
+    const [text, next] = noticeText();
+    if (noticeSaid.textContent !== text) noticeSaid.textContent = text;
+    if (noticeNext.textContent !== next) noticeNext.textContent = next;
     notice.hidden = !text;
     el.dataset.connection = feed.connection;
     buildFilters();
