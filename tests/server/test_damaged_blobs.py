@@ -11,6 +11,7 @@ import pytest
 
 from zbrain_nb.model.errors import BlobMismatch, NotFound
 from zbrain_nb.server.host import Host
+from zbrain_nb.worker.link import HttpLink, follow
 
 pytestmark = pytest.mark.anyio
 CONTENT = bytes(range(256)) * 4096
@@ -85,7 +86,7 @@ async def test_damaged_blob_is_refused_also_after_it_was_read_whole(
 
 @pytest.mark.parametrize("damage", DAMAGES)
 async def test_damaged_input_is_not_handed_to_the_worker(
-    api: httpx.AsyncClient, host: Host, damage: Callable[[Path], None]
+    api: httpx.AsyncClient, host: Host, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     digest = await upload(api)
     await api.post("workers", json={"id": "w1"})
@@ -95,6 +96,13 @@ async def test_damaged_input_is_not_handed_to_the_worker(
     path.chmod(0o600)
     damage(path)
     assert (await api.get(f"jobs/{job['id']}/inputs/data")).json()["error"]["code"] == "blob_mismatch"
+    link = HttpLink(follow(host.data))
+    with pytest.raises(BlobMismatch, match="damaged"):
+        await link.fetch_input(job["id"], "data", digest, tmp_path / "copy")
+    path.unlink()
+    with pytest.raises(NotFound):
+        await link.fetch_input(job["id"], "data", digest, tmp_path / "copy")
+    await link.close()
 
 
 async def test_blob_that_is_gone_is_404_and_uploaded_again_it_is_back(api: httpx.AsyncClient, host: Host) -> None:

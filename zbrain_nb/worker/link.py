@@ -18,7 +18,9 @@ from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import RESUMABLE_BYTES, put, upload
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import (
+    BlobMismatch,
     JobNotFound,
+    NotFound,
     ServerUnreachable,
     StaleAttempt,
     Unauthorized,
@@ -136,7 +138,9 @@ class HttpLink:
     async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
         """See `Link`."""
         path = f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}"
-        head = await self._transport.request("HEAD", path)
+        head = await self._transport.request("HEAD", path, expect=(200, NotFound.status, BlobMismatch.status))
+        if head.status_code != 200:
+            await self._transport.request("GET", path)  # raises: this answer has no words for what is wrong
         await download(self._transport, path, JobArtifact(name, sha256, int(head.headers["Content-Length"])), target)
         await asyncio.to_thread(target.chmod, 0o400)
 
