@@ -80,7 +80,7 @@ async def test_upload_that_broke_off_goes_on_where_it_was(host: Host, api: httpx
 
 async def test_wrong_offset_is_answered_with_the_right_one(api: httpx.AsyncClient) -> None:
     for offset, right in ((5, 0), (3 * MIB, 2 * MIB), (MIB, 2 * MIB)):
-        if right:
+        if right and (await api.head(f"blobs/{SHA}")).headers.get(OFFSET_HEADER) is None:
             await begin(api, 2 * MIB)
             await arrived(api, 2 * MIB)
         answer = await api.put(f"blobs/{SHA}", content=b"rest", headers={OFFSET_HEADER: str(offset)})
