@@ -384,7 +384,8 @@ class _Many(_Jobs):
                 stub._emit("job_canceled", job_id, {"state": "canceled", "finished_at": utc()})
         if verb == "retry":
             ids = [stub.add("pending", retry_of=job_id) for job_id in ids]
-        self.finish({"jobs": [stub.jobs[job_id] for job_id in ids], "event_seq": stub._seq})
+        found = [stub.jobs[job_id] for job_id in ids if job_id in stub.jobs]
+        self.finish({"jobs": found, "event_seq": stub._seq})
 
 
 class _Events(WebSocketHandler):

@@ -52,6 +52,14 @@ def test_cancel_all_ends_what_has_not_ended(page: Page, stub: StubServer) -> Non
     expect(view.get_by_role("button", name="Cancel all")).to_have_count(0)
 
 
+def test_group_that_the_server_does_not_know_says_so_and_offers_nothing(page: Page, stub: StubServer) -> None:
+    for job_id in stub.add_group(["running", "pending"]):
+        del stub.jobs[job_id]
+    view = show(page, stub)
+    expect(view.get_by_role("note")).to_contain_text("does not know these runs")
+    expect(view.get_by_role("button", name="Cancel all")).to_have_count(0)
+
+
 def test_refused_cancel_is_told(page: Page, stub: StubServer) -> None:
     stub.add_group(["running"])
     stub.answer_posts = False

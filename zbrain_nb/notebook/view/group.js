@@ -19,6 +19,12 @@ function faceOfGroup(feed) {
 const ended = ({ state }) => state === 'succeeded' || state === 'failed' || state === 'canceled';
 const tookOf = (job) => (job.started_at ? (Date.parse(job.finished_at ?? new Date()) - Date.parse(job.started_at)) / 1000 : null);
 
+const NOTICES = {
+  reconnecting:
+    'No connection to the server. The runs go on; what becomes of them will be here when it is back.',
+  unknown: 'This server does not know these runs. They are shown as the notebook saved them.',
+};
+
 export function renderGroup(el, feed, { renderRun } = {}) {
   const bodyId = newId('group');
   const squareId = newId('square');
@@ -203,7 +209,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           h('li', {}, h('span', { class: 'zb-sq', 'data-state': state, vars: { '--p': 0.5 } }), `${count.toLocaleString('en')} ${state}`),
         ),
       );
-      notice.textContent = feed.problem ?? (feed.connection === 'reconnecting' ? 'No connection to the server. The runs go on; what becomes of them will be here when it is back.' : '');
+      notice.textContent = feed.problem ?? NOTICES[feed.connection] ?? '';
       notice.hidden = !notice.textContent;
       if (face != null && face !== now) status.textContent = `${visibleName(feed.name)}: ${STATE_WORDS[now]}`;
       face = now;

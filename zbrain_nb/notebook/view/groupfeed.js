@@ -1,6 +1,7 @@
 // What the view of a group reads: many jobs, looked at in one request and followed on one socket.
 import { Refused, ask } from './ask.js';
 import { ENDED } from './feed.js';
+import { pulse } from './pulse.js';
 
 const FIRST_WAIT = 500; // milliseconds
 const LONGEST_WAIT = 30_000;
@@ -9,6 +10,7 @@ export class GroupFeed {
   #api;
   #listeners = new Set();
   #socket = null;
+  #pulse = null;
   #turn = 0; // callbacks of an older connection find another number here and do nothing
   #tries = 0;
   #timer = null;
@@ -21,7 +23,7 @@ export class GroupFeed {
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
     this.labels = saved.runs.map(({ label }) => label ?? '');
-    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "saved" (there is no server to ask)
+    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" to the server, "saved" (there is none)
     this.nextTryAt = null;
     this.problem = null;
     this.acting = null;
@@ -101,8 +103,9 @@ export class GroupFeed {
       });
       if (turn !== this.#turn) return;
       for (const job of jobs) this.jobs[this.#places.get(job.id)] = job;
-      if (!this.ended) this.#open(turn, seq);
-      this.connection = 'live';
+      const known = jobs.length > 0 || !this.jobs.length;
+      if (known && !this.ended) this.#open(turn, seq);
+      this.connection = known ? 'live' : 'unknown';
       this.#tries = 0;
       this.tell();
     } catch {
@@ -114,8 +117,10 @@ export class GroupFeed {
     const topic = encodeURIComponent(`orgs/${this.org}`);
     const socket = new WebSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topic}&after=${seq}`);
     this.#socket = socket;
+    this.#pulse = pulse(() => turn === this.#turn && this.#lose());
     socket.onmessage = ({ data }) => {
       if (turn !== this.#turn) return;
+      this.#pulse.beat();
       for (const event of JSON.parse(data)) this.#take(event);
       if (this.ended) this.#close();
       this.tell();
@@ -145,6 +150,7 @@ export class GroupFeed {
   #close() {
     this.#turn += 1;
     clearTimeout(this.#timer);
+    this.#pulse?.stop();
     if (this.#socket) {
       this.#socket.onclose = null;
       this.#socket.close();

@@ -2,6 +2,7 @@
 import { Refused, ask } from './ask.js';
 import { Feed } from './feed.js';
 import { LogLines } from './lines.js';
+import { pulse } from './pulse.js';
 
 const TAIL = 1000; // lines
 const FIRST_WAIT_MS = 500;
@@ -12,6 +13,7 @@ const SKEW_MS = 3000; // the Date header counts in whole seconds
 export class ServerFeed extends Feed {
   #api;
   #socket = null;
+  #pulse = null;
   #turn = 0; // callbacks of an older connection find another number here and do nothing
   #tries = 0;
   #timer = null;
@@ -113,11 +115,13 @@ export class ServerFeed extends Feed {
     const after = this.#lastSeq == null ? '' : `&after=${this.#lastSeq}`;
     const socket = new WebSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=jobs/${this.job.id}${after}`);
     this.#socket = socket;
+    this.#pulse = pulse(() => turn === this.#turn && this.#lose());
     return new Promise((resolve) => {
       setTimeout(() => resolve(false), PATIENCE_MS);
       socket.onopen = () => resolve(true);
       socket.onmessage = ({ data }) => {
         if (turn !== this.#turn) return;
+        this.#pulse.beat();
         for (const event of JSON.parse(data)) this.#take(event);
         this.tell();
       };
@@ -143,7 +147,7 @@ export class ServerFeed extends Feed {
   }
 
   #lose() {
-    if (this.connection === 'live') this.heardAt = Date.now();
+    if (this.connection === 'live') this.heardAt = this.#pulse?.at ?? Date.now();
     this.#close();
     this.connection = 'reconnecting';
     const wait = Math.min(MAX_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#tries) * (0.75 + Math.random() / 2);
@@ -156,6 +160,8 @@ export class ServerFeed extends Feed {
   #close() {
     this.#turn += 1;
     clearTimeout(this.#timer);
+    this.#pulse?.stop();
+    this.#pulse = null;
     if (this.#socket) {
       this.#socket.onclose = null;
       this.#socket.close();

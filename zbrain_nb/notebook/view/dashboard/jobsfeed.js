@@ -2,6 +2,7 @@
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
 import { Refused, ask } from '../ask.js';
 import { ENDED, nameOf } from '../feed.js';
+import { pulse } from '../pulse.js';
 
 const FIRST_PAGE = 200;
 const PAGE = 1000;
@@ -48,6 +49,7 @@ export class JobsFeed {
   #api;
   #listeners = new Set();
   #socket = null;
+  #pulse = null;
   #turn = 0; // callbacks of an older connection find another number here and do nothing
   #tries = 0;
   #timers = {};
@@ -230,8 +232,10 @@ export class JobsFeed {
     const topic = encodeURIComponent(`orgs/${this.org}`);
     const socket = new WebSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topic}&after=${seq}`);
     this.#socket = socket;
+    this.#pulse = pulse(() => turn === this.#turn && this.#lose());
     socket.onmessage = ({ data }) => {
       if (turn !== this.#turn) return;
+      this.#pulse.beat();
       this.heardAt = Date.now();
       for (const event of JSON.parse(data)) this.#take(event);
       this.#bound();
@@ -286,7 +290,7 @@ export class JobsFeed {
   }
 
   #lose() {
-    if (this.connection === 'live') this.heardAt = Date.now();
+    if (this.connection === 'live') this.heardAt = this.#pulse?.at ?? Date.now();
     this.#close();
     this.loading = false;
     this.connection = 'reconnecting';
@@ -300,6 +304,7 @@ export class JobsFeed {
   #close() {
     this.#turn += 1;
     clearTimeout(this.#timers.retry);
+    this.#pulse?.stop();
     if (this.#socket) {
       this.#socket.onclose = null;
       this.#socket.close();
