@@ -413,6 +413,20 @@ def test_html_without_jupyters_renderers_is_caged(page: Page, stub: StubServer) 
     assert page.evaluate("window.pwned") is None
 
 
+def test_many_outputs_show_the_newest_and_say_how_many_came_before(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    view = show(page, stub)
+    outputs = [{"output_type": "display_data", "data": {"text/plain": f"{n}"}, "metadata": {}} for n in range(150)]
+    stub.emit("job_displayed", job, {"outputs": outputs})
+    shown = view.locator(".zb-output")
+    expect(shown).to_have_count(100)
+    expect(shown.first).to_have_text("50")
+    view.get_by_role("button", name="Show 50 earlier outputs").click()
+    expect(shown).to_have_count(150)
+    expect(shown.first).to_have_text("0")
+    expect(view.get_by_role("button", name="earlier output")).to_have_count(0)
+
+
 def test_displays_are_updated_and_cleared_in_place(page: Page, stub: StubServer) -> None:
     def shown(kind: str, text: str, **more: Any) -> dict[str, Any]:
         return {"output_type": kind, "data": {"text/plain": text}, "metadata": {}, **more}

@@ -1,9 +1,9 @@
 // Rich outputs of a job. Where Jupyter's renderers are at hand they are handed in; the ones here serve pages
 // without them (VS Code, Colab) and let nothing of a job run in the page's own origin.
-import { h } from './elements.js';
+import { button, h, plural } from './elements.js';
 import { ansi, plainText } from './text.js';
 
-const MAX_SHOWN = 100;
+const MAX_SHOWN = 100; // at first, and so many more at a time
 const IMAGES = ['image/png', 'image/jpeg', 'image/gif', 'image/webp'];
 
 export const textOf = (value) =>
@@ -56,7 +56,16 @@ export function outputsPane(label, title, read, renderOutput) {
     nodes.delete(output);
   };
   const box = h('div', { class: 'zb-out', role: 'group', 'aria-label': label });
-  const el = h('div', { class: 'zb-sec' }, title && h('div', { class: 'zb-h' }, title), box);
+  let most = MAX_SHOWN;
+  const earlier = button('', {
+    class: 'zb-btn-bare',
+    hidden: true,
+    onclick: () => {
+      most += MAX_SHOWN;
+      sync();
+    },
+  });
+  const el = h('div', { class: 'zb-sec' }, title && h('div', { class: 'zb-h' }, title), earlier, box);
 
   function make(output) {
     const node = h('div', { class: 'zb-output' });
@@ -76,26 +85,32 @@ export function outputsPane(label, title, read, renderOutput) {
   });
   sizes.observe(box);
 
+  function sync() {
+    const all = read();
+    const wanted = all.slice(-most);
+    const hidden = all.length - wanted.length;
+    earlier.hidden = !hidden;
+    earlier.textContent = `Show ${plural(hidden, 'earlier output')}`;
+    if (wanted.length === nodes.size && wanted.every((output) => nodes.has(output))) return;
+    const top = box.scrollTop;
+    box.style.minHeight = `${box.offsetHeight}px`; // a plot drawn anew must not make the page jump
+    const gone = [...nodes.keys()].filter((output) => !wanted.includes(output));
+    let after = null;
+    for (const output of wanted) {
+      if (!nodes.has(output)) nodes.set(output, make(output));
+      const { node } = nodes.get(output);
+      if (node.previousElementSibling !== after)
+        box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
+      after = node;
+    }
+    gone.forEach(drop);
+    box.scrollTop = top;
+    requestAnimationFrame(() => (box.style.minHeight = ''));
+  }
+
   return {
     el,
-    sync() {
-      const wanted = read().slice(-MAX_SHOWN);
-      if (wanted.length === nodes.size && wanted.every((output) => nodes.has(output))) return;
-      const top = box.scrollTop;
-      box.style.minHeight = `${box.offsetHeight}px`; // a plot drawn anew must not make the page jump
-      const gone = [...nodes.keys()].filter((output) => !wanted.includes(output));
-      let after = null;
-      for (const output of wanted) {
-        if (!nodes.has(output)) nodes.set(output, make(output));
-        const { node } = nodes.get(output);
-        if (node.previousElementSibling !== after)
-          box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
-        after = node;
-      }
-      gone.forEach(drop);
-      box.scrollTop = top;
-      requestAnimationFrame(() => (box.style.minHeight = ''));
-    },
+    sync,
     dispose() {
       sizes.disconnect();
       [...nodes.keys()].forEach(drop);
