@@ -69,8 +69,11 @@ def remember_ahead(names: Iterable[str]) -> None:
 def set_path(entries: list[str]) -> None:
     """Set ``sys.path``; what was imported ahead, but would be found in the user's own folders now, is forgotten."""
     sys.path[:] = entries
+    fresh = [entry for entry in entries if entry not in _Ahead.folders]
+    if not fresh:  # as for nearly every call of a function
+        return
     roots = {name.partition(".")[0] for name in _Ahead.names}
-    hidden = {root for entry in entries if entry not in _Ahead.folders for root in roots & _importable(entry)}
+    hidden = {root for entry in fresh for root in roots & _importable(entry)}
     hides = frozenset(name for name in _Ahead.names if name.partition(".")[0] in hidden)
     forget(hides)
     _Ahead.names, _Ahead.folders = _Ahead.names - hides, _Ahead.folders | set(entries)
