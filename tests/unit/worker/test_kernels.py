@@ -107,7 +107,8 @@ async def test_error_death_and_question_fail_the_job_and_say_which(station: Stat
 
 
 async def test_cancel_interrupts_the_kernel_as_it_wants_it(station: Station) -> None:
-    jobs = [station.submit(code="out up\nwait", kernel=name) for name in ("echo", "polite")]
+    patient = {"grace_secs": 60}  # how long the kernels take is not what is looked at
+    jobs = [station.submit(code="out up\nwait", kernel=name, limits=patient) for name in ("echo", "polite")]
     await station.until(lambda: all("up" in job.lines() for job in jobs), 60)
     for job in jobs:
         station.queue.cancel(job)
