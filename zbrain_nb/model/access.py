@@ -1,0 +1,135 @@
+"""Who may do what: principals, their roles in orgs, and the one table that decides.
+
+The server makes a `Principal` of whoever sends a request; the queue takes it as ``scope=`` and asks it. Nothing else
+in the package decides about access.
+
+::
+
+    role       sees   submits   cancels and retries own   cancels others', pauses   tokens, quotas, pools, audit
+    viewer      x
+    submitter   x        x                x
+    operator    x        x                x                         x
+    admin       x        x                x                         x                          x
+
+What is not seen is answered as if it did not exist (404); what is seen but not allowed is refused (403).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from zbrain_nb.model.errors import Forbidden
+
+
+class Role(StrEnum):
+    """What a member of an org may do there; each may what the ones before it may."""
+
+    VIEWER = "viewer"
+    SUBMITTER = "submitter"
+    OPERATOR = "operator"
+    ADMIN = "admin"
+
+    @property
+    def rank(self) -> int:
+        """Place in the order of the roles, from 0."""
+        return list(Role).index(self)
+
+
+class Verb(StrEnum):
+    """What can be done in an org."""
+
+    READ = "read"
+    SUBMIT = "submit"
+    CANCEL_OWN = "cancel own jobs"
+    OPERATE = "operate"
+    ADMINISTER = "administer"
+
+
+_LEAST: dict[Verb, Role] = {
+    Verb.READ: Role.VIEWER,
+    Verb.SUBMIT: Role.SUBMITTER,
+    Verb.CANCEL_OWN: Role.SUBMITTER,
+    Verb.OPERATE: Role.OPERATOR,
+    Verb.ADMINISTER: Role.ADMIN,
+}
+
+
+class Credential(StrEnum):
+    """What kind of token or login a principal came with: it bounds which routes are open to it."""
+
+    PERSON = "person"  # a login, a kernel's token, one made by `zbrain token create`
+    WORKER = "worker"  # leases and reports, and reads what its leases need; nothing else
+    JOB = "job"  # of one attempt: what its code may do for its owner while it runs
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who asks, and what they may do where.
+
+    Attributes
+    ----------
+    owner : str
+        The person: owner of what they submit.
+    roles : mapping of str to Role, or None
+        Role by org. None is whoever holds the data directory: admin of every org.
+    home : str
+        The org of jobs that name none.
+    credential : Credential
+        What they came with.
+    token_id : str
+        Which token, for the audit; empty for a login.
+    job_id, attempt : str and int
+        Of the attempt whose token it is.
+    """
+
+    owner: str
+    roles: Mapping[str, Role] | None
+    home: str
+    credential: Credential = Credential.PERSON
+    token_id: str = ""
+    job_id: str = ""
+    attempt: int = 0
+
+    @property
+    def orgs(self) -> frozenset[str] | None:
+        """The orgs that it sees; None is all."""
+        return None if self.roles is None else frozenset(self.roles)
+
+    def role_in(self, org_id: str) -> Role | None:
+        """Return its role there, or None if it is no member."""
+        return Role.ADMIN if self.roles is None else self.roles.get(org_id)
+
+    def sees(self, org_id: str) -> bool:
+        """Whether what belongs to the org exists for it."""
+        return self.roles is None or org_id in self.roles
+
+    def may(self, verb: Verb, org_id: str) -> bool:
+        """Whether its role in the org allows `verb`."""
+        role = self.role_in(org_id)
+        return role is not None and role.rank >= _LEAST[verb].rank
+
+    def check(self, verb: Verb, org_id: str) -> None:
+        """Refuse what its role in the org does not allow.
+
+        Raises
+        ------
+        Forbidden
+            If it does not.
+        """
+        if not self.may(verb, org_id):
+            role = self.role_in(org_id)
+            who = f"{self.owner} is {role} in the org {org_id}" if role else f"{self.owner} is not in the org {org_id}"
+            raise Forbidden(f"{who}, which does not allow to {verb}.", f"It takes the role {_LEAST[verb]}.")
+
+    def check_cancel(self, org_id: str, owner: str) -> None:
+        """Refuse to cancel a job of `owner` in the org to who is neither that person nor an operator.
+
+        Raises
+        ------
+        Forbidden
+            If it may not.
+        """
+        if owner != self.owner or not self.may(Verb.CANCEL_OWN, org_id):
+            self.check(Verb.OPERATE, org_id)
