@@ -22,7 +22,7 @@ class BackupHandler(ApiHandler):
 
     @operation(body=BackupRequest, answers={201: BackupRequest}, refuses=(Conflict,))
     async def post(self) -> None:
-        """Make the backup; 201 when it is whole."""
+        """Make the backup; 201 when it is whole. The relay does not show this route."""
         wanted = self.decode(BackupRequest)
         await self.context.maintenance.back_up(Path(wanted.to))
         self.reply({"to": wanted.to}, 201)
