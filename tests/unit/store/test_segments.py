@@ -47,7 +47,7 @@ async def count(storage, table):
 
 
 async def test_rows_past_the_limit_go_into_the_next_segment_and_are_read_as_one(storage, monkeypatch):
-    monkeypatch.setattr(segments, "SEGMENT_ROWS", {"jobs": 3, "transitions": 5, "logs": 7})
+    monkeypatch.setattr(segments, "SEGMENT_ROWS", {"jobs": 3, "transitions": 5, "logs": 7, "audit": 9})
     jobs = [new_job(name=f"job {n}") for n in range(10)]
     for job in jobs:
         await storage.commit([change_of(storage, job, events=2, lines=2)])
@@ -64,7 +64,7 @@ async def test_rows_past_the_limit_go_into_the_next_segment_and_are_read_as_one(
 
 
 async def test_segments_grow_when_there_are_many_so_that_queries_stay_cheap(storage, monkeypatch):
-    monkeypatch.setattr(segments, "SEGMENT_ROWS", {"jobs": 2, "transitions": 9, "logs": 9})
+    monkeypatch.setattr(segments, "SEGMENT_ROWS", {"jobs": 2, "transitions": 9, "logs": 9, "audit": 9})
     monkeypatch.setattr(segments, "MANY_SEGMENTS", 2)
     for _ in range(40):
         await storage.commit([change_of(storage, new_job())])
