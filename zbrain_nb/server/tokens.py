@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import heapq
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import msgspec
@@ -27,16 +28,13 @@ from zbrain_nb.store.tokens import add_token, forget_tokens, note_uses, read_tok
 
 log = logging.getLogger(__name__)
 
-#: Between two looks at what is watched, and at which uses are to be kept.
+#: Between two looks at which tokens have expired.
 SWEEP_SECS = 5.0
 #: How coarse `last_used_at` is, and how seldom it is written.
 USE_SECS = 300.0
 #: Tokens that ended so long ago are forgotten; the audit still tells of them.
 FORGET_SECS = 90 * 86_400.0
 _ID_BYTES = 8
-
-#: Called, with the reason, when a token that is in use ends.
-End = Callable[[str], None]
 
 
 class Tokens:
@@ -48,15 +46,27 @@ class Tokens:
         Where they are kept.
     audit : AuditLog
         Is told what is made and revoked.
+    ended : callable
+        Gets the ids of tokens that were revoked or have expired, to end what is open with them: sockets, sessions,
+        lease requests.
     home : str
         The org of what is submitted without naming one, by tokens that have it.
     clock : Clock
         For tests.
     """
 
-    def __init__(self, storage: Storage, audit: AuditLog, home: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        audit: AuditLog,
+        ended: Callable[[Collection[str]], None],
+        *,
+        home: str,
+        clock: Clock | None = None,
+    ) -> None:
         self._storage = storage
         self._audit = audit
+        self._ended = ended
         self._home = home
         self._clock = clock or Clock()
         self._begun = self._clock.time(), self._clock.monotonic()
@@ -64,7 +74,7 @@ class Tokens:
         self._by_id: dict[str, Token] = {}
         self._used: dict[str, dt.datetime] = {}
         self._uses_kept_at = self._clock.monotonic()
-        self._watched: dict[str, set[End]] = {}
+        self._expiring: list[tuple[dt.datetime, str]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -73,6 +83,8 @@ class Tokens:
         await self._storage.write(lambda database: database.append_audit([], partial(forget_tokens, before=before)))
         self._by_hash = await self._storage.read(read_tokens)
         self._by_id = {token.id: token for token in self._by_hash.values()}
+        self._expiring = [(token.expires_at, token.id) for token in self._by_id.values()]
+        heapq.heapify(self._expiring)
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
@@ -114,26 +126,6 @@ class Tokens:
             credential=Credential.WORKER if token.kind is TokenKind.WORKER else Credential.PERSON,
             token_id=token.id,
         )
-
-    def is_live(self, token_id: str) -> bool:
-        """Whether a token is neither expired nor revoked."""
-        token = self._by_id.get(token_id)
-        return token is not None and token.state(self.now()) == "live"
-
-    def watch(self, token_id: str, end: End) -> Callable[[], None]:
-        """Have `end` called once when a token is revoked or expires; return what ends the watch.
-
-        For what stays open: sockets, leases that wait.
-        """
-        ends = self._watched.setdefault(token_id, set())
-        ends.add(end)
-
-        def release() -> None:
-            ends.discard(end)
-            if not ends and self._watched.get(token_id) is ends:
-                del self._watched[token_id]
-
-        return release
 
     async def mint(self, wanted: TokenRequest, by: Principal, record: Record) -> tuple[Token, str]:
         """Make a token that may do no more than who makes it; return it and its secret, which is kept nowhere.
@@ -183,6 +175,7 @@ class Tokens:
         digest = hash_secret(secret)
         await self._audit.commit(_records(record, token), partial(add_token, token=token, digest=digest))
         self._by_hash[digest] = self._by_id[token.id] = token
+        heapq.heappush(self._expiring, (token.expires_at, token.id))
         return token, secret
 
     def tokens(self, by: Principal) -> list[Token]:
@@ -207,17 +200,13 @@ class Tokens:
             raise TokenNotFound(f"There is no token {token_id}.", "`zbrain token list` shows those that exist.")
         if token.revoked_at is None:
             token.revoked_at, token.revoked_by = self.now(), by.owner
-        self._end(token.id, "The token was revoked.")
+            self._ended([token.id])
         try:
             await self._audit.commit(_records(record, token), partial(revoke_token, token=token))
         except ZBrainError as error:
             error.hint = "It is refused from now on, but a restart would forget that: revoke it again."
             raise
         return _shown(token, by)
-
-    def _end(self, token_id: str, why: str) -> None:
-        for end in self._watched.pop(token_id, ()):
-            end(why)
 
     async def _run(self) -> None:
         while True:
@@ -227,9 +216,12 @@ class Tokens:
                 await self._keep_uses()
 
     def sweep(self) -> None:
-        """End what is open with tokens that have expired."""
-        for token_id in [token_id for token_id in self._watched if not self.is_live(token_id)]:
-            self._end(token_id, "The token has expired.")
+        """End what is open with tokens that have expired since the last look."""
+        now, expired = self.now(), []
+        while self._expiring and self._expiring[0][0] <= now:
+            expired.append(heapq.heappop(self._expiring)[1])
+        if expired:
+            self._ended(expired)
 
     async def _keep_uses(self) -> None:
         used, self._used = self._used, {}

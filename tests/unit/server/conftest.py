@@ -45,8 +45,14 @@ async def audit(storage, clock) -> AsyncIterator[AuditLog]:
 
 
 @pytest.fixture
-async def tokens(storage, audit, clock) -> AsyncIterator[Tokens]:
-    tokens = Tokens(storage, audit, "default", clock)
+def ended() -> list[str]:
+    """Ids of tokens, as they end."""
+    return []
+
+
+@pytest.fixture
+async def tokens(storage, audit, ended, clock) -> AsyncIterator[Tokens]:
+    tokens = Tokens(storage, audit, ended.extend, home="default", clock=clock)
     await tokens.start()
     yield tokens
     await tokens.stop()

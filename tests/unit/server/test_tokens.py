@@ -39,7 +39,7 @@ async def test_tokens_outlive_a_restart_and_so_does_their_end(tokens, admin, sto
     await tokens.revoke(gone.id, admin, record("revoke token"))
     tokens.find(kept_secret)
     await tokens.stop()
-    again = Tokens(storage, audit, "default", clock)
+    again = Tokens(storage, audit, lambda ids: None, home="default", clock=clock)
     await again.start()
     assert again.find(kept_secret).token_id == kept.id
     assert again.find(gone_secret) is None
@@ -113,15 +113,10 @@ async def test_who_sees_which_token(tokens, admin, holder):
     assert tokens.find(own_secret) is None
 
 
-async def test_revoked_token_is_refused_at_once_and_what_is_open_with_it_ends(tokens, admin):
+async def test_revoked_token_is_refused_at_once_and_what_is_open_with_it_ends(tokens, admin, ended):
     token, secret = await mint(tokens, admin)
-    ended = []
-    tokens.watch(token.id, ended.append)
-    released = tokens.watch(token.id, lambda why: pytest.fail("a watch that was released"))
-    released()
-    released()
     first = await tokens.revoke(token.id, admin, record("revoke token"))
-    assert (tokens.find(secret), ended) == (None, ["The token was revoked."])
+    assert (tokens.find(secret), ended) == (None, [token.id])
     assert (await tokens.revoke(token.id, admin, record("revoke token"))).revoked_at == first.revoked_at
     assert len(ended) == 1
 
@@ -143,19 +138,20 @@ async def test_token_revoked_while_the_store_refuses_is_refused_all_the_same(tok
     assert [t.id for t in tokens.tokens(admin)] == [token.id]
 
 
-async def test_token_expires_ends_what_is_open_and_stays_expired_when_the_clock_is_set_back(tokens, admin, clock):
+async def test_token_expires_ends_what_is_open_and_stays_expired_when_the_clock_is_set_back(
+    tokens, admin, clock, ended
+):
     token, secret = await mint(tokens, admin, expires_in_secs=60)
-    ended = []
-    tokens.watch(token.id, ended.append)
     clock.advance(59)
     tokens.sweep()
     assert tokens.find(secret) and not ended
     clock.advance(1)
     tokens.sweep()
-    assert (tokens.find(secret), ended) == (None, ["The token has expired."])
+    assert (tokens.find(secret), ended) == (None, [token.id])
     clock.shift = -3600
     assert tokens.find(secret) is None
-    assert not tokens.is_live(token.id)
+    tokens.sweep()
+    assert ended == [token.id]
 
 
 async def test_what_is_made_and_revoked_stands_in_the_audit_of_each_org(tokens, admin, holder, audit):
@@ -175,7 +171,7 @@ async def test_tokens_that_ended_long_ago_are_forgotten(tokens, admin, storage, 
     _, secret = await mint(tokens, admin, expires_in_secs=366 * DAY_SECS)
     await tokens.stop()
     clock.advance(92 * DAY_SECS)
-    again = Tokens(storage, audit, "default", clock)
+    again = Tokens(storage, audit, lambda ids: None, home="default", clock=clock)
     await again.start()
     assert [token.id for token in again.tokens(admin)] == [again.find(secret).token_id]
     await again.stop()
