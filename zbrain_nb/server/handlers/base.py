@@ -29,13 +29,15 @@ from zbrain_nb.model.job import Job
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
+from zbrain_nb.server.handlers.arguments import read_arguments
+from zbrain_nb.server.handlers.declaration import operation_of
 from zbrain_nb.server.sessions import Sessions
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_DRAINED_BYTES = 4 * 1024 * 1024
 T = TypeVar("T")
-_WHOLE_NUMBER = re.compile(r"[0-9]{1,20}")
+S = TypeVar("S", bound=msgspec.Struct)
 _AT = re.compile(r"`\$\.([^`]*)`")
 _NAMED = re.compile(r"field `([^`]*)`")
 
@@ -87,6 +89,7 @@ class ApiHandler(web.RequestHandler):
     """Base of the routes: authenticated, and every error in the one shape."""
 
     counts_as_client = True
+    _query: msgspec.Struct
 
     @property
     def context(self) -> HostContext:
@@ -107,7 +110,7 @@ class ApiHandler(web.RequestHandler):
         self.set_header("Content-Type", "application/json")
 
     def prepare(self) -> None:
-        """Admit only callers that name this host and show its token."""
+        """Admit only callers that name this host and show its token; read the query as the method declares it."""
         name = httputil.split_host_and_port(self.request.host.lower())[0]
         if name not in self.context.host_names and name.strip("[]") != self._arrived_at():
             raise Forbidden(
@@ -117,6 +120,9 @@ class ApiHandler(web.RequestHandler):
         self.authenticate()
         if self.counts_as_client:
             self.context.requests += 1
+        declared = operation_of(type(self), (self.request.method or "").lower())
+        if declared is not None:
+            self._query = read_arguments(declared.query, self.request.query_arguments)
 
     def _arrived_at(self) -> str:
         """Return the address at which the connection came in: no page of strangers can stand at that (rebinding)."""
@@ -195,21 +201,10 @@ class ApiHandler(web.RequestHandler):
         self.set_status(status)
         self.finish(msgspec.json.encode(value))
 
-    def int_argument(self, name: str, default: int, *, low: int = 0, high: int = 2**53) -> int:
-        """Return a whole number from the query, or `default`.
-
-        Raises
-        ------
-        Malformed
-            If it is no whole number from `low` to `high`.
-        """
-        text = self.get_query_argument(name, "")
-        if not text:
-            return default
-        value = int(text) if _WHOLE_NUMBER.fullmatch(text) else low - 1
-        if not low <= value <= high:
-            raise Malformed(f"{name} must be a whole number from {low} to {high}, not {text[:40]!r}.")
-        return value
+    def query(self, kind: type[S]) -> S:
+        """Return the arguments of the query, which `prepare` has read as the route declares them."""
+        assert isinstance(self._query, kind), f"{type(self).__name__} declares other arguments"
+        return self._query
 
     async def job(self, job_id: str) -> Job:
         """Return the job.

@@ -11,7 +11,9 @@ from pathlib import Path
 from tornado import web
 
 from zbrain_nb.model.errors import NotFound, Unauthorized
+from zbrain_nb.server.handlers.answers import LoginCode
 from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import OpenTo, operation
 from zbrain_nb.server.sessions import SESSION_SECS
 
 #: Where the modules lie: the notebook's view and the console are made of the same.
@@ -165,6 +167,7 @@ class SessionsHandler(ApiHandler):
         """Let no session make another."""
         return False
 
+    @operation(answers={201: LoginCode}, open_to=OpenTo.TOKEN)
     def post(self) -> None:
         """Give out a code that opens the console once, within a minute; 201."""
         self.reply({"login": f"zbrain/login?code={self.context.sessions.offer()}"}, 201)

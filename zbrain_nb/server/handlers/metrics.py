@@ -13,6 +13,7 @@ from zbrain_nb.model.job import JobState
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.metrics import Histogram, Measures
 from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import Content, operation
 
 
 class QueueCollector(Collector):
@@ -53,6 +54,7 @@ class MetricsHandler(ApiHandler):
 
     counts_as_client = False
 
+    @operation(answers={200: Content("text/plain")})
     def get(self) -> None:
         """Show all numbers, in the format that the caller prefers."""
         registry: CollectorRegistry = self.context.metrics

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from zbrain_nb.model.errors import JobNotFound
+from zbrain_nb.server.handlers.answers import Attempts, FullOverview
 from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import operation
 from zbrain_nb.server.handlers.jobs import job_row
+
+
+class OverviewQuery(msgspec.Struct):
+    """Arguments of ``GET overview``."""
+
+    org: Annotated[str | None, msgspec.Meta(description="Whose jobs; left out, the default org's.")] = None
 
 
 class OverviewHandler(ApiHandler):
     """``GET overview?org=``."""
 
+    @operation(query=OverviewQuery, answers={200: FullOverview})
     async def get(self) -> None:
         """Count the org's jobs, and say how the last minutes went, what is stored and which workers there are."""
-        overview = await self.queue.overview(self.get_query_argument("org", "") or None)
+        overview = await self.queue.overview(self.query(OverviewQuery).org)
         now = self.queue.measures()
         usage = await self.queue.artifact_usage()
         body = msgspec.to_builtins(overview)
@@ -30,6 +42,7 @@ class OverviewHandler(ApiHandler):
 class AttemptsHandler(ApiHandler):
     """``GET jobs/{id}/attempts``."""
 
+    @operation(answers={200: Attempts}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """Show the job's attempts, and the chain of jobs that Retry made before and after it."""
         job = await self.job(job_id)

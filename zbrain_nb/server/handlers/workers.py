@@ -6,16 +6,21 @@ import asyncio
 
 import msgspec
 
-from zbrain_nb.model.errors import StaleAttempt
+from zbrain_nb.model.errors import StaleAttempt, WorkerNotFound
 from zbrain_nb.model.protocol import (
     EventBatch,
+    EventBatchAnswer,
+    HeartbeatAnswer,
     HeartbeatRequest,
     LeaseAnswer,
     LeaseRequest,
+    Registered,
     WorkerInfo,
     check_lease_request,
 )
+from zbrain_nb.server.handlers.answers import Workers
 from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import operation
 
 #: Held open no longer than this, whatever is asked: proxies on the way may have less patience.
 MAX_WAIT_SECS = 60.0
@@ -24,10 +29,12 @@ MAX_WAIT_SECS = 60.0
 class WorkersHandler(ApiHandler):
     """``POST workers`` and ``GET workers``."""
 
+    @operation(body=WorkerInfo, answers={201: Registered})
     async def post(self) -> None:
         """Register, or register again after a restart of either side; 201."""
         self.reply(await self.queue.register_worker(self.decode(WorkerInfo)), 201)
 
+    @operation(answers={200: Workers})
     def get(self) -> None:
         """List the workers that the queue knows."""
         self.reply({"workers": self.queue.workers()})
@@ -44,6 +51,7 @@ class LeasesHandler(ApiHandler):
     counts_as_client = False
     _waiting: asyncio.Task[LeaseAnswer] | None = None
 
+    @operation(body=LeaseRequest, answers={200: LeaseAnswer}, refuses=(WorkerNotFound,))
     async def post(self, worker_id: str) -> None:
         """Take the events in it, and hold the request open until a job fits, a cancel is due or the time is over."""
         request = self.decode(LeaseRequest)
@@ -69,6 +77,7 @@ class HeartbeatHandler(ApiHandler):
 
     counts_as_client = False
 
+    @operation(body=HeartbeatRequest, answers={200: HeartbeatAnswer}, refuses=(WorkerNotFound,))
     async def post(self, worker_id: str) -> None:
         """Renew the leases of the attempts named; answer what is to become of each."""
         self.reply(await self.queue.heartbeat(worker_id, self.decode(HeartbeatRequest)))
@@ -79,6 +88,7 @@ class WorkerEventsHandler(ApiHandler):
 
     counts_as_client = False
 
+    @operation(body=EventBatch, answers={200: EventBatchAnswer}, refuses=(WorkerNotFound, StaleAttempt))
     async def post(self, worker_id: str) -> None:
         """Take a batch of events; 200 means that what is ``ok`` is committed, 409 that all of it was stale."""
         answer = await self.queue.take_events(worker_id, self.decode(EventBatch))
