@@ -21,19 +21,21 @@ import secrets
 import string
 import zlib
 from enum import StrEnum
+from functools import cache
 
 import msgspec
 
 from zbrain_nb.model.access import Role
 from zbrain_nb.model.checks import check_number, check_org_id, check_text
 from zbrain_nb.model.errors import InvalidSpec
+from zbrain_nb.model.protocol import MAX_KIND
 
 DAY_SECS = 86_400.0
 DEFAULT_LIFE_SECS = 90 * DAY_SECS
 MAX_LIFE_SECS = 366 * DAY_SECS
 #: A token may be made for less, but not for less than a caller needs to use it.
 MIN_LIFE_SECS = 1.0
-MAX_LABEL, MAX_OWNER, MAX_POOL = 200, 200, 200
+MAX_LABEL, MAX_OWNER = 200, 200
 #: Orgs that one token names at most.
 MAX_ORGS = 1000
 SECRET_BYTES = 32
@@ -76,7 +78,9 @@ class TokenRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Role by org. Omitted: the kind's usual role in the home org of who makes it. None: all orgs, for workers and
         admins only.
     pool : str or None
-        Of a worker: the pool that it leases for, and no other.
+        Of a worker: the kind of jobs that it leases, and no other (`WorkerBinding.pool`).
+    jobs_of : str or None
+        Of a worker: the person whose jobs it leases, and no others'.
     label : str
         What it is for, in the words of who makes it.
     expires_in_secs : float
@@ -87,6 +91,7 @@ class TokenRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     owner: str | None = None
     roles: dict[str, Role] | msgspec.UnsetType | None = msgspec.UNSET
     pool: str | None = None
+    jobs_of: str | None = None
     label: str = ""
     expires_in_secs: float = DEFAULT_LIFE_SECS
 
@@ -102,10 +107,11 @@ class TokenRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         check_text("label", self.label, MAX_LABEL, empty=True)
         if self.owner is not None:
             check_text("owner", self.owner, MAX_OWNER)
-        if self.pool is not None:
-            check_text("pool", self.pool, MAX_POOL)
-            if self.kind is not TokenKind.WORKER:
-                raise InvalidSpec("Only a worker's token names a pool.", field="pool")
+        for name, value, most in (("pool", self.pool, MAX_KIND), ("jobs_of", self.jobs_of, MAX_OWNER)):
+            if value is not None:
+                check_text(name, value, most)
+                if self.kind is not TokenKind.WORKER:
+                    raise InvalidSpec(f"Only a worker's token has {name}.", field=name)
         if self.roles is None:
             if self.kind is TokenKind.PERSON:
                 raise InvalidSpec("A person's token names its orgs.", field="roles")
@@ -130,7 +136,7 @@ class Token(msgspec.Struct, kw_only=True):
     ----------
     id : str
         Names it, in lists and in the audit.
-    kind, owner, roles, pool, label
+    kind, owner, roles, pool, jobs_of, label
         As in `TokenRequest`.
     created_by, created_with : str
         Who made it, and with which token; empty for a login or the data directory's own.
@@ -147,6 +153,7 @@ class Token(msgspec.Struct, kw_only=True):
     owner: str
     roles: dict[str, Role] | None
     pool: str | None = None
+    jobs_of: str | None = None
     label: str = ""
     created_by: str
     created_with: str = ""
@@ -181,21 +188,17 @@ def seal(prefix: str, content: bytes) -> str:
 
 def unseal(secret: str, size: int) -> bytes | None:
     """Return the `size` bytes in a secret, or None if its form or its checksum does not hold."""
-    text, check = secret[:-_SUM_LETTERS], secret[-_SUM_LETTERS:]
-    letters = secret[4:]
-    if len(letters) != _letters(size) + _SUM_LETTERS or not _VALUES.keys() >= set(letters):
-        return None
-    if _digits(zlib.crc32(text.encode("utf-8", "replace")), _SUM_LETTERS) != check:
+    if not _is_whole(secret, size):
         return None
     value = 0
-    for letter in text[4:]:
+    for letter in secret[4:-_SUM_LETTERS]:
         value = value * 62 + _VALUES[letter]
     return value.to_bytes(size, "big") if value < 1 << (8 * size) else None
 
 
 def is_secret(text: str) -> bool:
     """Whether `text` is, whole, a secret of a stored token: of its form, and with the right checksum."""
-    return text[:4] in _PREFIXES and unseal(text, SECRET_BYTES) is not None
+    return text[:4] in _PREFIXES and _is_whole(text, SECRET_BYTES)
 
 
 def shows_secret(text: str) -> bool:
@@ -206,6 +209,15 @@ def shows_secret(text: str) -> bool:
 _PREFIXES = frozenset(kind.prefix for kind in TokenKind)
 
 
+def _is_whole(secret: str, size: int) -> bool:
+    """Whether it has the letters that `size` bytes take, and its checksum holds."""
+    text, check = secret[:-_SUM_LETTERS], secret[-_SUM_LETTERS:]
+    if len(secret) != 4 + _letters(size) + _SUM_LETTERS or not (secret[4:].isalnum() and secret.isascii()):
+        return False
+    return _digits(zlib.crc32(text.encode()), _SUM_LETTERS) == check
+
+
+@cache
 def _letters(size: int) -> int:
     """Return how many letters `size` bytes take."""
     letters = 0

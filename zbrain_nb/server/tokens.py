@@ -14,10 +14,11 @@ import logging
 import secrets
 from collections.abc import Callable, Collection
 from functools import partial
+from itertools import dropwhile, islice
 
 import msgspec
 
-from zbrain_nb.model.access import Credential, Principal, Role, Verb
+from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBinding
 from zbrain_nb.model.audit import Record
 from zbrain_nb.model.errors import Forbidden, NotFound, ZBrainError
 from zbrain_nb.model.tokens import Token, TokenKind, TokenRequest, hash_secret, is_secret, new_secret
@@ -119,13 +120,15 @@ class Tokens:
 
     def _principal(self, token: Token) -> Principal:
         roles = token.roles
-        return Principal(
-            owner=token.owner,
-            roles=roles,
-            home=self._home if roles is None or self._home in roles else next(iter(roles)),
-            credential=Credential.WORKER if token.kind is TokenKind.WORKER else Credential.PERSON,
-            token_id=token.id,
-        )
+        home = self._home if roles is None or self._home in roles else next(iter(roles))
+        if token.kind is TokenKind.WORKER:
+            orgs = None if roles is None else frozenset(roles)
+            bound = WorkerBinding(orgs=orgs, owner=token.jobs_of, pool=token.pool)
+            credential = Credential.WORKER
+            return Principal(
+                owner=token.owner, roles={}, home=home, credential=credential, worker=bound, token_id=token.id
+            )
+        return Principal(owner=token.owner, roles=roles, home=home, token_id=token.id)
 
     async def mint(self, wanted: TokenRequest, by: Principal, record: Record) -> tuple[Token, str]:
         """Make a token that may do no more than who makes it; return it and its secret, which is kept nowhere.
@@ -165,6 +168,7 @@ class Tokens:
             owner=wanted.owner or by.owner,
             roles=roles,
             pool=wanted.pool,
+            jobs_of=wanted.jobs_of,
             label=wanted.label,
             created_by=by.owner,
             created_with=by.token_id,
@@ -178,12 +182,23 @@ class Tokens:
         heapq.heappush(self._expiring, (token.expires_at, token.id))
         return token, secret
 
-    def tokens(self, by: Principal) -> list[Token]:
+    def tokens(self, by: Principal, limit: int | None = None, after: str | None = None) -> list[Token]:
         """Return the tokens that somebody sees, newest first: their own, and those of the orgs that they administer.
 
         Of a token of several orgs an admin sees the roles in their own.
+
+        Parameters
+        ----------
+        limit : int, optional
+            At most so many.
+        after : str, optional
+            The id of the last one that was returned before; from an unknown one nothing follows.
         """
-        return [_shown(token, by) for token in reversed(self._by_id.values()) if _sees(by, token)]
+        following = iter(reversed(self._by_id.values()))
+        if after is not None:
+            following = dropwhile(lambda token: token.id != after, following)
+            next(following, None)
+        return list(islice((_shown(token, by) for token in following if _sees(by, token)), limit))
 
     async def revoke(self, token_id: str, by: Principal, record: Record) -> Token:
         """End a token at once, and all that is open with it; harmless if it has ended.

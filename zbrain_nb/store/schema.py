@@ -33,6 +33,7 @@ CREATE TABLE tokens (
     owner VARCHAR NOT NULL,
     roles VARCHAR NOT NULL,
     pool VARCHAR,
+    jobs_of VARCHAR,
     label VARCHAR NOT NULL,
     created_by VARCHAR NOT NULL,
     created_with VARCHAR NOT NULL,

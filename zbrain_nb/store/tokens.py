@@ -24,7 +24,7 @@ _decode_roles = msgspec.json.Decoder(dict[str, Role] | None).decode
 def add_token(connection: duckdb.DuckDBPyConnection, token: Token, digest: bytes) -> None:
     """Keep a new token, by the hash of its secret."""
     connection.execute(
-        "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, make_timestamp(?), make_timestamp(?), NULL, NULL, NULL)",
+        "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, make_timestamp(?), make_timestamp(?), NULL, NULL, NULL)",
         [
             token.id,
             digest.hex(),
@@ -32,6 +32,7 @@ def add_token(connection: duckdb.DuckDBPyConnection, token: Token, digest: bytes
             token.owner,
             msgspec.json.encode(token.roles).decode(),
             token.pool,
+            token.jobs_of,
             token.label,
             token.created_by,
             token.created_with,
@@ -69,7 +70,7 @@ def forget_tokens(connection: duckdb.DuckDBPyConnection, before: dt.datetime) ->
 def read_tokens(cursor: Cursor) -> dict[bytes, Token]:
     """Return all tokens by the hashes of their secrets, oldest first."""
     cursor.execute(
-        "SELECT hash, id, kind, owner, roles, pool, label, created_by, created_with, epoch_us(created_at), "
+        "SELECT hash, id, kind, owner, roles, pool, jobs_of, label, created_by, created_with, epoch_us(created_at), "
         "epoch_us(expires_at), epoch_us(revoked_at), revoked_by, epoch_us(last_used_at) FROM tokens ORDER BY created_at"
     )
     known: dict[str, dict[str, Role] | None] = {}  # most tokens have the roles of many others
@@ -83,13 +84,15 @@ def read_tokens(cursor: Cursor) -> dict[bytes, Token]:
 
 
 def _token(row: tuple[Any, ...], roles: dict[str, Role] | None) -> Token:
-    token_id, kind, owner, _, pool, label, created_by, created_with, created, expires, revoked, revoked_by, used = row
+    token_id, kind, owner, _, pool, jobs_of, label, *rest = row
+    created_by, created_with, created, expires, revoked, revoked_by, used = rest
     return Token(
         id=token_id,
         kind=TokenKind(kind),
         owner=owner,
         roles=roles,
         pool=pool,
+        jobs_of=jobs_of,
         label=label,
         created_by=created_by,
         created_with=created_with,
