@@ -8,7 +8,7 @@ import msgspec
 
 from zbrain_nb.model.errors import Conflict
 from zbrain_nb.server.handlers.base import ApiHandler
-from zbrain_nb.server.handlers.declaration import operation
+from zbrain_nb.server.handlers.declaration import PERSONS, operation
 
 
 class BackupRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -20,9 +20,10 @@ class BackupRequest(msgspec.Struct, forbid_unknown_fields=True):
 class BackupHandler(ApiHandler):
     """``POST backup``."""
 
-    @operation(body=BackupRequest, answers={201: BackupRequest}, refuses=(Conflict,))
+    @operation(admits=PERSONS, body=BackupRequest, answers={201: BackupRequest}, refuses=(Conflict,))
     async def post(self) -> None:
         """Make the backup; 201 when it is whole."""
+        self.principal.check_holder("make a backup")
         wanted = self.decode(BackupRequest)
         await self.context.maintenance.back_up(Path(wanted.to))
         self.reply({"to": wanted.to}, 201)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import sys
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from prometheus_client import CollectorRegistry
 from tornado import httputil, routing, web
 
+from zbrain_nb.model.access import Credential, Principal
 from zbrain_nb.model.checks import brief
 from zbrain_nb.model.errors import (
     Forbidden,
@@ -30,7 +30,8 @@ from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.handlers.arguments import read_arguments
-from zbrain_nb.server.handlers.declaration import operation_of
+from zbrain_nb.server.handlers.declaration import Operation, operation_of
+from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.sessions import Sessions
 
 log = logging.getLogger(__name__)
@@ -55,9 +56,11 @@ class HostContext:
     settings : Settings
         Defaults for raw requests.
     token : str
-        What a caller has to show.
-    owner : str
-        The account that owns what single-user callers submit.
+        The data directory's.
+    identity : Identity
+        Knows who sends a request.
+    sessions : Sessions
+        Browsers that a person sent here.
     instance : str
         Random, new for each host process.
     host_names : set of str
@@ -68,27 +71,36 @@ class HostContext:
         WebSockets open now.
     metrics : CollectorRegistry
         What ``GET metrics`` shows.
-    sessions : Sessions
-        Browsers that a person sent here.
     """
 
     queue: JobQueue
     maintenance: Maintenance
     settings: Settings
     token: str
-    owner: str
+    identity: Identity
+    sessions: Sessions
     instance: str
     host_names: set[str]
     requests: int = 0
     followers: int = 0
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
-    sessions: Sessions = field(default_factory=Sessions)
 
 
 class ApiHandler(web.RequestHandler):
-    """Base of the routes: authenticated, and every error in the one shape."""
+    """Base of the routes: authenticated, and every error in the one shape.
 
+    Attributes
+    ----------
+    admits : frozenset of Credential
+        To whom methods are open that declare no operation: to nobody, if it does not say so.
+    principal : Principal
+        Who sends the request; set before any method of the route runs.
+    """
+
+    admits: ClassVar[frozenset[Credential]] = frozenset()
     counts_as_client = True
+    principal: Principal
+    _operation: Operation | None
     _query: msgspec.Struct
 
     @property
@@ -109,59 +121,62 @@ class ApiHandler(web.RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Type", "application/json")
 
-    def prepare(self) -> None:
-        """Admit only callers that name this host and show its token; read the query as the method declares it."""
+    async def prepare(self) -> None:
+        """Admit only callers that name this host and are known to it; read the query as the method declares it."""
         name = httputil.split_host_and_port(self.request.host.lower())[0]
         if name not in self.context.host_names and name.strip("[]") != self._arrived_at():
             raise Forbidden(
                 f"This host does not answer to the name {name[:200]!r}.",
                 "`zbrain serve --name` gives it further names.",
             )
-        self.authenticate()
+        self._operation = operation_of(type(self), (self.request.method or "").lower())
+        await self.authenticate()
         if self.counts_as_client:
             self.context.requests += 1
-        declared = operation_of(type(self), (self.request.method or "").lower())
-        if declared is not None:
-            self._query = read_arguments(declared.query, self.request.query_arguments)
+        if self._operation is not None:
+            self._query = read_arguments(self._operation.query, self.request.query_arguments)
 
     def _arrived_at(self) -> str:
         """Return the address at which the connection came in: no page of strangers can stand at that (rebinding)."""
         plain = self.request.connection.stream.socket  # type: ignore[union-attr]
         return str(plain.getsockname()[0]).removeprefix("::ffff:") if plain is not None else ""
 
-    def authenticate(self) -> None:
-        """Refuse a request without the token, unless a browser sends it whose person showed the token before.
+    async def authenticate(self) -> None:
+        """Find out who sends the request, and whether the route is for them.
 
         Raises
         ------
         Unauthorized
-            If the ``Authorization`` header is absent or wrong, and there is no session.
+            If it carries no token that is known here, and comes from no browser whose person showed one before.
+        Forbidden
+            If the route is not for the kind of token.
         """
-        if "Authorization" not in self.request.headers and self.is_of_session():
-            return
-        if not self.has_token():
+        self.principal = await self.identify()
+        method = self.request.method or ""
+        admitted = self.admits if self._operation is None else self._operation.admits
+        if self.principal.credential not in admitted and method in self.methods().split(", "):
+            raise Forbidden(f"{_WITH[self.principal.credential]} does not open {method} {self.request.path}.")
+
+    async def identify(self) -> Principal:
+        """Return who sends the request, as far as is known now; it may be asked again while a socket is open.
+
+        Raises
+        ------
+        Unauthorized
+            As `authenticate` does.
+        """
+        found = await self.context.identity.identify(self.request, by_session=self.takes_session())
+        if found is None:
             raise Unauthorized("This request carries no valid token.", "Send it as `Authorization: token ...`.")
+        return found
 
-    def has_token(self) -> bool:
-        """Whether the ``Authorization`` header shows the host's token."""
-        scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() in ("token", "bearer") and hmac.compare_digest(
-            given.strip().encode(), self.context.token.encode()
-        )
-
-    @property
-    def cookie_name(self) -> str:
-        """What the session's cookie is called: hosts on other ports of this machine share its cookies."""
-        return f"zbrain-{httputil.split_host_and_port(self.request.host)[1] or 80}"
-
-    def is_of_session(self) -> bool:
-        """Whether a page of this host sends the request, in a browser that has a session.
+    def takes_session(self) -> bool:
+        """Whether a session counts for this request: only if a page of this host sends it.
 
         The cookie alone would not tell: other ports of one machine are the same site for a browser, whatever
         ``SameSite`` says.
         """
-        session = self.get_cookie(self.cookie_name)
-        return session is not None and self.is_same_origin() and self.context.sessions.holds(session)
+        return self.is_same_origin()
 
     def is_same_origin(self) -> bool:
         """Whether the browser says that a page of this very host sends the request, or that a person does."""
@@ -175,7 +190,7 @@ class ApiHandler(web.RequestHandler):
         return site is not None or self.request.method in ("GET", "HEAD")
 
     def check_xsrf_cookie(self) -> None:
-        """Pass: a token in a header cannot be forged across sites, and `is_of_session` looks at the origin."""
+        """Pass: a token in a header cannot be forged across sites, and `takes_session` looks at the origin."""
 
     def decode(self, kind: type[T]) -> T:
         """Decode and validate the JSON body.
@@ -212,9 +227,9 @@ class ApiHandler(web.RequestHandler):
         Raises
         ------
         JobNotFound
-            If there is none with this id.
+            If there is none with this id that the principal sees.
         """
-        job = await self.queue.get(job_id.lower())
+        job = await self.queue.get(job_id.lower(), scope=self.principal)
         if job is None:
             raise JobNotFound(f"There is no job {job_id}.", "`zbrain ls` shows the jobs that exist.")
         return job
@@ -246,6 +261,13 @@ class ApiHandler(web.RequestHandler):
             self.send_error(e.status, exc_info=(type(e), e, e.__traceback__))
         else:
             super()._handle_request_exception(e)
+
+
+_WITH = {
+    Credential.PERSON: "A person's token",
+    Credential.WORKER: "A worker's token",
+    Credential.JOB: "A job's token",
+}
 
 
 def field_of(error: msgspec.ValidationError) -> str:
@@ -324,11 +346,11 @@ class OverLimit(routing.Matcher):
 class TooLargeHandler(ApiHandler):
     """What is over the limit: 413 in the one shape, before the body is read."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Authenticate first, so that strangers learn nothing."""
         # tornado shall not add a refusal of its own behind this one
         self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
-        super().prepare()
+        await super().prepare()
         raise over_limit()
 
     def data_received(self, chunk: bytes) -> None:
@@ -350,13 +372,13 @@ class CollectedBody(StreamedBody, ApiHandler):
     tornado would answer one that turns out too long with a bare 400, and only when it had read all the rest.
     """
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Lift tornado's limit for ours; a refused sender may finish a small body, to read why."""
         self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
         self._received = 0
         self._collected = bytearray()
         try:
-            super().prepare()
+            await super().prepare()
         except ZBrainError as error:
             if self.request.method != "POST":  # `post` alone looks for a refusal
                 raise
@@ -398,7 +420,7 @@ class CollectedBody(StreamedBody, ApiHandler):
 class UnknownRoute(ApiHandler):
     """Anything else: 404 in the one shape."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Authenticate first, so that strangers learn nothing."""
-        super().prepare()
+        await super().prepare()
         raise NotFound(f"There is nothing at {self.request.path}.")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from zbrain_nb.model.access import Credential
 from zbrain_nb.model.errors import (
     DiskFloor,
     Forbidden,
@@ -24,6 +25,15 @@ from zbrain_nb.model.errors import (
     Unavailable,
     ZBrainError,
 )
+
+#: People, and the code of their jobs.
+PEOPLE = frozenset({Credential.PERSON, Credential.JOB})
+#: Workers with a token of their own, and those that people run with theirs.
+WORKERS = frozenset({Credential.PERSON, Credential.WORKER})
+#: People themselves.
+PERSONS = frozenset({Credential.PERSON})
+#: Whoever is known.
+ALL = frozenset(Credential)
 
 F = TypeVar("F", bound=Callable[..., Any])
 METHODS = ("get", "head", "post", "put", "delete", "patch")
@@ -39,7 +49,7 @@ class NoArguments(msgspec.Struct):
 
 
 class OpenTo(Enum):
-    """Who may ask."""
+    """What who asks has to show."""
 
     ALL = "all"
     #: Whoever shows the token, or sends it from a browser with a session.
@@ -92,7 +102,9 @@ class Operation:
     refuses : tuple of type of ZBrainError
         Refusals besides `ALWAYS`, `WITH_BODY` and `WRITING`.
     open_to : OpenTo
-        Who may ask.
+        What who asks has to show.
+    admits : frozenset of Credential
+        Which kinds of credentials; by default none. What their principals may do there is the queue's to say.
     """
 
     query: type[msgspec.Struct] = NoArguments
@@ -101,6 +113,7 @@ class Operation:
     answers: Mapping[int, Any] = field(default_factory=dict)
     refuses: tuple[type[ZBrainError], ...] = ()
     open_to: OpenTo = OpenTo.CALLERS
+    admits: frozenset[Credential] = frozenset()
 
     def refusals(self, method: str, *, varies: bool) -> dict[int, list[type[ZBrainError]]]:
         """Return all errors that it may answer as `method`, by status; an address that `varies` may lead nowhere."""
@@ -122,9 +135,18 @@ def operation(
     headers: tuple[Header, ...] = (),
     refuses: tuple[type[ZBrainError], ...] = (),
     open_to: OpenTo = OpenTo.CALLERS,
+    admits: frozenset[Credential] = frozenset(),
 ) -> Callable[[F], F]:
     """Declare what a handler's method takes and answers (see `Operation`)."""
-    declared = Operation(query=query, body=body, headers=headers, answers=answers, refuses=refuses, open_to=open_to)
+    declared = Operation(
+        query=query,
+        body=body,
+        headers=headers,
+        answers=answers,
+        refuses=refuses,
+        open_to=open_to,
+        admits=admits,
+    )
 
     def declare(method: F) -> F:
         setattr(method, _ATTRIBUTE, declared)

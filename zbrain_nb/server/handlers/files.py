@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from tornado import web
 
+from zbrain_nb.model.access import Credential
 from zbrain_nb.model.errors import (
     BlobMismatch,
     JobNotFound,
@@ -26,7 +27,7 @@ from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
 from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
-from zbrain_nb.server.handlers.declaration import Content, F, Header, operation
+from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.uploads import Upload
@@ -71,15 +72,15 @@ class BlobHandler(StreamedBody, ApiHandler):
     _upload: Upload | None = None
     _take: Callable[[bytes], None]
 
-    async def prepare(self) -> None:  # type: ignore[override] # tornado takes both
+    async def prepare(self) -> None:
         """Open the upload once the caller is admitted; the body arrives in pieces."""
         self.request.connection.set_max_body_size(MAX_BLOB_BYTES)  # type: ignore[union-attr]
         try:
-            super().prepare()
+            await super().prepare()
             if self.request.method == "PUT" and not self._laid():
                 store, offset = self.queue.artifacts, self._number(OFFSET_HEADER)
                 self._upload = await asyncio.to_thread(
-                    store.open_upload, self.path_args[0], self._announced(), owner=self.context.owner, offset=offset
+                    store.open_upload, self.path_args[0], self._announced(), owner=self.principal.owner, offset=offset
                 )
                 coding = self.request.headers.get("Content-Encoding", "identity")
                 self._take = decoder(coding, self._upload.write, self._announced())
@@ -124,6 +125,7 @@ class BlobHandler(StreamedBody, ApiHandler):
         super().write_error(status_code, **kwargs)
 
     @operation(
+        admits=ALL,
         query=UploadQuery,
         body=Content(BYTES),
         headers=_UPLOAD_HEADERS,
@@ -149,12 +151,12 @@ class BlobHandler(StreamedBody, ApiHandler):
             upload.pause()
         self.reply({"sha256": sha256}, 201)
 
-    @operation(answers={200: Content(headers=(_SIZE,))}, refuses=(NotFound,))
+    @operation(admits=ALL, answers={200: Content(headers=(_SIZE,))}, refuses=(NotFound,))
     def head(self, sha256: str) -> None:
         """Say whether the blob is here, its size is the length; if not, how much of it has arrived."""
         self.raise_refusal()
         if not self.queue.artifacts.has(sha256):
-            if arrived := self.queue.artifacts.arrived(sha256, self.context.owner):
+            if arrived := self.queue.artifacts.arrived(sha256, self.principal.owner):
                 self.set_status(404)
                 self.set_header(OFFSET_HEADER, str(arrived))
                 self.finish()
@@ -177,9 +179,10 @@ class BlobHandler(StreamedBody, ApiHandler):
             self._upload = None
 
 
-def _sends(method: F) -> F:
+def _sends(admits: frozenset[Credential]) -> Callable[[F], F]:
     """Declare what every route that sends a blob takes and answers."""
     return operation(
+        admits=admits,
         headers=_ASKED_FOR,
         answers={
             200: Content(BYTES, headers=(_ETAG, _SIZE)),
@@ -187,7 +190,7 @@ def _sends(method: F) -> F:
             304: None,
         },
         refuses=(JobNotFound, NotFound, BlobMismatch, RangeNotSatisfiable),
-    )(method)
+    )
 
 
 class _BlobFile(ApiHandler, web.StaticFileHandler):
@@ -199,12 +202,12 @@ class _BlobFile(ApiHandler, web.StaticFileHandler):
         """Take any path: `blob_of` alone says which file it is."""
         self.root = "/"
 
-    @_sends
+    @_sends(PEOPLE)
     async def head(self, job_id: str, name: str = "") -> None:
         """Answer as `get` does, without the bytes."""
         await self._send(job_id, name, include_body=False)
 
-    @_sends
+    @_sends(PEOPLE)
     async def get(self, job_id: str, name: str = "") -> None:  # type: ignore[override]
         """Send the blob."""
         await self._send(job_id, name, include_body=True)
@@ -291,7 +294,7 @@ class ArtifactHandler(_BlobFile):
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:
         """Find the artifact by its name."""
         job = await self.job(job_id)
-        return _named(name, await self.queue.list_artifacts(job.id), "artifact")
+        return _named(name, await self.queue.list_artifacts(job.id, scope=self.principal), "artifact")
 
 
 class ResultHandler(_BlobFile):
@@ -319,6 +322,16 @@ class InputHandler(_BlobFile):
 
     counts_as_client = False
 
+    @_sends(WORKERS)
+    async def head(self, job_id: str, name: str = "") -> None:
+        """Answer as `get` does, without the bytes."""
+        await self._send(job_id, name, include_body=False)
+
+    @_sends(WORKERS)
+    async def get(self, job_id: str, name: str = "") -> None:  # type: ignore[override]
+        """Send the input."""
+        await self._send(job_id, name, include_body=True)
+
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:
         """Find the input by its name; ``function`` is the pickled call."""
         job = await self.job(job_id)
@@ -333,11 +346,11 @@ class InputHandler(_BlobFile):
 class ArtifactsHandler(ApiHandler):
     """``GET jobs/{id}/artifacts``."""
 
-    @operation(answers={200: Artifacts}, refuses=(JobNotFound,))
+    @operation(admits=PEOPLE, answers={200: Artifacts}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """List the files kept with a job."""
         job = await self.job(job_id)
-        self.reply({"artifacts": await self.queue.list_artifacts(job.id)})
+        self.reply({"artifacts": await self.queue.list_artifacts(job.id, scope=self.principal)})
 
 
 def _named(name: str, found: list[JobArtifact], what: str) -> JobArtifact:

@@ -13,7 +13,7 @@ from tornado.iostream import StreamClosedError
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.history import MEDIA_TYPE, HistoryQuery, TableName
 from zbrain_nb.server.handlers.base import ApiHandler
-from zbrain_nb.server.handlers.declaration import Content, operation
+from zbrain_nb.server.handlers.declaration import PEOPLE, Content, operation
 
 
 class HistoryArguments(msgspec.Struct):
@@ -35,7 +35,7 @@ class HistoryArguments(msgspec.Struct):
 class HistoryHandler(ApiHandler):
     """``GET history``."""
 
-    @operation(query=HistoryArguments, answers={200: Content(MEDIA_TYPE)}, refuses=(InvalidSpec,))
+    @operation(admits=PEOPLE, query=HistoryArguments, answers={200: Content(MEDIA_TYPE)}, refuses=(InvalidSpec,))
     async def get(self) -> None:
         """Stream the rows, newest first; a reader that is slow or goes away holds up nothing."""
         asked = self.query(HistoryArguments)
@@ -50,7 +50,7 @@ class HistoryHandler(ApiHandler):
             limit=asked.limit,
         )
         self.set_header("Content-Type", MEDIA_TYPE)
-        async with aclosing(self.queue.history(wanted)) as chunks:
+        async with aclosing(self.queue.history(wanted, scope=self.principal)) as chunks:
             with suppress(StreamClosedError):  # the reader went away
                 async for chunk in chunks:
                     self.write(chunk)

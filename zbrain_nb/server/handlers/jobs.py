@@ -36,7 +36,7 @@ from zbrain_nb.server.handlers.answers import (
     SubmittedJob,
 )
 from zbrain_nb.server.handlers.base import ApiHandler, field_of
-from zbrain_nb.server.handlers.declaration import Header, operation
+from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, Header, operation
 from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
@@ -167,6 +167,7 @@ class JobsHandler(ApiHandler):
     """``POST jobs`` and ``GET jobs``."""
 
     @operation(
+        admits=PEOPLE,
         body=JobSpec | list[JobSpec],
         headers=(IDEMPOTENCY_KEY,),
         answers={201: (SubmittedJob, list[SubmittedJob]), 200: (SubmittedJob, list[SubmittedJob])},
@@ -190,7 +191,7 @@ class JobsHandler(ApiHandler):
         if key and isinstance(raw, dict) and raw.get("idempotency_key") is None:
             raw["idempotency_key"] = key
         specs = [read_spec(item, settings, where=f"Spec {n}: " if many else "") for n, item in enumerate(items)]
-        owner = self.context.owner
+        scope = self.principal
         bodies: list[msgspec.Raw] = []
 
         def write_bodies(accepted: list[Accepted]) -> None:
@@ -200,19 +201,26 @@ class JobsHandler(ApiHandler):
 
         if key and many:
             digest = hashlib.sha256(self.request.body).hexdigest()
-            accepted = await self.queue.accept_once(specs, key, digest, owner=owner, meanwhile=write_bodies)
+            accepted = await self.queue.accept_once(specs, key, digest, scope=scope, meanwhile=write_bodies)
         else:
-            accepted = await self.queue.accept(specs, owner=owner, meanwhile=write_bodies)
+            accepted = await self.queue.accept(specs, scope=scope, meanwhile=write_bodies)
         if not bodies:
             write_bodies(accepted)
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
 
-    @operation(query=ListQuery, answers={200: (JobPage, RowPage)})
+    @operation(admits=PEOPLE, query=ListQuery, answers={200: (JobPage, RowPage)})
     async def get(self) -> None:
         """List jobs, newest first; with ``?brief=1`` only what a table shows of each."""
         wanted = self.query(ListQuery)
         jobs = await self.queue.list(
-            wanted.org, wanted.state, wanted.limit, wanted.cursor, name=wanted.name, q=wanted.q, tag=wanted.tag_pair()
+            wanted.org,
+            wanted.state,
+            wanted.limit,
+            wanted.cursor,
+            name=wanted.name,
+            q=wanted.q,
+            tag=wanted.tag_pair(),
+            scope=self.principal,
         )
         show = job_row if wanted.brief else job_json
         more = len(jobs) == wanted.limit
@@ -222,22 +230,22 @@ class JobsHandler(ApiHandler):
 class JobHandler(ApiHandler):
     """``GET jobs/{id}``."""
 
-    @operation(answers={200: JobInFull}, refuses=(JobNotFound,))
+    @operation(admits=ALL, answers={200: JobInFull}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """Show one job, with the number of its log lines."""
         job = await self.job(job_id)
-        self.reply(job_json(job, log_lines=await self.queue.count_log_lines(job.id)))
+        self.reply(job_json(job, log_lines=await self.queue.count_log_lines(job.id, scope=self.principal)))
 
 
 class CancelHandler(ApiHandler):
     """``POST jobs/{id}/cancel``."""
 
-    @operation(query=CancelQuery, answers={200: Canceled}, refuses=(JobNotFound, WrongState))
+    @operation(admits=PEOPLE, query=CancelQuery, answers={200: Canceled}, refuses=(JobNotFound, WrongState))
     async def post(self, job_id: str) -> None:
         """Cancel; 200 for an ended job too. With ``?if_waiting=1`` a job that runs is left alone: 409."""
         await self.job(job_id)
         if_waiting = self.query(CancelQuery).if_waiting
-        result = await self.queue.cancel_job(job_id.lower(), by=self.context.owner, if_waiting=if_waiting)
+        result = await self.queue.cancel_job(job_id.lower(), if_waiting=if_waiting, scope=self.principal)
         if result is CancelResult.NOT_FOUND:
             await self.job(job_id)
         self.reply({"result": result, "job": job_json(await self.job(job_id))})
@@ -246,11 +254,11 @@ class CancelHandler(ApiHandler):
 class RetryHandler(ApiHandler):
     """``POST jobs/{id}/retry``."""
 
-    @operation(answers={201: ShownJob}, refuses=(JobNotFound, WrongState, MissingBlobs, OverQuota))
+    @operation(admits=PEOPLE, answers={201: ShownJob}, refuses=(JobNotFound, WrongState, MissingBlobs, OverQuota))
     async def post(self, job_id: str) -> None:
         """Submit the same spec again as a new job; 409 while the old one is active."""
         await self.job(job_id)
-        self.reply(job_json(await self.queue.retry_job(job_id.lower(), owner=self.context.owner)), 201)
+        self.reply(job_json(await self.queue.retry_job(job_id.lower(), scope=self.principal)), 201)
 
 
 class JobIds(msgspec.Struct):
@@ -262,7 +270,7 @@ class JobIds(msgspec.Struct):
 class ManyHandler(ApiHandler):
     """``POST jobs/lookup``, ``jobs/cancel`` and ``jobs/retry``: one request for up to 10,000 jobs."""
 
-    @operation(body=JobIds, answers={200: ManyJobs}, refuses=(MissingBlobs, OverQuota))
+    @operation(admits=PEOPLE, body=JobIds, answers={200: ManyJobs}, refuses=(MissingBlobs, OverQuota))
     async def post(self, verb: str) -> None:
         """Look at, cancel or submit again the jobs whose ids the body lists; unknown ones are passed over.
 
@@ -272,34 +280,34 @@ class ManyHandler(ApiHandler):
         ids = [job_id.lower() for job_id in self.decode(JobIds).ids]
         if len(ids) > MAX_BATCH:
             raise TooLarge(f"{len(ids):,} ids are more than {MAX_BATCH:,}.", "Send them in several requests.")
-        seq, owner = self.queue.event_seq, self.context.owner
-        jobs = await self.queue.get_many(ids)
+        seq, scope = self.queue.event_seq, self.principal
+        jobs = await self.queue.get_many(ids, scope=scope)
         if verb == "cancel":
-            await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], by=owner)
-            jobs = await self.queue.get_many(ids)
+            await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], scope=scope)
+            jobs = await self.queue.get_many(ids, scope=scope)
         elif verb == "retry":
-            jobs = await self.queue.retry_many(jobs, owner=owner)
+            jobs = await self.queue.retry_many(jobs, scope=scope)
         self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq})
 
 
 class LogsHandler(ApiHandler):
     """``GET jobs/{id}/logs``."""
 
-    @operation(query=LogQuery, answers={200: LogPage}, refuses=(JobNotFound,))
+    @operation(admits=PEOPLE, query=LogQuery, answers={200: LogPage}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new."""
         job = await self.job(job_id)
         wanted = self.query(LogQuery)
-        entries = await self.queue.get_logs(job.id, wanted.from_seq, wanted.limit, wanted.stream)
+        entries = await self.queue.get_logs(job.id, wanted.from_seq, wanted.limit, wanted.stream, scope=self.principal)
         self.reply({"entries": entries, "next_seq": entries[-1].seq + 1 if entries else wanted.from_seq})
 
 
 class OutputsHandler(ApiHandler):
     """``GET jobs/{id}/outputs``."""
 
-    @operation(answers={200: Outputs}, refuses=(JobNotFound,))
+    @operation(admits=PEOPLE, answers={200: Outputs}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """Show the rich outputs, as they stand, as nbformat output dicts."""
         job = await self.job(job_id)
         seq = self.queue.event_seq
-        self.reply({"outputs": await self.queue.list_outputs(job.id), "event_seq": seq})
+        self.reply({"outputs": await self.queue.list_outputs(job.id, scope=self.principal), "event_seq": seq})

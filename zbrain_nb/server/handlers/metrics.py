@@ -13,7 +13,7 @@ from zbrain_nb.model.job import JobState
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.metrics import Histogram, Measures
 from zbrain_nb.server.handlers.base import ApiHandler
-from zbrain_nb.server.handlers.declaration import Content, operation
+from zbrain_nb.server.handlers.declaration import PERSONS, Content, operation
 
 
 class QueueCollector(Collector):
@@ -54,9 +54,10 @@ class MetricsHandler(ApiHandler):
 
     counts_as_client = False
 
-    @operation(answers={200: Content("text/plain")})
+    @operation(admits=PERSONS, answers={200: Content("text/plain")})
     def get(self) -> None:
         """Show all numbers, in the format that the caller prefers."""
+        self.principal.check_holder("read the metrics of all orgs")
         registry: CollectorRegistry = self.context.metrics
         encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", content_type)

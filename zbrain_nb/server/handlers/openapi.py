@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from zbrain_nb.server.handlers.base import ApiHandler
-from zbrain_nb.server.handlers.declaration import operation
+from zbrain_nb.server.handlers.declaration import ALL, operation
 
 
 class OpenApiHandler(ApiHandler):
     """``GET openapi.json``."""
 
-    @operation(answers={200: dict[str, Any]})
+    @operation(admits=ALL, answers={200: dict[str, Any]})
     def get(self) -> None:
         """Show this document."""
         document: msgspec.Raw = self.application.settings["document"]()

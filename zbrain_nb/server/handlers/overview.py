@@ -9,29 +9,28 @@ import msgspec
 from zbrain_nb.model.errors import JobNotFound
 from zbrain_nb.server.handlers.answers import Attempts, FullOverview
 from zbrain_nb.server.handlers.base import ApiHandler
-from zbrain_nb.server.handlers.declaration import operation
+from zbrain_nb.server.handlers.declaration import PEOPLE, operation
 from zbrain_nb.server.handlers.jobs import job_row
 
 
 class OverviewQuery(msgspec.Struct):
     """Arguments of ``GET overview``."""
 
-    org: Annotated[str | None, msgspec.Meta(description="Whose jobs; left out, the default org's.")] = None
+    org: Annotated[str | None, msgspec.Meta(description="Whose jobs; left out, the caller's home.")] = None
 
 
 class OverviewHandler(ApiHandler):
     """``GET overview?org=``."""
 
-    @operation(query=OverviewQuery, answers={200: FullOverview})
+    @operation(admits=PEOPLE, query=OverviewQuery, answers={200: FullOverview})
     async def get(self) -> None:
         """Count the org's jobs, and say how the last minutes went, what is stored and which workers there are."""
-        overview = await self.queue.overview(self.query(OverviewQuery).org)
-        now = self.queue.measures()
+        overview = await self.queue.overview(self.query(OverviewQuery).org, scope=self.principal)
         usage = await self.queue.artifact_usage()
         body = msgspec.to_builtins(overview)
-        body["workers"] = self.queue.workers()
+        body["workers"] = self.queue.workers(scope=self.principal)
         body["storage"] = {
-            "database_bytes": now.database_bytes + now.wal_bytes,
+            "database_bytes": self.queue.database_bytes(),
             "artifacts": usage.blobs,
             "artifact_bytes": usage.size_bytes,
             "free_bytes": usage.free_bytes,
@@ -42,9 +41,10 @@ class OverviewHandler(ApiHandler):
 class AttemptsHandler(ApiHandler):
     """``GET jobs/{id}/attempts``."""
 
-    @operation(answers={200: Attempts}, refuses=(JobNotFound,))
+    @operation(admits=PEOPLE, answers={200: Attempts}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """Show the job's attempts, and the chain of jobs that Retry made before and after it."""
         job = await self.job(job_id)
-        chain = await self.queue.retry_chain(job)
-        self.reply({"attempts": await self.queue.list_attempts(job.id), "chain": [job_row(each) for each in chain]})
+        chain = await self.queue.retry_chain(job, scope=self.principal)
+        attempts = await self.queue.list_attempts(job.id, scope=self.principal)
+        self.reply({"attempts": attempts, "chain": [job_row(each) for each in chain]})

@@ -6,31 +6,31 @@ from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.queues import QueueInfo
 from zbrain_nb.server.handlers.answers import Queues
 from zbrain_nb.server.handlers.base import ApiHandler
-from zbrain_nb.server.handlers.declaration import operation
+from zbrain_nb.server.handlers.declaration import PEOPLE, PERSONS, operation
 
 
 class QueuesHandler(ApiHandler):
     """``GET queues``."""
 
-    @operation(answers={200: Queues})
+    @operation(admits=PEOPLE, answers={200: Queues})
     async def get(self) -> None:
         """List the queues that have something to do, or are paused."""
-        self.reply({"queues": await self.queue.queues()})
+        self.reply({"queues": await self.queue.queues(scope=self.principal)})
 
 
 class PauseHandler(ApiHandler):
     """``POST queues/{org}/{kind}/pause``."""
 
-    @operation(answers={200: QueueInfo}, refuses=(InvalidSpec,))
+    @operation(admits=PERSONS, answers={200: QueueInfo}, refuses=(InvalidSpec,))
     async def post(self, org_id: str, kind: str) -> None:
         """Lease no more of its jobs; what runs goes on."""
-        self.reply(await self.queue.pause(org_id, kind, by=self.context.owner))
+        self.reply(await self.queue.pause(org_id, kind, scope=self.principal))
 
 
 class ResumeHandler(ApiHandler):
     """``POST queues/{org}/{kind}/resume``."""
 
-    @operation(answers={200: QueueInfo}, refuses=(InvalidSpec,))
+    @operation(admits=PERSONS, answers={200: QueueInfo}, refuses=(InvalidSpec,))
     async def post(self, org_id: str, kind: str) -> None:
         """Go on."""
-        self.reply(await self.queue.resume(org_id, kind))
+        self.reply(await self.queue.resume(org_id, kind, scope=self.principal))

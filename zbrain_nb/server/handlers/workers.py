@@ -20,7 +20,7 @@ from zbrain_nb.model.protocol import (
 )
 from zbrain_nb.server.handlers.answers import Workers
 from zbrain_nb.server.handlers.base import ApiHandler
-from zbrain_nb.server.handlers.declaration import operation
+from zbrain_nb.server.handlers.declaration import PEOPLE, WORKERS, operation
 
 #: Held open no longer than this, whatever is asked: proxies on the way may have less patience.
 MAX_WAIT_SECS = 60.0
@@ -29,20 +29,20 @@ MAX_WAIT_SECS = 60.0
 class WorkersHandler(ApiHandler):
     """``POST workers`` and ``GET workers``."""
 
-    @operation(body=WorkerInfo, answers={201: Registered})
+    @operation(admits=WORKERS, body=WorkerInfo, answers={201: Registered})
     async def post(self) -> None:
         """Register, or register again after a restart of either side; 201."""
-        self.reply(await self.queue.register_worker(self.decode(WorkerInfo)), 201)
+        self.reply(await self.queue.register_worker(self.decode(WorkerInfo), scope=self.principal), 201)
 
-    @operation(answers={200: Workers})
+    @operation(admits=PEOPLE, answers={200: Workers})
     def get(self) -> None:
         """List the workers that the queue knows."""
-        self.reply({"workers": self.queue.workers()})
+        self.reply({"workers": self.queue.workers(scope=self.principal)})
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Count only readers as clients: a worker alone shall not keep an idle host alive."""
         self.counts_as_client = self.request.method == "GET"
-        super().prepare()
+        await super().prepare()
 
 
 class LeasesHandler(ApiHandler):
@@ -51,13 +51,13 @@ class LeasesHandler(ApiHandler):
     counts_as_client = False
     _waiting: asyncio.Task[LeaseAnswer] | None = None
 
-    @operation(body=LeaseRequest, answers={200: LeaseAnswer}, refuses=(WorkerNotFound,))
+    @operation(admits=WORKERS, body=LeaseRequest, answers={200: LeaseAnswer}, refuses=(WorkerNotFound,))
     async def post(self, worker_id: str) -> None:
         """Take the events in it, and hold the request open until a job fits, a cancel is due or the time is over."""
         request = self.decode(LeaseRequest)
         check_lease_request(request)
         request.wait_secs = min(request.wait_secs, MAX_WAIT_SECS)
-        self._waiting = asyncio.ensure_future(self.queue.lease(worker_id, request))
+        self._waiting = asyncio.ensure_future(self.queue.lease(worker_id, request, scope=self.principal))
         try:
             answer = await self._waiting
         except asyncio.CancelledError:
@@ -77,10 +77,11 @@ class HeartbeatHandler(ApiHandler):
 
     counts_as_client = False
 
-    @operation(body=HeartbeatRequest, answers={200: HeartbeatAnswer}, refuses=(WorkerNotFound,))
+    @operation(admits=WORKERS, body=HeartbeatRequest, answers={200: HeartbeatAnswer}, refuses=(WorkerNotFound,))
     async def post(self, worker_id: str) -> None:
         """Renew the leases of the attempts named; answer what is to become of each."""
-        self.reply(await self.queue.heartbeat(worker_id, self.decode(HeartbeatRequest)))
+        request = self.decode(HeartbeatRequest)
+        self.reply(await self.queue.heartbeat(worker_id, request, scope=self.principal))
 
 
 class WorkerEventsHandler(ApiHandler):
@@ -88,10 +89,10 @@ class WorkerEventsHandler(ApiHandler):
 
     counts_as_client = False
 
-    @operation(body=EventBatch, answers={200: EventBatchAnswer}, refuses=(WorkerNotFound, StaleAttempt))
+    @operation(admits=WORKERS, body=EventBatch, answers={200: EventBatchAnswer}, refuses=(WorkerNotFound, StaleAttempt))
     async def post(self, worker_id: str) -> None:
         """Take a batch of events; 200 means that what is ``ok`` is committed, 409 that all of it was stale."""
-        answer = await self.queue.take_events(worker_id, self.decode(EventBatch))
+        answer = await self.queue.take_events(worker_id, self.decode(EventBatch), scope=self.principal)
         if answer.results and all(result.status == "stale" for result in answer.results):
             raise StaleAttempt(
                 "None of these attempts is the job's running one.",
