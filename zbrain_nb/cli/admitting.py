@@ -15,7 +15,7 @@ from zbrain_nb.cli.output import print_json, print_table, say
 from zbrain_nb.client.printing import age
 from zbrain_nb.model.access import Role
 from zbrain_nb.model.audit import Record
-from zbrain_nb.model.tokens import DAY_SECS, DEFAULT_LIFE_SECS, MAX_LIFE_SECS, Token, TokenKind, TokenRequest
+from zbrain_nb.model.tokens import DAY_SECS, MAX_LIFE_SECS, Token, TokenKind, TokenRequest
 
 _AGO = re.compile(r"(\d{1,6})\s*(s|min|h|d)")
 _UNIT_SECS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
@@ -45,8 +45,9 @@ def create(
     ] = None,
     label: Annotated[str, typer.Option(help="What it is for, in your words.")] = "",
     days: Annotated[
-        float, typer.Option(min=0.001, max=MAX_LIFE_SECS / DAY_SECS, help="It expires after so many days.")
-    ] = DEFAULT_LIFE_SECS / DAY_SECS,
+        float | None,
+        typer.Option(min=0.001, max=MAX_LIFE_SECS / DAY_SECS, help="It expires after so many days (default: 90)."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Make a token and print its secret: this once, nobody can show it again.
@@ -64,7 +65,7 @@ def create(
         pool=pool,
         jobs_of=jobs_of,
         label=label,
-        expires_in_secs=days * DAY_SECS,
+        expires_in_secs=None if days is None else days * DAY_SECS,
     )
     client = connected()
     made = client.call(create_token, client.asynchronous.transport, wanted)

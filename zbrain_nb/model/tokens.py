@@ -83,8 +83,8 @@ class TokenRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Of a worker: the person whose jobs it leases, and no others'.
     label : str
         What it is for, in the words of who makes it.
-    expires_in_secs : float
-        From now on; at most `MAX_LIFE_SECS`.
+    expires_in_secs : float or None
+        From now on; at most `MAX_LIFE_SECS`. None is `DEFAULT_LIFE_SECS`, or as long as the token that makes it.
     """
 
     kind: TokenKind = TokenKind.PERSON
@@ -93,7 +93,7 @@ class TokenRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pool: str | None = None
     jobs_of: str | None = None
     label: str = ""
-    expires_in_secs: float = DEFAULT_LIFE_SECS
+    expires_in_secs: float | None = None
 
     def check(self) -> None:
         """Refuse what no token can be.
@@ -103,7 +103,8 @@ class TokenRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         InvalidSpec
             Names the field.
         """
-        check_number("expires_in_secs", self.expires_in_secs, low=MIN_LIFE_SECS, high=MAX_LIFE_SECS)
+        if self.expires_in_secs is not None:
+            check_number("expires_in_secs", self.expires_in_secs, low=MIN_LIFE_SECS, high=MAX_LIFE_SECS)
         check_text("label", self.label, MAX_LABEL, empty=True)
         if self.owner is not None:
             check_text("owner", self.owner, MAX_OWNER)
@@ -163,7 +164,7 @@ class Token(msgspec.Struct, kw_only=True):
     revoked_by: str | None = None
     last_used_at: dt.datetime | None = None
 
-    def state(self, now: dt.datetime) -> str:
+    def state_at(self, now: dt.datetime) -> str:
         """Return ``live``, ``expired`` or ``revoked``."""
         if self.revoked_at is not None:
             return "revoked"

@@ -9,6 +9,7 @@ revokes a token is written together with its record. What is repeated, or too mu
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -62,6 +63,10 @@ class AuditLog:
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.TimerHandle | None = None
+
+    def now(self) -> dt.datetime:
+        """Return the time of what happens now."""
+        return as_datetime(self._clock.time())
 
     async def start(self) -> None:
         """Go on after the last record of the store, and write in the background from now on."""
@@ -132,7 +137,7 @@ class AuditLog:
         self._seq += 1
         return Record(
             seq=self._seq,
-            ts=as_datetime(self._clock.time()),
+            ts=self.now(),
             who="",
             verb="audit",
             outcome=Outcome.FAILED,

@@ -20,8 +20,8 @@ import msgspec
 
 from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBinding
 from zbrain_nb.model.audit import Record
-from zbrain_nb.model.errors import Forbidden, NotFound, ZBrainError
-from zbrain_nb.model.tokens import Token, TokenKind, TokenRequest, hash_secret, is_secret, new_secret
+from zbrain_nb.model.errors import Forbidden, TokenNotFound, ZBrainError
+from zbrain_nb.model.tokens import DEFAULT_LIFE_SECS, Token, TokenKind, TokenRequest, hash_secret, is_secret, new_secret
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.store.storage import Storage
@@ -112,7 +112,7 @@ class Tokens:
         if token is None:
             return None
         now = self.now()
-        if token.state(now) != "live":
+        if token.state_at(now) != "live":
             return None
         if token.last_used_at is None or (now - token.last_used_at).total_seconds() >= USE_SECS:
             token.last_used_at = self._used[token.id] = now
@@ -155,13 +155,6 @@ class Tokens:
         roles = {by.home: wanted.kind.usual_role} if wanted.roles is msgspec.UNSET else wanted.roles
         _check_rights(by, roles, wanted.owner or by.owner)
         now = self.now()
-        expires_at = now + dt.timedelta(seconds=wanted.expires_in_secs)
-        with_token = self._by_id.get(by.token_id)
-        if with_token is not None and expires_at > with_token.expires_at:
-            raise Forbidden(
-                f"The token would outlive the one that makes it, which ends at {with_token.expires_at:%Y-%m-%d %H:%M}.",
-                "Let it expire earlier.",
-            )
         token = Token(
             id=f"{wanted.kind.prefix}{secrets.token_hex(_ID_BYTES)}",
             kind=wanted.kind,
@@ -173,7 +166,7 @@ class Tokens:
             created_by=by.owner,
             created_with=by.token_id,
             created_at=now,
-            expires_at=expires_at,
+            expires_at=self._expiry(wanted, by, now),
         )
         secret = new_secret(wanted.kind)
         digest = hash_secret(secret)
@@ -181,6 +174,20 @@ class Tokens:
         self._by_hash[digest] = self._by_id[token.id] = token
         heapq.heappush(self._expiring, (token.expires_at, token.id))
         return token, secret
+
+    def _expiry(self, wanted: TokenRequest, by: Principal, now: dt.datetime) -> dt.datetime:
+        """Return when a token is to expire: not after the one that makes it."""
+        secs = DEFAULT_LIFE_SECS if wanted.expires_in_secs is None else wanted.expires_in_secs
+        expires_at = now + dt.timedelta(seconds=secs)
+        maker = self._by_id.get(by.token_id)
+        if maker is None or expires_at <= maker.expires_at:
+            return expires_at
+        if wanted.expires_in_secs is not None:
+            raise Forbidden(
+                f"The token would outlive the one that makes it, which ends at {maker.expires_at:%Y-%m-%d %H:%M} UTC.",
+                "Let it expire earlier.",
+            )
+        return maker.expires_at
 
     def tokens(self, by: Principal, limit: int | None = None, after: str | None = None) -> list[Token]:
         """Return the tokens that somebody sees, newest first: their own, and those of the orgs that they administer.
@@ -248,12 +255,6 @@ class Tokens:
         except ZBrainError as error:
             self._used = {**used, **self._used}
             log.warning("When tokens were used could not be kept; it is tried again.", extra={"why": error.message})
-
-
-class TokenNotFound(NotFound):
-    """No token has this id, or it is not one that the caller sees."""
-
-    code = "token_not_found"
 
 
 def _check_rights(by: Principal, roles: dict[str, Role] | None, owner: str) -> None:

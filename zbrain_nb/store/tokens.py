@@ -24,7 +24,7 @@ _decode_roles = msgspec.json.Decoder(dict[str, Role] | None).decode
 def add_token(connection: duckdb.DuckDBPyConnection, token: Token, digest: bytes) -> None:
     """Keep a new token, by the hash of its secret."""
     connection.execute(
-        "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, make_timestamp(?), make_timestamp(?), NULL, NULL, NULL)",
+        f"INSERT INTO tokens VALUES ({'?, ' * 10}make_timestamp(?), make_timestamp(?), NULL, NULL, NULL)",
         [
             token.id,
             digest.hex(),

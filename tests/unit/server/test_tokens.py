@@ -6,9 +6,9 @@ import pytest
 
 from zbrain_nb.model.access import Credential, Principal, Role
 from zbrain_nb.model.audit import Record
-from zbrain_nb.model.errors import Forbidden, Unavailable
+from zbrain_nb.model.errors import Forbidden, TokenNotFound, Unavailable
 from zbrain_nb.model.tokens import DAY_SECS, TokenKind, TokenRequest, new_secret
-from zbrain_nb.server.tokens import TokenNotFound, Tokens
+from zbrain_nb.server.tokens import Tokens
 from zbrain_nb.store.audit import AuditQuery
 
 pytestmark = pytest.mark.anyio
@@ -89,6 +89,8 @@ async def test_token_made_with_a_token_does_not_outlive_it(tokens, admin):
         await mint(tokens, by, expires_in_secs=2 * DAY_SECS)
     token, _ = await mint(tokens, by, expires_in_secs=DAY_SECS / 2)
     assert token.created_with == by.token_id
+    token, _ = await mint(tokens, by)
+    assert (token.expires_at - token.created_at).total_seconds() == DAY_SECS
 
 
 async def test_who_sees_which_token(tokens, admin, holder):

@@ -11,9 +11,8 @@ from msgspec import Meta
 from zbrain_nb.model.access import Verb
 from zbrain_nb.model.audit import Record
 from zbrain_nb.model.errors import Forbidden
-from zbrain_nb.server.handlers.audited import audited_as
-from zbrain_nb.server.handlers.base import PERSONS, ApiHandler, admitting
-from zbrain_nb.server.handlers.declaration import operation
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PERSONS, operation
 from zbrain_nb.store.audit import AuditQuery
 
 MAX_LIST = 10_000
@@ -27,7 +26,7 @@ class AuditArguments(msgspec.Struct):
     verb: Annotated[str | None, Meta(description="Acts of this name.")] = None
     since: Annotated[dt.datetime | None, Meta(description="Records from this time on.")] = None
     limit: Annotated[int, Meta(ge=1, le=MAX_LIST)] = 100
-    cursor: Annotated[int | None, Meta(ge=0, le=2**53, description="`next_cursor` of the page before.")] = None
+    cursor: Annotated[int, Meta(ge=0, le=2**53, description="`next_cursor` of the page before.")] | None = None
 
 
 class AuditPage(msgspec.Struct):
@@ -40,10 +39,7 @@ class AuditPage(msgspec.Struct):
 class AuditHandler(ApiHandler):
     """``GET audit``."""
 
-    admits = admitting(GET=PERSONS)
-    verbs = audited_as(GET="read audit")
-
-    @operation(query=AuditArguments, answers={200: AuditPage})
+    @operation(admits=PERSONS, act="read audit", query=AuditArguments, answers={200: AuditPage})
     async def get(self) -> None:
         """List who did what, newest first: to admins of their orgs, to who holds the data directory all.
 

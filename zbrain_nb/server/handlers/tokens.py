@@ -8,12 +8,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from zbrain_nb.model.errors import Forbidden
+from zbrain_nb.model.errors import TokenNotFound
 from zbrain_nb.model.tokens import Token, TokenRequest
-from zbrain_nb.server.handlers.audited import audited_as
-from zbrain_nb.server.handlers.base import PERSONS, ApiHandler, admitting
-from zbrain_nb.server.handlers.declaration import operation
-from zbrain_nb.server.tokens import TokenNotFound
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PERSONS, operation
 
 MAX_LIST = 1000
 
@@ -46,16 +44,13 @@ class TokensQuery(msgspec.Struct):
 
 def _shown(token: Token, now: dt.datetime) -> dict[str, Any]:
     shown: dict[str, Any] = msgspec.to_builtins(token)
-    return shown | {"state": token.state(now)}
+    return shown | {"state": token.state_at(now)}
 
 
 class TokensHandler(ApiHandler):
     """``POST tokens`` and ``GET tokens``."""
 
-    admits = admitting(GET=PERSONS, POST=PERSONS)
-    verbs = audited_as(POST="create token")
-
-    @operation(body=TokenRequest, answers={201: MadeToken})
+    @operation(admits=PERSONS, act="create token", body=TokenRequest, answers={201: MadeToken})
     async def post(self) -> None:
         """Make a token, which may do no more than who makes it; 201, with the secret.
 
@@ -65,11 +60,11 @@ class TokensHandler(ApiHandler):
         wanted = self.decode(TokenRequest)
         self.note_object("token")
         tokens = self.context.tokens
-        token, secret = await tokens.mint(wanted, self.principal, self.record("create token"))
+        token, secret = await tokens.mint(wanted, self.principal, self.record())
         self.is_told = True
         self.reply(_shown(token, tokens.now()) | {"secret": secret}, 201)
 
-    @operation(query=TokensQuery, answers={200: TokenPage})
+    @operation(admits=PERSONS, query=TokensQuery, answers={200: TokenPage})
     async def get(self) -> None:
         """List one's own tokens, and those of the orgs that one administers, newest first."""
         wanted = self.query(TokensQuery)
@@ -82,14 +77,11 @@ class TokensHandler(ApiHandler):
 class TokenHandler(ApiHandler):
     """``DELETE tokens/{id}``."""
 
-    admits = admitting(DELETE=PERSONS)
-    verbs = audited_as(DELETE="revoke token")
-
-    @operation(answers={200: ShownToken}, refuses=(TokenNotFound, Forbidden))
+    @operation(admits=PERSONS, act="revoke token", answers={200: ShownToken}, refuses=(TokenNotFound,))
     async def delete(self, token_id: str) -> None:
         """Revoke a token at once: what is open with it ends; harmless if it has ended."""
         self.note_object("token", token_id)
         tokens = self.context.tokens
-        token = await tokens.revoke(token_id, self.principal, self.record("revoke token"))
+        token = await tokens.revoke(token_id, self.principal, self.record())
         self.is_told = True
         self.reply(_shown(token, tokens.now()))
