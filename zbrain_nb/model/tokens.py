@@ -202,6 +202,11 @@ def is_secret(text: str) -> bool:
     return text[:4] in _PREFIXES and _is_whole(text, SECRET_BYTES)
 
 
+def has_secret_form(text: str) -> bool:
+    """Whether `text` is, whole, of the form of our secrets, a job's too: whether it is one only a server can tell."""
+    return SECRET_FORM.fullmatch(text) is not None
+
+
 def shows_secret(text: str) -> bool:
     """Whether a secret stands somewhere in `text`."""
     return SECRET_FORM.search(text) is not None
