@@ -52,7 +52,7 @@ OPERATIONS = {
 }
 SHORT, LONG = 12, 20_000
 #: Operations of which new cases can be made without end; of one that takes nothing there are few.
-MANY = 28
+MANY = 30
 #: So many cases at most of what copies all that there is.
 MOST_BACKUPS = 20
 #: Stands in all that the org has.
@@ -104,6 +104,7 @@ TOKENS = {
         credential=Credential.WORKER,
         worker=WorkerBinding(orgs=frozenset({ORG})),
     ),
+    "job": Principal(owner="submitter", roles={ORG: Role.SUBMITTER}, home=ORG, credential=Credential.JOB),
 }
 PRINCIPALS = ("directory", "session", *TOKENS, "stranger")
 OUTSIDE = ("outsider", "stranger")
@@ -163,7 +164,9 @@ def _fill(served: Served) -> None:
     ]
     results = served.ask("POST", "workers/w/events", json={"events": events})["results"]
     assert [result["status"] for result in results] == ["ok"] * 3, results
-    served.known |= {"job_id": ids, "name": ["x"] * 4, "worker_id": ["w"] * 4, "sha256": [digest] * 4}
+    token = served.ask("POST", "tokens", json={"kind": "person"})["id"]
+    single = {"name": "x", "worker_id": "w", "sha256": digest, "token_id": token}
+    served.known |= {"job_id": ids, **{name: [value] * 4 for name, value in single.items()}}
 
 
 def _aim(case: Case, picks: list[int], known: dict[str, list[str]]) -> None:

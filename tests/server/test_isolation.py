@@ -61,6 +61,7 @@ class Ids:
     key: str = "red-key"
     sha256: str = field(default_factory=lambda: hashlib.sha256(DATA).hexdigest())
     verb: str = "lookup"  # of routes that name it
+    token_id: str = "zbp_0000000000000000"
 
     def hide(self, text: str) -> str:
         """Return an answer without the ids that were asked for, and without what differs from call to call."""
@@ -183,6 +184,10 @@ ASKED: dict[tuple[str, str], list[Asked]] = {
     ("get", "overview"): [asking(org="org")],
     ("get", "events"): [],  # a socket: see the test below
     ("get", "metrics"): [],
+    ("get", "audit"): [asking(org="org")],
+    ("get", "tokens"): [],
+    ("post", "tokens"): [],
+    ("delete", "tokens/{token_id}"): [],  # of random bits: nobody else's can be named
     ("get", "health"): [],
     ("get", "openapi.json"): [],
     ("post", "backup"): [],
