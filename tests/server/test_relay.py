@@ -80,6 +80,21 @@ async def test_relay_passes_the_history_on_as_it_comes(base: str, kernel: dict[s
         assert answer.content.endswith(END_OF_STREAM)
 
 
+async def test_relay_passes_on_the_document_which_names_it_as_the_server(base: str, kernel: dict[str, str]) -> None:
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30, headers=kernel) as http:
+        answer = await http.get("openapi.json")
+        (server,) = answer.json()["servers"]
+        assert answer.url.join(server["url"]) == httpx.URL(base)
+
+
+async def test_relay_keeps_a_token_in_the_query_to_jupyter(base: str, kernel: dict[str, str]) -> None:
+    """The host takes no such argument."""
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30, headers=kernel) as http:
+        assert (await http.get("jobs?token=secret&limit=1")).status_code == 200
+        refused = await http.get("jobs?limits=1&token=secret")
+        assert (refused.status_code, "'limits'" in refused.json()["error"]["message"]) == (400, True)
+
+
 async def test_relay_kernel_token_opens_nothing_of_jupyter(jupyter: Lab, kernel: dict[str, str]) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(f"{jupyter.url}api/contents", headers=kernel)).status_code == 403

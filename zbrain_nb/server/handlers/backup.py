@@ -22,7 +22,7 @@ class BackupHandler(ApiHandler):
 
     @operation(admits=PERSONS, act="backup", body=BackupRequest, answers={201: BackupRequest}, refuses=(Conflict,))
     async def post(self) -> None:
-        """Make the backup; 201 when it is whole."""
+        """Make the backup; 201 when it is whole. The relay does not show this route."""
         self.principal.check_holder("make a backup")
         wanted = self.decode(BackupRequest)
         self.note_object("folder", wanted.to)

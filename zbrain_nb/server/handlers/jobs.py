@@ -73,6 +73,20 @@ IDEMPOTENCY_KEY = Header(
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 
 
+#: A spec as a body: what the schema of its fields does not say, but `JobSpec` checks.
+_ONE_OF_THREE = {"cmd": "array", "code": "string", "function": "string"}
+SpecBody = Annotated[
+    JobSpec,
+    Meta(
+        extra_json_schema={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": kind}}} for name, kind in _ONE_OF_THREE.items()
+            ]
+        }
+    ),
+]
+
+
 class ListQuery(msgspec.Struct):
     """Arguments of ``GET jobs``."""
 
@@ -169,7 +183,7 @@ class JobsHandler(ApiHandler):
     @operation(
         admits=PEOPLE,
         act="submit",
-        body=JobSpec | list[JobSpec],
+        body=SpecBody | list[SpecBody],
         headers=(IDEMPOTENCY_KEY,),
         answers={201: (SubmittedJob, list[SubmittedJob]), 200: (SubmittedJob, list[SubmittedJob])},
         refuses=(KeyConflict, MissingBlobs, Conflict, OverQuota),
