@@ -164,9 +164,14 @@ def _fill(served: Served) -> None:
     ]
     results = served.ask("POST", "workers/w/events", json={"events": events})["results"]
     assert [result["status"] for result in results] == ["ok"] * 3, results
-    token = served.ask("POST", "tokens", json={"kind": "person"})["id"]
-    single = {"name": "x", "worker_id": "w", "sha256": digest, "token_id": token}
-    served.known |= {"job_id": ids, **{name: [value] * 4 for name, value in single.items()}}
+    tokens = [served.ask("POST", "tokens", json={})["id"] for _ in range(4)]
+    served.known |= {
+        "token_id": tokens,
+        "job_id": ids,
+        "name": ["x"] * 4,
+        "worker_id": ["w"] * 4,
+        "sha256": [digest] * 4,
+    }
 
 
 def _aim(case: Case, picks: list[int], known: dict[str, list[str]]) -> None:

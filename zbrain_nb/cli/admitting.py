@@ -67,6 +67,7 @@ def create(
         label=label,
         expires_in_secs=None if days is None else days * DAY_SECS,
     )
+    wanted.check()
     client = connected()
     made = client.call(create_token, client.asynchronous.transport, wanted)
     if as_json:
@@ -149,9 +150,9 @@ def audit(
     """
     from zbrain_nb.client.tokens import list_audit
 
+    begin = None if since is None else _moment(since)
     client = connected()
-    wanted = (limit, org, who, verb, None if since is None else _moment(since))
-    found = client.call(list_audit, client.asynchronous.transport, *wanted)
+    found = client.call(list_audit, client.asynchronous.transport, limit, org, who, verb, begin)
     if as_json:
         print_json([msgspec.to_builtins(one) for one in found])
         return
