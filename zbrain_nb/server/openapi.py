@@ -172,6 +172,8 @@ def _arguments(query: type[msgspec.Struct], schemas: _Schemas) -> list[Schema]:
         value = _given(schema)
         text = value.pop("description", "")
         parameter = {"name": name, "in": "query", "required": name in own.get("required", ()), "schema": value}
+        if not parameter["required"]:
+            parameter["allowEmptyValue"] = True  # which counts as left out
         if text:
             parameter["description"] = text
         if value.get("type") == "array":
