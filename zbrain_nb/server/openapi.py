@@ -28,6 +28,7 @@ _PARTS = {
     "sha256": ("SHA-256 of the bytes, in lower-case hexadecimal.", {}),
     "org": ("An org.", {}),
     "kind": ("A kind of worker.", {}),
+    "token_id": ("A token's id, as lists show it; never its secret.", {}),
 }
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
