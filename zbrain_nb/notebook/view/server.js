@@ -1,5 +1,5 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
-import { Refused, ask } from './ask.js';
+import { Refused, serverAt } from './ask.js';
 import { Connection, Unknown } from './connection.js';
 import { Feed } from './feed.js';
 import { LogLines } from './lines.js';
@@ -8,13 +8,14 @@ const TAIL = 1000; // lines
 const SKEW_MS = 3000; // the Date header counts in whole seconds
 
 export class ServerFeed extends Feed {
-  #api;
+  #server;
   #connection;
 
-  constructor(api, saved) {
+  /** @param {string | object} server where to ask: the address of the API, or what is a server already */
+  constructor(server, saved) {
     super(saved);
-    this.#api = api;
-    this.#connection = new Connection(this, api, {
+    this.#server = serverAt(server);
+    this.#connection = new Connection(this, this.#server, {
       topic: () => `jobs/${this.job.id}`,
       load: (current) => this.#load(current),
       take: (event) => this.apply(event),
@@ -33,12 +34,19 @@ export class ServerFeed extends Feed {
   artifactUrl(name) {
     return this.connection === 'unknown'
       ? null
-      : `${this.#jobUrl()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
+      : this.#server.urlOf(this.#artifactPath(name));
+  }
+  /** An artifact, or its `first` bytes, for pages on which it has no address. */
+  readArtifact(name, first = null) {
+    return this.#server.read(this.#artifactPath(name), first);
+  }
+  #artifactPath(name) {
+    return `${this.#jobPath()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
   }
 
   /** The page of the job on the console. */
   get pageUrl() {
-    return this.connection === 'unknown' ? null : `${this.#api.replace(/api\/$/, '')}jobs/${encodeURIComponent(this.job.id)}`;
+    return this.connection === 'unknown' ? null : this.#server.pageOf(this.job.id);
   }
 
   async act(verb) {
@@ -47,14 +55,19 @@ export class ServerFeed extends Feed {
     this.acting = verb;
     this.problem = null;
     this.tell();
+    const waits = (why) => {
+      this.problem = why;
+      this.tell();
+    };
     try {
       if (verb === 'cancel') {
-        const { job } = await this.#fetch(`${this.#jobUrl()}/cancel`, { method: 'POST' });
+        const { job } = await this.#fetch(`${this.#jobPath()}/cancel`, { method: 'POST', waits });
         if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
         if (this.ended) this.#connection.close();
       } else {
-        this.#follow(await this.#fetch(`${this.#jobUrl()}/retry`, { method: 'POST' }));
+        this.#follow(await this.#fetch(`${this.#jobPath()}/retry`, { method: 'POST', waits }));
       }
+      this.problem = null;
     } catch (error) {
       const what = verb === 'cancel' ? 'The job was not canceled' : 'The job was not run again';
       this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
@@ -66,10 +79,10 @@ export class ServerFeed extends Feed {
   // ---- data
 
   async #load(current) {
-    const url = this.#jobUrl();
+    const path = this.#jobPath();
     // The outputs first: what is followed from their number on then begins before all that is loaded here.
-    const shown = await this.#fetch(`${url}/outputs`).catch(unknownIfMissing);
-    const job = await this.#fetch(url).catch(unknownIfMissing);
+    const shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
+    const job = await this.#fetch(path).catch(unknownIfMissing);
     const lines = this.loaded
       ? this.log
       : new LogLines((from, limit, stream) => this.#range(from, limit, stream));
@@ -103,15 +116,15 @@ export class ServerFeed extends Feed {
   }
 
   #lines(query) {
-    return this.#fetch(`${this.#jobUrl()}/logs?${query}`);
+    return this.#fetch(`${this.#jobPath()}/logs?${query}`);
   }
 
-  #jobUrl() {
-    return `${this.#api}jobs/${encodeURIComponent(this.job.id)}`;
+  #jobPath() {
+    return `jobs/${encodeURIComponent(this.job.id)}`;
   }
 
-  async #fetch(url, options = {}) {
-    const [found, date] = await ask(url, options);
+  async #fetch(path, options = {}) {
+    const [found, date] = await this.#server.ask(path, options);
     if (date) this.clockSkew = Math.abs(date - Date.now()) > SKEW_MS ? date - Date.now() : 0;
     return found;
   }
