@@ -201,7 +201,9 @@ class Transport:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECS)
 
-    async def events(self, topics: list[str], after: int | None = None) -> AsyncGenerator[list[Event], None]:
+    async def events(
+        self, topics: list[str], after: int | None = None, *, waits: bool = False
+    ) -> AsyncGenerator[list[Event], None]:
         """Yield batches of events of `topics`, for ever.
 
         After a broken connection it goes on behind the last event seen, without gap or repeat.
@@ -212,6 +214,8 @@ class Transport:
             ``jobs/{id}`` and ``orgs/{org}``.
         after : int, optional
             Begin behind this ``event_seq``; None begins now.
+        waits : bool
+            Whether somebody is held up until a job ends, whom a ``detached`` event shall let go on.
 
         Raises
         ------
@@ -225,7 +229,8 @@ class Transport:
         pause = FIRST_PAUSE_SECS
         while True:
             endpoint = await self.endpoint()
-            query = f"topics={','.join(topics)}" + ("" if after is None else f"&after={after}")
+            query = f"topics={','.join(topics)}{'&waits=1' if waits else ''}"
+            query += "" if after is None else f"&after={after}"
             try:
                 async with ws_connect(
                     f"ws{endpoint.api.removeprefix('http')}events?{query}",

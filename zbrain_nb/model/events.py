@@ -102,7 +102,8 @@ KINDS = (
 #: those behind ``data["after"]`` come from the store; nothing is lost, nothing is to be done. ``reset``: events behind
 #: ``data["after"]`` are not kept any more; ``data["jobs"]`` are the followed jobs as they are now, whose logs and
 #: outputs have to be read again, and jobs of ``data["orgs"]`` listed again. Events go on behind the event's own `seq`.
-SUBSCRIPTION_KINDS = ("lagged", "reset")
+#: ``detached``: who waits for the job that is followed shall do so no longer; only who said that it waits is told.
+SUBSCRIPTION_KINDS = ("lagged", "reset", "detached")
 #: Kinds delivered only to who follows the job itself: an org's dashboard is not flooded by logs.
 JOB_ONLY = frozenset({"job_logged", "job_displayed"})
 

@@ -74,7 +74,7 @@ class Notice:
 
     @classmethod
     def told(cls, kind: str, seq: int, ts: float, data: dict[str, Any]) -> Notice:
-        """Return a notice about the subscription itself, ``lagged`` or ``reset``."""
+        """Return a notice about the subscription itself (see `SUBSCRIPTION_KINDS`)."""
         return cls((seq, kind, "", "", 0, ts), data)
 
     def raw(self) -> bytes:

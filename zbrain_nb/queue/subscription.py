@@ -35,19 +35,30 @@ FIRST_PAGE, LAST_PAGE = 100, 20_000
 class Subscription:
     """An async iterator of `Event`; also an async context manager that closes it.
 
-    Two events concern the subscription itself, with no job and an empty topic. ``lagged`` says that live events did
+    Some events concern the subscription itself, with no job and an empty topic. ``lagged`` says that live events did
     not fit and that from here on, once, they come from the store. ``reset`` says that events behind `after` are not
     in the store any more: its data holds the followed jobs as they are now, and live events go on from there.
+    ``detached`` says, once, that somebody asked who waits to do so no longer.
 
     Attributes
     ----------
     position : int
         ``event_seq`` up to which everything was delivered: `after` for a next subscription.
+    waits : bool
+        Whether its follower is held up until a job ends, and may be asked to go on.
     """
 
     def __init__(
-        self, bus: Bus, topics: Iterable[str] | None, after: int | None, kinds: Container[str] | None = None
+        self,
+        bus: Bus,
+        topics: Iterable[str] | None,
+        after: int | None,
+        kinds: Container[str] | None = None,
+        *,
+        waits: bool = False,
     ) -> None:
+        self.waits = waits
+        self._is_detached = False  # and not told yet
         self.job_ids: list[str] | None = None
         self.org_ids: list[str] | None = None
         if topics is not None:
@@ -116,6 +127,11 @@ class Subscription:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
+    def detach(self) -> None:
+        """Have the follower told that it shall wait no longer."""
+        self._is_detached = True
+        self.wake()
+
     async def next_batch(self) -> list[Event]:
         """Wait for events and return some, in order; an empty list means closed.
 
@@ -139,6 +155,9 @@ class Subscription:
         if not self._bus.is_open and not self._is_closed:
             await self._bus.open()
         while not self._is_closed:
+            if self._is_detached:
+                self._is_detached = False
+                return [Notice.told("detached", self.position, time.time(), {})]
             notices = self._take()
             if not notices and self._has_gap:
                 notices = [self._tell_lag()] if self._lagged else await self._read_past()

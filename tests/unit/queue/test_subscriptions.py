@@ -240,3 +240,22 @@ async def test_events_during_the_snapshot_follow_it(queue, monkeypatch):
     (reset,) = await soon(follower)
     assert [raw["state"] for raw in reset.data["jobs"]] == ["pending"]
     assert [event.kind for event in await soon(follower)] == ["job_canceled"]
+
+
+async def test_detach_is_told_once_to_those_who_wait_for_the_job(queue):
+    hand = await Hand(queue).register()
+    job, other = await hand.run(), await hand.run()
+    waits, elsewhere = [queue.subscribe([f"jobs/{one.id}"], waits=True) for one in (job, other)]
+    watches = queue.subscribe([f"jobs/{job.id}"])
+    assert (queue.count_waiting(job.id), queue.count_waiting(other.id), queue.count_waiting("x")) == (1, 1, 0)
+    await hand.send(logged(job, 1))
+    assert queue.detach(job.id) == 1
+    (told,) = await soon(waits)
+    assert (told.kind, told.topic, told.job_id, told.seq) == ("detached", "", "", waits.position)
+    resumed = queue.subscribe([f"jobs/{job.id}"], after=told.seq)
+    for follower in (waits, watches, resumed):
+        assert [event.kind for event in await soon(follower)] == ["job_logged"]
+    await hand.send(logged(other, 1))
+    assert [event.kind for event in await soon(elsewhere)] == ["job_logged"]
+    waits.close()
+    assert (queue.count_waiting(job.id), queue.detach(job.id)) == (0, 0)

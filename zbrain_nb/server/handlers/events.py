@@ -22,7 +22,10 @@ _TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
 
 
 class EventsHandler(ApiHandler, websocket.WebSocketHandler):
-    """Sends JSON arrays of events; ``after=SEQ`` resumes without gap or repeat."""
+    """Sends JSON arrays of events; ``after=SEQ`` resumes without gap or repeat.
+
+    ``waits=1`` says that whoever reads is held up until the job ends: it is told when somebody detaches it.
+    """
 
     _sending: asyncio.Task[None] | None = None
     _subscription: Subscription | None = None
@@ -38,7 +41,8 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         if len(topics) > MAX_TOPICS or not all(map(_TOPIC.fullmatch, topics)):
             raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
         after = self.int_argument("after", -1)
-        self._subscription = self.queue.subscribe(topics or None, None if after < 0 else after)
+        waits = self.int_argument("waits", 0, high=1) == 1
+        self._subscription = self.queue.subscribe(topics or None, None if after < 0 else after, waits=waits)
         await super().get(*args, **kwargs)
         if self._sending is None:  # no upgrade came of it
             self._subscription.close()

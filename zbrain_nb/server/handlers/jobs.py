@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from zbrain_nb.model.checks import brief
-from zbrain_nb.model.errors import InvalidSpec, Malformed, TooLarge
+from zbrain_nb.model.errors import InvalidSpec, Malformed, NotFound, TooLarge
 from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState, shown
 from zbrain_nb.model.settings import Settings
@@ -158,9 +158,21 @@ class JobHandler(ApiHandler):
     """``GET jobs/{id}``."""
 
     async def get(self, job_id: str) -> None:
-        """Show one job, with the number of its log lines."""
+        """Show one job, with the number of its log lines, and how many wait for its end."""
         job = await self.job(job_id)
-        self.reply(job_json(job, log_lines=await self.queue.count_log_lines(job.id)))
+        lines = await self.queue.count_log_lines(job.id)
+        self.reply(job_json(job, log_lines=lines, waiting=self.queue.count_waiting(job.id)))
+
+
+class CachedHandler(ApiHandler):
+    """``GET cached/{key}``."""
+
+    async def get(self, cache_key: str) -> None:
+        """Show the caller's newest job that succeeded under a cache key; 404 if there is none whose files are here."""
+        found = await self.queue.cached_job(cache_key, owner=self.context.owner)
+        if found is None:
+            raise NotFound("No job of yours has succeeded under this cache key.", "Submit one.")
+        self.reply(job_json(await self.job(found.id)))
 
 
 class CancelHandler(ApiHandler):
@@ -174,6 +186,15 @@ class CancelHandler(ApiHandler):
         if result is CancelResult.NOT_FOUND:
             await self.job(job_id)
         self.reply({"result": result, "job": job_json(await self.job(job_id))})
+
+
+class DetachHandler(ApiHandler):
+    """``POST jobs/{id}/detach``."""
+
+    async def post(self, job_id: str) -> None:
+        """Let go on who waits for the job, and say how many these were; harmless for an ended job."""
+        job = await self.job(job_id)
+        self.reply({"detached": self.queue.detach(job.id), "job": job_json(job)})
 
 
 class RetryHandler(ApiHandler):
