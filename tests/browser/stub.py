@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import itertools
 import json
+import queue
 import threading
 import time
 import uuid
@@ -121,6 +122,7 @@ class StubServer:
         self.group: dict[str, Any] | None = None
         self.sockets: set[_Events] = set()
         self.opened: list[str] = []
+        self.closed: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.down = False
         self.answer_posts = True
         self.while_loading: Callable[[str | None], None] | None = None
@@ -413,3 +415,4 @@ class _Events(WebSocketHandler):
 
     def on_close(self) -> None:
         self.stub.sockets.discard(self)
+        self.stub.closed.put(self.request.uri or "")

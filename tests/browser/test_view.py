@@ -315,25 +315,6 @@ def test_a_lost_connection_comes_back_by_itself(page: Page, stub: StubServer) ->
     expect(view).to_have_attribute("data-face", "running")
 
 
-def test_a_connection_that_falls_silent_is_a_lost_one(page: Page, stub: StubServer) -> None:
-    job = stub.add()
-    page.clock.install()
-    view = show(page, stub)
-    stub.log(job, "seen")
-    expect(last_row(view)).to_have_text("seen")
-    page.clock.fast_forward(30_000)
-    stub.log(job, "in time")
-    expect(last_row(view)).to_have_text("in time")
-    page.clock.fast_forward(30_000)
-    expect(view).to_have_attribute("data-face", "running")
-    assert len(stub.opened) == 1
-    page.clock.fast_forward(20_000)
-    expect(view).to_have_attribute("data-face", "reconnecting")
-    page.clock.fast_forward(5_000)
-    expect(view).to_have_attribute("data-face", "running")
-    assert len(stub.opened) == 2
-
-
 def test_reset_loads_everything_again(page: Page, stub: StubServer) -> None:
     job = stub.add()
     view = show(page, stub)
