@@ -31,7 +31,8 @@ class NotebookPresenter:
         """Return the display bundle of the job as it stands; an ended one comes with its outputs and log's end."""
         job = handle.refresh().job
         ended = job.state.ended
-        bundle = mime_bundle(job, log_tail=tail(handle) if ended else (), outputs=handle.outputs if ended else ())
+        log, outputs = (tail(handle), handle.outputs) if ended else ((), ())
+        bundle = mime_bundle(job, log_tail=log, outputs=outputs, cached=handle.cached)
         bundle[MIME_TYPE]["shipped"] = handle.shipped
         if needs_widget():
             shown = self.widget(handle)._repr_mimebundle_()
@@ -84,7 +85,8 @@ class _FedWidget:
         self._handle = handle
         self._client: Client = handle.client
         self._feeding = False
-        self.widget = JobWidget(handle.id, handle.name, snapshot(handle.refresh().job), on_act=self._act)
+        shown = snapshot(handle.refresh().job, cached=handle.cached)
+        self.widget = JobWidget(handle.id, handle.name, shown, on_act=self._act)
 
     def _act(self, verb: str) -> str | None:
         if verb == "refresh":

@@ -7,6 +7,9 @@ export class Refused extends Error {
   }
 }
 
+/** No answer came: the server, or the way to it, is down. */
+export class NoAnswer extends Error {}
+
 /** Where the API is, by the page's own configuration; null on a page that is not Jupyter's. */
 export function apiOfPage() {
   const text = document.getElementById('jupyter-config-data')?.textContent;
@@ -29,6 +32,8 @@ export async function ask(url, { method = 'GET', body, patience = 30_000 } = {})
     credentials: 'same-origin',
     cache: 'no-store',
     signal: AbortSignal.timeout(patience),
+  }).catch((cause) => {
+    throw new NoAnswer('the server did not answer.', { cause });
   });
   const found = await answer.json().catch(() => null);
   if (!answer.ok) throw new Refused(answer.status, found);

@@ -23,6 +23,7 @@ export const STATE_WORDS = {
   running: 'Running',
   retrying: 'Retrying',
   succeeded: 'Succeeded',
+  cached: 'Cached',
   failed: 'Failed',
   canceled: 'Canceled',
   reconnecting: 'Reconnecting',
@@ -50,6 +51,7 @@ const GLYPHS = {
   ],
   retrying: () => [stroke('M12.2 7.6A5.25 5.25 0 1 1 10.6 3.2'), stroke('M10.9 .9v2.5H8.4')],
   succeeded: () => [disc(), stroke('M4.3 7.2l1.9 1.9 3.6-4', 'var(--zb-bg)')],
+  cached: () => [ring(), stroke('M4.6 7.2l1.7 1.7 3.1-3.5')],
   failed: () => [disc(), stroke('M4.9 4.9l4.2 4.2M9.1 4.9L4.9 9.1', 'var(--zb-bg)')],
   canceled: () => [ring(), stroke('M3.5 10.5l7-7')],
   reconnecting: () => [
