@@ -93,15 +93,12 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   }
   function menu() {
     const id = newId('menu');
-    const detach = button('Detach', {
-      class: 'zb-btn-bare',
-      title: 'Let the kernel go on that waits for this job; the job goes on too',
-      hidden: true,
-      onclick: () => {
-        list.hidePopover();
-        void feed.act('detach');
-      },
-    });
+    const letGo = () => {
+      list.hidePopover();
+      void feed.act('detach');
+    };
+    const title = 'Let the kernel go on that waits for this job; the job goes on too';
+    const detach = button('Detach', { class: 'zb-btn-bare', title, hidden: true, onclick: letGo }, 'apart');
     // In the top layer, because Jupyter clips what leaves an output's box.
     const list = h(
       'div',
