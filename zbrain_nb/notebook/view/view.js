@@ -189,7 +189,10 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       make: valueSection,
     },
     { data: keptOf, make: keptSection },
-    { data: artifactsOf, make: artifactsSection },
+    {
+      data: artifactsOf,
+      make: ({ reads, ...data }) => artifactsSection(data, reads ? (name, first) => feed.readArtifact(name, first) : null),
+    },
     { pane: 'log', when: () => feed.log.end },
     {
       data: paramsOf,
@@ -207,9 +210,9 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   }
   function artifactsOf({ job }) {
     const artifacts = job.artifacts ?? [];
-    return artifacts.length
-      ? { artifacts, urls: artifacts.map((each) => feed.artifactUrl?.(each.name) ?? null) }
-      : null;
+    if (!artifacts.length) return null;
+    const urls = artifacts.map(({ name }) => feed.artifactUrl(name));
+    return { artifacts, urls, reads: feed.canAct && urls.includes(null) };
   }
   const disposePanes = () => Object.values(panes).forEach((pane) => pane.dispose());
   function refreshBody() {

@@ -98,7 +98,7 @@ function offline(feed) {
   const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
   const next = left > 0 ? `Next try in ${left} s.` : 'Trying now.';
   const saved = feed.loaded ? '' : ' What the notebook saved is shown.';
-  if (feed.refusal) return `The server answers: ${sentence(feed.refusal)}${saved} ${next}`;
+  if (feed.refusal) return `${sentence(feed.refusal)}${saved} ${next}`;
   if (saved) return `No connection to the server.${saved} ${next}`;
   const since = `No connection to the server since ${timeOfDay(feed.heardAt)}.`;
   if (feed.ended) return `${since} ${next}`;
