@@ -1,4 +1,4 @@
-"""Views on a page that cannot reach the server, with a real kernel: job, group and dashboard, live through the kernel."""
+"""Views on a page that cannot reach the server, with a real kernel: job, group and dashboard, through the kernel."""
 
 from __future__ import annotations
 
