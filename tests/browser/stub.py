@@ -61,7 +61,8 @@ for (const saved of {saved}) {{
 </script></body></html>"""
 #: A page that cannot reach the server, and a kernel that can: what it does is what `bridge.py` does.
 WIDGET_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>widget</title>
-<link rel="icon" href="data:,"></head><body><main></main><script type="module">
+<link rel="icon" href="data:,"><link rel="stylesheet" href="/view/zbrain.css">
+</head><body><main></main><script type="module">
 const handlers = {{}};
 const state = {state};
 const fire = (name, ...args) => (handlers[name] ?? []).forEach((handler) => handler(...args));
@@ -76,7 +77,7 @@ async function serve(message) {{
     fire('msg:custom', {{ page, id, status, date: null, more: true }}, [new DataView(bytes.buffer, 0, half)]);
     fire('msg:custom', {{ page, id, status, date: null, more: false }}, [new DataView(bytes.buffer, half)]);
   }};
-  if (kernel.isDead) return;
+  if (kernel.isDead || method === 'HERE') return;
   if (kernel.isBusy) return void kernel.waiting.push(message);
   kernel.asked.push(`${{method}} ${{path}}`);
   if (method === 'DROP') return void sockets.get(id)?.close();
@@ -91,7 +92,7 @@ async function serve(message) {{
   const xsrf = {{ 'X-XSRFToken': 'a-token' }};
   const options = {{ method, body: body && JSON.stringify(body), headers: method === 'POST' ? xsrf : {{}} }};
   const found = await fetch(`/zbrain/api/${{path}}`, options);
-  answer(found.status, first == null ? await found.text() : (await found.text()).slice(0, first));
+  answer(found.ok ? 200 : found.status, first == null ? await found.text() : (await found.text()).slice(0, first));
 }}
 window.model = {{
   get: (name) => state[name],

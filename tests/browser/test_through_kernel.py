@@ -1,4 +1,4 @@
-"""Views on a page that cannot reach the server, with a real kernel: job, group and dashboard, through the kernel."""
+"""Views on a page that cannot reach the server: job, group and dashboard live through a real kernel."""
 
 from __future__ import annotations
 
@@ -144,3 +144,24 @@ def test_dashboard_is_live(lab: Lab, shut: Page) -> None:
     expect(table.get_by_text("cannot reach the server")).to_have_count(0)
     expect(table.locator(".zb-strip")).to_be_visible()
     shut.screenshot(path="/tmp/history-dashboard.png", full_page=True)
+
+
+def test_widgets_in_a_layout_are_live_and_come_back_after_a_reload(lab: Lab, shut: Page) -> None:
+    gate = lab.folder / "layout"
+    layout = """import ipywidgets
+ipywidgets.VBox([_zb.widget(), zbrain_nb.connect().dashboard()])"""
+    notebook = opened(lab, shut, "layout.ipynb", STEADY.format(gate=str(gate)), layout)
+    notebook.run(1)
+    notebook.run(2)
+    views = notebook.cell(2).locator(".zb")
+    expect(last_line(views.nth(0))).to_have_text(re.compile(r"line \d+"), timeout=20_000)
+    expect(views.nth(1).locator(".zb-jobs")).to_contain_text("steady")
+    notebook.save()
+    notebook = lab.open(shut, "layout.ipynb")
+    views = notebook.cell(2).locator(".zb")
+    expect(head(views.nth(0))).to_have_text("Running", timeout=20_000)
+    gate.touch()
+    expect(head(views.nth(0))).to_have_text("Succeeded", timeout=20_000)
+    steady = views.nth(1).locator("tr", has_text="steady").first
+    expect(steady.locator(".zb-word")).to_have_text("Succeeded", timeout=20_000)
+    shut.screenshot(path="/tmp/history-layout.png", full_page=True)
