@@ -205,6 +205,7 @@ export function logPane(feed, { page = false } = {}) {
   }
 
   function paint() {
+    cancelAnimationFrame(frame);
     frame = 0;
     bar();
     box.hidden = isFolded();
@@ -317,7 +318,7 @@ export function logPane(feed, { page = false } = {}) {
       if (foldByState && folded == null && shown.size && (!stick || el.contains(document.activeElement)))
         folded = false;
       void search.walk();
-      schedule();
+      paint(); // now: whoever calls this is in a frame already, and another one would show the lines later
     },
     dispose() {
       cancelAnimationFrame(frame);

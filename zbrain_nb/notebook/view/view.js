@@ -6,6 +6,7 @@ import { logPane } from './log.js';
 import { noticeAsk, noticeAskOf, noticeOfJob, tellEnd } from './notices.js';
 import { outputsPane, renderPlainly } from './outputs.js';
 import { paramsOf, paramsSection } from './params.js';
+import { pressIn } from './press.js';
 import { plainText, visibleName } from './text.js';
 import { failureSection } from './trace.js';
 import { faceOf, failureOf, footOf, fractionOf, noteOf, noticeOf, placeOf, timesOf, triesOf, wordOf } from './words.js';
@@ -219,6 +220,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   // ---- when
   function refresh() {
     frame = 0;
+    if (press.on) return;
     const { job } = feed;
     const now = faceOf(feed);
     const key = JSON.stringify([
@@ -246,6 +248,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const offEnd = tellEnd(el, feed, noticeOfJob);
   const clockwork = setInterval(() => {
@@ -256,6 +259,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   return () => {
     off();
     offEnd();
+    press.dispose();
     clearInterval(clockwork);
     cancelAnimationFrame(frame);
     frame = -1;

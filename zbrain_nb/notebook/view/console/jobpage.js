@@ -5,6 +5,7 @@ import { STATE_WORDS, button, clock, h, newId, progressBar, span, stateMark, tim
 import { artifactsSection, keptSection, valueSection } from '../kept.js';
 import { logPane } from '../log.js';
 import { outputsPane } from '../outputs.js';
+import { pressIn } from '../press.js';
 import { ServerFeed } from '../server.js';
 import { visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
@@ -159,7 +160,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   // ---- tabs
   function refreshTabs() {
     const there = TABS.filter(({ when }) => when());
-    const key = JSON.stringify(there.map(({ key: each, count }) => [each, count?.()]));
+    const key = JSON.stringify(there.map(({ key: each }) => each));
     const asked = there.find((tab) => tab.key === chosen) ?? (settled && there.find((tab) => tab === current));
     const tab = asked || (feed.loaded ? there[0] : there.find((each) => each.key === 'log'));
     settled = feed.loaded;
@@ -181,12 +182,13 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
               onclick: () => choose(each.key),
             },
             each.name,
-            each.count && h('small', {}, each.count().toLocaleString('en')),
+            each.count && h('small'),
           ),
         ),
       );
       if (held) tabs.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
     }
+    there.forEach(({ count }, i) => count && setText(tabs.children[i].lastChild, count().toLocaleString('en')));
     if (tab !== current) {
       current = tab;
       panel.setAttribute('aria-labelledby', `${panelId}-${tab.key}`);
@@ -319,6 +321,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   let asideKey = null;
   function refresh() {
     frame = 0;
+    if (press.on) return;
     const { job } = feed;
     if (job.id !== shownId) {
       // A Retry shows the new job, and the address is its own.
@@ -353,6 +356,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const press = pressIn(main, schedule);
   feed.on(schedule);
   setInterval(() => {
     if (!feed.ended || feed.connection === 'reconnecting') schedule();
