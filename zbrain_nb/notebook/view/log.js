@@ -25,6 +25,7 @@ export function logPane(feed, { page = false } = {}) {
   let noError = false; // it was looked for, in vain
   let tall = false;
   let at = 0; // how far down the log the reader is, in px of its full height
+  let { begin } = store; // its first line when `at` was taken
   let lastTop = 0;
   let frame = 0;
   let resting = null;
@@ -210,6 +211,8 @@ export function logPane(feed, { page = false } = {}) {
     bar();
     box.hidden = isFolded();
     if (box.hidden || !list.isConnected) return;
+    if (!only) at -= (store.begin - begin) * ROW;
+    ({ begin } = store);
     const height = total() * ROW;
     canvas.style.height = `${Math.min(height, MAX_HEIGHT)}px`;
     at = Math.max(0, stick ? height - list.clientHeight : Math.min(at, height - list.clientHeight));
@@ -224,6 +227,7 @@ export function logPane(feed, { page = false } = {}) {
     for (let index = from; index < to; index += 1) {
       const row = rowAt(index, rules);
       const here = row.attempt != null || store.get(row.seq);
+      if (row.seq != null) store.lookAt(row.seq);
       if (!here) hole ??= row.seq;
       wanted.set(row.attempt != null ? `rule ${row.attempt}` : here ? row.seq : `? ${row.seq}`, row);
     }
