@@ -24,7 +24,8 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import zbrain_nb
-from tests.benchmarks.loads import Api, Load, percentile
+from tests.benchmarks.bench_console import log_in
+from tests.benchmarks.loads import Load, percentile
 from tests.benchmarks.table import print_table
 from tests.browser.conftest import ARGS, chromium_path
 from tests.conftest import end_everything
@@ -148,7 +149,7 @@ class Bench:
     def console(self, page: Page, rate: int, secs: float) -> list[float]:
         owner = DataDir(self.lab.data).read_owner()
         assert owner is not None
-        page.goto(f"{owner.url}{Api(owner.url, owner.token).post('sessions', {})['login']}")
+        log_in(page, owner)
         return self._job_page(page, f"{owner.url}zbrain/jobs/{{}}", rate, secs)
 
     def relay(self, page: Page, rate: int, secs: float) -> list[float]:

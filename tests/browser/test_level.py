@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from tests.benchmarks.bench_console import run
+from tests.benchmarks.loads import percentile
 from tests.browser.stub import StubServer
 
 pytestmark = pytest.mark.browser
@@ -93,3 +95,14 @@ def test_tab_of_a_job_that_writes_without_end_stays_level(page: Page, stub: Stub
     mb, nodes = write(60_000, 150_000)
     assert mb < first_mb + 3
     assert nodes < first_nodes + 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dashboard", "job"])
+def test_console_answers_clicks_and_stays_level_over_five_minutes(browser: Browser, name: str) -> None:
+    (found,) = run(browser, 300, only=name)
+    assert len(found.clicks) == found.pressed
+    assert percentile(found.clicks, 0.99) < 100  # ms
+    _, settled, *later = found.heaps
+    assert max(later) < settled + 3  # MB, from the second minute on
+    assert max(found.nodes) < 5_000
