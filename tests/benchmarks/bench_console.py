@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.benchmarks.bench_events import a_host
 from tests.benchmarks.loads import Api, Load, lease_jobs, percentile
 from tests.benchmarks.table import print_table
-from tests.browser.conftest import ARGS, chromium_path
+from tests.browser.conftest import ARGS, chromium_path, log_in
 from zbrain_nb.model.datadir import Owner
 
 RATE = 2_000
@@ -134,12 +134,6 @@ def busy_host(secs: float, jobs: int) -> Iterator[tuple[Owner, str]]:
             for one in loads:
                 one.process.terminate()
                 one.process.communicate(timeout=10)
-
-
-def log_in(page: Page, owner: Owner) -> None:
-    """Open the console as `zbrain dashboard` does."""
-    page.goto(f"{owner.url}{Api(owner.url, owner.token).post('sessions', {})['login']}")
-    page.wait_for_url(f"{owner.url}zbrain")
 
 
 def dashboard(page: Page, owner: Owner, secs: float, jobs: int = JOBS) -> Found:

@@ -24,10 +24,9 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import zbrain_nb
-from tests.benchmarks.bench_console import log_in
 from tests.benchmarks.loads import Load, percentile
 from tests.benchmarks.table import print_table
-from tests.browser.conftest import ARGS, chromium_path
+from tests.browser.conftest import ARGS, chromium_path, log_in
 from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb import Client

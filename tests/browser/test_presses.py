@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Locator, Page, WebSocket, expect
 
+from tests.browser.conftest import log_in
 from tests.browser.stub import StubServer
 from tests.browser.worker import HandWorker
-from tests.conftest import end_everything
-from tests.jupyter import Lab
+from zbrain_nb.model.datadir import Owner
 
 pytestmark = pytest.mark.browser
 
 TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-
-
-@pytest.fixture(scope="module")
-def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("presses")
-    lab = Lab(folder / "root", folder / "data", app="server", ZWORKER_MODE="none")
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
-
-
-@pytest.fixture
-def worker(jupyter: Lab, request: pytest.FixtureRequest) -> Iterator[HandWorker]:
-    worker = HandWorker(jupyter.url, jupyter.token, request.node.name[:60])
-    yield worker
-    worker.close()
 
 
 def open_page(page: Page, address: str) -> WebSocket:
@@ -72,34 +55,36 @@ def test_button_of_a_group_that_changes_under_the_pointer_takes_the_click(page: 
 
 
 def test_tab_of_a_job_that_writes_takes_the_click_and_keeps_the_focus(
-    jupyter: Lab, worker: HandWorker, page: Page
+    host: Owner, hand: HandWorker, page: Page
 ) -> None:
-    (job_id,) = worker.submit(name="it writes", code="x = 1")
-    worker.start()
-    worker.log(job_id, "one")
-    socket = open_page(page, f"{jupyter.url}zbrain/jobs/{job_id}?token={jupyter.token}")
+    (job_id,) = hand.submit(name="it writes", code="x = 1")
+    hand.start()
+    hand.log(job_id, "one")
+    log_in(page, host)
+    socket = open_page(page, f"{host.url}zbrain/jobs/{job_id}")
     log, code = page.get_by_role("tab", name="Log"), page.get_by_role("tab", name="Code")
     expect(log).to_have_text("Log1")
-    press(page, code, socket, lambda: worker.log(job_id, "two"), "two")
+    press(page, code, socket, lambda: hand.log(job_id, "two"), "two")
     expect(page.locator(".zb-src")).to_be_visible()
     expect(code).to_have_attribute("aria-selected", "true")
     code.focus()
     code.evaluate("tab => { window.lost = 0; tab.addEventListener('blur', () => { window.lost += 1; }); }")
-    worker.log(job_id, "three")
+    hand.log(job_id, "three")
     expect(log).to_have_text("Log3")
     expect(code).to_be_focused()
     assert page.evaluate("window.lost") == 0  # or a screen reader would say the tab again with each line
 
 
-def test_filter_and_bulk_act_of_a_busy_dashboard_take_the_click(jupyter: Lab, worker: HandWorker, page: Page) -> None:
-    worker.submit(3, name="to be filtered")
-    running = worker.start(2)
-    socket = open_page(page, f"{jupyter.url}zbrain?token={jupyter.token}")
+def test_filter_and_bulk_act_of_a_busy_dashboard_take_the_click(host: Owner, hand: HandWorker, page: Page) -> None:
+    hand.submit(3, name="to be filtered")
+    running = hand.start(2)
+    log_in(page, host)
+    socket = open_page(page, f"{host.url}zbrain")
     rows = page.locator(".zb-jobs tbody tr").filter(has_text="to be filtered")
     expect(rows).to_have_count(3)
     failed = page.locator(".zb-seg [data-pick=failed]")
     error = {"ename": "ValueError", "evalue": "no", "traceback": []}
-    press(page, failed, socket, lambda: worker.send(running[0], "failed", error=error), "job_failed")
+    press(page, failed, socket, lambda: hand.send(running[0], "failed", error=error), "job_failed")
     expect(rows).to_have_count(1)
     expect(failed).to_have_attribute("aria-pressed", "true")
     page.locator(".zb-seg [data-pick='']").click()
@@ -107,5 +92,5 @@ def test_filter_and_bulk_act_of_a_busy_dashboard_take_the_click(jupyter: Lab, wo
     for row in range(3):
         rows.nth(row).get_by_role("checkbox").check()
     cancel = page.get_by_role("button", name="Cancel 2")
-    press(page, cancel, socket, lambda: worker.send(running[1], "failed", error=error), "job_failed")
+    press(page, cancel, socket, lambda: hand.send(running[1], "failed", error=error), "job_failed")
     expect(page.locator(".zb-jobs tbody tr[data-state=canceled]").filter(has_text="to be filtered")).to_have_count(1)
