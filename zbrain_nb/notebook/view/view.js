@@ -7,6 +7,7 @@ import { noticeAsk, noticeAskOf, noticeOfJob, tellEnd } from './notices.js';
 import { outputsPane, renderPlainly } from './outputs.js';
 import { paramsOf, paramsSection } from './params.js';
 import { parentsPane, waitsForParents } from './parents.js';
+import { pressIn } from './press.js';
 import { plainText, visibleName } from './text.js';
 import { failureSection } from './trace.js';
 import { faceOf, failureOf, footOf, fractionOf, noteOf, noticeOf, placeOf, timesOf, triesOf, wordOf } from './words.js';
@@ -246,6 +247,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   // ---- when
   function refresh() {
     frame = 0;
+    if (press.on) return;
     const { job } = feed;
     const now = faceOf(feed);
     const key = JSON.stringify([
@@ -273,6 +275,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const offEnd = tellEnd(el, feed, noticeOfJob);
   const clockwork = setInterval(() => {
@@ -283,6 +286,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   return () => {
     off();
     offEnd();
+    press.dispose();
     clearInterval(clockwork);
     cancelAnimationFrame(frame);
     frame = -1;

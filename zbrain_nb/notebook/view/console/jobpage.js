@@ -6,6 +6,7 @@ import { artifactsSection, keptSection, valueSection } from '../kept.js';
 import { logPane } from '../log.js';
 import { outputsPane } from '../outputs.js';
 import { parentsPane, waitsForParents } from '../parents.js';
+import { pressIn } from '../press.js';
 import { ServerFeed } from '../server.js';
 import { visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
@@ -162,7 +163,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   // ---- tabs
   function refreshTabs() {
     const there = TABS.filter(({ when }) => when());
-    const key = JSON.stringify(there.map(({ key: each, count }) => [each, count?.()]));
+    const key = JSON.stringify(there.map(({ key: each }) => each));
     const kept = settled && !(current?.key === 'log' && !feed.log.end) && there.find((tab) => tab === current);
     const asked = there.find((tab) => tab.key === chosen) ?? kept;
     const tab = asked || firstOf(there);
@@ -185,12 +186,13 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
               onclick: () => choose(each.key),
             },
             each.name,
-            each.count && h('small', {}, each.count().toLocaleString('en')),
+            each.count && h('small'),
           ),
         ),
       );
       if (held) tabs.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
     }
+    there.forEach(({ count }, i) => count && setText(tabs.children[i].lastChild, count().toLocaleString('en')));
     if (tab !== current) {
       current = tab;
       panel.setAttribute('aria-labelledby', `${panelId}-${tab.key}`);
@@ -337,6 +339,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   let asideKey = null;
   function refresh() {
     frame = 0;
+    if (press.on) return;
     const { job } = feed;
     if (job.id !== shownId) {
       // A Retry shows the new job, and the address is its own.
@@ -372,6 +375,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const press = pressIn(main, schedule);
   feed.on(schedule);
   setInterval(() => {
     if (!feed.ended || feed.connection === 'reconnecting') schedule();
