@@ -12,7 +12,7 @@ import datetime as dt
 import heapq
 import logging
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from itertools import dropwhile, islice
 
@@ -199,13 +199,13 @@ class Tokens:
         limit : int, optional
             At most so many.
         after : str, optional
-            The id of the last one that was returned before; from an unknown one nothing follows.
+            The id of the last one that was returned before; nothing follows one that is not seen.
         """
-        following = iter(reversed(self._by_id.values()))
+        following: Iterator[Token] = (token for token in reversed(self._by_id.values()) if _sees(by, token))
         if after is not None:
             following = dropwhile(lambda token: token.id != after, following)
             next(following, None)
-        return list(islice((_shown(token, by) for token in following if _sees(by, token)), limit))
+        return [_shown(token, by) for token in islice(following, limit)]
 
     async def revoke(self, token_id: str, by: Principal, record: Record) -> Token:
         """End a token at once, and all that is open with it; harmless if it has ended.
