@@ -20,8 +20,8 @@ from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import upload
-from zbrain_nb.model.errors import JobNotFound, NotFound
-from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, Event, LogEntry
+from zbrain_nb.model.errors import Detached, JobNotFound, NotFound
+from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, SUBSCRIPTION_KINDS, Event, LogEntry
 from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.packing import Parcel
@@ -37,8 +37,8 @@ PAGE = 1_000
 MANY = 10_000
 #: Results fetched at once.
 FETCHES = 16
-#: Events that leave the job as it is; a subscriber that lags is told so, and has nothing to do.
-_NO_CHANGE = JOB_ONLY | {"lagged", "reset"}
+#: Events that leave the job as it is.
+_NO_CHANGE = JOB_ONLY.union(SUBSCRIPTION_KINDS)
 
 
 class _Jobs(msgspec.Struct):
@@ -71,6 +71,10 @@ class _Workers(msgspec.Struct):
 
 class _Canceled(msgspec.Struct):
     result: CancelResult
+
+
+class _Detached(msgspec.Struct):
+    detached: int
 
 
 class Update(msgspec.Struct):
@@ -142,6 +146,13 @@ class AsyncClient:
             If there is none with this id.
         """
         return read_job(await self.transport.get(f"jobs/{_quoted(job_id)}", dict[str, Any]))
+
+    async def cached(self, cache_key: str) -> Job | None:
+        """Return the caller's newest job that succeeded under a cache key, or None if there is none."""
+        try:
+            return read_job(await self.transport.get(f"cached/{_segment(cache_key)}", dict[str, Any]))
+        except NotFound:
+            return None
 
     async def jobs(
         self,
@@ -337,7 +348,7 @@ class AsyncClient:
         return await self.transport.post(f"queues/{_segment(org_id)}/{_segment(kind)}/resume", {}, QueueInfo)
 
     async def follow(
-        self, job_id: str, *, from_seq: int = 0, logs: bool = True, after: int | None = None
+        self, job_id: str, *, from_seq: int = 0, logs: bool = True, after: int | None = None, waits: bool = False
     ) -> AsyncGenerator[Update, None]:
         """Yield a job's state, log and outputs, first as they are, then as they change, until the job ended.
 
@@ -355,12 +366,19 @@ class AsyncClient:
             Whether lines and outputs are wanted too, or the state alone.
         after : int, optional
             An ``event_seq`` from before the job ran: everything comes as it came then, in one order.
+        waits : bool
+            Whether a person is held up meanwhile, who may ask to be let go on (``POST jobs/{id}/detach``).
+
+        Raises
+        ------
+        Detached
+            If somebody asked so; the job goes on.
         """
         if after is not None:
             shown, job, seen = _Outputs([], after), await self.get(job_id), from_seq
             if not job.state.ended:
                 yield Update(job=job)
-            async with aclosing(self._changes(job, shown, seen, logs=logs)) as changes:
+            async with aclosing(self._changes(job, shown, seen, logs=logs, waits=waits)) as changes:
                 async for update in changes:
                     yield update
             return
@@ -378,17 +396,25 @@ class AsyncClient:
         yield Update(job=job)
         if job.state.ended:
             return
-        async with aclosing(self._changes(job, shown, seen, logs=logs)) as changes:
+        async with aclosing(self._changes(job, shown, seen, logs=logs, waits=waits)) as changes:
             async for update in changes:
                 yield update
 
-    async def _changes(self, job: Job, shown: _Outputs, seen: int, *, logs: bool) -> AsyncGenerator[Update, None]:
+    async def _changes(
+        self, job: Job, shown: _Outputs, seen: int, *, logs: bool, waits: bool
+    ) -> AsyncGenerator[Update, None]:
         """Yield what comes behind ``shown.event_seq``, lines from ``log_seq`` `seen` on, until the job ended."""
         job_id = job.id
-        events = self.transport.events([f"jobs/{job_id}"], shown.event_seq)
+        events = self.transport.events([f"jobs/{job_id}"], shown.event_seq, waits=waits)
         try:
             async for batch in events:
                 for event in batch:
+                    if event.kind == "detached":
+                        raise Detached(
+                            f"Nobody waits here any more for the job {job.name!r}; it goes on.",
+                            "Its handle's wait() waits again, cancel() ends it.",
+                            job_id=job_id,
+                        )
                     if event.kind == "reset":  # what led here is not kept any more: begin again from what is there
                         job = _job_of(event, job_id) or await self.get(job_id)
                         if logs:
@@ -417,10 +443,14 @@ class AsyncClient:
         finally:
             await events.aclose()
 
-    async def wait(self, job_id: str) -> Job:
-        """Return the job once it has ended."""
+    async def detach(self, job_id: str) -> int:
+        """Let go on who waits for a job, wherever that is; return how many these are. The job goes on."""
+        return (await self.transport.post(f"jobs/{_quoted(job_id)}/detach", {}, _Detached)).detached
+
+    async def wait(self, job_id: str, *, waits: bool = False) -> Job:
+        """Return the job once it has ended; of `waits` see `follow`."""
         job: Job | None = None
-        async for update in self.follow(job_id, logs=False):
+        async for update in self.follow(job_id, logs=False, waits=waits):
             job = update.job or job
         if job is None:
             raise JobNotFound(f"There is no job {job_id}.")

@@ -196,6 +196,20 @@ def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str], since: float = 0
     return {key: (job_id, payload) for key, job_id, payload in rows}
 
 
+def jobs_of_cache_key(cursor: Cursor, owner: str, cache_key: str, from_seq: int, limit: int) -> list[Job]:
+    """Return the owner's jobs under a cache key that may have succeeded, as they were last folded, newest first.
+
+    Only those that were submitted from `from_seq` on.
+    """
+    ids = cursor.execute(
+        "SELECT id::VARCHAR FROM jobs WHERE cache_key = ? AND owner = ? AND event_seq >= ? "
+        "AND state NOT IN ('failed', 'canceled') ORDER BY id DESC LIMIT ?",
+        [cache_key, owner, from_seq, limit],
+    ).fetchall()
+    rows = _rows_of(cursor, [job_id for (job_id,) in ids])
+    return [make_job(row) for row in sorted(rows, key=lambda row: row[0], reverse=True)]
+
+
 def log_entries(cursor: Cursor, job_id: str, from_seq: int, limit: int, stream: str | None) -> list[LogEntry]:
     """Return lines of the job's log from `from_seq` on (inclusive), in order: a page (see `LOG_PAGE_BYTES`)."""
     where = f"job_id = ?::UUID AND log_seq >= ? {'AND stream = ?' if stream else ''}"

@@ -173,8 +173,9 @@ JOBS = Layout(
         "idempotency_key": _TEXT,
         "payload_hash": _TEXT,
         "retry_of": _UUID,
+        "cache_key": _TEXT,
     },
-    rare=3,
+    rare=4,
 )
 TRANSITIONS = Layout(
     "transitions",
@@ -286,6 +287,7 @@ def job_row(
         job.spec.idempotency_key,
         payload_hash,
         job.retry_of,
+        job.spec.cache_key,
     )
 
 

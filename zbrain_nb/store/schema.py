@@ -14,7 +14,7 @@ import duckdb
 
 from zbrain_nb.model.errors import ZBrainError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _FIXED = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -82,7 +82,8 @@ COLUMNS = {
     exit_code INTEGER,
     reason VARCHAR,
     fields VARCHAR,
-    folded_seq BIGINT
+    folded_seq BIGINT,
+    cache_key VARCHAR
     """,
     # Everything that happened to jobs after their submit; `data` is a JSON patch of the job's fields.
     "transitions": """
@@ -240,7 +241,15 @@ def _into_segments(connection: duckdb.DuckDBPyConnection, now: float) -> None:
         show_segments(connection, kind)
 
 
-def _with_access(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+def _add_cache_keys(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Give each segment of jobs the column `cache_key`, null in all that is found."""
+    numbers = connection.execute("SELECT number FROM segments WHERE kind = 'jobs'").fetchall()
+    for (number,) in numbers:
+        connection.execute(f"ALTER TABLE jobs_{number} ADD COLUMN IF NOT EXISTS cache_key VARCHAR")
+    show_segments(connection, "jobs")
+
+
+def _add_access(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     """Add tokens and the audit to version 2."""
     connection.execute(_TOKENS)
     create_segment(connection, "audit", 1, 1, now)
@@ -248,4 +257,8 @@ def _with_access(connection: duckdb.DuckDBPyConnection, now: float) -> None:
 
 
 #: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
-MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [_into_segments, _with_access]
+MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
+    _into_segments,
+    _add_access,
+    _add_cache_keys,
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -277,3 +277,68 @@ def test_sql_keeps_its_quotes_and_returns_the_answer(pad: Notebook) -> None:
     pad.cell("a", "--no-wait --quiet --name 'with space'", "1").wait(60)
     frame = pad.line("sql select name, state from jobs where name = 'with space' -- # a comment")
     assert frame.values.tolist() == [["with space", "succeeded"]]
+
+
+def test_cache_gives_what_the_same_cell_gave_before(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = tmp_path / "ran"
+    code = f"import pathlib\nwith pathlib.Path({str(ran)!r}).open('a') as f: f.write('x')\nfound = 7\nprint('hi')\n8"
+    line = "--no-wait --quiet --cache --out found"
+    first = pad.cell("a", line, code)
+    assert first.result(60) == 8
+    pad.restart()
+    capsys.readouterr()
+    again = pad.cell("b", f"{line} --name other --job held", code)
+    assert (again.id, again.cached, first.cached) == (first.id, True, False)
+    assert pad.shell.user_ns["found"] == 7  # at once
+    assert "nothing ran: import pathlib did the same" in capsys.readouterr().out
+    assert pad.shell.user_ns["held"].result() == 8
+    pad.shell.user_ns |= {"_oh": {}, "_": "", "__": "", "___": ""}  # where IPython keeps values
+    pad.cell("b", "--wait --cache --out found", code)
+    assert "hi\n" in capsys.readouterr().out
+    assert ran.read_text() == "x"
+    anyway = pad.cell("b", f"{line} --new", code)
+    assert (anyway.result(60), anyway.cached, ran.read_text()) == (8, False, "xx")
+    assert pad.cell("b", line, code).id == anyway.id  # the newest
+    assert not pad.cell("b", line.replace("found", "found,ran"), f"{code}\n").cached
+
+
+def test_cache_runs_again_what_failed_or_changed(pad: Notebook) -> None:
+    pad.shell.user_ns["rate"] = 0
+    line, code = "--no-wait --quiet --cache", "1 / rate"
+    failed = pad.cell("a", line, code)
+    failed.wait(60)
+    assert failed.job.state is JobState.FAILED
+    second = pad.cell("a", line, code)
+    assert second.id != failed.id
+    pad.shell.user_ns["rate"] = 2
+    assert pad.cell("a", line, code).result(60) == 0.5
+    assert pad.cell("b", line, code).cached
+    second.wait(60)
+
+
+def test_org_is_the_jobs(pad: Notebook) -> None:
+    assert pad.cell("a", "--no-wait --quiet --org lab", "1").wait(60).job.org_id == "lab"
+    assert pad.cell("a", "--no-wait --quiet --shell", "true").wait(60).job.org_id == "default"
+
+
+def test_cell_that_waits_is_detached_and_its_names_bind_later(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def detach() -> int:
+        detached = 0
+        while not detached:  # until the cell waits
+            detached = sum(job.detach() for job in pad.clients[-1].jobs(name="held"))
+        return detached
+
+    with ThreadPoolExecutor(1) as threads:
+        detaching = threads.submit(detach)
+        job = pad.cell("a", "--wait --name held --out found --job held", waits_for(tmp_path / "gate"))
+        assert detaching.result(30) == 1
+    assert "zbrain: detached; the job goes on." in capsys.readouterr().err
+    assert pad.shell.user_ns["held"] is job
+    assert "found" not in pad.shell.user_ns
+    (tmp_path / "gate").touch()
+    job.wait(60)
+    assert pad.shell.user_ns["found"] == 7

@@ -2,6 +2,7 @@
 // the run that is picked shows its own view below.
 import { STATE_WORDS, button, clock, h, newId, plural, progressBar, stateMark, twist } from './elements.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
+import { pressIn } from './press.js';
 import { visibleName } from './text.js';
 import { errorText } from './words.js';
 
@@ -197,9 +198,10 @@ export function renderGroup(el, feed, { renderRun } = {}) {
 
   function refresh() {
     frame = 0;
+    if (press.on) return;
     const now = faceOfGroup(feed);
     const done = feed.jobs.filter(ended).length;
-    const key = JSON.stringify([now, feed.counts, feed.connection, feed.acting, feed.jobs.some((job) => job.cancel_requested_at), feed.problem]);
+    const key = JSON.stringify([now, feed.counts, feed.connection, feed.acting, feed.jobs.some((job) => job.cancel_requested_at), feed.problem, feed.refusal]);
     if (key !== headKey) {
       headKey = key;
       buildHead(now, done);
@@ -209,7 +211,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           h('li', {}, h('span', { class: 'zb-sq', 'data-state': state, vars: { '--p': 0.5 } }), `${count.toLocaleString('en')} ${state}`),
         ),
       );
-      notice.textContent = feed.problem ?? NOTICES[feed.connection] ?? '';
+      const refusal = feed.connection === 'reconnecting' ? feed.refusal : null;
+      notice.textContent = [feed.problem, refusal, NOTICES[feed.connection]].filter(Boolean).join(' ');
       notice.hidden = !notice.textContent;
       if (face != null && face !== now) status.textContent = `${visibleName(feed.name)}: ${STATE_WORDS[now]}`;
       face = now;
@@ -232,6 +235,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const offEnd = tellEnd(el, feed, noticeOfGroup);
   refresh();
@@ -239,6 +243,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   return () => {
     off();
     offEnd();
+    press.dispose();
     cancelAnimationFrame(frame);
     frame = -1;
     opened?.dispose();

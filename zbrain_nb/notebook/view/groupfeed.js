@@ -1,43 +1,46 @@
 // What the view of a group reads: many jobs, looked at in one request and followed on one socket.
-import { Refused, ask } from './ask.js';
+import { Refused, serverAt } from './ask.js';
+import { Connection, Unknown } from './connection.js';
 import { ENDED } from './feed.js';
-import { pulse } from './pulse.js';
-
-const FIRST_WAIT = 500; // milliseconds
-const LONGEST_WAIT = 30_000;
 
 export class GroupFeed {
-  #api;
+  #server;
   #listeners = new Set();
-  #socket = null;
-  #pulse = null;
-  #turn = 0; // callbacks of an older connection find another number here and do nothing
-  #tries = 0;
-  #timer = null;
+  #connection;
   #places = new Map();
 
-  /** @param {object} saved what the bundle in the notebook holds: name, org and, for each run, id, state and label */
-  constructor(api, saved) {
-    this.#api = api;
+  /**
+   * @param {?(string | object)} server where to ask; null where no server can be reached
+   * @param {object} saved what the bundle in the notebook holds: name, org and, for each run, id, state and label
+   */
+  constructor(server, saved) {
+    this.#server = serverAt(server);
     this.name = saved.name;
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
     this.labels = saved.runs.map(({ label }) => label ?? '');
     this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" to the server, "saved" (there is none)
+    this.heardAt = null;
     this.nextTryAt = null;
+    this.refusal = null;
     this.problem = null;
     this.acting = null;
+    this.#connection = new Connection(this, this.#server, {
+      topic: () => `orgs/${this.org}`,
+      load: (current) => this.#load(current),
+      take: (event) => this.#take(event),
+    });
     this.#number();
   }
 
   start() {
-    if (this.#api) void this.#connect();
+    if (this.#server) void this.#connection.connect();
     else this.connection = 'saved';
     return this;
   }
 
   stop() {
-    this.#close();
+    this.#connection.close();
   }
 
   on(listener) {
@@ -65,21 +68,26 @@ export class GroupFeed {
   }
 
   async act(verb, jobs) {
-    if (verb === 'reconnect') return void this.#connect();
+    if (verb === 'reconnect') return void this.#connection.resume();
     if (!this.canAct) return;
     this.acting = verb;
     this.problem = null;
     this.tell();
+    const waits = (why) => {
+      this.problem = why;
+      this.tell();
+    };
     try {
       const ids = jobs.map(({ id }) => id);
-      const [{ jobs: changed }] = await ask(`${this.#api}jobs/${verb}`, { method: 'POST', body: { ids } });
+      const [{ jobs: changed }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body: { ids }, waits });
       for (const job of changed) {
         const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
         if (place != null && (verb === 'retry' || job.event_seq >= (this.jobs[place].event_seq ?? 0)))
           this.jobs[place] = job;
       }
       this.#number();
-      if (verb === 'retry') void this.#connect();
+      this.problem = null;
+      if (verb === 'retry') void this.#connection.connect();
     } catch (error) {
       const what = verb === 'cancel' ? 'The runs were not canceled' : 'The runs were not tried again';
       this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
@@ -92,69 +100,18 @@ export class GroupFeed {
     this.#places = new Map(this.jobs.map(({ id }, place) => [id, place]));
   }
 
-  async #connect() {
-    this.#close();
-    const turn = this.#turn;
-    this.nextTryAt = null;
-    try {
-      const [{ jobs, event_seq: seq }] = await ask(`${this.#api}jobs/lookup`, {
-        method: 'POST',
-        body: { ids: this.jobs.map(({ id }) => id) },
-      });
-      if (turn !== this.#turn) return;
-      for (const job of jobs) this.jobs[this.#places.get(job.id)] = job;
-      const known = jobs.length > 0 || !this.jobs.length;
-      if (known && !this.ended) this.#open(turn, seq);
-      this.connection = known ? 'live' : 'unknown';
-      this.#tries = 0;
-      this.tell();
-    } catch {
-      if (turn === this.#turn) this.#lose();
-    }
-  }
-
-  #open(turn, seq) {
-    const topic = encodeURIComponent(`orgs/${this.org}`);
-    const socket = new WebSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topic}&after=${seq}`);
-    this.#socket = socket;
-    this.#pulse = pulse(() => turn === this.#turn && this.#lose());
-    socket.onmessage = ({ data }) => {
-      if (turn !== this.#turn) return;
-      this.#pulse.beat();
-      for (const event of JSON.parse(data)) this.#take(event);
-      if (this.ended) this.#close();
-      this.tell();
-    };
-    socket.onclose = () => {
-      if (turn === this.#turn) this.#lose();
-    };
+  async #load(current) {
+    const ids = this.jobs.map(({ id }) => id);
+    const [{ jobs, event_seq: seq }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids } });
+    if (ids.length && !jobs.length) throw new Unknown();
+    if (!current()) return null;
+    for (const job of jobs) this.jobs[this.#places.get(job.id)] = job;
+    return seq;
   }
 
   #take({ kind, seq, job_id: id, data }) {
-    if (kind === 'reset') return void this.#connect();
     const job = this.jobs[this.#places.get(id)];
     if (!job || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
     this.jobs[this.#places.get(id)] = { ...job, ...data, event_seq: seq };
-  }
-
-  #lose() {
-    this.#close();
-    this.connection = 'reconnecting';
-    const wait = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** this.#tries) * (0.75 + Math.random() / 2);
-    this.#tries += 1;
-    this.nextTryAt = Date.now() + wait;
-    this.#timer = setTimeout(() => void this.#connect(), wait);
-    this.tell();
-  }
-
-  #close() {
-    this.#turn += 1;
-    clearTimeout(this.#timer);
-    this.#pulse?.stop();
-    if (this.#socket) {
-      this.#socket.onclose = null;
-      this.#socket.close();
-    }
-    this.#socket = null;
   }
 }

@@ -30,10 +30,18 @@ class SubmittedJob(ShownJob, kw_only=True):
     deduplicated: bool = False
 
 
+class Detached(msgspec.Struct):
+    """How many were let go on who waited for the job."""
+
+    detached: int
+    job: ShownJob
+
+
 class JobInFull(ShownJob, kw_only=True):
-    """One job, with the number of its log lines."""
+    """One job, with the number of its log lines, and of those who wait for its end."""
 
     log_lines: int
+    waiting: int
 
 
 class RowSpec(msgspec.Struct):

@@ -16,6 +16,7 @@ from zbrain_nb.model.errors import (
     KeyConflict,
     Malformed,
     MissingBlobs,
+    NotFound,
     OverQuota,
     TooLarge,
     WrongState,
@@ -26,6 +27,7 @@ from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import Accepted
 from zbrain_nb.server.handlers.answers import (
     Canceled,
+    Detached,
     JobInFull,
     JobPage,
     LogPage,
@@ -249,9 +251,22 @@ class JobHandler(ApiHandler):
 
     @operation(admits=ALL, answers={200: JobInFull}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
-        """Show one job, with the number of its log lines."""
+        """Show one job, with the number of its log lines, and how many wait for its end."""
         job = await self.job(job_id)
-        self.reply(job_json(job, log_lines=await self.queue.count_log_lines(job.id, scope=self.principal)))
+        lines = await self.queue.count_log_lines(job.id, scope=self.principal)
+        self.reply(job_json(job, log_lines=lines, waiting=self.queue.count_waiting(job)))
+
+
+class CachedHandler(ApiHandler):
+    """``GET cached/{key}``."""
+
+    @operation(admits=PEOPLE, answers={200: ShownJob}, refuses=(NotFound,))
+    async def get(self, cache_key: str) -> None:
+        """Show the caller's newest job that succeeded under a cache key; 404 if there is none whose files are here."""
+        found = await self.queue.cached_job(cache_key, owner=self.principal.owner, scope=self.principal)
+        if found is None:
+            raise NotFound("No job of yours has succeeded under this cache key.", "Submit one.")
+        self.reply(job_json(found))
 
 
 class CancelHandler(ApiHandler):
@@ -268,6 +283,16 @@ class CancelHandler(ApiHandler):
         if result is CancelResult.NOT_FOUND:
             await self.job(job_id)
         self.reply({"result": result, "job": job_json(await self.job(job_id))})
+
+
+class DetachHandler(ApiHandler):
+    """``POST jobs/{id}/detach``."""
+
+    @operation(admits=PEOPLE, act="detach", answers={200: Detached}, refuses=(JobNotFound,))
+    async def post(self, job_id: str) -> None:
+        """Let go on who waits for the job, and say how many these were; harmless for an ended job."""
+        job = await self.job(job_id)
+        self.reply({"detached": self.queue.detach(job, scope=self.principal), "job": job_json(job)})
 
 
 class RetryHandler(ApiHandler):
