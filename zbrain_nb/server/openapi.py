@@ -28,6 +28,7 @@ _PARTS = {
     "sha256": ("SHA-256 of the bytes, in lower-case hexadecimal.", {}),
     "org": ("An org.", {}),
     "kind": ("A kind of worker.", {}),
+    "cache_key": ("SHA-256 of a cell, what it reads and what runs it, in lower-case hexadecimal.", {}),
     "token_id": ("A token's id, as lists show it; never its secret.", {}),
 }
 _SCHEMES = {
