@@ -162,6 +162,7 @@ class JobSide(QueueCore):
         q: str | None = None,
         owner: str | None = None,
         tag: tuple[str, str] | None = None,
+        after: int | None = None,
     ) -> builtins.list[Job]:
         """Return jobs, newest first.
 
@@ -177,6 +178,8 @@ class JobSide(QueueCore):
             A part of the name, in either case, or the head of the id.
         tag : tuple of str, optional
             Only jobs that bear this tag, with this value.
+        after : int, optional
+            Only jobs whose submit is an event behind this ``event_seq``.
 
         Raises
         ------
@@ -184,7 +187,7 @@ class JobSide(QueueCore):
             If `state` is no state or `cursor` no id.
         """
         await self.open()
-        wanted = make_filter(org_id, state, owner, name, q, cursor, tag)
+        wanted = make_filter(org_id, state, owner, name, q, cursor, tag, after)
         if len(self._index.unfolded) > FOLD_BEFORE_LIST:
             await self._folder.fold()
         return await list_jobs(self.storage, self._index, wanted, limit, self._present)

@@ -119,6 +119,7 @@ def list_jobs(
     name: str | None,
     search: str | None,
     before: str | None,
+    after: int | None,
     tag: tuple[str, str] | None,
     limit: int,
 ) -> list[Job]:
@@ -130,8 +131,10 @@ def list_jobs(
         A part of the name, in either case, or the head of the id.
     before : str or None
         Only jobs with a smaller id.
+    after : int or None
+        Only jobs whose submit is an event behind this one.
     tag : tuple of str or None
-        A tag and its value. Others whose spec holds the same words elsewhere may be returned too.
+        A tag and its value. Others that bear the same words in another tag may be returned too.
     """
     where, values = ["true"], list[Any]()
     for clause, value in (
@@ -140,6 +143,7 @@ def list_jobs(
         ("owner = ?", owner),
         ("name = ?", name),
         ("id < ?::UUID", before),
+        ("event_seq > ?", after),
     ):
         if value is not None:
             where.append(clause)
@@ -148,7 +152,7 @@ def list_jobs(
         where.append("(contains(lower(name), lower(?)) OR starts_with(id::VARCHAR, lower(?)))")
         values += [search, search]
     if tag is not None:
-        where.append("contains(spec, ?)")  # as text: what is found is decoded once, what is not never
+        where.append("contains(tags, ?)")  # as text: what is found is decoded once, what is not never
         values.append(f"{_encode(tag[0]).decode()}:{_encode(tag[1]).decode()}")
     # what is sorted is held in memory, with all that is selected: so ids alone are
     ids = cursor.execute(

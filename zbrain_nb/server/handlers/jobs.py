@@ -128,11 +128,15 @@ class JobsHandler(ApiHandler):
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
 
     async def get(self) -> None:
-        """List jobs, newest first; with ``?brief=1`` only what a table shows of each."""
+        """List jobs, newest first; with ``?brief=1`` only what a table shows of each.
+
+        ``?after=`` takes the ``event_seq`` of an earlier answer: only what was submitted since is listed.
+        """
         state = self.get_query_argument("state", "") or None
         if state is not None and state not in set(JobState):
             raise Malformed(f"There is no state {state[:40]!r}.", f"States are {', '.join(JobState)}.")
         limit = self.int_argument("limit", 50, low=1, high=MAX_LIST)
+        seq, after = self.queue.event_seq, self.int_argument("after", -1)
         jobs = await self.queue.list(
             self.get_query_argument("org", "") or None,
             JobState(state) if state else None,
@@ -141,9 +145,11 @@ class JobsHandler(ApiHandler):
             name=self.get_query_argument("name", "") or None,
             q=self.get_query_argument("q", "") or None,
             tag=self._tag(),
+            after=None if after < 0 else after,
         )
         show = job_row if self.int_argument("brief", 0, high=1) else job_json
-        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": jobs[-1].id if len(jobs) == limit else None})
+        cursor = jobs[-1].id if len(jobs) == limit else None
+        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": cursor, "event_seq": seq})
 
     def _tag(self) -> tuple[str, str] | None:
         """Return the tag asked for, as ``?tag=NAME=VALUE``."""
