@@ -218,12 +218,12 @@ def log_entries(cursor: Cursor, job_id: str, from_seq: int, limit: int, stream: 
     rows = cursor.execute(
         f"SELECT log_seq, attempt, stream, epoch_us(ts), line FROM logs WHERE {where} AND log_seq <= ? "
         "ORDER BY log_seq",
-        [*values, _page_end(sizes)],
+        [*values, page_end(sizes)],
     ).fetchall()
     return [LogEntry(seq, attempt, LogStream(name), ts / 1e6, line) for seq, attempt, name, ts, line in rows]
 
 
-def _page_end(sizes: Iterable[tuple[int, int]]) -> int:
+def page_end(sizes: Iterable[tuple[int, int]]) -> int:
     """Return the number at which `LOG_PAGE_BYTES` are reached, else the last one; given are numbers and sizes."""
     end, total = -1, 0
     for number, size in sizes:
@@ -309,7 +309,7 @@ def events_between(
             )
             sizes = cursor.execute(f"SELECT event_seq, strlen(line) {page}", values[:3]).fetchall()
             if sum(size for _, size in sizes) >= LOG_PAGE_BYTES:
-                whole = values[1] = _page_end(sizes)
+                whole = values[1] = page_end(sizes)
             lines = cursor.execute(
                 "SELECT l.event_seq, l.job_id::VARCHAR, j.org_id, l.attempt, epoch_us(l.ts), l.log_seq, l.stream, "
                 f"l.line FROM (SELECT * {page}) l LEFT JOIN jobs j ON j.id = l.job_id "

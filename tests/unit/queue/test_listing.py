@@ -145,7 +145,7 @@ async def test_folded_row_is_what_sql_sees(queue):
 
 
 async def test_list_after_an_event_holds_what_was_submitted_since_in_the_state_of_now(filled):
-    queue, ids = filled
+    queue, _ = filled
     await queue.submit(JobSpec(cmd=["true"], tags={"kind": "old"}))
     seq = queue.event_seq
     assert await listed(queue, after=seq) == []

@@ -18,6 +18,7 @@ from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
 MAX_LOG = 10_000
+MAX_SEARCH = 1_000
 MAX_BATCH = 10_000
 #: What `job_row` shows, and so many characters of what an exception says.
 ROW_FIELDS = (
@@ -242,13 +243,24 @@ class LogsHandler(ApiHandler):
     """``GET jobs/{id}/logs``."""
 
     async def get(self, job_id: str) -> None:
-        """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new."""
+        """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new.
+
+        With ``?q=TEXT`` only lines that hold it, in either case. ``next_seq`` then says up to where was looked: such a
+        page may be short, or empty, and more may come behind it.
+        """
         job = await self.job(job_id)
         from_seq = self.int_argument("from_seq", 0)
         limit = self.int_argument("limit", 1000, low=1, high=MAX_LOG)
         stream = self.get_query_argument("stream", "") or None
         if stream is not None and stream not in set(LogStream):
             raise Malformed(f"There is no stream {stream[:40]!r}.", f"Streams are {', '.join(LogStream)}.")
+        text = self.get_query_argument("q", "", strip=False)
+        if len(text) > MAX_SEARCH:
+            raise Malformed(f"q is over {MAX_SEARCH:,} characters.")
+        if text:
+            found = await self.queue.search_logs(job.id, text, from_seq, limit, stream)
+            self.reply({"entries": found.entries, "next_seq": found.next_seq})
+            return
         entries = await self.queue.get_logs(job.id, from_seq, limit, LogStream(stream) if stream else None)
         self.reply({"entries": entries, "next_seq": entries[-1].seq + 1 if entries else from_seq})
 
