@@ -70,7 +70,7 @@ def test_retrying_shows_attempts_and_when_the_next_starts(page: Page, stub: Stub
 
 
 def test_retrying_a_thousand_times_stays_short(page: Page, stub: StubServer) -> None:
-    stub.add("retrying", attempt=400, spec={"max_retries": 1000}, reason="No", not_before=utc(90))
+    stub.add("retrying", attempt=400, failures=400, spec={"max_retries": 1000}, reason="No", not_before=utc(90))
     items = show(page, stub).get_by_role("list", name="Attempts").get_by_role("listitem")
     expect(items).to_have_count(4)
     expect(items.nth(3)).to_have_text("Attempts 402 to 1001If needed")
@@ -698,37 +698,4 @@ def test_dispose_leaves_nothing_running(page: Page, stub: StubServer) -> None:
     expect(view).to_be_empty()
     page.wait_for_function("views[0].feed.connection")
     stub.log(job, "to nobody")
-    expect(view).to_be_empty()
-
-
-# ---- the widget
-
-
-def open_widget(page: Page, stub: StubServer) -> Locator:
-    page.goto(f"http://127.0.0.1:{stub.port}/widget")
-    page.wait_for_function("typeof window.dispose === 'function'")
-    return page.locator(".zb")
-
-
-def test_widget_without_server_is_fed_by_the_kernel(page: Page, stub: StubServer) -> None:
-    job = stub.add()
-    entry = {"seq": 7, "attempt": 1, "stream": "stdout", "ts": 0, "line": "saved line"}
-    stub.saved[0].update(job=stub.jobs[job], log=[entry])
-    view = open_widget(page, stub)
-    assert page.evaluate("sent") == [{"act": "refresh"}]
-    expect(last_row(view)).to_have_text("saved line")
-    event = {"seq": 9, "kind": "job_logged", "data": {"entries": [{**entry, "seq": 8, "line": "pushed line"}]}}
-    page.evaluate("event => model.fire('msg:custom', { events: [event, event] })", event)
-    expect(rows(view).locator(".zb-ln")).to_have_text(["saved line", "pushed line"])
-    view.get_by_role("button", name="Cancel").click()
-    assert page.evaluate("sent.at(-1)") == {"act": "cancel"}
-    expect(view.get_by_role("button", name="Canceling…")).to_be_visible()
-    page.evaluate("model.fire('msg:custom', { problem: 'The job was not canceled: no server.' })")
-    expect(view.get_by_role("note")).to_have_text("The job was not canceled: no server.")
-    expect(view.get_by_role("button", name="Cancel")).to_be_enabled()
-    new = {**stub.jobs[job], "id": "other", "state": "pending", "reason": "Waits", "started_at": None}
-    page.evaluate("job => model.set('snapshot', { job })", new)
-    expect(view.locator(".zb-word")).to_have_text("Pending")
-    expect(view.get_by_text("saved line")).to_have_count(0)
-    page.evaluate("dispose()")
     expect(view).to_be_empty()

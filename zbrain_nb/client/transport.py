@@ -207,7 +207,7 @@ class Transport:
             pause = min(pause * 2, LONGEST_PAUSE_SECS)
 
     async def events(
-        self, topics: list[str], after: int | None = None, *, waits: bool = False
+        self, topics: list[str], after: int | None = None, *, waits: bool = False, beats: bool = False
     ) -> AsyncGenerator[list[Event], None]:
         """Yield batches of events of `topics`, for ever.
 
@@ -216,11 +216,13 @@ class Transport:
         Parameters
         ----------
         topics : list of str
-            ``jobs/{id}`` and ``orgs/{org}``.
+            ``jobs/{id}``, ``states/{id}`` and ``orgs/{org}``.
         after : int, optional
             Begin behind this ``event_seq``; None begins now.
         waits : bool
             Whether somebody is held up until a job ends, whom a ``detached`` event shall let go on.
+        beats : bool
+            Yield an empty batch whenever the connection was made, and when the server says that it still lives.
 
         Raises
         ------
@@ -246,10 +248,13 @@ class Transport:
                     proxy=None,
                 ) as socket:
                     lost_at, pause = None, FIRST_PAUSE_SECS
+                    if beats:
+                        yield []
                     async for frame in socket:
                         batch = msgspec.json.decode(frame, type=list[Event])
                         if batch:
                             after = batch[-1].seq
+                        if batch or beats:
                             yield batch
             except websockets.InvalidStatus as failure:
                 status = failure.response.status_code

@@ -58,7 +58,7 @@ class Event(msgspec.Struct, frozen=True):
         ``event_seq``, growing over the whole queue; a filter makes gaps.
     topic : str
         ``jobs/{id}``, or empty for the `SUBSCRIPTION_KINDS`. A subscription to ``orgs/{org}`` gets the state changes
-        of the org's jobs, a subscription to ``jobs/{id}`` also its log and outputs.
+        of the org's jobs, one to ``states/{id}`` those of a job, one to ``jobs/{id}`` also its log and outputs.
     kind : str
         One of `KINDS` or `SUBSCRIPTION_KINDS`.
     job_id : str

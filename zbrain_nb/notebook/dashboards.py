@@ -11,15 +11,14 @@ import html
 import time
 from typing import Any
 
-import anywidget
 import msgspec
-import traitlets
 
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.printing import age
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.settings import read_settings
-from zbrain_nb.notebook.joining import VIEW, join_modules
+from zbrain_nb.notebook.presenting import widget_part
+from zbrain_nb.notebook.widget import ViewWidget
 
 MIME_TYPE = "application/vnd.zbrain.dashboard+json"
 VERSION = 1
@@ -46,13 +45,13 @@ _FIELDS = (
 )
 
 
-class Dashboard(anywidget.AnyWidget):
+class Dashboard(ViewWidget):
     """Live table of jobs; displayed alone it is drawn by the lab extension, in a layout as a widget.
 
     Parameters
     ----------
     client : Client
-        Reads what is kept in the notebook.
+        Reads what is kept in the notebook, and asks the server for pages that cannot.
 
     Attributes
     ----------
@@ -60,29 +59,21 @@ class Dashboard(anywidget.AnyWidget):
         The newest jobs when it was made, or when `refresh` was called.
     """
 
-    _esm = join_modules("dashwidget.js")
-    _css = "\n".join((VIEW / name).read_text("utf-8") for name in ("zbrain.css", "dashboard/dashboard.css"))
-
-    saved = traitlets.Dict().tag(sync=True)
-
     def __init__(self, client: Client) -> None:
         self._client = client
-        super().__init__(saved=_saved(self._jobs()))
+        super().__init__(client, "dashboard", _saved(self._jobs()))
 
     def refresh(self) -> None:
-        """Read the newest jobs again, for pages that the kernel alone can reach."""
+        """Read again what is shown where no server can be reached, and in exports."""
         self.saved = _saved(self._jobs())
 
     def _jobs(self) -> list[Job]:
         return [handle.job for handle in self._client.jobs(limit=MAX_SAVED)]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        shown = super()._repr_mimebundle_(**kwargs)
-        data = (shown[0] if isinstance(shown, tuple) else shown) or {}
-        return {**data, MIME_TYPE: self.saved, "text/html": _table(self.saved["rows"]), "text/plain": PLAIN}
-
-    def __repr__(self) -> str:
-        return PLAIN
+        data = {MIME_TYPE: self.saved, "text/html": _table(self.saved["rows"]), "text/plain": PLAIN}
+        show = super()._repr_mimebundle_
+        return data | widget_part(lambda: show(**kwargs))
 
 
 def _saved(jobs: list[Job]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, His
         Parameters
         ----------
         topics : iterable of str, optional
-            ``jobs/{id}`` and ``orgs/{org}``; None is everything.
+            ``jobs/{id}``, ``states/{id}`` (without log and outputs) and ``orgs/{org}``; None is everything.
         after : int, optional
             First all events with a greater number, from the store; None begins now.
         kinds : container of str, optional

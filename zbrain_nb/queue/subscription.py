@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from zbrain_nb.model.errors import Malformed
-from zbrain_nb.model.events import Event
+from zbrain_nb.model.events import JOB_ONLY, Event
 from zbrain_nb.queue.notices import Notice
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ class Subscription:
         self._is_detached = False  # and not told yet
         self.job_ids: list[str] | None = None
         self.org_ids: list[str] | None = None
+        self._quiet: frozenset[str] = frozenset()
         if topics is not None:
-            self.job_ids, self.org_ids = parse_topics(topics)
+            self.job_ids, self.org_ids, self._quiet = parse_topics(topics)
         self._bus = bus
         self._after = after
         self._kinds = kinds
@@ -98,7 +99,7 @@ class Subscription:
 
     def push(self, notice: Notice) -> None:
         """Add a live event; one that does not fit, and all that follow, will be read from the store."""
-        if self._kinds is not None and notice.kind not in self._kinds:
+        if not self._is_wanted(notice):
             return
         size = notice.size_bytes
         if not self._has_gap and not self._fits(size):
@@ -112,6 +113,11 @@ class Subscription:
         self._live.append(notice)
         self._live_bytes += size
         self._bus.held_bytes += size
+
+    def _is_wanted(self, notice: Notice) -> bool:
+        if self._quiet and notice.kind in JOB_ONLY and notice.job_id in self._quiet:
+            return False
+        return self._kinds is None or notice.kind in self._kinds
 
     def _fits(self, size: int) -> bool:
         if not self._live:
@@ -220,7 +226,7 @@ class Subscription:
                 self._has_gap = True
         if self._is_lost(upto):  # it was dropped while it was read
             return [await self._reset()]
-        self._page.extend(Notice.read(event) for event in found if self._kinds is None or event.kind in self._kinds)
+        self._page.extend(filter(self._is_wanted, map(Notice.read, found)))
         self._page_end = whole
         if not self._page:
             self.position = whole
@@ -283,21 +289,19 @@ class Subscription:
         self.close()
 
 
-def parse_topics(topics: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the ids of the jobs and the names of the orgs.
+def parse_topics(topics: Iterable[str]) -> tuple[list[str], list[str], frozenset[str]]:
+    """Return the ids of the jobs and the names of the orgs, and those of the jobs whose states alone are wanted.
 
     Raises
     ------
     Malformed
-        If a topic is neither ``jobs/ID`` nor ``orgs/ORG``.
+        If a topic is none of ``jobs/ID``, ``states/ID`` and ``orgs/ORG``.
     """
-    jobs, orgs = [], []
+    named: dict[str, list[str]] = {"jobs": [], "states": [], "orgs": []}
     for topic in topics:
         room, _, name = topic.partition("/")
-        if room == "jobs" and name:
-            jobs.append(name)
-        elif room == "orgs" and name:
-            orgs.append(name)
-        else:
-            raise Malformed(f"{topic!r} is no topic.", "Topics are jobs/ID and orgs/ORG.")
-    return jobs, orgs
+        if room not in named or not name:
+            raise Malformed(f"{topic!r} is no topic.", "Topics are jobs/ID, states/ID and orgs/ORG.")
+        named[room].append(name)
+    quiet = frozenset(named["states"]).difference(named["jobs"])
+    return [*named["jobs"], *quiet], named["orgs"], quiet

@@ -15,7 +15,7 @@ export class Unknown extends Error {}
 
 export class Connection {
   #feed;
-  #api;
+  #server;
   #source;
   #socket = null;
   #turn = 0; // callbacks of an older try find another number here and do nothing
@@ -29,7 +29,7 @@ export class Connection {
    * @param {object} feed told of changes by `tell()` and by what is set on it: `connection` ("live", "reconnecting" or
    *   "unknown"), `heardAt`, `nextTryAt`, and `refusal`, what the server said if it answered and refused. One that has
    *   `ended` is loaded but not followed; one that is still `loading` when it breaks is loaded again
-   * @param {string} api where the server is
+   * @param {object} server where to ask, as `serverAt` makes it
    * @param {object} source
    * @param {() => string} source.topic what to follow
    * @param {(current: () => boolean) => Promise<number>} source.load load all there is, and say from which event on to
@@ -37,9 +37,9 @@ export class Connection {
    * @param {(event: object) => void} source.take take one event
    * @param {() => void} [source.forget] drop what is here: numbers of the events begin anew
    */
-  constructor(feed, api, source) {
+  constructor(feed, server, source) {
     this.#feed = feed;
-    this.#api = api;
+    this.#server = server;
     this.#source = source;
   }
 
@@ -74,7 +74,7 @@ export class Connection {
     const feed = this.#feed;
     if (error) {
       this.#seq = null;
-      feed.refusal = error instanceof Refused ? error.message : null;
+      feed.refusal = error instanceof Refused ? error.told : null;
     }
     feed.connection = 'reconnecting';
     const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#tries) * (0.75 + Math.random() / 2);
@@ -120,7 +120,7 @@ export class Connection {
 
   #open(current) {
     const topics = encodeURIComponent(this.#source.topic());
-    const socket = new WebSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topics}&after=${this.#seq}`);
+    const socket = this.#server.events(`topics=${topics}&after=${this.#seq}`);
     this.#socket = socket;
     return new Promise((resolve) => {
       const late = setTimeout(() => resolve(false), OPEN_MS);

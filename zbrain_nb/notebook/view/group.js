@@ -199,7 +199,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     frame = 0;
     const now = faceOfGroup(feed);
     const done = feed.jobs.filter(ended).length;
-    const key = JSON.stringify([now, feed.counts, feed.connection, feed.acting, feed.jobs.some((job) => job.cancel_requested_at), feed.problem]);
+    const key = JSON.stringify([now, feed.counts, feed.connection, feed.acting, feed.jobs.some((job) => job.cancel_requested_at), feed.problem, feed.refusal]);
     if (key !== headKey) {
       headKey = key;
       buildHead(now, done);
@@ -209,7 +209,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           h('li', {}, h('span', { class: 'zb-sq', 'data-state': state, vars: { '--p': 0.5 } }), `${count.toLocaleString('en')} ${state}`),
         ),
       );
-      notice.textContent = feed.problem ?? NOTICES[feed.connection] ?? '';
+      const refusal = feed.connection === 'reconnecting' ? feed.refusal : null;
+      notice.textContent = [feed.problem, refusal, NOTICES[feed.connection]].filter(Boolean).join(' ');
       notice.hidden = !notice.textContent;
       if (face != null && face !== now) status.textContent = `${visibleName(feed.name)}: ${STATE_WORDS[now]}`;
       face = now;

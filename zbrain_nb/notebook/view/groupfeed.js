@@ -1,17 +1,20 @@
 // What the view of a group reads: many jobs, looked at in one request and followed on one socket.
-import { Refused, ask } from './ask.js';
+import { Refused, serverAt } from './ask.js';
 import { Connection, Unknown } from './connection.js';
 import { ENDED } from './feed.js';
 
 export class GroupFeed {
-  #api;
+  #server;
   #listeners = new Set();
   #connection;
   #places = new Map();
 
-  /** @param {object} saved what the bundle in the notebook holds: name, org and, for each run, id, state and label */
-  constructor(api, saved) {
-    this.#api = api;
+  /**
+   * @param {?(string | object)} server where to ask; null where no server can be reached
+   * @param {object} saved what the bundle in the notebook holds: name, org and, for each run, id, state and label
+   */
+  constructor(server, saved) {
+    this.#server = serverAt(server);
     this.name = saved.name;
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
@@ -22,7 +25,7 @@ export class GroupFeed {
     this.refusal = null;
     this.problem = null;
     this.acting = null;
-    this.#connection = new Connection(this, api, {
+    this.#connection = new Connection(this, this.#server, {
       topic: () => `orgs/${this.org}`,
       load: (current) => this.#load(current),
       take: (event) => this.#take(event),
@@ -31,7 +34,7 @@ export class GroupFeed {
   }
 
   start() {
-    if (this.#api) void this.#connection.connect();
+    if (this.#server) void this.#connection.connect();
     else this.connection = 'saved';
     return this;
   }
@@ -70,15 +73,20 @@ export class GroupFeed {
     this.acting = verb;
     this.problem = null;
     this.tell();
+    const waits = (why) => {
+      this.problem = why;
+      this.tell();
+    };
     try {
       const ids = jobs.map(({ id }) => id);
-      const [{ jobs: changed }] = await ask(`${this.#api}jobs/${verb}`, { method: 'POST', body: { ids } });
+      const [{ jobs: changed }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body: { ids }, waits });
       for (const job of changed) {
         const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
         if (place != null && (verb === 'retry' || job.event_seq >= (this.jobs[place].event_seq ?? 0)))
           this.jobs[place] = job;
       }
       this.#number();
+      this.problem = null;
       if (verb === 'retry') void this.#connection.connect();
     } catch (error) {
       const what = verb === 'cancel' ? 'The runs were not canceled' : 'The runs were not tried again';
@@ -94,7 +102,7 @@ export class GroupFeed {
 
   async #load(current) {
     const ids = this.jobs.map(({ id }) => id);
-    const [{ jobs, event_seq: seq }] = await ask(`${this.#api}jobs/lookup`, { method: 'POST', body: { ids } });
+    const [{ jobs, event_seq: seq }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids } });
     if (ids.length && !jobs.length) throw new Unknown();
     if (!current()) return null;
     for (const job of jobs) this.jobs[this.#places.get(job.id)] = job;

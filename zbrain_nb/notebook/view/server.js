@@ -1,23 +1,35 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
-import { Refused, ask } from './ask.js';
+import { serverAt } from './ask.js';
 import { Connection, Unknown } from './connection.js';
 import { Feed } from './feed.js';
 import { LogLines } from './lines.js';
 
 const TAIL = 1000; // lines
+const MOST_PARENTS = 50; // followed and shown
 const SKEW_MS = 3000; // the Date header counts in whole seconds
 
-export class ServerFeed extends Feed {
-  #api;
-  #connection;
+const NOT_DONE = {
+  cancel: 'The job was not canceled',
+  detach: 'Nobody was detached',
+  run_again: 'The job was not run again',
+};
 
-  constructor(api, saved) {
+export class ServerFeed extends Feed {
+  #server;
+  #connection;
+  #attemptsOf = null; // job and attempt up to which `attempts` goes
+
+  /** @param {string | object} server where to ask: the address of the API, or what is a server already */
+  constructor(server, saved) {
     super(saved);
-    this.#api = api;
-    this.#connection = new Connection(this, api, {
-      topic: () => `jobs/${this.job.id}`,
+    this.#server = serverAt(server);
+    this.#connection = new Connection(this, this.#server, {
+      topic: () => [`jobs/${this.job.id}`, ...this.parents.map(({ id }) => `states/${id}`)].join(','),
       load: (current) => this.#load(current),
-      take: (event) => this.apply(event),
+      take: (event) => {
+        this.apply(event);
+        void this.#readAttempts();
+      },
     });
   }
 
@@ -33,12 +45,28 @@ export class ServerFeed extends Feed {
   artifactUrl(name) {
     return this.connection === 'unknown'
       ? null
-      : `${this.#jobUrl()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
+      : this.#server.urlOf(this.#artifactPath(name));
+  }
+  /** An artifact, or its `first` bytes, for pages on which it has no address. */
+  readArtifact(name, first = null) {
+    return this.#server.read(this.#artifactPath(name), first);
+  }
+  #artifactPath(name) {
+    return `${this.#jobPath()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
   }
 
   /** The page of the job on the console. */
   get pageUrl() {
-    return this.connection === 'unknown' ? null : `${this.#api.replace(/api\/$/, '')}jobs/${encodeURIComponent(this.job.id)}`;
+    return this.pageOf(this.job.id);
+  }
+  pageOf(id) {
+    return this.connection === 'unknown' ? null : this.#server.pageOf(id);
+  }
+
+  /** How many wait for the job's end now, whom `act("detach")` would let go on. */
+  async countWaiting() {
+    const { waiting = 0 } = await this.#fetch(this.#jobPath());
+    return waiting;
   }
 
   async act(verb) {
@@ -47,17 +75,23 @@ export class ServerFeed extends Feed {
     this.acting = verb;
     this.problem = null;
     this.tell();
+    const waits = (why) => {
+      this.problem = why;
+      this.tell();
+    };
     try {
       if (verb === 'cancel') {
-        const { job } = await this.#fetch(`${this.#jobUrl()}/cancel`, { method: 'POST' });
+        const { job } = await this.#fetch(`${this.#jobPath()}/cancel`, { method: 'POST', waits });
         if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
         if (this.ended) this.#connection.close();
+      } else if (verb === 'detach') {
+        await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST' });
       } else {
-        this.#follow(await this.#fetch(`${this.#jobUrl()}/retry`, { method: 'POST' }));
+        this.#follow(await this.#fetch(`${this.#jobPath()}/retry`, { method: 'POST', waits }));
       }
+      this.problem = null;
     } catch (error) {
-      const what = verb === 'cancel' ? 'The job was not canceled' : 'The job was not run again';
-      this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      this.problem = `${NOT_DONE[verb] ?? NOT_DONE.run_again}: ${error.message}`;
     }
     this.acting = null;
     this.tell();
@@ -66,21 +100,47 @@ export class ServerFeed extends Feed {
   // ---- data
 
   async #load(current) {
-    const url = this.#jobUrl();
+    const path = this.#jobPath();
     // The outputs first: what is followed from their number on then begins before all that is loaded here.
-    const shown = await this.#fetch(`${url}/outputs`).catch(unknownIfMissing);
-    const job = await this.#fetch(url).catch(unknownIfMissing);
+    const shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
+    const job = await this.#fetch(path).catch(unknownIfMissing);
     const lines = this.loaded
       ? this.log
       : new LogLines((from, limit, stream) => this.#range(from, limit, stream));
     await this.#fillLog(lines, job.log_lines);
+    const parents = await this.#parentsOf(job);
     if (!current()) return null;
     this.setJob(job);
+    this.parents = parents;
+    void this.#readAttempts();
     this.outputs = shown.outputs;
     this.outputsSeq = shown.event_seq;
     this.log = lines;
     this.loaded = true;
     return shown.event_seq;
+  }
+
+  /** The jobs that `job` waits for, as they are now; what becomes of them comes by the socket. */
+  async #parentsOf({ state, spec }) {
+    if (state !== 'pending' || !spec.after?.length) return [];
+    const body = { ids: spec.after.slice(0, MOST_PARENTS) };
+    return (await this.#fetch('jobs/lookup', { method: 'POST', body })).jobs;
+  }
+
+  /** Learn of each attempt how it ended, once it is to be tried again: the job itself tells of the last alone. */
+  async #readAttempts() {
+    const { id, attempt, state } = this.job;
+    const key = `${id} ${attempt}`;
+    if (state !== 'retrying' || key === this.#attemptsOf) return;
+    this.#attemptsOf = key;
+    try {
+      const { attempts } = await this.#fetch(`${this.#jobPath()}/attempts`);
+      if (key !== this.#attemptsOf) return;
+      this.attempts = attempts;
+      this.tell();
+    } catch {
+      this.#attemptsOf = null; // the next event asks again; until then the counts are told
+    }
   }
 
   /** Read the newest of the `count` lines there were; those that come later come by the socket. */
@@ -103,15 +163,15 @@ export class ServerFeed extends Feed {
   }
 
   #lines(query) {
-    return this.#fetch(`${this.#jobUrl()}/logs?${query}`);
+    return this.#fetch(`${this.#jobPath()}/logs?${query}`);
   }
 
-  #jobUrl() {
-    return `${this.#api}jobs/${encodeURIComponent(this.job.id)}`;
+  #jobPath() {
+    return `jobs/${encodeURIComponent(this.job.id)}`;
   }
 
-  async #fetch(url, options = {}) {
-    const [found, date] = await ask(url, options);
+  async #fetch(path, options = {}) {
+    const [found, date] = await this.#server.ask(path, options);
     if (date) this.clockSkew = Math.abs(date - Date.now()) > SKEW_MS ? date - Date.now() : 0;
     return found;
   }
@@ -121,6 +181,9 @@ export class ServerFeed extends Feed {
     this.#connection.close();
     this.setJob(job);
     this.loaded = false;
+    this.cached = false;
+    this.parents = [];
+    this.attempts = [];
     this.outputs = [];
     this.outputsSeq = 0;
     this.log = new LogLines();

@@ -18,7 +18,7 @@ MAX_TOPICS = 1000
 QUIET_SECS = 15.0
 #: Why a socket is closed (RFC 6455, section 7.4.1, and IANA's registry).
 GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013
-_TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
+_TOPIC = re.compile(r"(jobs|states)/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
 
 
 class EventsHandler(ApiHandler, websocket.WebSocketHandler):
@@ -39,7 +39,7 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         check_upgrade(self)
         topics = [t for t in self.get_query_argument("topics", "").split(",") if t]
         if len(topics) > MAX_TOPICS or not all(map(_TOPIC.fullmatch, topics)):
-            raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
+            raise Malformed("topics takes up to 1,000 of jobs/ID, states/ID and orgs/ORG, separated by commas.")
         after = self.int_argument("after", -1)
         waits = self.int_argument("waits", 0, high=1) == 1
         self._subscription = self.queue.subscribe(topics or None, None if after < 0 else after, waits=waits)

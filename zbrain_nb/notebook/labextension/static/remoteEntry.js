@@ -47,15 +47,14 @@
       open() {
         this.shut?.();
         const { saved, trusted } = this.model;
-        const card = document.createElement('div');
-        this.node.replaceChildren(card);
-        const feed = new view.ServerFeed(view.apiOfPage(), saved).start();
+        const server = view.serverOf(this, saved);
+        const renderOutput = view.jupyterRenderer(this.rendermime, trusted);
+        const { feed, shut } = view.showJob(this.node, server, saved, { renderOutput });
         const off = feed.on(() => this.keep(feed));
-        const dispose = view.render(card, feed, { renderOutput: view.jupyterRenderer(this.rendermime, trusted) });
         this.shut = () => {
           off();
-          dispose();
-          feed.stop();
+          shut();
+          server.stop();
         };
       }
 
@@ -107,23 +106,12 @@
       open() {
         this.shut?.();
         const { saved, trusted } = this.model;
-        const api = view.apiOfPage();
+        const server = view.serverOf(this, saved);
         const renderOutput = view.jupyterRenderer(this.rendermime, trusted);
-        const card = document.createElement('div');
-        this.node.replaceChildren(card);
-        const feed = new view.GroupFeed(api, saved).start();
-        const renderRun = (host, job) => {
-          const one = new view.ServerFeed(api, { id: job.id, name: view.nameOf(job), state: job.state }).start();
-          const dispose = view.render(host, one, { renderOutput });
-          return () => {
-            dispose();
-            one.stop();
-          };
-        };
-        const dispose = view.renderGroup(card, feed, { renderRun });
+        const { shut } = view.showGroup(this.node, server, saved, { renderOutput });
         this.shut = () => {
-          dispose();
-          feed.stop();
+          shut();
+          server.stop();
         };
       }
 

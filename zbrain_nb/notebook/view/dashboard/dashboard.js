@@ -296,7 +296,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     if (feed.connection !== 'reconnecting') return ['', ''];
     const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
     const since = feed.heardAt ? ` since ${timeOfDay(feed.heardAt)}` : '';
-    const said = feed.refusal ? `The server answers: ${feed.refusal}` : `No connection to the server${since}. Jobs go on; what is shown may be old.`;
+    const said = feed.refusal ?? `No connection to the server${since}. Jobs go on; what is shown may be old.`;
     return [said, left > 0 ? `Next try in ${left} s.` : 'Trying now.'];
   }
 

@@ -1,6 +1,6 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
-import { Refused, ask } from '../ask.js';
+import { Refused, serverAt } from '../ask.js';
 import { Connection } from '../connection.js';
 import { ENDED, nameOf } from '../feed.js';
 
@@ -44,7 +44,7 @@ function trimmed(data) {
 }
 
 export class JobsFeed {
-  #api;
+  #server;
   #listeners = new Set();
   #connection;
   #timers = {};
@@ -52,11 +52,11 @@ export class JobsFeed {
   #seen = () => document.hidden || void this.#lookOver();
 
   /**
-   * @param {?string} api where to ask; null where no server can be reached
+   * @param {?(string | object)} server where to ask; null where no server can be reached
    * @param {object} saved what a notebook holds: the org, the newest rows, and when they were read
    */
-  constructor(api, { org = null, rows = [], saved_at: savedAt = null } = {}) {
-    this.#api = api;
+  constructor(server, { org = null, rows = [], saved_at: savedAt = null } = {}) {
+    this.#server = serverAt(server);
     this.org = org;
     this.rows = new Map(rows.map((row) => [row.id, row])); // by id
     this.savedAt = savedAt;
@@ -72,7 +72,7 @@ export class JobsFeed {
     this.problem = null;
     this.acting = null;
     this.clockSkew = 0;
-    this.#connection = new Connection(this, api, {
+    this.#connection = new Connection(this, this.#server, {
       topic: () => `orgs/${this.org}`,
       load: (current) => this.#load(current),
       take: (event) => this.#take(event),
@@ -89,7 +89,7 @@ export class JobsFeed {
   }
 
   start() {
-    if (!this.#api) {
+    if (!this.#server) {
       this.connection = 'saved';
       this.#countSaved();
       return this;
@@ -140,12 +140,17 @@ export class JobsFeed {
     this.acting = verb;
     this.problem = null;
     this.tell();
+    const waits = (why) => {
+      this.problem = why;
+      this.tell();
+    };
     try {
       for (let at = 0; at < ids.length; at += PAGE) {
         const body = { ids: ids.slice(at, at + PAGE) };
-        const [{ jobs }] = await ask(`${this.#api}jobs/${verb}`, { method: 'POST', body });
+        const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits });
         for (const job of jobs) this.#put(job);
       }
+      this.problem = null;
     } catch (error) {
       const what = verb === 'cancel' ? 'Not all jobs were canceled' : 'Not all jobs were tried again';
       this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
@@ -157,7 +162,7 @@ export class JobsFeed {
 
   /** Fetch older jobs that fit, when not all are here. */
   async find({ state, q }) {
-    if (!this.#api || this.complete || !(state || q)) return;
+    if (!this.#server || this.complete || !(state || q)) return;
     const query = new URLSearchParams({ ...(state && { state }), ...(q && { q }) });
     try {
       await this.#readPage(String(query), PAGE);
@@ -208,7 +213,7 @@ export class JobsFeed {
   async #readOverview() {
     const { org } = this;
     const query = org == null ? '' : `?org=${encodeURIComponent(org)}`;
-    const [found, date] = await ask(`${this.#api}overview${query}`);
+    const [found, date] = await this.#server.ask(`overview${query}`);
     if (date) this.clockSkew = Math.abs(date - Date.now()) > 3000 ? date - Date.now() : 0;
     if (org !== this.org) return found.event_seq; // another was chosen meanwhile
     this.org = found.org_id;
@@ -221,7 +226,7 @@ export class JobsFeed {
   async #readPage(query, limit) {
     const { org } = this;
     const where = `org=${encodeURIComponent(org)}&limit=${limit}&${query}`;
-    const [{ jobs, next_cursor: cursor }] = await ask(`${this.#api}jobs?brief=1&${where}`);
+    const [{ jobs, next_cursor: cursor }] = await this.#server.ask(`jobs?brief=1&${where}`);
     if (org !== this.org) return null;
     for (const row of jobs) this.#keep(row);
     this.#bound();
@@ -258,7 +263,7 @@ export class JobsFeed {
       const ids = [...this.#unknown].slice(0, PAGE);
       this.#unknown.clear();
       try {
-        const [{ jobs }] = await ask(`${this.#api}jobs/lookup`, { method: 'POST', body: { ids } });
+        const [{ jobs }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids } });
         for (const job of jobs) if (!ENDED.has(job.state)) this.#put(job);
         this.tell();
       } catch {
