@@ -157,6 +157,8 @@ class StubServer:
         self.closed: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.down = False
         self.answer_posts = True
+        self.waiting = 0
+        self.attempts: list[dict[str, Any]] = []
         self.while_loading: Callable[[str | None], None] | None = None
         self._seq = 100
         self._started = threading.Event()
@@ -366,7 +368,7 @@ class _Jobs(RequestHandler):
             raise HTTPError(404)
         log = stub.logs[job_id]
         if part is None:
-            self.finish({**job, "log_lines": len(log)})
+            self.finish({**job, "log_lines": len(log), "waiting": stub.waiting})
             if stub.while_loading:
                 stub.while_loading(part)
         elif part == "logs":
@@ -378,6 +380,8 @@ class _Jobs(RequestHandler):
             else:
                 entries = log[start : start + limit]
             self.finish({"entries": entries, "next_seq": entries[-1]["seq"] + 1 if entries else start})
+        elif part == "attempts":
+            self.finish({"attempts": stub.attempts, "chain": []})
         elif part == "outputs":
             if stub.while_loading:
                 stub.while_loading(part)
@@ -397,6 +401,8 @@ class _Jobs(RequestHandler):
         if part == "cancel":
             stub._emit("job_cancel_requested", job_id, {"cancel_requested_at": utc()})
             self.finish({"result": "canceling", "job": stub.jobs[job_id]})
+        elif part == "detach":
+            self.finish({"detached": stub.waiting, "job": stub.jobs[job_id]})
         else:
             new = stub.add("pending", retry_of=job_id, reason="Waiting for a free slot on local")
             self.set_status(201)
@@ -427,9 +433,10 @@ class _Events(WebSocketHandler):
         self.stub = stub
 
     def wants(self, event: dict[str, Any]) -> bool:
-        return event["topic"] in self.topics or (
-            f"orgs/{event.get('org_id')}" in self.topics and event["kind"] not in ("job_logged", "job_displayed")
-        )
+        if event["topic"] in self.topics:
+            return True
+        changes = {f"orgs/{event.get('org_id')}", f"states/{event['job_id']}"}
+        return event["kind"] not in ("job_logged", "job_displayed") and not changes.isdisjoint(self.topics)
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         if self.stub.down:

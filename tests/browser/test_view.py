@@ -70,7 +70,7 @@ def test_retrying_shows_attempts_and_when_the_next_starts(page: Page, stub: Stub
 
 
 def test_retrying_a_thousand_times_stays_short(page: Page, stub: StubServer) -> None:
-    stub.add("retrying", attempt=400, spec={"max_retries": 1000}, reason="No", not_before=utc(90))
+    stub.add("retrying", attempt=400, failures=400, spec={"max_retries": 1000}, reason="No", not_before=utc(90))
     items = show(page, stub).get_by_role("list", name="Attempts").get_by_role("listitem")
     expect(items).to_have_count(4)
     expect(items.nth(3)).to_have_text("Attempts 402 to 1001If needed")

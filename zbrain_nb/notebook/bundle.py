@@ -60,7 +60,9 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+\Z")
 _COLORS = {"succeeded": "#2e7d32", "failed": "#c62828", "running": "#1565c0", "retrying": "#b25600"}
 
 
-def snapshot(job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def snapshot(
+    job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = (), cached: bool = False
+) -> dict[str, Any]:
     """Return what a view can show of `job` before, or without, an answer of the server.
 
     Parameters
@@ -71,11 +73,13 @@ def snapshot(job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[d
         Its newest lines, oldest first; at most `MAX_LOG_LINES` are kept.
     outputs : sequence of dict
         Its rich outputs as nbformat output dicts, oldest first; left out beyond `MAX_OUTPUTS_BYTES`.
+    cached : bool
+        Whether nothing ran: the job is an earlier one that did the same.
 
     Returns
     -------
     dict
-        JSON with ``id name version state job log outputs``. The job comes without its code, inputs and
+        JSON with ``id name version state cached job log outputs``. The job comes without its code, inputs and
         environment, which are the server's to show.
     """
     fields = msgspec.to_builtins(job)
@@ -95,6 +99,7 @@ def snapshot(job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[d
         "name": job.name,
         "version": VERSION,
         "state": str(job.state),
+        "cached": cached,
         "job": kept,
         "log": lines,
         "outputs": shown,
@@ -102,13 +107,13 @@ def snapshot(job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[d
 
 
 def mime_bundle(
-    job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = ()
+    job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = (), cached: bool = False
 ) -> dict[str, Any]:
     """Return the display data of a job, for ``display(bundle, raw=True)``.
 
     Parameters
     ----------
-    job, log_tail, outputs
+    job, log_tail, outputs, cached
         See `snapshot`.
 
     Returns
@@ -116,13 +121,14 @@ def mime_bundle(
     dict
         By mime type: the live view (`MIME_TYPE`), a static summary in HTML, and a constant plain text.
     """
-    saved = snapshot(job, log_tail=log_tail, outputs=outputs)
+    saved = snapshot(job, log_tail=log_tail, outputs=outputs, cached=cached)
     return {MIME_TYPE: saved, "text/html": _html(job, saved), "text/plain": PLAIN}
 
 
 def _html(job: Job, saved: dict[str, Any]) -> str:
     color = _COLORS.get(saved["state"], "inherit")
-    head = f'<b style="color:{color}">{_escape(saved["state"].capitalize())}</b> <b>{_escape(saved["name"])}</b>'
+    word = "Cached" if saved["cached"] else saved["state"].capitalize()
+    head = f'<b style="color:{color}">{_escape(word)}</b> <b>{_escape(saved["name"])}</b>'
     facts = [_escape(fact) for fact in _facts(job)]
     parts = [f"<p>{head}{' &middot; '.join(['', *facts])}</p>"]
     if job.reason:

@@ -36,7 +36,8 @@ class NotebookPresenter:
     def _saved(self, handle: JobHandle) -> dict[str, Any]:
         job = handle.refresh().job
         ended = job.state.ended
-        bundle = mime_bundle(job, log_tail=tail(handle) if ended else (), outputs=handle.outputs if ended else ())
+        log, outputs = (tail(handle), handle.outputs) if ended else ((), ())
+        bundle = mime_bundle(job, log_tail=log, outputs=outputs, cached=handle.cached)
         bundle[MIME_TYPE]["shipped"] = handle.shipped
         return bundle
 
@@ -61,7 +62,7 @@ class NotebookPresenter:
 
     def widget(self, handle: JobHandle) -> ViewWidget:
         """Return the view as a widget."""
-        return ViewWidget(handle.client, "job", snapshot(handle.refresh().job))
+        return ViewWidget(handle.client, "job", snapshot(handle.refresh().job, cached=handle.cached))
 
 
 def is_kernel() -> bool:

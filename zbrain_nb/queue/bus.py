@@ -73,13 +73,22 @@ class Bus:
         return max((subscription.lag for subscription in self._everybody()), default=0)
 
     def subscribe(
-        self, topics: Iterable[str] | None, after: int | None, kinds: Container[str] | None = None
+        self,
+        topics: Iterable[str] | None,
+        after: int | None,
+        kinds: Container[str] | None = None,
+        *,
+        waits: bool = False,
     ) -> Subscription:
         """Add a subscriber (see `JobQueue.subscribe`)."""
-        subscription = Subscription(self, topics, after, kinds)
+        subscription = Subscription(self, topics, after, kinds, waits=waits)
         for members in self._places(subscription):
             members.add(subscription)
         return subscription
+
+    def waiting(self, job_id: str) -> list[Subscription]:
+        """Return who follows a job because it waits for its end."""
+        return [subscription for subscription in self._by_job.get(job_id, ()) if subscription.waits]
 
     def start(self, last_seq: int) -> None:
         """Begin behind the last event that is committed."""

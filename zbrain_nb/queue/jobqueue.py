@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zbrain_nb.queue.attempts import AttemptSide
 from zbrain_nb.queue.batches import BatchSide
+from zbrain_nb.queue.cached import CachedSide
 from zbrain_nb.queue.history import HistorySide
 from zbrain_nb.queue.metrics import Measures
 from zbrain_nb.queue.operating import OperatorSide
@@ -18,7 +19,7 @@ from zbrain_nb.queue.workerside import WorkerSide
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, OverviewSide):
+class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, OverviewSide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.
@@ -42,18 +43,25 @@ class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, Ov
     """
 
     def subscribe(
-        self, topics: Iterable[str] | None = None, after: int | None = None, kinds: Container[str] | None = None
+        self,
+        topics: Iterable[str] | None = None,
+        after: int | None = None,
+        kinds: Container[str] | None = None,
+        *,
+        waits: bool = False,
     ) -> Subscription:
         """Follow events.
 
         Parameters
         ----------
         topics : iterable of str, optional
-            ``jobs/{id}`` and ``orgs/{org}``; None is everything.
+            ``jobs/{id}``, ``states/{id}`` (without log and outputs) and ``orgs/{org}``; None is everything.
         after : int, optional
             First all events with a greater number, from the store; None begins now.
         kinds : container of str, optional
             Only events of these kinds; None is all.
+        waits : bool
+            Whether the follower waits for the end of a job, and wants to hear when it shall not (see `detach`).
 
         Returns
         -------
@@ -65,7 +73,18 @@ class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, Ov
         Malformed
             If a topic is none.
         """
-        return self._bus.subscribe(topics, after, kinds)
+        return self._bus.subscribe(topics, after, kinds, waits=waits)
+
+    def count_waiting(self, job_id: str) -> int:
+        """Return how many followers wait for the job's end now."""
+        return len(self._bus.waiting(job_id))
+
+    def detach(self, job_id: str) -> int:
+        """Ask all who wait for the job to do so no longer; return how many they are. The job goes on."""
+        waiting = self._bus.waiting(job_id)
+        for subscription in waiting:
+            subscription.detach()
+        return len(waiting)
 
     def measures(self) -> Measures:
         """Return the queue's numbers, for a scrape."""

@@ -33,7 +33,9 @@ from zbrain_nb.server.handlers.files import (
 )
 from zbrain_nb.server.handlers.history import HistoryHandler
 from zbrain_nb.server.handlers.jobs import (
+    CachedHandler,
     CancelHandler,
+    DetachHandler,
     JobHandler,
     JobsHandler,
     LogsHandler,
@@ -51,8 +53,10 @@ WORKER = r"workers/([\w.:@-]{1,200})"
 ROUTES: list[tuple[str, Any]] = [
     (r"jobs", JobsHandler),
     (r"jobs/(lookup|cancel|retry)", ManyHandler),
+    (r"cached/([0-9a-f]{64})", CachedHandler),
     (JOB, JobHandler),
     (rf"{JOB}/cancel", CancelHandler),
+    (rf"{JOB}/detach", DetachHandler),
     (rf"{JOB}/retry", RetryHandler),
     (rf"{JOB}/logs", LogsHandler),
     (rf"{JOB}/outputs", OutputsHandler),

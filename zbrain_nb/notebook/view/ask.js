@@ -11,6 +11,9 @@ export class Refused extends Error {
   }
 }
 
+/** No answer came: the server, or the way to it, is down. */
+export class NoAnswer extends Error {}
+
 /** Thrown where it is known why the server was not asked at all. */
 export class Unreached extends Refused {
   /** @param {boolean} isSilent whether it may be reached yet */
@@ -70,6 +73,8 @@ export async function ask(url, { method = 'GET', body, patience = 30_000 } = {})
     credentials: 'same-origin',
     cache: 'no-store',
     signal: AbortSignal.timeout(patience),
+  }).catch((cause) => {
+    throw new NoAnswer('the server did not answer.', { cause });
   });
   const found = await answer.json().catch(() => null);
   if (!answer.ok) throw new Refused(answer.status, found);

@@ -1,6 +1,5 @@
 // The log of a job: only the rows in sight are in the page, so that its length costs nothing. It paints at most
 // once a frame, follows its tail until one scrolls up, and searches lines that are not loaded too.
-import { Refused } from './ask.js';
 import { button, h, icon, iconButton, newId, plural, timeOfDay, toClipboard, twist } from './elements.js';
 import { isMark } from './lines.js';
 import { LogSearch } from './search.js';
@@ -116,7 +115,7 @@ export function logPane(feed, { page = false } = {}) {
     try {
       await act();
     } catch (error) {
-      feed.problem = `The log could not be read: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      feed.problem = `The log could not be read: ${error.message}`;
     }
     feed.tell();
   }

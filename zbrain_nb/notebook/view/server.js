@@ -1,24 +1,35 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
-import { Refused, serverAt } from './ask.js';
+import { serverAt } from './ask.js';
 import { Connection, Unknown } from './connection.js';
 import { Feed } from './feed.js';
 import { LogLines } from './lines.js';
 
 const TAIL = 1000; // lines
+const MOST_PARENTS = 50; // followed and shown
 const SKEW_MS = 3000; // the Date header counts in whole seconds
+
+const NOT_DONE = {
+  cancel: 'The job was not canceled',
+  detach: 'Nobody was detached',
+  run_again: 'The job was not run again',
+};
 
 export class ServerFeed extends Feed {
   #server;
   #connection;
+  #attemptsOf = null; // job and attempt up to which `attempts` goes
 
   /** @param {string | object} server where to ask: the address of the API, or what is a server already */
   constructor(server, saved) {
     super(saved);
     this.#server = serverAt(server);
     this.#connection = new Connection(this, this.#server, {
-      topic: () => `jobs/${this.job.id}`,
+      topic: () => [`jobs/${this.job.id}`, ...this.parents.map(({ id }) => `states/${id}`)].join(','),
       load: (current) => this.#load(current),
-      take: (event) => this.apply(event),
+      take: (event) => {
+        this.apply(event);
+        void this.#readAttempts();
+      },
     });
   }
 
@@ -46,7 +57,16 @@ export class ServerFeed extends Feed {
 
   /** The page of the job on the console. */
   get pageUrl() {
-    return this.connection === 'unknown' ? null : this.#server.pageOf(this.job.id);
+    return this.pageOf(this.job.id);
+  }
+  pageOf(id) {
+    return this.connection === 'unknown' ? null : this.#server.pageOf(id);
+  }
+
+  /** How many wait for the job's end now, whom `act("detach")` would let go on. */
+  async countWaiting() {
+    const { waiting = 0 } = await this.#fetch(this.#jobPath());
+    return waiting;
   }
 
   async act(verb) {
@@ -64,13 +84,14 @@ export class ServerFeed extends Feed {
         const { job } = await this.#fetch(`${this.#jobPath()}/cancel`, { method: 'POST', waits });
         if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
         if (this.ended) this.#connection.close();
+      } else if (verb === 'detach') {
+        await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST' });
       } else {
         this.#follow(await this.#fetch(`${this.#jobPath()}/retry`, { method: 'POST', waits }));
       }
       this.problem = null;
     } catch (error) {
-      const what = verb === 'cancel' ? 'The job was not canceled' : 'The job was not run again';
-      this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      this.problem = `${NOT_DONE[verb] ?? NOT_DONE.run_again}: ${error.message}`;
     }
     this.acting = null;
     this.tell();
@@ -87,13 +108,39 @@ export class ServerFeed extends Feed {
       ? this.log
       : new LogLines((from, limit, stream) => this.#range(from, limit, stream));
     await this.#fillLog(lines, job.log_lines);
+    const parents = await this.#parentsOf(job);
     if (!current()) return null;
     this.setJob(job);
+    this.parents = parents;
+    void this.#readAttempts();
     this.outputs = shown.outputs;
     this.outputsSeq = shown.event_seq;
     this.log = lines;
     this.loaded = true;
     return shown.event_seq;
+  }
+
+  /** The jobs that `job` waits for, as they are now; what becomes of them comes by the socket. */
+  async #parentsOf({ state, spec }) {
+    if (state !== 'pending' || !spec.after?.length) return [];
+    const body = { ids: spec.after.slice(0, MOST_PARENTS) };
+    return (await this.#fetch('jobs/lookup', { method: 'POST', body })).jobs;
+  }
+
+  /** Learn of each attempt how it ended, once it is to be tried again: the job itself tells of the last alone. */
+  async #readAttempts() {
+    const { id, attempt, state } = this.job;
+    const key = `${id} ${attempt}`;
+    if (state !== 'retrying' || key === this.#attemptsOf) return;
+    this.#attemptsOf = key;
+    try {
+      const { attempts } = await this.#fetch(`${this.#jobPath()}/attempts`);
+      if (key !== this.#attemptsOf) return;
+      this.attempts = attempts;
+      this.tell();
+    } catch {
+      this.#attemptsOf = null; // the next event asks again; until then the counts are told
+    }
   }
 
   /** Read the newest of the `count` lines there were; those that come later come by the socket. */
@@ -134,6 +181,9 @@ export class ServerFeed extends Feed {
     this.#connection.close();
     this.setJob(job);
     this.loaded = false;
+    this.cached = false;
+    this.parents = [];
+    this.attempts = [];
     this.outputs = [];
     this.outputsSeq = 0;
     this.log = new LogLines();

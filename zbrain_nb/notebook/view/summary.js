@@ -30,13 +30,13 @@ export function bundleOf(feed) {
     if (entry) log.push({ ...entry, line: entry.line.slice(0, MAX_LINE_CHARS) });
   }
   const { id, name, state } = job;
-  const saved = { id, name, version: 1, state, shipped: feed.shipped, job, log, outputs };
+  const saved = { id, name, version: 1, state, shipped: feed.shipped, cached: feed.cached, job, log, outputs };
   return { [MIME_TYPE]: saved, 'text/html': html(saved), 'text/plain': '<zbrain job>' };
 }
 
-function html({ id, name, state, job, log, outputs }) {
+function html({ id, name, state, cached, job, log, outputs }) {
   const { ename = '', evalue = '', traceback = [] } = job.error ?? {};
-  const word = `${state[0].toUpperCase()}${state.slice(1)}`;
+  const word = cached ? 'Cached' : `${state[0].toUpperCase()}${state.slice(1)}`;
   const value = job.output;
   const shown = [
     h(

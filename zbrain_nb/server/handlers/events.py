@@ -18,11 +18,14 @@ MAX_TOPICS = 1000
 QUIET_SECS = 15.0
 #: Why a socket is closed (RFC 6455, section 7.4.1, and IANA's registry).
 GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013
-_TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
+_TOPIC = re.compile(r"(jobs|states)/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
 
 
 class EventsHandler(ApiHandler, websocket.WebSocketHandler):
-    """Sends JSON arrays of events; ``after=SEQ`` resumes without gap or repeat."""
+    """Sends JSON arrays of events; ``after=SEQ`` resumes without gap or repeat.
+
+    ``waits=1`` says that whoever reads is held up until the job ends: it is told when somebody detaches it.
+    """
 
     _sending: asyncio.Task[None] | None = None
     _subscription: Subscription | None = None
@@ -36,9 +39,10 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         check_upgrade(self)
         topics = [t for t in self.get_query_argument("topics", "").split(",") if t]
         if len(topics) > MAX_TOPICS or not all(map(_TOPIC.fullmatch, topics)):
-            raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
+            raise Malformed("topics takes up to 1,000 of jobs/ID, states/ID and orgs/ORG, separated by commas.")
         after = self.int_argument("after", -1)
-        self._subscription = self.queue.subscribe(topics or None, None if after < 0 else after)
+        waits = self.int_argument("waits", 0, high=1) == 1
+        self._subscription = self.queue.subscribe(topics or None, None if after < 0 else after, waits=waits)
         await super().get(*args, **kwargs)
         if self._sending is None:  # no upgrade came of it
             self._subscription.close()

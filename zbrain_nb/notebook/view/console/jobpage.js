@@ -5,10 +5,11 @@ import { STATE_WORDS, button, clock, h, newId, progressBar, span, stateMark, tim
 import { artifactsSection, keptSection, valueSection } from '../kept.js';
 import { logPane } from '../log.js';
 import { outputsPane } from '../outputs.js';
+import { parentsPane, waitsForParents } from '../parents.js';
 import { ServerFeed } from '../server.js';
 import { visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
-import { faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, wordOf } from '../words.js';
+import { attemptsOf, faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, wordOf } from '../words.js';
 import { aboutJob } from './about.js';
 import { codeSection } from './code.js';
 import { sandboxed } from './sandbox.js';
@@ -31,6 +32,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const title = h('h1');
   const line = h('div', { class: 'zb-line' });
   const notice = h('div', { class: 'zb-notice', role: 'note', hidden: true });
+  const parentsSlot = h('div');
   const tabs = h('div', { class: 'zb-tabs', role: 'tablist', 'aria-label': 'Job', onkeydown: moveTab });
   const liveBox = h('div');
   const madeBox = h('div');
@@ -40,6 +42,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   main.append(
     h('header', { class: 'zb-jobhead' }, crumb, title, line, tabs),
     notice,
+    parentsSlot,
     h('div', { class: 'zb-split' }, panel, aside),
     status,
   );
@@ -149,7 +152,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     const [ran, rest] = timesOf(feed);
     setText(elapsed, ran);
     setText(beside, rest);
-    setText(attempt, `${job.attempt} of ${Math.max(job.attempt, (job.spec.max_retries ?? 0) + 1 + (job.losses ?? 0))}`);
+    setText(attempt, `${job.attempt} of ${attemptsOf(job)}`);
     setText(place, job.worker_id ?? '');
     setText(owner, job.owner ?? '');
     const has = [percent.textContent || note.textContent, ran, job.attempt, job.worker_id, job.owner];
@@ -160,8 +163,9 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   function refreshTabs() {
     const there = TABS.filter(({ when }) => when());
     const key = JSON.stringify(there.map(({ key: each, count }) => [each, count?.()]));
-    const asked = there.find((tab) => tab.key === chosen) ?? (settled && there.find((tab) => tab === current));
-    const tab = asked || (feed.loaded ? there[0] : there.find((each) => each.key === 'log'));
+    const kept = settled && !(current?.key === 'log' && !feed.log.end) && there.find((tab) => tab === current);
+    const asked = there.find((tab) => tab.key === chosen) ?? kept;
+    const tab = asked || firstOf(there);
     settled = feed.loaded;
     if (key !== tabsKey || tab !== current) {
       tabsKey = key;
@@ -192,6 +196,12 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       panel.setAttribute('aria-labelledby', `${panelId}-${tab.key}`);
     }
   }
+  /** The tab that a reader who asked for none sees: the log, unless an error or, beside an empty log, outputs say more. */
+  function firstOf(there) {
+    const log = there.find(({ key }) => key === 'log');
+    if (!feed.loaded) return log;
+    return (!feed.log.end && there.find(({ key }) => key === 'outputs' || key === 'error')) || there[0];
+  }
   function choose(key) {
     chosen = key;
     window.history.replaceState(null, '', `#${key}`);
@@ -214,6 +224,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       log: logPane(feed, { page: true }),
       outputs: outputsPane(`Outputs of ${name()}`, null, () => feed.displays, renderOutput),
       value: outputsPane(`Value of ${name()}`, 'Value', () => feed.values, renderOutput),
+      parents: parentsPane(feed),
     };
     liveKey = null;
   }
@@ -236,9 +247,16 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     for (const each of live) each.sync();
   }
 
+  function refreshParents() {
+    const { parents } = panes;
+    if (!waitsForParents(feed)) parentsSlot.replaceChildren();
+    else if (parentsSlot.firstChild !== parents.el) parentsSlot.replaceChildren(parents.el);
+    parents.sync();
+  }
+
   function attemptsSection() {
     const { attempts } = history;
-    const all = Math.max(attempts.at(-1)?.attempt ?? 0, (feed.job.spec.max_retries ?? 0) + 1 + (feed.job.losses ?? 0));
+    const all = Math.max(attempts.at(-1)?.attempt ?? 0, attemptsOf(feed.job));
     const next = (triesOf(feed) ?? []).find(({ state }) => state === 'retrying');
     if (!attempts.length) return null;
     return h(
@@ -340,6 +358,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     notice.dataset.state = faceOf(feed);
     refreshTabs();
     refreshPanel();
+    refreshParents();
     const { progress, ...rest } = job;
     const about = JSON.stringify([rest, feed.loaded]);
     if (about !== asideKey) {
