@@ -137,7 +137,8 @@ def _html(job: Job, saved: dict[str, Any]) -> str:
         trace = "\n".join(str(line) for line in job.error.get("traceback") or ())
         parts.append(_pre(trace or f"{job.error.get('ename', '')}: {job.error.get('evalue', '')}"))
     parts += [_output(output.get("data") or {}) for output in saved["outputs"]]
-    if job.output is not None:
+    is_shown = any(output.get("output_type") == "execute_result" for output in saved["outputs"])
+    if job.output is not None and not is_shown:
         parts.append(_pre(job.output if isinstance(job.output, str) else json.dumps(job.output, indent=2)))
     if saved["log"]:
         parts.append(f"<details><summary>Log</summary>{_pre(chr(10).join(e['line'] for e in saved['log']))}</details>")
@@ -177,4 +178,4 @@ def _escape(text: str) -> str:
 
 
 def _pre(text: str) -> str:
-    return f"<pre>{_escape(text)}</pre>"
+    return f'<pre style="font-family: monospace">{_escape(text)}</pre>'

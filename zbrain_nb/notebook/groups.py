@@ -5,15 +5,16 @@ from __future__ import annotations
 import html
 import sys
 import uuid
+from collections import Counter
 from typing import Any
 
 import msgspec
-from IPython.core.getipython import get_ipython
 from IPython.display import publish_display_data
 
 from zbrain_nb.client.group import JobGroup, parameters
+from zbrain_nb.client.printing import printable
 from zbrain_nb.model.job import Job, JobState
-from zbrain_nb.notebook.presenting import WIDGET_TYPE, widget_part
+from zbrain_nb.notebook.presenting import WIDGET_TYPE, is_kernel, widget_part
 from zbrain_nb.notebook.widget import ViewWidget
 
 MIME_TYPE = "application/vnd.zbrain.group+json"
@@ -22,6 +23,8 @@ VERSION = 1
 PLAIN = "<zbrain group>"
 #: So many runs are listed in the static summary.
 MAX_LISTED = 50
+#: So many reasons are told in a terminal.
+MAX_REASONS = 6
 _FIELDS = ("id", "state", "created_at", "started_at", "finished_at", "reason", "exit_code", "event_seq")
 
 
@@ -30,12 +33,14 @@ class GroupView:
 
     def bundle(self, group: JobGroup) -> dict[str, Any]:
         """Return the display bundle of the group as it stands."""
+        if not is_kernel():
+            return {"text/plain": in_words(group)}
         return _bundle(group) | widget_part(lambda: self.widget(group)._repr_mimebundle_())
 
     def display(self, group: JobGroup) -> None:
         """Show the live view under the running cell; at the end of all, save what they came to in the notebook."""
-        if getattr(get_ipython(), "kernel", None) is None:
-            sys.stdout.write(f"{group!r}; .results() waits for them.\n")
+        if not is_kernel():
+            sys.stdout.write(f"{in_words(group)}\n")
             return
         shown = {"display_id": f"zbrain-group-{uuid.uuid4().hex[:12]}"}
         bundle = self.bundle(group)
@@ -51,6 +56,14 @@ class GroupView:
     def widget(self, group: JobGroup) -> ViewWidget:
         """Return the view as a widget."""
         return ViewWidget(group.client, "group", _saved(group))
+
+
+def in_words(group: JobGroup) -> str:
+    """Return how the runs stand, for a terminal: how many are in which state, and why some failed."""
+    told = [repr(group)]
+    reasons = Counter(handle.job.reason or "" for handle in group if handle.job.state is JobState.FAILED)
+    told += [f"  {count:,} failed: {printable(reason)}" for reason, count in reasons.most_common(MAX_REASONS)]
+    return "\n".join(told) if group.done() else f"{told[0]}; .results() waits for them."
 
 
 def _bundle(group: JobGroup) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from IPython.core.getipython import get_ipython
 from IPython.display import publish_display_data
 
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.client.printing import printable
 from zbrain_nb.notebook.bundle import MIME_TYPE, mime_bundle, snapshot
 from zbrain_nb.notebook.widget import ViewWidget
 
@@ -28,6 +29,8 @@ class NotebookPresenter:
 
     def bundle(self, handle: JobHandle) -> dict[str, Any]:
         """Return the display bundle of the job as it stands; an ended one comes with its outputs and log's end."""
+        if not is_kernel():
+            return {"text/plain": in_words(handle.refresh())}
         return self._saved(handle) | widget_part(lambda: self.widget(handle)._repr_mimebundle_())
 
     def _saved(self, handle: JobHandle) -> dict[str, Any]:
@@ -43,8 +46,8 @@ class NotebookPresenter:
 
         The view itself needs no such update. It is for who opens the notebook where no server knows the job.
         """
-        if getattr(get_ipython(), "kernel", None) is None:
-            sys.stdout.write(f"{handle!r} runs; .logs(follow=True) shows its log, .result() waits for it.\n")
+        if not is_kernel():
+            sys.stdout.write(f"{in_words(handle.refresh())}\n")
             return
         shown = {"display_id": f"zbrain-{handle.id}-{uuid.uuid4().hex[:8]}"}
         bundle = self.bundle(handle)
@@ -60,6 +63,20 @@ class NotebookPresenter:
     def widget(self, handle: JobHandle) -> ViewWidget:
         """Return the view as a widget."""
         return ViewWidget(handle.client, "job", snapshot(handle.refresh().job, cached=handle.cached))
+
+
+def is_kernel() -> bool:
+    """Whether this IPython is a notebook's; a terminal gets words in place of views."""
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def in_words(handle: JobHandle) -> str:
+    """Return how a job stands, for a terminal."""
+    job = handle.job
+    why = f" {printable(job.reason)}" if job.reason else ""
+    more = ".logs() shows its log, .result() its value" if job.state.ended else ".logs(follow=True) shows its log"
+    waits = "" if job.state.ended else ", .result() waits for it"
+    return f"{handle!r}: {job.state}.{why} ({more}{waits}.)"
 
 
 def tail(handle: JobHandle) -> list[Any]:

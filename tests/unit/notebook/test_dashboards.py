@@ -13,7 +13,7 @@ from zbrain_nb import Job, JobSpec, JobState
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.locating import locator
 from zbrain_nb.model.errors import ZBrainError
-from zbrain_nb.notebook import presenting
+from zbrain_nb.notebook import dashboards, presenting
 from zbrain_nb.notebook.dashboards import MIME_TYPE, PLAIN, Dashboard
 from zbrain_nb.notebook.joining import VIEW, join_modules
 from zbrain_nb.notebook.presenting import WIDGET_TYPE
@@ -33,6 +33,7 @@ def test_bundle_has_live_table_static_table_and_constant_text(monkeypatch: pytes
         reason=HOSTILE,
         error={"ename": "E", "evalue": "x" * 10_000, "traceback": [HOSTILE]},
     )
+    monkeypatch.setattr(dashboards, "is_kernel", lambda: True)
     bundle = dashboard(job)._repr_mimebundle_()
     assert bundle["text/plain"] == PLAIN
     assert "<script" not in bundle["text/html"]
@@ -46,6 +47,13 @@ def test_bundle_has_live_table_static_table_and_constant_text(monkeypatch: pytes
     assert WIDGET_TYPE not in bundle
     monkeypatch.setattr(presenting, "needs_widget", lambda: True)
     assert WIDGET_TYPE in dashboard(job)._repr_mimebundle_()
+
+
+def test_terminal_gets_the_table_as_text() -> None:
+    job = Job(JobSpec(cmd=["true"], name="a[red]b"), state=JobState.FAILED, reason="No\x1b[2J room.")
+    (mime, text), *others = dashboard(job)._repr_mimebundle_().items()
+    assert (mime, others) == ("text/plain", [])
+    assert re.split(r" {2,}", text.splitlines()[1].strip())[1:] == ["failed", "a[red]b", "0 s", "No room."]
 
 
 def test_refresh_reads_the_newest_jobs_again() -> None:

@@ -18,6 +18,7 @@ from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
 MAX_LOG = 10_000
+MAX_SEARCH = 1_000
 MAX_BATCH = 10_000
 #: What `job_row` shows, and so many characters of what an exception says.
 ROW_FIELDS = (
@@ -128,11 +129,15 @@ class JobsHandler(ApiHandler):
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
 
     async def get(self) -> None:
-        """List jobs, newest first; with ``?brief=1`` only what a table shows of each."""
+        """List jobs, newest first; with ``?brief=1`` only what a table shows of each.
+
+        ``?after=`` takes the ``event_seq`` of an earlier answer: only what was submitted since is listed.
+        """
         state = self.get_query_argument("state", "") or None
         if state is not None and state not in set(JobState):
             raise Malformed(f"There is no state {state[:40]!r}.", f"States are {', '.join(JobState)}.")
         limit = self.int_argument("limit", 50, low=1, high=MAX_LIST)
+        seq, after = self.queue.event_seq, self.int_argument("after", -1)
         jobs = await self.queue.list(
             self.get_query_argument("org", "") or None,
             JobState(state) if state else None,
@@ -141,9 +146,11 @@ class JobsHandler(ApiHandler):
             name=self.get_query_argument("name", "") or None,
             q=self.get_query_argument("q", "") or None,
             tag=self._tag(),
+            after=None if after < 0 else after,
         )
         show = job_row if self.int_argument("brief", 0, high=1) else job_json
-        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": jobs[-1].id if len(jobs) == limit else None})
+        cursor = jobs[-1].id if len(jobs) == limit else None
+        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": cursor, "event_seq": seq})
 
     def _tag(self) -> tuple[str, str] | None:
         """Return the tag asked for, as ``?tag=NAME=VALUE``."""
@@ -236,13 +243,24 @@ class LogsHandler(ApiHandler):
     """``GET jobs/{id}/logs``."""
 
     async def get(self, job_id: str) -> None:
-        """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new."""
+        """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new.
+
+        With ``?q=TEXT`` only lines that hold it, in either case. ``next_seq`` then says up to where was looked: such a
+        page may be short, or empty, and more may come behind it.
+        """
         job = await self.job(job_id)
         from_seq = self.int_argument("from_seq", 0)
         limit = self.int_argument("limit", 1000, low=1, high=MAX_LOG)
         stream = self.get_query_argument("stream", "") or None
         if stream is not None and stream not in set(LogStream):
             raise Malformed(f"There is no stream {stream[:40]!r}.", f"Streams are {', '.join(LogStream)}.")
+        text = self.get_query_argument("q", "", strip=False)
+        if len(text) > MAX_SEARCH:
+            raise Malformed(f"q is over {MAX_SEARCH:,} characters.")
+        if text:
+            found = await self.queue.search_logs(job.id, text, from_seq, limit, stream)
+            self.reply({"entries": found.entries, "next_seq": found.next_seq})
+            return
         entries = await self.queue.get_logs(job.id, from_seq, limit, LogStream(stream) if stream else None)
         self.reply({"entries": entries, "next_seq": entries[-1].seq + 1 if entries else from_seq})
 
