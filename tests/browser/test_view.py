@@ -619,9 +619,8 @@ def test_search_for_what_is_everywhere_goes_on_when_one_comes_near_its_end(page:
     box = view.get_by_role("searchbox")
     box.fill("line")
     expect(view.locator(".zb-logbar")).to_contain_text("1 of 10,100+")
-    for _ in range(101):
-        box.press("Enter")
-    expect(view.locator(".zb-logbar")).to_contain_text("102 of 11,100+")
+    box.press("Shift+Enter")
+    expect(view.locator(".zb-logbar")).to_contain_text("10,100 of 20,100+")
 
 
 def test_large_input_is_looked_at_once_however_often_the_job_changes(page: Page, stub: StubServer) -> None:

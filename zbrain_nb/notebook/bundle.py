@@ -151,10 +151,10 @@ def _html(job: Job, saved: dict[str, Any]) -> str:
 
 
 def _left_out(count: int) -> str:
-    which = "The first output was" if count == 1 else f"The first {count:,} outputs were"
-    return (
-        f"{which} too large for the notebook, and {'is' if count == 1 else 'are'} kept with the job: open it in zbrain."
-    )
+    where = "kept with the job: open it in zbrain."
+    if count == 1:
+        return f"The first output was too large for the notebook, and is {where}"
+    return f"The first {count:,} outputs were too large for the notebook, and are {where}"
 
 
 def _facts(job: Job) -> list[str]:

@@ -242,6 +242,8 @@ export function footOf(feed) {
 /** That the notebook did not keep all outputs; empty once they are here. */
 export function leftOutOf({ leftOut }) {
   if (!leftOut) return null;
-  const which = leftOut === 1 ? 'The first output was' : `The first ${leftOut.toLocaleString('en')} outputs were`;
-  return `${which} too large for the notebook, and ${leftOut === 1 ? 'is' : 'are'} kept with the job: open it in zbrain.`;
+  const where = 'kept with the job: open it in zbrain.';
+  return leftOut === 1
+    ? `The first output was too large for the notebook, and is ${where}`
+    : `The first ${leftOut.toLocaleString('en')} outputs were too large for the notebook, and are ${where}`;
 }
