@@ -67,15 +67,21 @@ const handlers = {{}};
 const state = {state};
 const fire = (name, ...args) => (handlers[name] ?? []).forEach((handler) => handler(...args));
 const sockets = new Map();
-window.kernel = {{ isBusy: false, isDead: false, waiting: [], asked: [] }};
+const parts = {{}};
+window.kernel = {{ isBusy: false, isDead: false, waiting: [], asked: [], loses: 0 }};
 async function serve(message) {{
   const {{ page, id, method, path, body, first }} = message;
   const answer = (status, data) => {{
     if (kernel.isDead) return;
     const bytes = new TextEncoder().encode(data);
     const half = Math.ceil(bytes.length / 2); // also through the middle of a letter
-    fire('msg:custom', {{ page, id, status, date: null, more: true }}, [new DataView(bytes.buffer, 0, half)]);
-    fire('msg:custom', {{ page, id, status, date: null, more: false }}, [new DataView(bytes.buffer, half)]);
+    parts[id] ??= 0;
+    for (const more of [true, false]) {{
+      const view = more ? new DataView(bytes.buffer, 0, half) : new DataView(bytes.buffer, half);
+      const part = parts[id]++;
+      if (kernel.loses) kernel.loses -= 1;
+      else fire('msg:custom', {{ page, id, status, date: null, part, more }}, [view]);
+    }}
   }};
   if (kernel.isDead || method === 'HERE') return;
   if (kernel.isBusy) return void kernel.waiting.push(message);

@@ -1,7 +1,7 @@
 // The connection that a feed lives by: what there is comes over HTTP, what happens after that by one WebSocket. A lost
 // one is tried again for as long as it takes. After a short break the socket itself sends what was missed (`after=`);
 // after a long one, or where the server has forgotten it (`reset`), everything is loaded again.
-import { Refused } from './ask.js';
+import { Refused, serverAt } from './ask.js';
 
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 30_000;
@@ -29,7 +29,7 @@ export class Connection {
    * @param {object} feed told of changes by `tell()` and by what is set on it: `connection` ("live", "reconnecting" or
    *   "unknown"), `heardAt`, `nextTryAt`, and `refusal`, what the server said if it answered and refused. One that has
    *   `ended` is loaded but not followed; one that is still `loading` when it breaks is loaded again
-   * @param {object} server where to ask, as `serverAt` makes it
+   * @param {string | object} server where to ask: the address of the API, or what is a server already
    * @param {object} source
    * @param {() => string} source.topic what to follow
    * @param {(current: () => boolean) => Promise<number>} source.load load all there is, and say from which event on to
@@ -39,7 +39,7 @@ export class Connection {
    */
   constructor(feed, server, source) {
     this.#feed = feed;
-    this.#server = server;
+    this.#server = serverAt(server);
     this.#source = source;
   }
 

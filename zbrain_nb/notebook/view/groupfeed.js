@@ -14,7 +14,7 @@ export class GroupFeed {
   #places = new Map();
 
   /**
-   * @param {?(string | object)} server where to ask; null where no server can be reached
+   * @param {string | object} server where to ask: the address of the API, or what is a server already
    * @param {object} saved what the bundle in the notebook holds: name, org and, for each run, id, state and label
    */
   constructor(server, saved) {
@@ -24,7 +24,7 @@ export class GroupFeed {
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
     this.labels = saved.runs.map(({ label }) => label ?? '');
     this.missing = new Set(); // ids of runs that the server does not know, as others of the group
-    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" to the server, "saved" (there is none)
+    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" to the server
     this.heardAt = null;
     this.nextTryAt = null;
     this.refusal = null;
@@ -39,8 +39,7 @@ export class GroupFeed {
   }
 
   start() {
-    if (this.#server) void this.#connection.connect();
-    else this.connection = 'saved';
+    void this.#connection.connect();
     return this;
   }
 

@@ -85,7 +85,7 @@ export class ServerFeed extends Feed {
         if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
         if (this.ended) this.#connection.close();
       } else if (verb === 'detach') {
-        await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST' });
+        await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST', waits });
       } else {
         this.#follow(await this.#fetch(`${this.#jobPath()}/retry`, { method: 'POST', waits }));
       }
