@@ -171,7 +171,8 @@ ipywidgets.VBox([_zb.widget(), zbrain_nb.connect().dashboard()])"""
 def test_kernel_is_asked_where_the_server_of_the_page_does_not_know_the_job(lab: Lab, page: Page) -> None:
     elsewhere = lab.data.parent / "elsewhere"
     away = f"""import os, zbrain_nb
-os.environ.pop("ZBRAIN_URL")
+for name in ("ZBRAIN_URL", "ZBRAIN_TOKEN", "JPY_PARENT_PID"):
+    os.environ.pop(name)
 os.environ["ZDB_DATA"] = {str(elsewhere)!r}"""
     gate = lab.folder / "away"
     lab.write_notebook("away.ipynb", f"{away}\n%load_ext zbrain_nb", STEADY.format(gate=str(gate)), "%zbrain")
