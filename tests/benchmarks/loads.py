@@ -164,13 +164,15 @@ def follow(url: str, token: str, topics: list[str], *, upto: int, timed: bool, i
     return asyncio.run(run())
 
 
-def lives(url: str, token: str, rate: float, secs: float, worker: str = "lives", size: int = 100) -> dict[str, Any]:
-    """Submit jobs, lease them, start and complete them, `size` at a time."""
+def lives(
+    url: str, token: str, rate: float, secs: float, worker: str = "lives", size: int = 100, most: float = float("inf")
+) -> dict[str, Any]:
+    """Submit jobs, lease them, start and complete them, `size` at a time, for a while or until there were `most`."""
     api, done = Api(url, token), 0
     api.post("workers", {"id": worker, "kind": worker, "slots": size})
     specs = json.dumps([{"cmd": ["true"], "worker": worker}] * size).encode()
     begun = time.perf_counter()
-    while (now := time.perf_counter() - begun) < secs:
+    while (now := time.perf_counter() - begun) < secs and done < most:
         if done > now * rate:
             time.sleep(0.001)
             continue

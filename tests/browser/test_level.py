@@ -9,7 +9,10 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.benchmarks.bench_console import run
 from tests.benchmarks.loads import percentile
+from tests.browser.conftest import log_in
 from tests.browser.stub import StubServer
+from tests.browser.worker import HandWorker
+from zbrain_nb.model.datadir import Owner
 
 pytestmark = pytest.mark.browser
 
@@ -95,6 +98,20 @@ def test_tab_of_a_job_that_writes_without_end_stays_level(page: Page, stub: Stub
     mb, nodes = write(60_000, 150_000)
     assert mb < first_mb + 3
     assert nodes < first_nodes + 100
+
+
+def test_brief_runs_of_a_worker_are_drawn_together(page: Page, host: Owner, hand: HandWorker) -> None:
+    hand.submit(40, name="brief")
+    for _ in range(10):
+        for job_id in hand.start(4):
+            hand.send(job_id, "completed", exit_code=0)
+    log_in(page, host)
+    spans = page.locator(".zb-span[data-state=succeeded]")
+    expect(spans).not_to_have_count(0)
+    titles = spans.evaluate_all("each => each.map(({ title }) => title)")
+    assert len(titles) <= 12  # four slots, and the jobs may lie on both sides of two borders
+    counts = [int(title.split()[0]) if ", the last brief" in title else 1 for title in titles]
+    assert sum(counts) == 40
 
 
 @pytest.mark.slow

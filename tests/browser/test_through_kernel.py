@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
@@ -165,3 +166,52 @@ ipywidgets.VBox([_zb.widget(), zbrain_nb.connect().dashboard()])"""
     steady = views.nth(1).locator("tr", has_text="steady").first
     expect(steady.locator(".zb-word")).to_have_text("Succeeded", timeout=20_000)
     shut.screenshot(path="/tmp/history-layout.png", full_page=True)
+
+
+def test_kernel_is_asked_where_the_server_of_the_page_does_not_know_the_job(lab: Lab, page: Page) -> None:
+    elsewhere = lab.data.parent / "elsewhere"
+    away = f"""import os, zbrain_nb
+for name in ("ZBRAIN_URL", "ZBRAIN_TOKEN", "JPY_PARENT_PID"):
+    os.environ.pop(name)
+os.environ["ZDB_DATA"] = {str(elsewhere)!r}"""
+    gate = lab.folder / "away"
+    lab.write_notebook("away.ipynb", f"{away}\n%load_ext zbrain_nb", STEADY.format(gate=str(gate)), "%zbrain")
+    try:
+        notebook = lab.open(page, "away.ipynb")
+        notebook.run_to_end(0)
+        notebook.run(1)
+        view = notebook.view(1)
+        expect(last_line(view)).to_have_text(re.compile(r"line \d+"), timeout=20_000)
+        notebook.run(2)
+        table = notebook.view(2)
+        expect(table.locator(".zb-jobs tbody tr:not([aria-hidden])")).to_have_count(1, timeout=20_000)
+        gate.touch()
+        expect(head(view)).to_have_text("Succeeded", timeout=20_000)
+        expect(table.locator("tr", has_text="steady").locator(".zb-word")).to_have_text("Succeeded")
+    finally:
+        end_everything(elsewhere)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_million_lines_stay_small_in_kernel_and_page(lab: Lab, shut: Page) -> None:
+    loud = """%%zbrain --name loud
+for number in range(1_000_000):
+    print("line", number, "of what a verbose library writes")"""
+    notebook = opened(lab, shut, "loud.ipynb", "import os; os.getpid()", loud)
+    notebook.run_to_end(1)
+    pid = int(notebook.cell(1).locator(".jp-OutputArea-executeResult").inner_text().split()[-1])
+    before = psutil.Process(pid).memory_info().rss
+    notebook.run(2)
+    view = notebook.view(2)
+    expect(head(view)).to_have_text("Succeeded", timeout=300_000)
+    expect(view.locator(".zb-logbar")).to_contain_text("1,000,000 lines", timeout=60_000)
+    view.locator(".zb-log button[aria-expanded=false]").first.click()
+    expect(last_line(view)).to_have_text(re.compile("line 999999 "), timeout=20_000)
+    view.locator(".zb-lines").evaluate("log => { log.scrollTop = log.scrollHeight / 2; }")
+    expect(view.locator(".zb-lines .zb-ln").first).to_have_text(re.compile(r"line [45]\d{5} "), timeout=20_000)
+    grown = (psutil.Process(pid).memory_info().rss - before) / 1e6
+    heap = shut.evaluate("performance.memory.usedJSHeapSize") / 1e6
+    print(f"kernel grew by {grown:.0f} MB, the page holds {heap:.0f} MB in all")
+    assert grown < 100
+    assert heap < 400

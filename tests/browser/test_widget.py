@@ -66,6 +66,17 @@ def test_dead_kernel_is_told_and_what_was_shown_stays(page: Page, stub: StubServ
     expect(view.locator(".zb-word")).to_have_text("Running")
 
 
+def test_message_that_the_front_end_drops_is_made_good(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    view = open_widget(page, stub)
+    expect(view.locator(".zb-word")).to_have_text("Running")
+    page.evaluate("kernel.loses = 2")
+    stub.emit("job_completed", job, {"state": "succeeded", "finished_at": utc()})
+    page.wait_for_function("kernel.loses === 0")
+    stub.log(job, "a late line")
+    expect(view.locator(".zb-word")).to_have_text("Succeeded")
+
+
 def test_death_that_the_front_end_tells_shows_at_once(page: Page, stub: StubServer) -> None:
     stub.add()
     view = open_widget(page, stub)

@@ -44,6 +44,7 @@ _NO_CHANGE = JOB_ONLY.union(SUBSCRIPTION_KINDS)
 class _Jobs(msgspec.Struct):
     jobs: list[dict[str, Any]]
     next_cursor: str | None = None
+    event_seq: int = 0
 
 
 class _Many(msgspec.Struct):
@@ -177,6 +178,24 @@ class AsyncClient:
             cursor = page.next_cursor
             if cursor is None or len(jobs) >= limit:
                 return jobs
+
+    async def submitted(self, tag: tuple[str, str], after: int | None, limit: int) -> tuple[list[Job], int]:
+        """Return the newest jobs with a tag, `limit` (1 to 1,000) at most, and after what to ask for newer ones.
+
+        Parameters
+        ----------
+        tag : tuple of str and str
+            Its name and its value.
+        after : int or None
+            The number that an earlier call returned: only jobs that were submitted since.
+        limit : int
+            How many at most.
+        """
+        params = {"tag": "=".join(tag), "limit": str(limit)}
+        if after is not None:
+            params["after"] = str(after)
+        page = await self.transport.get("jobs", _Jobs, params=params)
+        return [read_job(job) for job in page.jobs], page.event_seq
 
     async def lookup(self, ids: Iterable[str]) -> tuple[list[Job], int]:
         """Look at many jobs, in one request for each 10,000.

@@ -57,8 +57,10 @@ class JobHandle:
         self.shipped = ""
         #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
         self.before_return: list[Callable[[], None]] = []
-        #: Called with the new handle by `retry`; the magic moves ``--out`` names to it.
+        #: Called with the new handle by `repeated_by`; the magic moves ``--out`` names to it.
         self.after_retry: list[Callable[[JobHandle], None]] = []
+        #: The jobs that repeat this one, by id, as far as is known here.
+        self.repeats: dict[str, JobHandle] = {}
 
     @property
     def client(self) -> Client:
@@ -188,11 +190,16 @@ class JobHandle:
         WrongState
             If the job is still active.
         """
-        again = JobHandle(self._client, self._client.call(self._client.asynchronous.retry, self.id))
-        again.shipped = self.shipped
-        for call in self.after_retry:
-            call(again)
-        return again
+        return self.repeated_by(self._client.call(self._client.asynchronous.retry, self.id))
+
+    def repeated_by(self, job: Job) -> JobHandle:
+        """Return the handle of a job that repeats this one; what hangs on this one goes over to it, once."""
+        if job.id not in self.repeats:
+            again = self.repeats[job.id] = JobHandle(self._client, job)
+            again.shipped = self.shipped
+            for call in self.after_retry:
+                call(again)
+        return self.repeats[job.id]
 
     def logs(self, *, follow: bool = False, from_seq: int = 0) -> Iterator[LogEntry]:
         """Yield the log's lines in order; with `follow`, until the job ends."""

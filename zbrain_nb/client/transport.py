@@ -74,6 +74,11 @@ class Transport:
                 self._endpoint = await asyncio.to_thread(self._locate)
             return self._endpoint
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server was found that is not known to have ended; else the next request looks for one."""
+        return self._endpoint is not None and not self._endpoint.has_ended
+
     def forget(self, endpoint: Endpoint) -> None:
         """Look for the server anew, unless that was done meanwhile."""
         if self._endpoint is endpoint:

@@ -6,9 +6,11 @@ is a server like any other, so that they keep their state, and nothing of it is 
 use are open. It must not block where messages arrive, which is the thread that runs cells.
 
 A message of a page has ``page`` (which one it is), ``id`` (of its request) and ``method``: ``GET`` and ``POST`` ask,
-``EVENTS`` follows, ``DROP`` takes a request back, ``HERE`` says that the page is still there. What comes back has
-``page``, ``id``, ``status``, the server's ``date``, and ``more``: whether another part follows. Its buffer is a part of
-the JSON, of the file, or a list of events.
+``EVENTS`` follows, ``DROP`` takes a request back, ``HERE`` says that the page is still there, and with an ``id`` that
+it still waits for that answer, which the front end may have dropped. What comes back has
+``page``, ``id``, ``status``, the server's ``date``, ``part``, which counts what was sent for this id, and ``more``:
+whether the rest follows. Its buffer is a part of the JSON, of the file, or of a list of events. A part that is missing
+was dropped by the front end; the page asks again, and follows on behind what it had.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import asyncio
 import concurrent.futures
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -25,7 +28,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from zbrain_nb.client.client import Client
-from zbrain_nb.model.errors import Forbidden, TooLarge, ZBrainError
+from zbrain_nb.model.errors import Forbidden, TooLarge, Unavailable, ZBrainError
 from zbrain_nb.model.events import Event
 from zbrain_nb.notebook.pacing import PART_BYTES, Mailbox, Pace
 
@@ -44,6 +47,7 @@ TURN_SECS = 15.0
 TURNS = 8
 
 log = logging.getLogger(__name__)
+LOST = Unavailable("The answer of the kernel was lost on its way: the front end drops what comes too fast.")
 Send = Callable[[dict[str, Any], list[bytes]], None]
 
 #: One for all: what limits messages is the kernel's one connection to its front end.
@@ -66,6 +70,7 @@ class Bridge:
         self._send = send
         self._silence: dict[str, int] = {}
         self._requests: dict[tuple[str, int], concurrent.futures.Future[None]] = {}
+        self._parts: Counter[tuple[str, int]] = Counter()
         self._turn: asyncio.TimerHandle | None = None
 
     @property
@@ -84,6 +89,9 @@ class Bridge:
         key = (page, number)
         if method == "DROP":
             self._drop(key)
+        elif method == "HERE":
+            if key not in self._requests:
+                self._send(_about(key, LOST.status), [msgspec.json.encode(LOST.as_json())])
         elif key not in self._requests:
             future = self._client().start(self._answer, key, message)
             self._requests[key] = future
@@ -105,6 +113,7 @@ class Bridge:
 
     def _forget(self, key: tuple[str, int], ended: concurrent.futures.Future[None]) -> None:
         self._requests.pop(key, None)
+        self._parts.pop(key, None)
         if not ended.cancelled() and (error := ended.exception()) is not None:
             log.error("A request of a view could not be answered.", exc_info=error)
 
@@ -186,13 +195,17 @@ class Bridge:
     async def _give(
         self, key: tuple[str, int], data: bytes, *, status: int = 200, date: str | None = None, more: bool = False
     ) -> None:
-        page, number = key
         starts = range(0, max(1, len(data)), PART_BYTES)
         for start in starts:
             part = data[start : start + PART_BYTES]
             await _pace.wait(len(part))
-            about = {"page": page, "id": number, "status": status, "date": date}
-            self._send({**about, "more": more or start != starts[-1]}, [part])
+            about = _about(key, status) | {"date": date, "more": more or start != starts[-1], "part": self._parts[key]}
+            self._parts[key] += 1
+            self._send(about, [part])
+
+
+def _about(key: tuple[str, int], status: int) -> dict[str, Any]:
+    return {"page": key[0], "id": key[1], "status": status, "more": False}
 
 
 async def _fill(mailbox: Mailbox, events: AsyncGenerator[list[Event], None]) -> None:

@@ -64,7 +64,7 @@ class Dashboard(ViewWidget):
         super().__init__(client, "dashboard", _saved(self._jobs()))
 
     def refresh(self) -> None:
-        """Read again what is shown where no server can be reached, and in exports."""
+        """Read the newest jobs again, for what is displayed next, and its exports."""
         self.saved = _saved(self._jobs())
 
     def _jobs(self) -> list[Job]:

@@ -24,7 +24,10 @@ def load(shell: InteractiveShell) -> None:
     JobHandle.presenter = NotebookPresenter()
     JobGroup.presenter = GroupView()
     Client.present = Dashboard
-    shell.register_magics(ZBrainMagics)
+    if not isinstance(shell.magics_manager.registry.get(ZBrainMagics.__name__), ZBrainMagics):
+        magics = ZBrainMagics(shell)
+        shell.register_magics(magics)
+        shell.events.register("pre_run_cell", magics.before_cell)
     explain(preferences_of(shell))
     complete_magics(shell)
     open_bridges(shell)

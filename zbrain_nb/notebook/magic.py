@@ -32,6 +32,7 @@ from zbrain_nb.notebook.caching import cache_key, imports_of
 from zbrain_nb.notebook.capture import check_syntax, parse_cell
 from zbrain_nb.notebook.defaults import Defaults, Preferences, preferences_of
 from zbrain_nb.notebook.environments import differences, find_kernel, refuse_variables
+from zbrain_nb.notebook.following import Follower
 from zbrain_nb.notebook.grid import combinations, label
 from zbrain_nb.notebook.line import ID_CHARS, Desk, run_line
 from zbrain_nb.notebook.line import PARSER as LINE_PARSER
@@ -59,6 +60,7 @@ class ZBrainMagics(Magics):
 
     shell: InteractiveShell
     _desk: Desk | None = None
+    _follower: Follower | None = None
     _explained: frozenset[str] = frozenset()
 
     @property
@@ -69,12 +71,18 @@ class ZBrainMagics(Magics):
             namespace = self.shell.user_ns
             bindings = OutBindings(client, namespace, self.shell.compile._filename_map)
             self._desk = Desk(client, namespace, NotebookRuns(client, notebook_of(self.shell)), bindings)
+            self._follower = Follower(self._desk)
         return self._desk
 
     @property
     def desk_if_there(self) -> Desk | None:
         """The desk, if something needed it already."""
         return self._desk
+
+    def before_cell(self, info: object) -> None:
+        """Let names follow what was retried elsewhere; IPython calls this before each cell."""
+        if self._follower is not None:
+            self._follower.look()
 
     @property
     def client(self) -> Client:

@@ -33,6 +33,7 @@ from zbrain_nb.queue.submits import (
 )
 from zbrain_nb.queue.turn import Turn
 from zbrain_nb.store import queries
+from zbrain_nb.store.searching import Found, search_log
 from zbrain_nb.store.storage import is_id
 
 #: So many jobs whose rows are out of date are folded before a list is made, for it would sift them all.
@@ -184,6 +185,7 @@ class JobSide(QueueCore):
         q: str | None = None,
         owner: str | None = None,
         tag: tuple[str, str] | None = None,
+        after: int | None = None,
         scope: Principal | None = None,
     ) -> builtins.list[Job]:
         """Return jobs, newest first.
@@ -200,6 +202,8 @@ class JobSide(QueueCore):
             A part of the name, in either case, or the head of the id.
         tag : tuple of str, optional
             Only jobs that bear this tag, with this value.
+        after : int, optional
+            Only jobs whose submit is an event behind this ``event_seq``.
 
         Raises
         ------
@@ -207,7 +211,7 @@ class JobSide(QueueCore):
             If `state` is no state or `cursor` no id.
         """
         await self.open()
-        wanted = make_filter(among(scope, org_id), state, owner, name, q, cursor, tag)
+        wanted = make_filter(among(scope, org_id), state, owner, name, q, cursor, tag, after)
         if len(self._index.unfolded) > FOLD_BEFORE_LIST:
             await self._folder.fold()
         return await list_jobs(self.storage, self._index, wanted, limit, self._present)
@@ -354,6 +358,26 @@ class JobSide(QueueCore):
             if recent is not None:
                 return recent
         return await self.storage.read(queries.log_entries, job_id, from_seq, limit, stream)
+
+    async def search_logs(
+        self,
+        job_id: str,
+        text: str,
+        from_seq: int = 0,
+        limit: int = 1000,
+        stream: str | None = None,
+        *,
+        scope: Principal | None = None,
+    ) -> Found:
+        """Return lines of the job's log, from `from_seq` on, that hold `text` in either case, and where to go on.
+
+        They may be fewer than there are, and than `limit`: a search ends after half a second too, wherever it is.
+        """
+        end = await self.count_log_lines(job_id, scope=scope)
+        from_seq = max(0, from_seq)
+        if from_seq >= end or limit < 1:
+            return Found([], from_seq)
+        return await self.storage.read(search_log, job_id, text, from_seq, end, limit, stream)
 
     async def count_log_lines(self, job_id: str, *, scope: Principal | None = None) -> int:
         """Return how many lines the job's log has; 0 for an unknown job."""

@@ -174,8 +174,9 @@ JOBS = Layout(
         "payload_hash": _TEXT,
         "retry_of": _UUID,
         "cache_key": _TEXT,
+        "tags": _TEXT,
     },
-    rare=4,
+    rare=5,
 )
 TRANSITIONS = Layout(
     "transitions",
@@ -288,6 +289,7 @@ def job_row(
         payload_hash,
         job.retry_of,
         job.spec.cache_key,
+        encode(job.spec.tags).decode() if job.spec.tags else None,
     )
 
 

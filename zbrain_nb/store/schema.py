@@ -14,7 +14,7 @@ import duckdb
 
 from zbrain_nb.model.errors import ZBrainError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _FIXED = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -60,7 +60,8 @@ CREATE TABLE segments (
 #: The columns of each kind's segments.
 COLUMNS = {
     # One row per submit, appended; `lane` and `rank` are its place in line, and null if it waits for other jobs.
-    # The columns from `state` on are folded in later, for lists and history.
+    # The columns from `state` to `folded_seq` are folded in later, for lists and history. `tags` are those of the
+    # spec, as JSON, null if there are none: to look for one in the specs themselves takes ten times as long.
     "jobs": """
     id UUID NOT NULL,
     event_seq BIGINT NOT NULL,
@@ -83,7 +84,8 @@ COLUMNS = {
     reason VARCHAR,
     fields VARCHAR,
     folded_seq BIGINT,
-    cache_key VARCHAR
+    cache_key VARCHAR,
+    tags VARCHAR
     """,
     # Everything that happened to jobs after their submit; `data` is a JSON patch of the job's fields.
     "transitions": """
@@ -249,6 +251,17 @@ def _add_cache_keys(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     show_segments(connection, "jobs")
 
 
+def _add_tags(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Give each segment of jobs the column `tags`, and fill it from the specs."""
+    numbers = connection.execute("SELECT number FROM segments WHERE kind = 'jobs'").fetchall()
+    for (number,) in numbers:
+        connection.execute(f"ALTER TABLE jobs_{number} ADD COLUMN IF NOT EXISTS tags VARCHAR")
+        connection.execute(
+            f"UPDATE jobs_{number} SET tags = json_extract(spec, '$.tags')::VARCHAR WHERE contains(spec, '\"tags\":')"
+        )
+    show_segments(connection, "jobs")
+
+
 def _add_access(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     """Add tokens and the audit to version 2."""
     connection.execute(_TOKENS)
@@ -261,4 +274,5 @@ MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _into_segments,
     _add_access,
     _add_cache_keys,
+    _add_tags,
 ]

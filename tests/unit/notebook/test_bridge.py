@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Page:
         self.heard: asyncio.Queue[tuple[dict[str, Any], bytes]] = asyncio.Queue()
         self.bridge = Bridge(lambda: client, self._send)
         self.number = 0
+        self.parts: Counter[int] = Counter()
 
     def _send(self, content: dict[str, Any], buffers: list[bytes]) -> None:
         json.dumps(content)
@@ -50,6 +52,9 @@ class Page:
         async with asyncio.timeout(SECS):
             while True:
                 about, part = await self.heard.get()
+                if about["status"] == 200:
+                    assert about["part"] == self.parts[about["id"]]
+                    self.parts[about["id"]] += 1
                 assert len(part) <= PART_BYTES
                 whole += part
                 if not about["more"]:
@@ -89,7 +94,8 @@ async def test_page_reads_follows_and_cancels_a_job(client: Client) -> None:
     status, job = await page.ask("GET", f"jobs/{handle.id}")
     assert (status, job["spec"]["name"]) == (200, "ü")
     follows = page.say("EVENTS", f"events?topics=jobs%2F{handle.id}&after={job['event_seq']}")
-    assert await page.hear() == ({"page": "a page", "id": follows, "status": 200, "date": None, "more": False}, b"[]")
+    about, whole = await page.hear()
+    assert (about["id"], about["status"], whole) == (follows, 200, b"[]")
     cancels = page.say("POST", f"jobs/{handle.id}/cancel")
     heard = {about["id"]: json.loads(whole) for about, whole in [await page.hear(), await page.hear()]}
     assert heard[cancels]["result"] == "canceled"
@@ -147,6 +153,23 @@ async def test_page_that_has_gone_is_forgotten_and_one_that_speaks_is_not(
             await asyncio.sleep(0.01)
     assert bridge.requests == 1
     await gone.bridge_is_idle()  # the other has fallen silent, too
+
+
+async def test_page_learns_that_an_answer_was_lost_but_not_while_it_is_made(client: Client) -> None:
+    page = Page(client)
+    follows = page.say("EVENTS", "events?topics=orgs/default")
+    await page.hear()
+    page.say("HERE", id=follows)
+    await page.ask("GET", "overview")
+    number = page.say("GET", "workers")
+    await page.hear()  # which the front end drops, say
+    async with asyncio.timeout(SECS):
+        while page.bridge.requests > 1:
+            await asyncio.sleep(0.001)
+    page.say("HERE", id=number)
+    about, whole = await page.hear()
+    assert (about["id"], about["status"]) == (number, 503)
+    assert "lost on its way" in json.loads(whole)["error"]["message"]
 
 
 async def test_closed_bridge_answers_nobody(client: Client) -> None:

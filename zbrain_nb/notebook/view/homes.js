@@ -1,5 +1,5 @@
 // Views with their feeds, as every home of them (output, widget) puts them into a page: each function fills `node` and
-// returns the feed and `shut`, which ends both. `server` is where the feed asks, or null where there is none.
+// returns the feed and `shut`, which ends both. `server` is where the feed asks.
 import { renderDashboard } from './dashboard/dashboard.js';
 import { JobsFeed } from './dashboard/jobsfeed.js';
 import { h } from './elements.js';
@@ -33,5 +33,5 @@ export function showGroup(node, server, saved, options) {
 
 export const showDashboard = (node, server, saved) =>
   show(node, new JobsFeed(server, saved), (card, feed) =>
-    renderDashboard(card, feed, { jobUrl: (id) => server?.pageOf(id), target: '_blank' }),
+    renderDashboard(card, feed, { jobUrl: (id) => server.pageOf(id), target: '_blank' }),
   );

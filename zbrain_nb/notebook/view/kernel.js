@@ -10,6 +10,7 @@ const QUIET_MS = 40_000; // what is followed says something at least every 15 s
 const HERE_MS = 15_000;
 const BUSY = 'The kernel runs a cell; this is done when it is free.';
 const SILENT = 'The kernel does not answer. While it runs a cell, it hands nothing on.';
+const GAP = 'A part of the answer was lost between the kernel and this page.';
 const GONE = {
   dead: 'The kernel has ended.',
   terminating: 'The kernel has ended.',
@@ -72,7 +73,7 @@ export class KernelServer {
 
   #send(message, asked) {
     const number = ++this.#last;
-    this.#asked.set(number, { ...asked, parts: [], at: Date.now() });
+    this.#asked.set(number, { ...asked, parts: [], at: Date.now(), checkedAt: 0, next: 0 });
     this.#timer ??= setInterval(() => this.#look(), LOOK_MS);
     // Whoever asked has first to take what is returned, also when it fails at once.
     queueMicrotask(() => this.#say({ ...message, id: number }));
@@ -93,16 +94,18 @@ export class KernelServer {
     if (this.#asked.delete(number) && this.#channel) this.#say({ method: 'DROP', id: number });
   }
 
-  #hear = ({ page, id, status, date, more }, buffers) => {
+  #hear = ({ page, id, status, date, part, more }, buffers) => {
     this.#heardAt = Date.now();
     const asked = page === this.#page && this.#asked.get(id);
     if (!asked) return;
+    if (status === 200 && part !== asked.next) return this.#end(id, new Unreached(GAP), true);
+    asked.next += 1;
     asked.at = this.#heardAt;
     asked.parts.push(...buffers);
     if (more) return;
     const { parts, socket } = asked;
     asked.parts = [];
-    if (status !== 200) return this.#end(id, new Refused(status, JSON.parse(textOf(parts))));
+    if (status !== 200) return this.#end(id, new Refused(status, JSON.parse(textOf(buffers))));
     if (!socket) {
       this.#asked.delete(id);
       return asked.resolve({ parts, date });
@@ -114,8 +117,9 @@ export class KernelServer {
     socket.onmessage?.({ data: textOf(parts) });
   };
 
-  #end(number, error) {
+  #end(number, error, drops = false) {
     const { socket, reject } = this.#asked.get(number);
+    if (drops) this.#drop(number);
     this.#asked.delete(number);
     if (socket) socket.onclose?.();
     else reject(error);
@@ -129,9 +133,13 @@ export class KernelServer {
     for (const [number, asked] of all) {
       if (asked.socket) continue; // the feed sees for itself when it falls silent
       if (now - asked.at > SLOW_MS) asked.waits?.(BUSY);
-      if (now - Math.max(asked.at, this.#heardAt) < patience) continue;
-      this.#say({ method: 'DROP', id: number });
-      if (this.#asked.has(number)) this.#end(number, new Unreached(SILENT, true));
+      if (now - Math.max(asked.at, this.#heardAt) < patience) {
+        if (now - asked.at < HERE_MS || now - asked.checkedAt < HERE_MS) continue;
+        asked.checkedAt = now; // a kernel that has answered says so
+        this.#say({ method: 'HERE', id: number });
+        continue;
+      }
+      this.#end(number, new Unreached(SILENT, true), true);
     }
     if (this.#channel && now - this.#saidAt > HERE_MS) this.#say({ method: 'HERE' });
     if (this.#asked.size) return;

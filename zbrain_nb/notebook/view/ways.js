@@ -8,9 +8,9 @@ const PROBE_MS = 5_000;
 /** @param {?Function} channel to the kernel, as `kernel.js` makes them; @param {object} saved as the notebook has it */
 export function serverFor(channel, saved) {
   const api = apiOfPage();
-  const ways = [api && new PageServer(api), channel && new KernelServer(channel)].filter(Boolean);
+  const ways = [api && new PageServer(api), channel && new KernelServer(channel)].filter(Boolean); // a page has one
   const known = saved.id ?? (saved.runs ?? saved.rows)?.[0]?.id;
-  return ways.length ? new Ways(ways, known ? `jobs/${known}` : 'overview', !saved.id && !saved.runs) : null;
+  return new Ways(ways, known ? `jobs/${known}` : 'overview', !saved.id && !saved.runs);
 }
 
 /** A server by the first way on which it answers to `probe`. */

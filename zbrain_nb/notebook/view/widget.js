@@ -22,11 +22,8 @@ export default {
       model.set('saved', { id, name, state });
       model.save_changes();
     };
-    const refill = () => feed.refill?.(model.get('saved'));
     const off = feed.on(keep);
-    model.on('change:saved', refill);
     return () => {
-      model.off('change:saved', refill);
       off();
       shut();
       server.stop();

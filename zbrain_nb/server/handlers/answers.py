@@ -79,10 +79,14 @@ class JobRow(msgspec.Struct, kw_only=True):
 
 
 class JobPage(msgspec.Struct):
-    """Jobs, newest first; ``next_cursor`` asks for those behind them and is null on the last page."""
+    """Jobs, newest first; ``next_cursor`` asks for those behind them and is null on the last page.
+
+    ``event_seq`` asks, as ``after``, for what is submitted from now on.
+    """
 
     jobs: list[ShownJob]
     next_cursor: str | None
+    event_seq: int
 
 
 class RowPage(msgspec.Struct):
@@ -90,6 +94,7 @@ class RowPage(msgspec.Struct):
 
     jobs: list[JobRow]
     next_cursor: str | None
+    event_seq: int
 
 
 class ManyJobs(msgspec.Struct):

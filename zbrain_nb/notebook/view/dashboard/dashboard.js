@@ -294,7 +294,6 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
 
   function noticeText() {
     if (feed.problem) return [feed.problem, ''];
-    if (feed.connection === 'saved') return [`This page cannot reach the server. The newest jobs as of ${timeOfDay(feed.savedAt * 1000)} are shown.`, ''];
     if (feed.connection !== 'reconnecting') return ['', ''];
     const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
     const since = feed.heardAt ? ` since ${timeOfDay(feed.heardAt)}` : '';

@@ -48,22 +48,22 @@ export class JobsFeed {
   #listeners = new Set();
   #connection;
   #timers = {};
+  #isLooking = false;
   #unknown = new Set();
   #seen = () => document.hidden || void this.#lookOver();
 
   /**
-   * @param {?(string | object)} server where to ask; null where no server can be reached
-   * @param {object} saved what a notebook holds: the org, the newest rows, and when they were read
+   * @param {string | object} server where to ask: the address of the API, or what is a server already
+   * @param {object} saved what a notebook holds: the org and the newest rows
    */
-  constructor(server, { org = null, rows = [], saved_at: savedAt = null } = {}) {
+  constructor(server, { org = null, rows = [] } = {}) {
     this.#server = serverAt(server);
     this.org = org;
     this.rows = new Map(rows.map((row) => [row.id, row])); // by id
-    this.savedAt = savedAt;
     this.version = 0; // grows whenever a row changes
     this.overview = null;
     this.counts = {};
-    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "saved" (there is no server to ask)
+    this.connection = 'opening'; // or "live", "reconnecting" (tries again)
     this.complete = false; // whether `rows` are all jobs there are
     this.loading = false;
     this.heardAt = null;
@@ -89,11 +89,6 @@ export class JobsFeed {
   }
 
   start() {
-    if (!this.#server) {
-      this.connection = 'saved';
-      this.#countSaved();
-      return this;
-    }
     document.addEventListener('visibilitychange', this.#seen);
     this.#timers.overview = setInterval(this.#seen, OVERVIEW_MS);
     void this.#connection.connect();
@@ -111,20 +106,6 @@ export class JobsFeed {
   }
   tell() {
     for (const listener of this.#listeners) listener();
-  }
-
-  /** Take rows that a kernel read, where the server cannot be asked. */
-  refill({ org, rows, saved_at: savedAt }) {
-    if (this.connection !== 'saved') return;
-    this.#forget();
-    this.org = org;
-    this.savedAt = savedAt;
-    for (const row of rows) this.#set(row);
-    this.#countSaved();
-    this.tell();
-  }
-  #countSaved() {
-    for (const { state } of this.rows.values()) this.counts[state] = (this.counts[state] ?? 0) + 1;
   }
 
   /** Show another org. */
@@ -162,7 +143,7 @@ export class JobsFeed {
 
   /** Fetch older jobs that fit, when not all are here. */
   async find({ state, q }) {
-    if (!this.#server || this.complete || !(state || q)) return;
+    if (this.complete || !(state || q)) return;
     const query = new URLSearchParams({ ...(state && { state }), ...(q && { q }) });
     try {
       await this.#readPage(String(query), PAGE);
@@ -203,11 +184,14 @@ export class JobsFeed {
   }
 
   async #lookOver() {
+    if (this.#isLooking) return; // a kernel that is busy answers later
+    this.#isLooking = true;
     try {
       await this.#readOverview();
     } catch {
       // The socket tells whether the server is there.
     }
+    this.#isLooking = false;
   }
 
   async #readOverview() {

@@ -1,4 +1,7 @@
-"""A press takes a person a tenth of a second: what changes meanwhile must not take the click away."""
+"""How a page answers: a line is there in the next frame, and a click counts although what was pressed has changed.
+
+A press takes a person a tenth of a second.
+"""
 
 from __future__ import annotations
 
@@ -94,3 +97,20 @@ def test_filter_and_bulk_act_of_a_busy_dashboard_take_the_click(host: Owner, han
     cancel = page.get_by_role("button", name="Cancel 2")
     press(page, cancel, socket, lambda: hand.send(running[1], "failed", error=error), "job_failed")
     expect(page.locator(".zb-jobs tbody tr[data-state=canceled]").filter(has_text="to be filtered")).to_have_count(1)
+
+
+def test_line_is_shown_in_the_first_frame_after_it_came(page: Page, stub: StubServer) -> None:
+    job_id = stub.add("running")
+    stub.stored(job_id, "one")
+    page.goto(stub.url())
+    expect(page.locator(".zb-lines")).to_contain_text("one")
+    shown = page.evaluate(
+        """() => new Promise((done) => {
+          const { feed } = views[0];
+          feed.apply({ kind: 'job_logged', data: { entries: [{ ...feed.log.get(0), seq: 1, line: 'two' }] } });
+          feed.tell();
+          // Asked for behind the view's own: it runs in the same frame, after that.
+          requestAnimationFrame(() => done(document.querySelector('.zb-lines').textContent.includes('two')));
+        })"""
+    )
+    assert shown
