@@ -162,6 +162,7 @@ class StubServer:
         self.opened: list[str] = []
         self.closed: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.down = False
+        self.search_window = 20_000
         self.answer_posts = True
         self.waiting = 0
         self.attempts: list[dict[str, Any]] = []
@@ -180,6 +181,8 @@ class StubServer:
                 (r"/view/(.*)", StaticFileHandler, {"path": str(VIEW)}),
                 (r"/widget.js", _Widget),
                 (r"/(page|widget)", _Page, {"stub": self}),
+                (r"/zbrain/api/jobs", _List, {"stub": self}),
+                (r"/(remoteEntry.js)", StaticFileHandler, {"path": str(VIEW.parent / "labextension" / "static")}),
                 (r"/zbrain/api/events", _Events, {"stub": self}),
                 (r"/zbrain/api/jobs/(lookup|cancel|retry)", _Many, {"stub": self}),
                 (r"/zbrain/api/jobs/([^/]+)(?:/(.+))?", _Jobs, {"stub": self}),
@@ -259,6 +262,7 @@ class StubServer:
 
     def add_group(self, states: list[str], **fields: Any) -> list[str]:
         """Make the jobs of a group, which the page shows as one."""
+        fields["spec"] = {"tags": {"zbrain.group": "g"}, **fields.get("spec", {})}
         ids = [self.add(state, **fields) for state in states]
         self.saved.clear()
         runs = [{"id": job_id, "state": "pending", "label": f"lr={place}"} for place, job_id in enumerate(ids)]
@@ -380,6 +384,12 @@ class _Jobs(RequestHandler):
         elif part == "logs":
             start = int(self.get_argument("from_seq", "0"))
             limit = int(self.get_argument("limit", "1000"))
+            if text := self.get_argument("q", "").lower():
+                end = min(len(log), start + stub.search_window)
+                hits = (entry for entry in log[start:end] if text in entry["line"].lower())
+                entries = list(itertools.islice(hits, limit))
+                self.finish({"entries": entries, "next_seq": entries[-1]["seq"] + 1 if len(entries) == limit else end})
+                return
             if stream := self.get_argument("stream", ""):
                 lines = (entry for entry in itertools.islice(log, start, None) if entry["stream"] == stream)
                 entries = list(itertools.islice(lines, limit))
@@ -413,6 +423,13 @@ class _Jobs(RequestHandler):
             new = stub.add("pending", retry_of=job_id, reason="Waiting for a free slot on local")
             self.set_status(201)
             self.finish(stub.jobs[new])
+
+
+class _List(_Jobs):
+    def get(self) -> None:  # type: ignore[override]
+        name, _, value = self.get_argument("tag").partition("=")
+        jobs = [job for job in self.stub.jobs.values() if job["spec"].get("tags", {}).get(name) == value]
+        self.finish({"jobs": jobs[::-1], "next_cursor": None})
 
 
 class _Many(_Jobs):

@@ -598,6 +598,71 @@ def test_search_steps_through_hits_with_enter(page: Page, stub: StubServer) -> N
     expect(view.locator(".zb-logbar")).to_contain_text("200 lines")
 
 
+def test_search_asks_the_server_about_lines_that_are_not_here(page: Page, stub: StubServer) -> None:
+    job = stub.add("failed")
+    stub.logs[job] = LongLog(100_000, error_at=5000)
+    view = show(page, stub)
+    stub.gets.clear()
+    box = view.get_by_role("searchbox")
+    box.fill("NUMBER 70123")  # which the server finds in its fourth page
+    expect(view.locator("[data-hit] .zb-ln")).to_have_text("line number 70123")
+    expect(view.locator(".zb-logbar")).to_contain_text("1 of 1")
+    asked = [uri for uri in stub.gets if "/logs?" in uri]
+    assert len([uri for uri in asked if "q=number%2070123" in uri]) == 5
+    assert len(asked) <= 6  # and the page of lines that is looked at
+
+
+def test_search_for_what_is_everywhere_goes_on_when_one_comes_near_its_end(page: Page, stub: StubServer) -> None:
+    job = stub.add("failed")
+    stub.logs[job] = LongLog(100_000, error_at=5000)
+    view = show(page, stub)
+    box = view.get_by_role("searchbox")
+    box.fill("line")
+    expect(view.locator(".zb-logbar")).to_contain_text("1 of 10,100+")
+    box.press("Shift+Enter")
+    expect(view.locator(".zb-logbar")).to_contain_text("10,100 of 20,100+")
+
+
+def test_large_input_is_looked_at_once_however_often_the_job_changes(page: Page, stub: StubServer) -> None:
+    job = stub.add(spec={"code": "train()", "input": {"rate": 0.5}})
+    view = show(page, stub)
+    expect(view.locator(".zb-params")).to_contain_text("rate")
+    page.evaluate(
+        "Object.defineProperty(views[0].feed.job.spec, 'input', { get() { throw new Error('looked at again'); } })"
+    )
+    for done in range(1, 4):
+        stub.emit("job_progressed", job, {"progress": {"fraction": done / 10, "note": f"step {done}"}})
+        expect(view.locator(".zb-note")).to_have_text(f"step {done}")
+    expect(view.locator(".zb-params")).to_contain_text("rate")
+
+
+def test_outputs_that_the_notebook_left_out_are_said_until_the_server_shows_them(page: Page, stub: StubServer) -> None:
+    job = stub.add("succeeded")
+    last = {"output_type": "display_data", "data": {"text/plain": "the last plot"}, "metadata": {}}
+    stub.saved[0].update(outputs=[last], outputs_left_out=3)
+    said = "The first 3 outputs were too large for the notebook, and are kept with the job: open it in zbrain."
+    stub.outputs[job] = [last] * 4
+    view = show(page, stub)
+    expect(view.locator(".zb-output")).to_have_count(4)
+    expect(view.get_by_text(said)).to_have_count(0)
+    del stub.jobs[job]
+    view = show(page, stub)
+    expect(view.locator(".zb-output")).to_have_text("the last plot")
+    expect(view.get_by_text(said)).to_be_visible()
+
+
+def test_page_says_what_it_leaves_out_of_the_notebook(page: Page, stub: StubServer) -> None:
+    job = stub.add("succeeded")
+    stub.outputs[job] = [
+        {"output_type": "display_data", "data": {"text/plain": f"{n}" * 1_500_000}, "metadata": {}} for n in range(3)
+    ]
+    show(page, stub)
+    kept = page.evaluate("import('/view/index.js').then(({ bundleOf }) => bundleOf(views[0].feed))")
+    saved = kept["application/vnd.zbrain.job+json"]
+    assert (len(saved["outputs"]), saved["outputs_left_out"]) == (2, 1)
+    assert "The first output was too large for the notebook, and is kept with the job" in kept["text/html"]
+
+
 def test_the_whole_log_can_be_copied_and_saved(page: Page, stub: StubServer) -> None:
     job = stub.add()
     stub.stored(job, *[f"\x1b[32mline\x1b[0m {i}" for i in range(3000)])

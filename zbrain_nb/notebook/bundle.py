@@ -79,8 +79,9 @@ def snapshot(
     Returns
     -------
     dict
-        JSON with ``id name version state cached job log outputs``. The job comes without its code, inputs and
-        environment, which are the server's to show.
+        JSON with ``id name version state cached job log outputs outputs_left_out``, the last how many of the first
+        outputs are kept with the job alone. The job comes without its code, inputs and environment, which are the
+        server's to show.
     """
     fields = msgspec.to_builtins(job)
     kept = {name: fields[name] for name in _JOB_FIELDS}
@@ -88,9 +89,9 @@ def snapshot(
     for name in ("output", "error"):
         if len(json.dumps(kept[name])) > MAX_VALUE_BYTES:
             kept[name] = {**kept[name], "traceback": []} if name == "error" and isinstance(kept[name], dict) else None
-    shown = list(outputs)
-    while shown and sum(len(json.dumps(each)) for each in shown) > MAX_OUTPUTS_BYTES:
-        shown.pop(0)
+    left_out, size = len(outputs), 0
+    while left_out and (size := size + len(json.dumps(outputs[left_out - 1]))) <= MAX_OUTPUTS_BYTES:
+        left_out -= 1
     lines = [msgspec.to_builtins(entry) for entry in log_tail[-MAX_LOG_LINES:]]
     for line in lines:
         line["line"] = line["line"][:MAX_LINE_CHARS]
@@ -102,7 +103,8 @@ def snapshot(
         "cached": cached,
         "job": kept,
         "log": lines,
-        "outputs": shown,
+        "outputs": list(outputs[left_out:]),
+        "outputs_left_out": left_out,
     }
 
 
@@ -136,6 +138,8 @@ def _html(job: Job, saved: dict[str, Any]) -> str:
     if job.error:
         trace = "\n".join(str(line) for line in job.error.get("traceback") or ())
         parts.append(_pre(trace or f"{job.error.get('ename', '')}: {job.error.get('evalue', '')}"))
+    if saved["outputs_left_out"]:
+        parts.append(f"<p>{_left_out(saved['outputs_left_out'])}</p>")
     parts += [_output(output.get("data") or {}) for output in saved["outputs"]]
     is_shown = any(output.get("output_type") == "execute_result" for output in saved["outputs"])
     if job.output is not None and not is_shown:
@@ -144,6 +148,13 @@ def _html(job: Job, saved: dict[str, Any]) -> str:
         parts.append(f"<details><summary>Log</summary>{_pre(chr(10).join(e['line'] for e in saved['log']))}</details>")
     parts.append(f"<p><code>client.job(&quot;{_escape(job.id)}&quot;)</code></p>")
     return f"<div>{''.join(parts)}</div>"
+
+
+def _left_out(count: int) -> str:
+    where = "kept with the job: open it in zbrain."
+    if count == 1:
+        return f"The first output was too large for the notebook, and is {where}"
+    return f"The first {count:,} outputs were too large for the notebook, and are {where}"
 
 
 def _facts(job: Job) -> list[str]:

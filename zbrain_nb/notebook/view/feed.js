@@ -22,6 +22,7 @@ export class Feed {
   constructor(saved) {
     this.job = { spec: {}, id: saved.id, attempt: 0, ...saved.job, name: saved.name, state: saved.state ?? 'pending' };
     this.outputs = saved.outputs ?? [];
+    this.leftOut = saved.outputs_left_out ?? 0; // of the outputs, the first ones: so many the notebook did not keep
     this.shipped = saved.shipped ?? ''; // the variables that went along, said by the magic alone
     this.cached = saved.cached ?? false; // nothing ran: the cell took what this job gave before
     this.parents = []; // the jobs that have to end first, while it waits for them

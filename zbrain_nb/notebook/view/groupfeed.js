@@ -1,7 +1,11 @@
-// What the view of a group reads: many jobs, looked at in one request and followed on one socket.
+// What the view of a group reads: many jobs, looked at together and followed on one socket. A run that was submitted
+// again, by whomever, stands in the place of what it repeats.
 import { Refused, serverAt } from './ask.js';
 import { Connection, Unknown } from './connection.js';
 import { ENDED } from './feed.js';
+
+const PAGE = 1000; // jobs asked for at once
+const GROUP_TAG = 'zbrain.group';
 
 export class GroupFeed {
   #server;
@@ -19,6 +23,7 @@ export class GroupFeed {
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
     this.labels = saved.runs.map(({ label }) => label ?? '');
+    this.missing = new Set(); // ids of runs that the server does not know, as others of the group
     this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" to the server
     this.heardAt = null;
     this.nextTryAt = null;
@@ -51,13 +56,14 @@ export class GroupFeed {
   }
 
   get ended() {
-    return this.jobs.every(({ state }) => ENDED.has(state));
+    return this.jobs.every(({ id, state }) => ENDED.has(state) || this.missing.has(id));
   }
   get canAct() {
     return this.connection === 'live' && !this.acting;
   }
+  /** The runs that failed and can be tried again. */
   get failed() {
-    return this.jobs.filter(({ state }) => state === 'failed');
+    return this.jobs.filter(({ id, state }) => state === 'failed' && !this.missing.has(id));
   }
   /** How many runs are in each state, in the order of their life. */
   get counts() {
@@ -78,7 +84,11 @@ export class GroupFeed {
     };
     try {
       const ids = jobs.map(({ id }) => id);
-      const [{ jobs: changed }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body: { ids }, waits });
+      const changed = [];
+      for (let at = 0; at < ids.length; at += PAGE) {
+        const body = { ids: ids.slice(at, at + PAGE) };
+        changed.push(...(await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits }))[0].jobs);
+      }
       for (const job of changed) {
         const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
         if (place != null && (verb === 'retry' || job.event_seq >= (this.jobs[place].event_seq ?? 0)))
@@ -101,14 +111,53 @@ export class GroupFeed {
 
   async #load(current) {
     const ids = this.jobs.map(({ id }) => id);
-    const [{ jobs, event_seq: seq }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids } });
-    if (ids.length && !jobs.length) throw new Unknown();
+    const known = [];
+    let seq = null;
+    for (let at = 0; at < ids.length; at += PAGE) {
+      const body = { ids: ids.slice(at, at + PAGE) };
+      const [{ jobs, event_seq: now }] = await this.#server.ask('jobs/lookup', { method: 'POST', body });
+      known.push(...jobs);
+      seq ??= now;
+    }
+    if (!known.length) throw new Unknown();
+    const again = await this.#readRepeats(known);
     if (!current()) return null;
-    for (const job of jobs) this.jobs[this.#places.get(job.id)] = job;
+    this.missing = new Set(ids);
+    for (const job of known) {
+      this.missing.delete(job.id);
+      this.jobs[this.#places.get(job.id)] = job;
+    }
+    for (const job of again) this.#replace(job);
     return seq;
   }
 
+  /** Jobs that repeat others of the group, oldest first: they bear its tag too. */
+  async #readRepeats(known) {
+    const groups = new Set(known.map(({ spec }) => spec.tags?.[GROUP_TAG]));
+    const [group] = groups;
+    if (groups.size > 1 || !group) return [];
+    const tag = encodeURIComponent(`${GROUP_TAG}=${group}`);
+    const found = [];
+    for (let cursor = ''; cursor != null; ) {
+      const [page] = await this.#server.ask(`jobs?brief=1&tag=${tag}&limit=${PAGE}${cursor && `&cursor=${cursor}`}`);
+      found.push(...page.jobs.filter(({ retry_of: old }) => old));
+      cursor = page.next_cursor;
+    }
+    return found.reverse();
+  }
+
+  /** Put a job in the place of the run that it repeats, if that is here. */
+  #replace(job) {
+    const place = this.#places.get(job.retry_of);
+    if (place == null) return;
+    this.jobs[place] = job;
+    this.missing.delete(job.retry_of);
+    this.#places.set(job.id, place);
+    this.#places.delete(job.retry_of);
+  }
+
   #take({ kind, seq, job_id: id, data }) {
+    if (kind === 'job_submitted' && data.retry_of) return this.#replace({ ...data, id, event_seq: seq });
     const job = this.jobs[this.#places.get(id)];
     if (!job || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
     this.jobs[this.#places.get(id)] = { ...job, ...data, event_seq: seq };

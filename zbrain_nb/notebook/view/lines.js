@@ -8,9 +8,12 @@ export class LogLines {
   /**
    * @param {?(from: number, limit: number, stream?: string) => Promise<object[]>} fetchLines
    *   null where no older lines can be had
+   * @param {?(from: number, limit: number, text: string) => Promise<{entries: object[], next_seq: number}>} searchLines
+   *   null where lines can only be looked through here
    */
-  constructor(fetchLines = null) {
+  constructor(fetchLines = null, searchLines = null) {
     this.fetchLines = fetchLines;
+    this.searchLines = searchLines;
     this.begin = 0;
     this.end = 0;
     this.stderr = 0;
@@ -66,7 +69,7 @@ export class LogLines {
    */
   async read(from, to) {
     this.wanted = Math.floor(from / PAGE);
-    if (!this.#holds(from, to)) await this.#ask(this.wanted);
+    if (!this.holds(from, to)) await this.#ask(this.wanted);
     return Array.from({ length: to - from }, (_, i) => this.get(from + i));
   }
 
@@ -79,13 +82,20 @@ export class LogLines {
   async pass(from, stream = null) {
     const { end } = this;
     const to = this.pageEnd(from);
-    if (!this.fetchLines || this.#holds(from, to)) {
+    if (!this.fetchLines || this.holds(from, to)) {
       const held = Array.from({ length: to - from }, (_, i) => this.get(from + i));
       return { entries: held.filter((entry) => entry && (!stream || entry.stream === stream)), to };
     }
     const entries = await this.fetchLines(from, SPAN, stream ?? '');
     const last = entries.at(-1)?.seq ?? -1;
     return { entries, to: entries.length < SPAN ? Math.max(end, last + 1) : last + 1 };
+  }
+
+  /** The numbers of lines from `from` on that hold `text` (lower case), some of them, and how far was looked. */
+  async find(from, text, limit) {
+    const { end } = this;
+    const { entries, next_seq: next } = await this.searchLines(from, limit, text);
+    return { hits: entries.map(({ seq }) => seq).filter((seq) => seq < end), to: Math.min(next, end) };
   }
 
   /** Where the first traceback stands; without one, the first line on stderr; null if there is neither. */
@@ -105,7 +115,8 @@ export class LogLines {
     return Math.min(this.end, (Math.floor(seq / PAGE) + 1) * PAGE);
   }
 
-  #holds(from, to) {
+  /** Whether all these lines are here. */
+  holds(from, to) {
     for (let seq = from; seq < to; seq += 1) if (!this.get(seq)) return false;
     return true;
   }

@@ -106,7 +106,10 @@ export class ServerFeed extends Feed {
     const job = await this.#fetch(path).catch(unknownIfMissing);
     const lines = this.loaded
       ? this.log
-      : new LogLines((from, limit, stream) => this.#range(from, limit, stream));
+      : new LogLines(
+          (from, limit, stream) => this.#range(from, limit, stream),
+          (from, limit, text) => this.#lines(`from_seq=${from}&limit=${limit}&q=${encodeURIComponent(text)}`),
+        );
     await this.#fillLog(lines, job.log_lines);
     const parents = await this.#parentsOf(job);
     if (!current()) return null;
@@ -114,6 +117,7 @@ export class ServerFeed extends Feed {
     this.parents = parents;
     void this.#readAttempts();
     this.outputs = shown.outputs;
+    this.leftOut = 0;
     this.outputsSeq = shown.event_seq;
     this.log = lines;
     this.loaded = true;
@@ -185,6 +189,7 @@ export class ServerFeed extends Feed {
     this.parents = [];
     this.attempts = [];
     this.outputs = [];
+    this.leftOut = 0;
     this.outputsSeq = 0;
     this.log = new LogLines();
     void this.#connection.connect();

@@ -9,7 +9,19 @@ import { paramsOf, paramsSection } from './params.js';
 import { parentsPane, waitsForParents } from './parents.js';
 import { plainText, visibleName } from './text.js';
 import { failureSection } from './trace.js';
-import { faceOf, failureOf, footOf, fractionOf, noteOf, noticeOf, placeOf, timesOf, triesOf, wordOf } from './words.js';
+import {
+  faceOf,
+  failureOf,
+  footOf,
+  fractionOf,
+  leftOutOf,
+  noteOf,
+  noticeOf,
+  placeOf,
+  timesOf,
+  triesOf,
+  wordOf,
+} from './words.js';
 
 export function render(el, feed, { open = true, renderOutput = renderPlainly } = {}) {
   const bodyId = newId('body');
@@ -182,6 +194,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     { pane: 'parents', when: () => waitsForParents(feed) },
     { data: triesOf, make: triesSection },
     { data: failureOf, make: failureSection },
+    { data: leftOutOf, make: (text) => h('p', { class: 'zb-sec zb-small zb-mute' }, text) },
     { pane: 'outputs', when: () => feed.displays.length },
     { pane: 'value', when: () => feed.values.length },
     {
@@ -196,6 +209,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     { pane: 'log', when: () => feed.log.end },
     {
       data: paramsOf,
+      from: () => feed.job.spec, // it may be large, and is the same at every frame
       make: (rows) => paramsSection(rows, paramsOpen, (now) => (paramsOpen = now)),
     },
     { data: footOf, make: footSection },
@@ -234,6 +248,9 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         pane.sync();
         continue;
       }
+      const from = part.from?.();
+      if (from && from === part.was) continue;
+      part.was = from;
       const data = part.data(feed);
       const key = data ? JSON.stringify([faceOf(feed), data]) : null;
       if (key === part.key) continue;

@@ -238,3 +238,12 @@ export function footOf(feed) {
   ].filter(Boolean);
   return facts.length ? facts : null;
 }
+
+/** That the notebook did not keep all outputs; empty once they are here. */
+export function leftOutOf({ leftOut }) {
+  if (!leftOut) return null;
+  const where = 'kept with the job: open it in zbrain.';
+  return leftOut === 1
+    ? `The first output was too large for the notebook, and is ${where}`
+    : `The first ${leftOut.toLocaleString('en')} outputs were too large for the notebook, and are ${where}`;
+}

@@ -92,10 +92,11 @@
 
       async renderModel(output) {
         const saved = output.data[GROUP_TYPE];
-        const key = `${saved.runs.map(({ id }) => id).join()} ${output.trusted}`;
+        this.output = output;
+        this.model = { saved, trusted: output.trusted };
+        const key = this.keyOf(saved.runs);
         if (this.key === key) return; // only states have changed: the feed knows better
         this.key = key;
-        this.model = { saved, trusted: output.trusted };
         if (this.isAttached) this.open();
       }
 
@@ -108,11 +109,26 @@
         const { saved, trusted } = this.model;
         const server = view.serverOf(this, saved);
         const renderOutput = view.jupyterRenderer(this.rendermime, trusted);
-        const { shut } = view.showGroup(this.node, server, saved, { renderOutput });
+        const { feed, shut } = view.showGroup(this.node, server, saved, { renderOutput });
+        const off = feed.on(() => this.keep(feed));
         this.shut = () => {
+          off();
           shut();
           server.stop();
         };
+      }
+
+      keyOf(runs) {
+        return `${runs.map(({ id }) => id).join()} ${this.model.trusted}`;
+      }
+
+      /** Let the notebook hold the runs that the view shows, and at the end of all what they came to. */
+      keep(feed) {
+        if (!view.isNews(feed, this.model.saved)) return;
+        const bundle = view.groupBundleOf(feed);
+        this.model = { saved: bundle[GROUP_TYPE], trusted: this.model.trusted };
+        this.key = this.keyOf(feed.jobs);
+        this.output.setData({ data: bundle });
       }
 
       dispose() {

@@ -14,6 +14,8 @@ import { aboutJob } from './about.js';
 import { codeSection } from './code.js';
 import { sandboxed } from './sandbox.js';
 
+const LOOK_MS = 3000; // who waits for the job comes and goes without an event
+
 export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const feed = new ServerFeed(api, { id, name: '\u2026' }).start();
   const panelId = newId('panel');
@@ -27,6 +29,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   let current = null;
   let settled = false; // whether `current` was chosen when it was known how the job stands
   let frame = 0;
+  let waiting = 0; // how many the job holds up
 
   const crumb = h('p', { class: 'zb-crumb' });
   const title = h('h1');
@@ -109,13 +112,28 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
     if (!feed.canAct) return null;
     if (feed.canceling) return button('Canceling\u2026', { disabled: true });
-    if (!feed.ended) return button('Cancel', { onclick: () => feed.act('cancel') });
+    if (!feed.ended) return [waiting > 0 && detachButton(), button('Cancel', { onclick: () => feed.act('cancel') })];
     const failed = feed.job.state === 'failed';
     return button(failed ? 'Retry' : 'Run again', {
       class: failed ? 'zb-btn-main' : '',
       disabled: feed.acting != null,
       onclick: () => feed.act(failed ? 'retry' : 'run_again'),
     });
+  }
+  const detachButton = () =>
+    button('Detach', {
+      title: 'Let the kernel go on that waits for this job; the job goes on too',
+      onclick: () => void feed.act('detach').then(lookForWaiting),
+    });
+  /** See whether somebody waits for the job: the server tells it who asks. */
+  async function lookForWaiting() {
+    if (feed.ended || !feed.canAct || document.hidden) return;
+    try {
+      waiting = await feed.countWaiting();
+      schedule();
+    } catch {
+      // It is asked again soon; meanwhile the connection itself shows that it is lost.
+    }
   }
   let bar = null;
   const percent = h('b');
@@ -346,7 +364,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       history = { attempts: [], chain: [] };
       window.history.pushState(null, '', jobUrl(job.id));
     }
-    const key = JSON.stringify([faceOf(feed), wordOf(feed), job.id, job.name, feed.connection, feed.canceling, feed.acting]);
+    const key = JSON.stringify([faceOf(feed), wordOf(feed), job.id, job.name, feed.connection, feed.canceling, feed.acting, waiting > 0]);
     if (key !== headKey) {
       headKey = key;
       buildHead();
@@ -376,6 +394,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   setInterval(() => {
     if (!feed.ended || feed.connection === 'reconnecting') schedule();
   }, 1000);
+  setInterval(() => void lookForWaiting(), LOOK_MS);
   addEventListener('popstate', () => {
     if (location.pathname !== jobUrl(feed.job.id)) location.reload();
   });
