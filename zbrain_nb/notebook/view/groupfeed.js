@@ -1,5 +1,5 @@
 // What the view of a group reads: many jobs, looked at in one request and followed on one socket.
-import { Refused, ask } from './ask.js';
+import { Refused, ask, ownSocket } from './ask.js';
 import { ENDED } from './feed.js';
 import { pulse } from './pulse.js';
 
@@ -115,7 +115,7 @@ export class GroupFeed {
 
   #open(turn, seq) {
     const topic = encodeURIComponent(`orgs/${this.org}`);
-    const socket = new WebSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topic}&after=${seq}`);
+    const socket = new WebSocket(ownSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topic}&after=${seq}`));
     this.#socket = socket;
     this.#pulse = pulse(() => turn === this.#turn && this.#lose());
     socket.onmessage = ({ data }) => {

@@ -1,4 +1,5 @@
 // What a job leaves: its value, variables, artifacts, and the reference by which code finds it again.
+import { ownHeaders } from './ask.js';
 import { bytes, copyButton, h, icon } from './elements.js';
 import { textOf } from './outputs.js';
 import { plainText, visibleName } from './text.js';
@@ -103,7 +104,7 @@ function preview(name, size, url) {
   }
   if (!TEXT.test(name)) return none();
   const slot = h('span', { class: 'zb-peek' });
-  fetch(url, { credentials: 'same-origin', headers: { Range: 'bytes=0-999' } })
+  fetch(url, { credentials: 'same-origin', headers: { ...ownHeaders(), Range: 'bytes=0-999' } })
     .then(async (answer) => {
       if (!answer.ok) throw new Error(answer.statusText);
       const lines = (await answer.text()).slice(0, 1000).split('\n').slice(0, 5);

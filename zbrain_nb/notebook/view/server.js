@@ -1,5 +1,5 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
-import { Refused, ask } from './ask.js';
+import { Refused, ask, ownSocket } from './ask.js';
 import { Feed } from './feed.js';
 import { LogLines } from './lines.js';
 import { pulse } from './pulse.js';
@@ -113,7 +113,7 @@ export class ServerFeed extends Feed {
 
   #open(turn) {
     const after = this.#lastSeq == null ? '' : `&after=${this.#lastSeq}`;
-    const socket = new WebSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=jobs/${this.job.id}${after}`);
+    const socket = new WebSocket(ownSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=jobs/${this.job.id}${after}`));
     this.#socket = socket;
     this.#pulse = pulse(() => turn === this.#turn && this.#lose());
     return new Promise((resolve) => {

@@ -1,5 +1,5 @@
 // The view as an ipywidget. `widget.py` joins this file and those it imports into the one module of an anywidget.
-import { apiOfPage } from './ask.js';
+import { apiOfPage, ownHeaders } from './ask.js';
 import { h } from './elements.js';
 import { jupyterRenderer } from './jupyter.js';
 import { KernelFeed } from './kernel.js';
@@ -13,6 +13,7 @@ async function reaches(api, jobId) {
   try {
     const answer = await fetch(`${api}jobs/${jobId}`, {
       credentials: 'same-origin',
+      headers: ownHeaders(),
       signal: AbortSignal.timeout(PROBE_MS),
     });
     return answer.ok;

@@ -58,8 +58,8 @@ class HostContext:
         The account that owns what single-user callers submit.
     instance : str
         Random, new for each host process.
-    host_names : set of str
-        Names by which this host may be addressed (DNS rebinding).
+    host_names : set of str or None
+        Names by which this host may be addressed (DNS rebinding); None is any.
     requests : int
         Requests of clients so far (not of workers): the host's idle watch looks at it.
     followers : int
@@ -76,7 +76,7 @@ class HostContext:
     token: str
     owner: str
     instance: str
-    host_names: set[str]
+    host_names: set[str] | None
     requests: int = 0
     followers: int = 0
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -109,7 +109,8 @@ class ApiHandler(web.RequestHandler):
     def prepare(self) -> None:
         """Admit only callers that name this host and show its token."""
         name = httputil.split_host_and_port(self.request.host.lower())[0]
-        if name not in self.context.host_names and name.strip("[]") != self._arrived_at():
+        names = self.context.host_names
+        if names is not None and name not in names and name.strip("[]") != self._arrived_at():
             raise Forbidden(
                 f"This host does not answer to the name {name[:200]!r}.",
                 "`zbrain serve --name` gives it further names.",
@@ -131,6 +132,12 @@ class ApiHandler(web.RequestHandler):
         Unauthorized
             If the ``Authorization`` header is absent or wrong, and there is no session.
         """
+        answer = getattr(self.request, "hub_answer", None)
+        if isinstance(answer, ZBrainError):
+            raise answer
+        if answer is not None:
+            self.principal = answer
+            return
         if "Authorization" not in self.request.headers and self.is_of_session():
             return
         if not self.has_token():

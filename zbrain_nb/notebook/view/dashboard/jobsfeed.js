@@ -1,6 +1,6 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
-import { Refused, ask } from '../ask.js';
+import { Refused, ask, ownSocket } from '../ask.js';
 import { ENDED, nameOf } from '../feed.js';
 import { pulse } from '../pulse.js';
 
@@ -230,7 +230,7 @@ export class JobsFeed {
 
   #open(turn, seq) {
     const topic = encodeURIComponent(`orgs/${this.org}`);
-    const socket = new WebSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topic}&after=${seq}`);
+    const socket = new WebSocket(ownSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topic}&after=${seq}`));
     this.#socket = socket;
     this.#pulse = pulse(() => turn === this.#turn && this.#lose());
     socket.onmessage = ({ data }) => {
