@@ -16,7 +16,8 @@ from tornado import web, websocket
 
 from zbrain_nb.model.access import Principal, Role
 from zbrain_nb.model.checks import check_org_id
-from zbrain_nb.model.errors import Forbidden, InvalidSpec, Unauthorized, Unavailable, ZBrainError
+from zbrain_nb.model.errors import Forbidden, InvalidSpec, Unavailable
+from zbrain_nb.server.identity import secret_of
 
 log = logging.getLogger(__name__)
 #: How long the Hub's word holds.
@@ -35,55 +36,54 @@ class HubIdentity:
     """
 
     def __init__(self, auth: HubOAuth, roles: Mapping[str, Role]) -> None:
-        self.auth = auth
+        self._auth = auth
         self._roles = roles
 
-    async def still_is(self, handler: HubOAuthenticated, principal: Principal) -> bool:
-        """Whether the sender of an earlier request still is who it was; yes while the Hub does not say."""
-        token = self.auth.get_token(handler)
-        try:
-            model = await self.auth.user_for_token(token, session_id=self.auth.get_session_id(handler), sync=False)
-        except web.HTTPError as error:
-            log.warning("the Hub does not say who listens", extra={"why": error.log_message})
-            return True
-        if model is None or not self.auth.check_scopes(self.auth.access_scopes, model):
-            return False
-        return principal_of(model, self._roles) == principal
+    async def identify(self, handler: HubOAuthenticated) -> Principal | None:
+        """Return who sends a request, or None if the Hub knows nobody by what it carries.
 
-    async def resolve(self, handler: HubOAuthenticated) -> Principal | ZBrainError:
-        """Return who sends a request, or why it is refused."""
+        Raises
+        ------
+        Forbidden
+            If the token does not open this service, or another page's script uses a browser's cookie.
+        Unavailable
+            If the Hub does not answer.
+        """
+        secret = secret_of(handler.request)
+        if not secret and "Authorization" not in handler.request.headers:
+            secret = (handler.get_secure_cookie(self._auth.cookie_name) or b"").decode()
+            if secret:
+                self._check_page(handler)
+        if not secret:
+            return None
+        session_id = self._auth.get_session_id(handler)
         try:
-            model = await self.auth.get_user(handler, sync=False)
+            model = await self._auth.user_for_token(secret, session_id=session_id, sync=False)
         except web.HTTPError as error:
             log.warning("the Hub does not say who asks", extra={"why": error.log_message})
-            return Unavailable("JupyterHub does not answer, so nobody can be told apart.", "Try again in a moment.")
+            raise Unavailable("JupyterHub does not answer, so it is not known who asks.", "Try again soon.") from error
         if model is None:
-            return Unauthorized(
-                "This request carries no login and no token that JupyterHub knows.",
-                "Send a Hub token as `Authorization: token ...`.",
-            )
-        if not self.auth.check_scopes(self.auth.access_scopes, model):
-            return Forbidden(
+            return None
+        if not self._auth.check_scopes(self._auth.access_scopes, model):
+            raise Forbidden(
                 "This Hub token does not open zbrain.",
-                f"It needs the scope {' or '.join(sorted(self.auth.access_scopes))}.",
+                f"It needs the scope {' or '.join(sorted(self._auth.access_scopes))}.",
             )
-        if isinstance(handler, websocket.WebSocketHandler) and not self._is_meant(handler):
-            return Forbidden("This page may not open events here.", "Open the console from the Hub's services.")
-        try:
-            return principal_of(model, self._roles)
-        except ZBrainError as error:
-            return error
+        return principal_of(model, self._roles)
 
-    def _is_meant(self, handler: HubOAuthenticated) -> bool:
-        """Whether a page of the service itself opens a socket, where a cookie speaks for the caller.
+    def _check_page(self, handler: HubOAuthenticated) -> None:
+        """Refuse scripts of other pages: on the Hub's host other people's servers are the same origin.
 
-        On the Hub's host other people's servers are the same origin; only the XSRF token tells them apart.
+        Only the XSRF token tells them apart. A socket carries it in its address, for want of headers.
         """
-        if getattr(handler, "_token_authenticated", False):
-            return "Origin" not in handler.request.headers
-        given = handler.get_query_argument("_xsrf", "")
-        token = handler.xsrf_token
-        return hmac.compare_digest(given.encode(), token if isinstance(token, bytes) else token.encode())
+        try:
+            self._auth.check_xsrf_cookie(handler)
+        except web.HTTPError as error:
+            raise Forbidden("This page may not speak for you here.", "Open the console anew.") from error
+        if isinstance(handler, websocket.WebSocketHandler):
+            given, token = handler.get_query_argument("_xsrf", ""), handler.xsrf_token
+            if not hmac.compare_digest(given.encode(), token if isinstance(token, bytes) else token.encode()):
+                raise Forbidden("This page may not listen for you here.", "Open the console anew.")
 
 
 def principal_of(model: Mapping[str, Any], roles: Mapping[str, Role]) -> Principal:
@@ -114,7 +114,9 @@ def principal_of(model: Mapping[str, Any], roles: Mapping[str, Role]) -> Princip
     given = [roles[group] for group in groups & roles.keys()]
     # "~" begins the own orgs of people: a group may not pass for one
     orgs = {group for group in groups - roles.keys() if not group.startswith("~") and _can_be_org(group)}
-    role = max([Role.SUBMITTER, *given], key=lambda role: role.rank)
+    role = Role.SUBMITTER
+    for other in given:
+        role = other if other.reaches(role) else role
     return Principal(owner=name, roles={home: Role.OPERATOR} | dict.fromkeys(orgs, role), home=home)
 
 

@@ -6,28 +6,22 @@ before each of them looks. The data directory's own token goes on to open the ho
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import urllib.parse
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from jupyterhub.services.auth import HubOAuth, HubOAuthCallbackHandler, HubOAuthenticated
 from tornado import web, websocket
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Unauthorized, ZBrainError
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.server.handlers.base import ApiHandler
-from zbrain_nb.server.handlers.console import PAGE_POLICY, PageHandler
+from zbrain_nb.server.handlers.console import PAGE_POLICY, FrameHandler, ModuleHandler, PageHandler
 from zbrain_nb.server.handlers.events import EventsHandler
 from zbrain_nb.server.hub.identity import CACHE_SECS, HubIdentity
 
-log = logging.getLogger(__name__)
-#: How often it is asked whether the listener of an open socket still is who it was.
-RECHECK_SECS = 20.0
-#: A socket is closed because its listener may hear no more, or other things (RFC 6455, section 7.4.1).
-POLICY_VIOLATION = 1008
 _UNFRAMED = PAGE_POLICY.replace("frame-ancestors 'self'", "frame-ancestors 'none'")
 _NEEDED = ("JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", "JUPYTERHUB_SERVICE_URL", "JUPYTERHUB_SERVICE_PREFIX")
 
@@ -80,16 +74,21 @@ class _CallbackHandler(HubOAuthCallbackHandler):  # type: ignore[misc] # jupyter
 
 
 class _OnHub(HubOAuthenticated):  # type: ignore[misc] # jupyterhub has no types
-    """Asks the Hub who sends the request, for `ApiHandler` to find."""
+    """Takes the word of the Hub where no token of the host's own is shown."""
 
     hub_identity: HubIdentity
 
-    async def prepare(self) -> None:
-        """Ask, then go on as ever: a refusal is raised where the handler expects it."""
-        self.request.hub_answer = await self.hub_identity.resolve(self)
-        prepared = super().prepare()
-        if prepared is not None:
-            await prepared
+    async def identify(self) -> Principal:
+        """Return who sends the request; see `ApiHandler.identify`."""
+        found = await self.context.identity.identify(self.request, by_session=False)
+        if found is None:
+            found = await self.hub_identity.identify(self)
+        if found is None:
+            raise Unauthorized(
+                "This request carries no login and no token that JupyterHub knows.",
+                "Send a Hub token as `Authorization: token ...`.",
+            )
+        return cast("Principal", found)
 
 
 class _PageOnHub(_OnHub):
@@ -115,30 +114,23 @@ class _PageOnHub(_OnHub):
 
 
 class _EventsOnHub(_OnHub):
-    """A socket, which ends when its listener is not any more who it was."""
-
-    _checking: asyncio.Task[None] | None = None
+    """The socket."""
 
     def check_origin(self, origin: str) -> bool:
         """Take pages of this host; `HubIdentity` has looked which."""
         return websocket.WebSocketHandler.check_origin(self, origin)
 
-    def open(self, *args: str, **kwargs: str) -> None:
-        """Begin to look."""
-        super().open(*args, **kwargs)
-        self._checking = asyncio.ensure_future(self._check())
 
-    async def _check(self) -> None:
-        # the Hub tells nobody of its changes: it has to be asked
-        while await self.hub_identity.still_is(self, self.principal):  # noqa: ASYNC110
-            await asyncio.sleep(RECHECK_SECS)
-        self.close(POLICY_VIOLATION, "your login or membership has changed")
+class _PublicOnHub(_OnHub):
+    """What is the same for all and tells nothing: browsers load it without the XSRF token."""
 
-    def on_close(self) -> None:
-        """Look no more."""
-        super().on_close()
-        if self._checking is not None:
-            self._checking.cancel()
+    async def authenticate(self) -> None:
+        """Admit everybody."""
 
 
-_MIXINS: dict[type, type] = {PageHandler: _PageOnHub, EventsHandler: _EventsOnHub}
+_MIXINS: dict[type, type] = {
+    PageHandler: _PageOnHub,
+    EventsHandler: _EventsOnHub,
+    ModuleHandler: _PublicOnHub,
+    FrameHandler: _PublicOnHub,
+}
