@@ -70,7 +70,7 @@ async def slowest_step(storage: Storage) -> float:
     """Return how long a reader's thread was busy at once, at most, over all tables: no transaction lasts longer."""
     worst = 0.0
     for table in TABLES:
-        pages = HistoryPages(HistoryQuery(table=table), storage.last_seq, "token")
+        pages = HistoryPages(HistoryQuery(table=table), storage.last_seq, "token", None)
         step: Callable[..., bytes | None] = pages.begin
         while True:
             begun = time.perf_counter()

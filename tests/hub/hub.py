@@ -46,10 +46,14 @@ c.Spawner.environment = {{
 c.Spawner.default_url = "/zbrain"
 c.JupyterHub.load_groups = {{name: {{"users": users}} for name, users in {groups}.items()}}
 c.JupyterHub.load_roles = [
-    {{"name": "tests", "services": ["tests"], "scopes": ["admin:users", "admin:groups", "admin:servers", "tokens"]}}
+    {{"name": "tests", "services": ["tests"], "scopes": ["admin:users", "admin:groups", "admin:servers", "tokens"]}},
+    {{"name": "helpers", "users": ["bob"], "scopes": ["access:servers!user=alice"]}},
 ]
 c.JupyterHub.services = [{{"name": "tests", "api_token": "{token}"}}]
-c.JupyterHub.log_level = "INFO"
+"""
+#: Added behind the documented configuration, so that tests of what ends in time take less of it.
+_BRISK = """
+c.JupyterHub.services[-1]["environment"] |= {"ZBRAIN_HUB_CACHE_SECS": "1", "ZBRAIN_HUB_ROLES": "leads=operator"}
 """
 
 
@@ -120,7 +124,7 @@ class Hub:
         others = ("jupyterlab", "notebook", "notebook_shim", "jupyter_lsp", "jupyter_server_terminals")
         unwanted = {"ServerApp": {"jpserver_extensions": dict.fromkeys(others, False)}}
         (self.folder / "jupyter_server_config.json").write_text(json.dumps(unwanted))
-        (self.folder / "jupyterhub_config.py").write_text(text + ours)
+        (self.folder / "jupyterhub_config.py").write_text(text + ours + _BRISK)
         environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         with (self.folder / "hub.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -150,12 +154,22 @@ class Hub:
         """Return what Hub, proxy, service and users' servers have said."""
         return (self.folder / "hub.log").read_text()
 
-    def start_server(self, user: str) -> str:
-        """Start a user's own server; return its root."""
-        self.api.post(f"users/{user}")  # 409 if the Hub knows the user
-        self.api.post(f"users/{user}/server").raise_for_status()
-        self._wait_for(lambda: httpx.get(f"{self.url}user/{user}/api", trust_env=False, timeout=5))
-        return f"{self.url}user/{user}/"
+    def start_servers(self, *users: str) -> None:
+        """Start the users' own servers, and return when all answer."""
+        for user in users:
+            self.api.post(f"users/{user}/server").raise_for_status()
+        for user in users:
+            self._wait_for(lambda user=user: httpx.get(f"{self.url}user/{user}/api", trust_env=False, timeout=5))
+
+    def client(self, user: str, at: str = "") -> httpx.Client:
+        """Return a client of zbrain's API with a token of the user; `at` names a user's server, else the service."""
+        root = f"user/{at}" if at else "services/zbrain"
+        return httpx.Client(
+            base_url=f"{self.url}{root}/zbrain/api/",
+            headers={"Authorization": f"token {self.token_of(user)}"},
+            trust_env=False,
+            timeout=30,
+        )
 
     def stop_server(self, user: str) -> None:
         """Stop a user's own server."""

@@ -1,10 +1,59 @@
-"""Many people, one queue: a real JupyterHub, its login in a browser, and the servers of its users."""
+"""Many people, one queue: a real JupyterHub, its login in a browser, and the servers of its users.
+
+Alice and bob are of one group, carol is of another. Alice and carol have servers; bob has none.
+"""
 
 from __future__ import annotations
 
-import httpx
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from tests.hub.hub import Hub
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from tests.hub.hub import PASSWORD, Hub
+from zbrain_nb.model.ids import new_id
+
+DEADLINE_SECS = 30
+COMMAND = ["sh", "-c", 'echo "$USER"; echo kept > kept.txt; echo 6 > "$ZBRAIN_OUTPUT"']
+
+
+@pytest.fixture(scope="module")
+def servers(hub: Hub) -> Hub:
+    hub.start_servers("alice", "carol")
+    return hub
+
+
+def wait_until(holds: Callable[[], Any]) -> Any:
+    """Return what `holds` returned, once that is true."""
+    deadline = time.monotonic() + DEADLINE_SECS
+    while not (found := holds()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # another process, behind a proxy: there is no event to wait for
+    return found
+
+
+def submit(client: httpx.Client, **spec: Any) -> dict[str, Any]:
+    answer = client.post("jobs", json={"cmd": COMMAND, "artifacts": ["kept.txt"], **spec})
+    assert answer.status_code == 201, answer.text
+    job: dict[str, Any] = answer.json()
+    return job
+
+
+def ended(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    def look() -> Any:
+        job = client.get(f"jobs/{job_id}").json()
+        return job if job["state"] in ("succeeded", "failed", "canceled") else None
+
+    job: dict[str, Any] = wait_until(look)
+    return job
 
 
 def test_service_admits_tokens_of_the_hub_that_open_it_and_no_others(hub: Hub) -> None:
@@ -13,6 +62,88 @@ def test_service_admits_tokens_of_the_hub_that_open_it_and_no_others(hub: Hub) -
         url = f"{hub.url}services/zbrain/zbrain/api/jobs"
         return httpx.get(url, headers=headers, trust_env=False, timeout=30).status_code
 
-    alice = hub.token_of("alice")
     narrow = hub.token_of("alice", "read:users!user=alice")
-    assert [status(token) for token in ("", "0" * 32, narrow, hub.token, alice)] == [401, 401, 403, 403, 200]
+    tokens = "", "0" * 32, narrow, hub.token, hub.token_of("alice")
+    assert [status(token) for token in tokens] == [401, 401, 403, 403, 200]
+
+
+def test_jobs_run_beside_the_server_of_their_owner_and_nobody_elses(servers: Hub) -> None:
+    with servers.client("alice", at="alice") as alice, servers.client("bob") as bob, servers.client("carol") as carol:
+        waits = submit(bob, org_id="physics")
+        for client, name, org in ((alice, "alice", "physics"), (alice, "alice", None), (carol, "carol", "chemistry")):
+            job = ended(client, submit(client, org_id=org)["id"])
+            assert (job["state"], job["owner"], job["org_id"]) == ("succeeded", name, org or f"~{name}")
+            assert client.get(f"jobs/{job['id']}/logs").json()["entries"][0]["line"] == name
+            assert (servers.data_of(name) / "hub-worker" / "id").read_text() == job["worker_id"]
+        # bob has no server: alice's worker, of the same org and idle, leaves his job alone
+        assert bob.get(f"jobs/{waits['id']}").json()["state"] == "pending"
+        assert bob.post(f"jobs/{waits['id']}/cancel").json()["result"] == "canceled"
+
+
+def test_an_org_sees_its_jobs_and_for_others_nothing_is_there(servers: Hub) -> None:
+    with servers.client("alice", at="alice") as alice, servers.client("bob") as bob, servers.client("carol") as carol:
+        secret = b"what only physicists know"
+        sha256 = hashlib.sha256(secret).hexdigest()
+        assert alice.put(f"blobs/{sha256}", content=secret).status_code == 201
+        job_id = submit(alice, org_id="physics", name="physical", inputs={"secret": sha256})["id"]
+        ended(alice, job_id)
+        reads = ["", "/logs", "/outputs", "/attempts", "/result", "/artifacts", "/artifacts/kept.txt"]
+        for path in reads:
+            assert bob.get(f"jobs/{job_id}{path}").status_code in (200, 404), path
+            assert bob.get(f"jobs/{job_id}{path}").status_code == alice.get(f"jobs/{job_id}{path}").status_code, path
+        assert bob.get(f"jobs/{job_id}/artifacts/kept.txt").text == "kept\n"
+        unknown = new_id()
+        for path in [*reads, "/inputs/secret", "/variables/x"]:
+            answer, as_unknown = carol.get(f"jobs/{job_id}{path}"), carol.get(f"jobs/{unknown}{path}")
+            assert answer.status_code == 404, path
+            assert answer.text.replace(job_id, unknown) == as_unknown.text, path
+        for verb in ("cancel", "retry"):
+            assert carol.post(f"jobs/{job_id}/{verb}").status_code == 404
+        assert carol.post("jobs/lookup", json={"ids": [job_id]}).json()["jobs"] == []
+        assert "physical" not in carol.get("jobs?limit=1000").text
+        assert carol.get("jobs?org=physics").json()["jobs"] == []
+        for table in ("jobs", "attempts", "logs", "events"):
+            assert job_id.encode() not in carol.get(f"history?table={table}").content
+        # neither of another org, nor of another member: knowing a hash gives nothing
+        assert [client.head(f"blobs/{sha256}").status_code for client in (alice, bob, carol)] == [200, 404, 404]
+        assert carol.post("jobs", json={"cmd": ["true"], "org_id": "physics"}).status_code == 403
+
+
+def test_members_and_operators_do_what_their_roles_allow(servers: Hub) -> None:
+    with servers.client("alice") as alice, servers.client("bob") as bob:
+        of_bob = submit(bob, org_id="physics", priority=-1000, after=[])["id"]
+        assert alice.post(f"jobs/{of_bob}/cancel").status_code == 403
+        of_alice = submit(alice, org_id="physics", resources={"cpus": 10_000})["id"]
+        assert bob.post(f"jobs/{of_alice}/cancel").json()["result"] == "canceled"  # by `leads=operator`
+        bob.post(f"jobs/{of_bob}/cancel")
+
+
+def listen(hub: Hub, user: str, topics: str, at: str = "") -> Any:
+    root = f"user/{at}" if at else "services/zbrain"
+    url = f"ws{hub.url.removeprefix('http')}{root}/zbrain/api/events?topics={topics}"
+    return connect(url, additional_headers={"Authorization": f"token {hub.token_of(user)}"}, proxy=None)
+
+
+def test_events_come_through_the_relay_and_to_members_only(servers: Hub) -> None:
+    with servers.client("alice", at="alice") as alice, servers.client("carol") as carol:
+        with listen(servers, "alice", "orgs/physics", at="alice") as socket:
+            job_id = submit(alice, org_id="physics")["id"]
+            seen: list[Any] = []
+            while not any(event["job_id"] == job_id and event["kind"] == "job_succeeded" for event in seen):
+                seen += json.loads(socket.recv(DEADLINE_SECS))
+        with pytest.raises(InvalidStatus) as refused:
+            listen(servers, "carol", f"jobs/{job_id}")
+        assert refused.value.response.status_code == 404
+        assert carol.get("jobs").status_code == 200
+
+
+def test_relay_speaks_for_nobody_but_the_owner_of_its_server(servers: Hub) -> None:
+    root = f"{servers.url}user/alice/"
+    bob = {"Authorization": f"token {servers.token_of('bob')}"}
+    assert httpx.get(f"{root}api/status", headers=bob, trust_env=False).status_code == 200  # he may use her server
+    refused = httpx.get(f"{root}zbrain/api/jobs", headers=bob, trust_env=False)
+    assert refused.status_code == 403
+    assert "speaks to the queue for alice alone" in refused.json()["error"]["message"]
+    carol = {"Authorization": f"token {servers.token_of('carol')}"}
+    assert httpx.get(f"{root}zbrain/api/jobs", headers=carol, trust_env=False).status_code in (401, 403)
+    assert httpx.get(f"{root}zbrain/api/jobs", trust_env=False).status_code in (401, 403)

@@ -32,10 +32,12 @@ class Role(StrEnum):
     OPERATOR = "operator"
     ADMIN = "admin"
 
-    @property
-    def rank(self) -> int:
-        """Place in the order of the roles, from 0."""
-        return list(Role).index(self)
+    def reaches(self, other: Role) -> bool:
+        """Whether it may do what `other` may."""
+        return _RANK[self] >= _RANK[other]
+
+
+_RANK = {role: rank for rank, role in enumerate(Role)}
 
 
 class Verb(StrEnum):
@@ -65,6 +67,28 @@ class Credential(StrEnum):
     JOB = "job"  # of one attempt: what its code may do for its owner while it runs
 
 
+class WorkerBinding(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose jobs a worker may have; None lets every value pass.
+
+    Attributes
+    ----------
+    orgs : frozenset of str or None
+        Jobs of these orgs.
+    owner : str or None
+        Jobs of this person.
+    pool : str or None
+        Jobs of this kind (`JobSpec.kind`).
+    """
+
+    orgs: frozenset[str] | None = None
+    owner: str | None = None
+    pool: str | None = None
+
+    def admits(self, org_id: str, owner: str, kind: str) -> bool:
+        """Whether the worker may have a job of this org, person and kind."""
+        return (self.orgs is None or org_id in self.orgs) and self.owner in (None, owner) and self.pool in (None, kind)
+
+
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody who asks, and what they may do where.
 
@@ -78,6 +102,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         The org of jobs that name none.
     credential : Credential
         What they came with.
+    worker : WorkerBinding or None
+        Of a worker's token: what it may lease. Its `roles` are empty, for it reads nothing but what it leased.
     token_id : str
         Which token, for the audit; empty for a login.
     job_id, attempt : str and int
@@ -88,6 +114,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     roles: Mapping[str, Role] | None
     home: str
     credential: Credential = Credential.PERSON
+    worker: WorkerBinding | None = None
     token_id: str = ""
     job_id: str = ""
     attempt: int = 0
@@ -96,6 +123,35 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def orgs(self) -> frozenset[str] | None:
         """The orgs that it sees; None is all."""
         return None if self.roles is None else frozenset(self.roles)
+
+    @property
+    def is_holder(self) -> bool:
+        """Whether it holds the data directory, and so may do everything."""
+        return self.roles is None
+
+    @property
+    def binding(self) -> WorkerBinding:
+        """What a worker of it may lease: what its token says; of a person, own jobs in own orgs."""
+        if self.worker is not None:
+            return self.worker
+        return EVERY_JOB if self.roles is None else WorkerBinding(orgs=frozenset(self.roles), owner=self.owner)
+
+    @property
+    def holder(self) -> str:
+        """Who is meant by "the same worker's principal": empty for who holds the data directory.
+
+        Not the token: a worker goes on with its leases when its token is replaced by another for the same.
+        """
+        if self.worker is not None:
+            orgs = None if self.worker.orgs is None else sorted(self.worker.orgs)
+            return msgspec.json.encode(["pool", self.owner, orgs, self.worker.owner, self.worker.pool]).decode()
+        return "" if self.roles is None else msgspec.json.encode(["person", self.owner]).decode()
+
+    def among(self, org_id: str | None) -> frozenset[str] | None:
+        """Return which orgs are meant by who names one, or all with None: those of them that it sees; None is all."""
+        if org_id is None:
+            return self.orgs
+        return frozenset((org_id,)) if self.sees(org_id) else frozenset()
 
     def role_in(self, org_id: str) -> Role | None:
         """Return its role there, or None if it is no member."""
@@ -108,7 +164,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def may(self, verb: Verb, org_id: str) -> bool:
         """Whether its role in the org allows `verb`."""
         role = self.role_in(org_id)
-        return role is not None and role.rank >= _LEAST[verb].rank
+        return role is not None and role.reaches(_LEAST[verb])
 
     def check(self, verb: Verb, org_id: str) -> None:
         """Refuse what its role in the org does not allow.
@@ -133,3 +189,25 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         """
         if owner != self.owner or not self.may(Verb.CANCEL_OWN, org_id):
             self.check(Verb.OPERATE, org_id)
+
+    def check_holder(self, act: str) -> None:
+        """Refuse what concerns the host as a whole to who does not hold the data directory.
+
+        Raises
+        ------
+        Forbidden
+            If it does not.
+        """
+        if not self.is_holder:
+            raise Forbidden(f"{self.owner} may not {act}.", "It takes the token of the host's data directory.")
+
+
+def among(scope: Principal | None, org_id: str | None) -> frozenset[str] | None:
+    """Return `Principal.among` of a scope, where None is trusted code, which sees all."""
+    if scope is None:
+        return None if org_id is None else frozenset((org_id,))
+    return scope.among(org_id)
+
+
+#: Of a worker that may have any job.
+EVERY_JOB = WorkerBinding()

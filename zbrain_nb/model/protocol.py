@@ -114,6 +114,10 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
         Where its spools and their locks lie, for a queue on the same machine.
     org_id : str or None
         Takes jobs of this org only.
+    owner, orgs : str and list of str, or None
+        Gets jobs of this person and these orgs only; set by the queue, which knows who registered it.
+    holder : str
+        Who registered it (`Principal.holder`); set by the queue, and kept to itself.
     python : str
         Its interpreter.
     version : str
@@ -142,6 +146,9 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     resources: Resources = Resources()
     folder: str | None = None
     org_id: str | None = None
+    owner: str | None = None
+    orgs: list[str] | None = None
+    holder: str = ""
     python: str = ""
     version: str = ""
     started_at: float = 0.0

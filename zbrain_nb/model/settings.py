@@ -90,6 +90,8 @@ class Settings(msgspec.Struct, kw_only=True):
         user; the last is None for the one without a name.
     hub_roles : dict of str to Role
         ``ZBRAIN_HUB_ROLES``: roles that Hub groups give to their members, as ``GROUP=ROLE,GROUP=ROLE``.
+    hub_cache_secs : float
+        ``ZBRAIN_HUB_CACHE_SECS``: how long the service believes what the Hub said of a token: its user, and the groups.
     webhooks : str or None
         ``ZBRAIN_WEBHOOKS``: the file that says who is told that jobs ended (see `zbrain_nb.model.webhooks`).
     keep : Lifetimes
@@ -120,6 +122,7 @@ class Settings(msgspec.Struct, kw_only=True):
     hub_user: str | None = None
     hub_server: str | None = None
     hub_roles: dict[str, Role] = {}
+    hub_cache_secs: float = 30.0
     webhooks: str | None = None
     keep: Lifetimes = Lifetimes()
 
@@ -162,6 +165,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         hub_token=environ.get("JUPYTERHUB_API_TOKEN") or None,
         hub_user=environ.get("JUPYTERHUB_USER") or None,
         hub_server=environ.get("JUPYTERHUB_SERVER_NAME") or None,
+        hub_cache_secs=number("ZBRAIN_HUB_CACHE_SECS", 30, low=1, whole=True),
         hub_roles=number.roles("ZBRAIN_HUB_ROLES"),
         webhooks=_absolute(environ.get("ZBRAIN_WEBHOOKS")),
         keep=_read_lifetimes(number),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.jobside import JobSide
@@ -57,9 +58,9 @@ class Attempt(msgspec.Struct, kw_only=True):
 class AttemptSide(JobSide):
     """Methods about how a job was tried."""
 
-    async def list_attempts(self, job_id: str) -> list[Attempt]:
+    async def list_attempts(self, job_id: str, *, scope: Principal | None = None) -> list[Attempt]:
         """Return the job's attempts, oldest first, as far back as events are kept, the last one in any case."""
-        if not is_id(job_id):
+        if not is_id(job_id) or await self._is_hidden(job_id, scope):
             return []
         await self.open()
         found = attempts_of(await self.storage.read(attempts.steps, job_id))
@@ -67,12 +68,12 @@ class AttemptSide(JobSide):
         last = last_attempt(job) if job is not None and not found else None
         return found if last is None else [last]
 
-    async def retry_chain(self, job: Job) -> list[Job]:
+    async def retry_chain(self, job: Job, *, scope: Principal | None = None) -> list[Job]:
         """Return the jobs that `job` repeats, itself, and those that repeat it, oldest first."""
         chain = {job.id: job}
         before = job.retry_of
         while before is not None and before not in chain and len(chain) <= MAX_CHAIN:
-            earlier = await self.get_many([before])
+            earlier = await self.get_many([before], scope=scope)
             if not earlier:
                 break
             chain[before] = earlier[0]
@@ -83,7 +84,7 @@ class AttemptSide(JobSide):
             behind = [job_id for job_id in found if job_id not in chain][:MAX_CHAIN]
             if not behind:
                 break
-            chain |= {later.id: later for later in await self.get_many(behind)}
+            chain |= {later.id: later for later in await self.get_many(behind, scope=scope)}
         return sorted(chain.values(), key=lambda each: each.id)
 
 

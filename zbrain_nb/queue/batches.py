@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Conflict, KeyConflict
 from zbrain_nb.model.job import JobSpec
 from zbrain_nb.queue.jobside import JobSide, Meanwhile
-from zbrain_nb.queue.submits import Accepted, as_job, decide_many_plain, needs_checks
+from zbrain_nb.queue.submits import Accepted, decide_many_plain, needs_checks
 from zbrain_nb.queue.turn import Turn
 from zbrain_nb.store import waiting
 
@@ -20,7 +21,14 @@ class BatchSide(JobSide):
     """Submits of keyed batches."""
 
     async def accept_once(
-        self, specs: Sequence[JobSpec], key: str, digest: str, *, owner: str, meanwhile: Meanwhile | None = None
+        self,
+        specs: Sequence[JobSpec],
+        key: str,
+        digest: str,
+        *,
+        owner: str | None = None,
+        meanwhile: Meanwhile | None = None,
+        scope: Principal | None = None,
     ) -> list[Accepted]:
         """Submit specs, all or none, and only once under `key`.
 
@@ -34,24 +42,25 @@ class BatchSide(JobSide):
             The idempotency key of the batch.
         digest : str
             A hash of the whole batch as it was sent.
-        owner : str
-            Who submits.
-        meanwhile : callable, optional
+        owner, meanwhile, scope
             See `accept`.
 
         Raises
         ------
         KeyConflict
             If the key was used with another batch.
-        InvalidSpec, OverQuota, MissingBlobs
+        InvalidSpec, Forbidden, OverQuota, MissingBlobs
             As `accept` does.
         """
         await self.open()
         if any(map(needs_checks, specs)):
             stem = hashlib.sha256(f"{key}\0{digest}".encode()).hexdigest()[:32]
-            return await self.accept([_keyed(spec, f"{stem}#{n}") for n, spec in enumerate(specs)], owner=owner)
+            return await self.accept(
+                [_keyed(spec, f"{stem}#{n}") for n, spec in enumerate(specs)], owner=owner, scope=scope
+            )
         first = _keyed(specs[0], key)
-        own = [as_job(spec, owner, self.owner, self.default_org_id) for spec in (first, *specs[1:])]
+        own = [self._own(spec, owner, scope) for spec in (first, *specs[1:])]
+        owner = own[0].owner
         mark = f"{len(own)}:{digest}"
         stored = (await self._stored_keys(own[:1])).get((owner, key))
 
@@ -79,7 +88,7 @@ class BatchSide(JobSide):
         if first_id is None:
             return accepted
         jobs = await self.storage.read(waiting.batch, first_id, len(own))
-        if len(jobs) != len(own):
+        if len(jobs) != len(own) or not all(self._sees(scope, job) for job in jobs):
             raise Conflict("The jobs of this batch are not all kept any more.", "Submit it under another key.")
         return [Accepted(self._present(job), True) for job in jobs]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Container, Iterable
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 from typing import Any, Protocol
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.events import JOB_ONLY
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue.notices import Notice
-from zbrain_nb.queue.subscription import Subscription
+from zbrain_nb.queue.subscription import Renew, Subscription
 from zbrain_nb.queue.turn import Fact
 from zbrain_nb.store.queries import StoredEvent
 
@@ -20,15 +21,21 @@ class Past(Protocol):
     """What a subscription asks about events that it did not hear."""
 
     async def read(
-        self, after: int, upto: int, job_ids: list[str] | None, org_ids: list[str] | None, limit: int
+        self,
+        after: int,
+        upto: int,
+        job_ids: list[str] | None,
+        org_ids: list[str] | None,
+        limit: int,
+        seen: Collection[str] | None = None,
     ) -> tuple[list[StoredEvent], int]:
-        """Return events in order, and up to which number they are complete."""
+        """Return events in order, only of jobs of the orgs `seen`, and up to which number they are complete."""
 
     def oldest(self) -> int:
         """Return the first number from which on all events are kept; it grows before events are dropped."""
 
-    async def snapshot(self, job_ids: list[str]) -> list[dict[str, Any]]:
-        """Return jobs as they are now, as readers see them; unknown ones are left out."""
+    async def snapshot(self, job_ids: list[str], scope: Principal | None) -> list[dict[str, Any]]:
+        """Return jobs as they are now, as readers see them; unknown and unseen ones are left out."""
 
 
 class Bus:
@@ -73,10 +80,15 @@ class Bus:
         return max((subscription.lag for subscription in self._everybody()), default=0)
 
     def subscribe(
-        self, topics: Iterable[str] | None, after: int | None, kinds: Container[str] | None = None
+        self,
+        topics: Iterable[str] | None,
+        after: int | None,
+        kinds: Container[str] | None = None,
+        scope: Principal | None = None,
+        renew: Renew | None = None,
     ) -> Subscription:
         """Add a subscriber (see `JobQueue.subscribe`)."""
-        subscription = Subscription(self, topics, after, kinds)
+        subscription = Subscription(self, topics, after, kinds, scope, renew)
         for members in self._places(subscription):
             members.add(subscription)
         return subscription
@@ -128,6 +140,12 @@ class Bus:
                         subscription.push(notice)
         for subscription in woken:
             subscription.wake()
+
+    def expel(self, is_out: Callable[[Principal], bool]) -> None:
+        """End the subscriptions of the principals that are out."""
+        for subscription in self._everybody():
+            if subscription.scope is not None and is_out(subscription.scope):
+                subscription.close()
 
     def close(self) -> None:
         """End every subscription."""

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import msgspec
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import (
     ZBrainError,
 )
@@ -173,14 +174,34 @@ class QueueCore:
         """Return how many jobs have not ended."""
         return len(self._index.live) + self._index.ready.parked
 
-    async def get(self, job_id: str) -> Job | None:
-        """Return the job as it is now, or None if there is none of this id."""
+    async def get(self, job_id: str, *, scope: Principal | None = None) -> Job | None:
+        """Return the job as it is now, or None if there is none of this id.
+
+        Parameters
+        ----------
+        scope : Principal, optional
+            Who asks: what they do not see does not exist for them. None, here and in all methods of the queue, is
+            trusted code in this process.
+        """
         await self.open()
         entry = self._index.get(job_id)
         if entry is not None:
-            return self._shown(entry)
+            return self._shown(entry) if self._sees(scope, entry.job) else None
         job = await self.storage.get_job(job_id)
-        return None if job is None else self._present(job)
+        return None if job is None or not self._sees(scope, job) else self._present(job)
+
+    def _sees(self, scope: Principal | None, job: Job) -> bool:
+        """Whether the job exists for who asks; for a worker's token, what its workers have or had leased."""
+        if scope is None or scope.roles is None:
+            return True
+        if scope.worker is not None:
+            mine = scope.worker.admits(job.org_id, job.owner, job.spec.kind)
+            return mine and job.worker_id is not None and self._desk.holder_of(job.worker_id) == scope.holder
+        return scope.sees(job.org_id)
+
+    async def _is_hidden(self, job_id: str, scope: Principal | None) -> bool:
+        """Whether there is no such job for who asks; who sees all need not be asked for."""
+        return scope is not None and scope.roles is not None and await self.get(job_id, scope=scope) is None
 
     async def _borrow(self, ids: Iterable[str]) -> Borrowed:
         """Return those of the jobs that are not in memory, from the store: ended ones, and parked ones."""

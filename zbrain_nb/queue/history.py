@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from functools import cached_property
 
+from zbrain_nb.model.access import Principal, among
 from zbrain_nb.model.history import END_OF_STREAM, HistoryQuery
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.store.history import HistoryPages
@@ -23,7 +24,7 @@ class HistorySide(QueueCore):
         """The ``event_seq`` of running jobs as they were last folded here."""
         return {}
 
-    async def history(self, wanted: HistoryQuery) -> AsyncGenerator[bytes, None]:
+    async def history(self, wanted: HistoryQuery, *, scope: Principal | None = None) -> AsyncGenerator[bytes, None]:
         """Yield an Arrow IPC stream of the rows that are wanted, newest first, a page at a time.
 
         Jobs are as they are now. What is added while it is read may be left out; it comes behind the `Mark` in the
@@ -39,7 +40,7 @@ class HistorySide(QueueCore):
         if wanted.table == "jobs":
             self._note_running()
             await self._folder.fold()
-        pages = HistoryPages(wanted, upto, self._history_token)
+        pages = HistoryPages(wanted, upto, self._history_token, among(scope, wanted.org_id))
         yield await self.storage.read(pages.begin)
         while (page := await self.storage.read(pages.next)) is not None:
             yield page

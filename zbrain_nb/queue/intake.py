@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from zbrain_nb.model.access import WorkerBinding
 from zbrain_nb.model.checks import brief, check_depth, check_number, is_sha256
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import (
@@ -35,6 +36,8 @@ MAX_ARTIFACT_NAME = 1000
 MAX_COUNT = 2**62
 MAX_EXIT_CODE = 2**31 - 1
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+#: The worker who reports, or None for a caller in this process, who is trusted to know; and what it may have.
+Reporter = tuple[str | None, WorkerBinding]
 Status = Literal["ok", "gap", "stale", "invalid"]
 
 
@@ -57,7 +60,7 @@ class Intake:
         self,
         turn: Turn,
         events: Sequence[WorkerEvent],
-        worker_id: str | None,
+        reporter: Reporter,
         absent: set[str],
         taken: list[WorkerEvent],
     ) -> list[EventResult]:
@@ -65,8 +68,8 @@ class Intake:
 
         Parameters
         ----------
-        worker_id : str or None
-            Who reports; None is a caller in this process, who is trusted to know.
+        reporter : Reporter
+            Who reports.
         absent : set of str
             Blobs that an event names and that are not in the artifact store.
         taken : list
@@ -83,14 +86,17 @@ class Intake:
             result = results.get(key)
             if result is not None and result.status != "ok":
                 continue
-            status, attempt, high, message = self._take_one(turn, event, worker_id, absent, taken)
+            status, attempt, high, message = self._take_one(turn, event, reporter, absent, taken)
             results[key] = EventResult(event.job_id, attempt, status, high, message)
         return list(results.values())
 
     def _take_one(
-        self, turn: Turn, event: WorkerEvent, worker_id: str | None, absent: set[str], taken: list[WorkerEvent]
+        self, turn: Turn, event: WorkerEvent, reporter: Reporter, absent: set[str], taken: list[WorkerEvent]
     ) -> tuple[Status, int, int, str]:
+        worker_id, binding = reporter
         entry = turn.entry(event.job_id)
+        if entry is not None and not binding.admits(entry.job.org_id, entry.job.owner, entry.job.spec.kind):
+            entry = None  # as if there were no such job
         try:
             _check_numbers(event)
         except InvalidSpec as error:

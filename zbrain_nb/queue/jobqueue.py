@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.queue.attempts import AttemptSide
 from zbrain_nb.queue.batches import BatchSide
 from zbrain_nb.queue.history import HistorySide
@@ -12,7 +13,7 @@ from zbrain_nb.queue.metrics import Measures
 from zbrain_nb.queue.operating import OperatorSide
 from zbrain_nb.queue.overview import OverviewSide
 from zbrain_nb.queue.submits import Accepted
-from zbrain_nb.queue.subscription import Subscription
+from zbrain_nb.queue.subscription import Renew, Subscription
 from zbrain_nb.queue.workerside import WorkerSide
 
 __all__ = ["Accepted", "JobQueue"]
@@ -42,7 +43,13 @@ class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, Ov
     """
 
     def subscribe(
-        self, topics: Iterable[str] | None = None, after: int | None = None, kinds: Container[str] | None = None
+        self,
+        topics: Iterable[str] | None = None,
+        after: int | None = None,
+        kinds: Container[str] | None = None,
+        *,
+        scope: Principal | None = None,
+        renew: Renew | None = None,
     ) -> Subscription:
         """Follow events.
 
@@ -54,6 +61,10 @@ class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, Ov
             First all events with a greater number, from the store; None begins now.
         kinds : container of str, optional
             Only events of these kinds; None is all.
+        scope : Principal, optional
+            Who follows: events of orgs that they do not see are left out, and unseen jobs are like unknown ones.
+        renew : callable, optional
+            Asked before events are handed out: returns who follows, as it stands by then, or raises what ends it.
 
         Returns
         -------
@@ -65,10 +76,28 @@ class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, Ov
         Malformed
             If a topic is none.
         """
-        return self._bus.subscribe(topics, after, kinds)
+        return self._bus.subscribe(topics, after, kinds, scope, renew)
 
-    def measures(self) -> Measures:
-        """Return the queue's numbers, for a scrape."""
+    def expel(self, is_out: Callable[[Principal], bool]) -> None:
+        """End what waits for principals that are out, for their token was revoked: subscriptions, lease requests."""
+        self._bus.expel(is_out)
+        self._desk.expel(is_out)
+
+    def database_bytes(self) -> int:
+        """Return the size of the database, with its write-ahead log."""
+        path = self.storage.path
+        return _size(path) + _size(path and path.with_name(path.name + ".wal"))
+
+    def measures(self, *, scope: Principal | None = None) -> Measures:
+        """Return the queue's numbers, over all orgs, for a scrape.
+
+        Raises
+        ------
+        Forbidden
+            If who asks does not hold the data directory.
+        """
+        if scope is not None:
+            scope.check_holder("read the metrics of all orgs")
         bus, ring, path = self._bus, self._watch.ring, self.storage.path
         live, workers = self._index.live, self.workers()
         blocked = {child for children in self._index.children.values() for child in children}

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 
+from zbrain_nb.model.access import Principal, Verb, among
 from zbrain_nb.model.errors import (
+    Forbidden,
     InvalidSpec,
     JobNotFound,
     MissingBlobs,
@@ -46,11 +48,13 @@ Meanwhile = Callable[[list[Accepted]], object]
 class JobSide(QueueCore):
     """Methods about jobs."""
 
-    async def submit(self, job: Job | JobSpec, *, owner: str | None = None) -> str:
-        """Submit a job; it is durable when its id is returned.
+    async def submit(self, job: Job | JobSpec, *, owner: str | None = None, scope: Principal | None = None) -> str:
+        """Submit a job; it is durable when its id is returned (see `accept`).
 
         Raises
         ------
+        Forbidden
+            If who submits may not do so in the job's org.
         InvalidSpec
             If it does not hold, or names a job that does not exist.
         KeyConflict
@@ -60,18 +64,34 @@ class JobSide(QueueCore):
         """
         if not self._is_open:
             await self.open()
-        own = as_job(job, owner, self.owner, self.default_org_id)
+        own = self._own(job, owner, scope)
         if needs_checks(own.spec):
-            return (await self.accept([own], owner=owner))[0].job.id
+            return (await self.accept([own], owner=owner, scope=scope))[0].job.id
         await self._commits.post(decide_plain, own)
         return own.id
 
-    async def submit_many(self, jobs: Iterable[Job | JobSpec], *, owner: str | None = None) -> builtins.list[str]:
+    def _own(self, given: Job | JobSpec, owner: str | None, scope: Principal | None) -> Job:
+        """Return the queue's own copy of what somebody submits who may do so."""
+        if scope is None:
+            return as_job(given, owner, self.owner, self.default_org_id)
+        own = as_job(given, scope.owner, self.owner, scope.home)
+        if scope.roles is not None:
+            scope.check(Verb.SUBMIT, own.org_id)
+        return own
+
+    async def submit_many(
+        self, jobs: Iterable[Job | JobSpec], *, owner: str | None = None, scope: Principal | None = None
+    ) -> builtins.list[str]:
         """Submit jobs, all or none, and return their ids in order (see `accept`)."""
-        return [accepted.job.id for accepted in await self.accept(jobs, owner=owner)]
+        return [accepted.job.id for accepted in await self.accept(jobs, owner=owner, scope=scope)]
 
     async def accept(
-        self, jobs: Iterable[Job | JobSpec], *, owner: str | None = None, meanwhile: Meanwhile | None = None
+        self,
+        jobs: Iterable[Job | JobSpec],
+        *,
+        owner: str | None = None,
+        meanwhile: Meanwhile | None = None,
+        scope: Principal | None = None,
     ) -> builtins.list[Accepted]:
         """Submit jobs, all or none.
 
@@ -80,10 +100,12 @@ class JobSide(QueueCore):
         jobs : iterable of Job or JobSpec
             ``after`` may name a `Job` of the same batch.
         owner : str, optional
-            Who submits.
+            Who submits; a scope says that itself.
         meanwhile : callable, optional
             May be called with what is about to be returned, while the store still writes it: a large answer can
             be made by then. It must not be given to anybody before this returns.
+        scope : Principal, optional
+            Who submits: the owner of the jobs, and of those that name no org the home is theirs.
 
         Returns
         -------
@@ -92,8 +114,8 @@ class JobSide(QueueCore):
 
         Raises
         ------
-        InvalidSpec, KeyConflict, Conflict
-            If one does not hold; in a batch ``details["index"]`` says which.
+        InvalidSpec, KeyConflict, Conflict, Forbidden
+            If one does not hold, or its org is not open to who submits; in a batch ``details["index"]`` says which.
         MissingBlobs
             If blobs were not uploaded; ``details["blobs"]`` lists them all.
         """
@@ -102,8 +124,8 @@ class JobSide(QueueCore):
         given = list(jobs)
         for position, job in enumerate(given):
             try:
-                own.append(as_job(job, owner, self.owner, self.default_org_id))
-            except InvalidSpec as error:
+                own.append(self._own(job, owner, scope))
+            except (InvalidSpec, Forbidden) as error:
                 if len(given) > 1:
                     error.details.setdefault("index", position)
                 raise
@@ -162,6 +184,7 @@ class JobSide(QueueCore):
         q: str | None = None,
         owner: str | None = None,
         tag: tuple[str, str] | None = None,
+        scope: Principal | None = None,
     ) -> builtins.list[Job]:
         """Return jobs, newest first.
 
@@ -184,12 +207,12 @@ class JobSide(QueueCore):
             If `state` is no state or `cursor` no id.
         """
         await self.open()
-        wanted = make_filter(org_id, state, owner, name, q, cursor, tag)
+        wanted = make_filter(among(scope, org_id), state, owner, name, q, cursor, tag)
         if len(self._index.unfolded) > FOLD_BEFORE_LIST:
             await self._folder.fold()
         return await list_jobs(self.storage, self._index, wanted, limit, self._present)
 
-    async def get_many(self, ids: Iterable[str]) -> builtins.list[Job]:
+    async def get_many(self, ids: Iterable[str], *, scope: Principal | None = None) -> builtins.list[Job]:
         """Return those of the jobs that exist, as they are now, in the order of `ids`."""
         await self.open()
         wanted = list(dict.fromkeys(job_id for job_id in ids if is_id(job_id)))
@@ -198,26 +221,30 @@ class JobSide(QueueCore):
         stored = await self.storage.read(queries.jobs_by_id, absent) if absent else {}
         found = {job_id: self._shown(entry) for job_id, entry in entries.items() if entry is not None}
         found |= {job_id: self._present(job) for job_id, job in stored.items()}
-        return [found[job_id] for job_id in wanted if job_id in found]
+        return [found[job_id] for job_id in wanted if job_id in found and self._sees(scope, found[job_id])]
 
-    async def find(self, text: str, *, org_id: str | None = None, limit: int = 10) -> builtins.list[Job]:
+    async def find(
+        self, text: str, *, org_id: str | None = None, limit: int = 10, scope: Principal | None = None
+    ) -> builtins.list[Job]:
         """Return jobs whose id begins with `text` (4 or more characters) or whose name it is, newest first."""
         if is_id(text):
-            job = await self.get(text)
+            job = await self.get(text, scope=scope)
             return [job] if job is not None and org_id in (None, job.org_id) else []
-        found = {job.id: job for job in await self.list(org_id, limit=limit, name=text)}
+        found = {job.id: job for job in await self.list(org_id, limit=limit, name=text, scope=scope)}
         if len(text) >= 4 and set(text.lower()) <= set("0123456789abcdef-"):
-            near = await self.list(org_id, limit=limit, q=text)
+            near = await self.list(org_id, limit=limit, q=text, scope=scope)
             found |= {job.id: job for job in near if job.id.startswith(text.lower())}
         return sorted(found.values(), key=lambda job: job.id, reverse=True)[:limit]
 
-    async def cancel_job(self, job_id: str, *, by: str | None = None, if_waiting: bool = False) -> CancelResult:
+    async def cancel_job(
+        self, job_id: str, *, by: str | None = None, if_waiting: bool = False, scope: Principal | None = None
+    ) -> CancelResult:
         """Cancel a job: at once while it waits, else as soon as its worker ended it.
 
         Parameters
         ----------
         by : str, optional
-            Who cancels, for the job's reason.
+            Who cancels, for the job's reason; a scope says that itself.
         if_waiting : bool
             Leave a job alone that runs.
 
@@ -230,20 +257,39 @@ class JobSide(QueueCore):
         ------
         WrongState
             If the job runs, and was to be canceled only while it waits.
+        Forbidden
+            If who cancels is neither the job's owner nor an operator of its org.
         """
         await self.open()
+        if scope is not None:
+            by = scope.owner
+            job = await self.get(job_id, scope=scope)
+            if job is None:
+                return CancelResult.NOT_FOUND
+            scope.check_cancel(job.org_id, job.owner)  # neither of them ever changes
         result: CancelResult = await self._decide(
             [job_id], lambda turn: self._endings.cancel(turn, job_id, by, if_waiting=if_waiting)
         )
         return result
 
-    async def cancel_many(self, ids: Iterable[str], *, by: str | None = None) -> None:
+    async def cancel_many(self, ids: Iterable[str], *, by: str | None = None, scope: Principal | None = None) -> None:
         """Cancel jobs (see `cancel_job`); unknown ones are passed over.
 
         Those that only the store keeps are read together: one by one, thousands would take minutes.
+
+        Raises
+        ------
+        Forbidden
+            If one may not be canceled by who asks; then none is.
         """
         await self.open()
         wanted = list(dict.fromkeys(ids))
+        if scope is not None:
+            by = scope.owner
+            seen = await self.get_many(wanted, scope=scope)
+            for job in seen:
+                scope.check_cancel(job.org_id, job.owner)
+            wanted = [job.id for job in seen]
         for start in range(0, len(wanted), CANCEL_CHUNK):
             chunk = wanted[start : start + CANCEL_CHUNK]
 
@@ -253,13 +299,17 @@ class JobSide(QueueCore):
 
             await self._decide(chunk, cancel)
 
-    async def retry_many(self, jobs: Iterable[Job], *, owner: str | None = None) -> builtins.list[Job]:
-        """Submit ended jobs again, all or none (see `retry_job`); others are passed over."""
-        again = [_again(job, owner) for job in jobs if job.state.ended]
-        return [accepted.job for accepted in await self.accept(again)]
+    async def retry_many(
+        self, jobs: Iterable[Job], *, owner: str | None = None, scope: Principal | None = None
+    ) -> builtins.list[Job]:
+        """Submit ended jobs again, all or none (see `retry_job`); others, and unseen ones, are passed over."""
+        again = [_again(job, owner) for job in jobs if job.state.ended and self._sees(scope, job)]
+        return [accepted.job for accepted in await self.accept(again, scope=scope)]
 
-    async def retry_job(self, job_id: str, *, owner: str | None = None) -> Job:
-        """Submit an ended job again, as a new job with ``retry_of``; return that.
+    async def retry_job(self, job_id: str, *, owner: str | None = None, scope: Principal | None = None) -> Job:
+        """Submit an ended job again, as a new job with ``retry_of``, in the same org; return that.
+
+        It belongs to who asks.
 
         Raises
         ------
@@ -267,22 +317,32 @@ class JobSide(QueueCore):
             If there is no such job.
         WrongState
             If it has not ended.
+        Forbidden
+            If who asks may not submit in its org.
         """
-        job = await self.get(job_id)
+        job = await self.get(job_id, scope=scope)
         if job is None:
             raise JobNotFound(f"No job {job_id}.")
+        if scope is not None:
+            scope.check(Verb.SUBMIT, job.org_id)
         if not job.state.ended:
             raise WrongState(f"The job is {job.state}.", "Wait for it, or cancel it first.", state=str(job.state))
-        return (await self.accept([_again(job, owner)]))[0].job
+        return (await self.accept([_again(job, owner)], scope=scope))[0].job
 
     async def get_logs(
-        self, job_id: str, from_seq: int = 0, limit: int = 1000, stream: str | None = None
+        self,
+        job_id: str,
+        from_seq: int = 0,
+        limit: int = 1000,
+        stream: str | None = None,
+        *,
+        scope: Principal | None = None,
     ) -> builtins.list[LogEntry]:
         """Return lines of the job's log from `from_seq` on (inclusive), in order; none for an unknown job.
 
         They may be fewer than there are, and than `limit`, if they are long (see `LOG_PAGE_BYTES`).
         """
-        if not is_id(job_id):
+        if not is_id(job_id) or await self._is_hidden(job_id, scope):
             return []
         await self.open()
         from_seq, limit = max(0, from_seq), max(0, limit)
@@ -295,9 +355,9 @@ class JobSide(QueueCore):
                 return recent
         return await self.storage.read(queries.log_entries, job_id, from_seq, limit, stream)
 
-    async def count_log_lines(self, job_id: str) -> int:
+    async def count_log_lines(self, job_id: str, *, scope: Principal | None = None) -> int:
         """Return how many lines the job's log has; 0 for an unknown job."""
-        if not is_id(job_id):
+        if not is_id(job_id) or await self._is_hidden(job_id, scope):
             return 0
         await self.open()
         entry = self._index.get(job_id)
@@ -306,16 +366,16 @@ class JobSide(QueueCore):
         _, lines = await self.storage.read(queries.positions, [job_id])
         return lines.get(job_id, 0)
 
-    async def list_outputs(self, job_id: str) -> builtins.list[dict[str, Any]]:
+    async def list_outputs(self, job_id: str, *, scope: Principal | None = None) -> builtins.list[dict[str, Any]]:
         """Return the rich outputs of the job's last attempt as nbformat output dicts, in order."""
-        job = await self.get(job_id)
+        job = await self.get(job_id, scope=scope)
         if job is None:
             return []
         return reduce_outputs(await self.storage.read(queries.displays, job_id, job.attempt))
 
-    async def list_artifacts(self, job_id: str) -> builtins.list[JobArtifact]:
+    async def list_artifacts(self, job_id: str, *, scope: Principal | None = None) -> builtins.list[JobArtifact]:
         """Return the files kept with the job; none for an unknown job."""
-        job = await self.get(job_id)
+        job = await self.get(job_id, scope=scope)
         return [] if job is None else list(job.artifacts)
 
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from zbrain_nb.model import datadir
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.protocol import LeaseRequest, WorkerInfo
 from zbrain_nb.queue.clock import Clock
@@ -93,6 +94,8 @@ class Waiter:
 
     Attributes
     ----------
+    scope : Principal or None
+        Who asks.
     is_posted : bool
         Whether a command of it stands before the decider.
     is_over : bool
@@ -101,8 +104,9 @@ class Waiter:
         Whether the time to wait is over: what is decided next is the answer, whatever it is.
     """
 
-    def __init__(self, worker: WorkerRecord, request: LeaseRequest, want: Want) -> None:
+    def __init__(self, worker: WorkerRecord, request: LeaseRequest, want: Want, scope: Principal | None = None) -> None:
         self.worker = worker
+        self.scope = scope
         self.request = request
         self.want = want
         self.answered = asyncio.get_running_loop().create_future()

@@ -18,7 +18,7 @@ MAX_LIMIT = 10_000
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs are wanted; None lets every value pass."""
 
-    org_id: str | None = None
+    orgs: frozenset[str] | None = None
     state: JobState | None = None
     owner: str | None = None
     name: str | None = None
@@ -29,7 +29,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     def passes(self, job: Job) -> bool:
         """Whether `job` is wanted."""
         return (
-            self.org_id in (None, job.org_id)
+            (self.orgs is None or job.org_id in self.orgs)
             and self.state in (None, job.state)
             and self.owner in (None, job.owner)
             and self.name in (None, job.name)
@@ -44,7 +44,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_filter(
-    org_id: str | None,
+    orgs: frozenset[str] | None,
     state: str | None,
     owner: str | None,
     name: str | None,
@@ -65,7 +65,7 @@ def make_filter(
         raise Malformed(f"{state!r} is no state.", f"States are {', '.join(JobState)}.") from error
     if cursor is not None and not is_id(cursor):
         raise Malformed("cursor must be the id of a job.")
-    return Filter(org_id=org_id, state=wanted, owner=owner, name=name, search=search, before=cursor, tag=tag)
+    return Filter(orgs=orgs, state=wanted, owner=owner, name=name, search=search, before=cursor, tag=tag)
 
 
 async def list_jobs(
@@ -80,7 +80,7 @@ async def list_jobs(
     while True:
         rows = await storage.read(
             queries.list_jobs,
-            org_id=wanted.org_id,
+            orgs=wanted.orgs,
             state=wanted.state,
             owner=wanted.owner,
             name=wanted.name,

@@ -54,6 +54,11 @@ class Notice:
         """What happened."""
         return self._about[1]
 
+    @property
+    def org_id(self) -> str:
+        """Whose job it was; empty for what concerns the subscription itself."""
+        return self._about[3]
+
     @classmethod
     def of(cls, said: Fact | Job) -> Notice:
         """Return the notice of a committed fact; a job stands for its submit."""

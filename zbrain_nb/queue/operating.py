@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zbrain_nb.model.access import Principal, Verb
 from zbrain_nb.model.checks import check_org_id, check_text
 from zbrain_nb.model.protocol import MAX_KIND
 from zbrain_nb.model.queues import QueueInfo
@@ -13,20 +14,27 @@ from zbrain_nb.queue.pauses import save_pause
 class OperatorSide(QueueCore):
     """Methods about whole queues."""
 
-    async def pause(self, org_id: str, kind: str, *, by: str | None = None) -> QueueInfo:
+    async def pause(
+        self, org_id: str, kind: str, *, by: str | None = None, scope: Principal | None = None
+    ) -> QueueInfo:
         """Lease no more jobs of `kind` in `org_id`, until `resume`, over restarts too; what runs goes on.
 
         Parameters
         ----------
         by : str, optional
-            Who pauses, for the reason of the jobs that wait.
+            Who pauses, for the reason of the jobs that wait; a scope says that itself.
 
         Raises
         ------
         InvalidSpec
             If `org_id` or `kind` cannot be one.
+        Forbidden
+            If who asks is no operator of the org.
         """
         _check(org_id, kind)
+        if scope is not None:
+            scope.check(Verb.OPERATE, org_id)
+            by = scope.owner
         await self.open()
         since = as_datetime(self._clock.time())
         who = f" by {by}" if by else ""
@@ -37,15 +45,19 @@ class OperatorSide(QueueCore):
             paused.setdefault((org_id, kind), why)
         return self._queue(org_id, kind)
 
-    async def resume(self, org_id: str, kind: str) -> QueueInfo:
+    async def resume(self, org_id: str, kind: str, *, scope: Principal | None = None) -> QueueInfo:
         """End a pause; harmless if there is none.
 
         Raises
         ------
         InvalidSpec
             If `org_id` or `kind` cannot be one.
+        Forbidden
+            If who asks is no operator of the org.
         """
         _check(org_id, kind)
+        if scope is not None:
+            scope.check(Verb.OPERATE, org_id)
         await self.open()
         if (org_id, kind) in self._index.ready.paused:
             await save_pause(self.storage, (org_id, kind), None)
@@ -53,13 +65,13 @@ class OperatorSide(QueueCore):
             self._serve()
         return self._queue(org_id, kind)
 
-    async def queues(self) -> list[QueueInfo]:
+    async def queues(self, *, scope: Principal | None = None) -> list[QueueInfo]:
         """Return the queues that have jobs that have not ended, or are paused, by org and kind."""
         await self.open()
         found = self._count_queues()
         for name in self._index.ready.paused:
             found.setdefault(name, self._empty_queue(name))
-        return [found[name] for name in sorted(found)]
+        return [found[name] for name in sorted(found) if scope is None or scope.sees(name[0])]
 
     def _queue(self, org_id: str, kind: str) -> QueueInfo:
         name = org_id, kind

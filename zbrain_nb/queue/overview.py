@@ -9,6 +9,7 @@ from collections import Counter
 
 import msgspec
 
+from zbrain_nb.model.access import Principal, among
 from zbrain_nb.model.job import JobState
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.jobside import FOLD_BEFORE_LIST
@@ -19,6 +20,8 @@ from zbrain_nb.store.artifacts import Usage
 MINUTES = 40
 #: The artifact store is walked through at most so often, and for at most this part of the time.
 USAGE_SECS, USAGE_SHARE = 60.0, 0.05
+#: Is no org's name: its overview is that of an org without jobs.
+NO_ORG = ""
 
 
 class Overview(msgspec.Struct, kw_only=True):
@@ -29,7 +32,7 @@ class Overview(msgspec.Struct, kw_only=True):
     org_id : str
         Which org.
     orgs : list of str
-        All that have jobs.
+        All that have jobs, and are seen by who asks.
     states : dict of JobState to int
         Jobs by state, all of them.
     oldest_pending_at : datetime or None
@@ -61,10 +64,11 @@ class OverviewSide(QueueCore):
     _usage_until = 0.0
     _measuring: asyncio.Task[Usage] | None = None
 
-    async def overview(self, org_id: str | None = None) -> Overview:
-        """Return what stands above the table of an org's jobs; None is the default org."""
+    async def overview(self, org_id: str | None = None, *, scope: Principal | None = None) -> Overview:
+        """Return what stands above the table of an org's jobs; None is the home of who asks, or the default org."""
         await self.open()
-        org = org_id or self.default_org_id
+        named = org_id or (self.default_org_id if scope is None else scope.home)
+        org = named if scope is None or scope.sees(named) else NO_ORG
         if len(self._index.unfolded) > FOLD_BEFORE_LIST:
             await self._folder.fold()
         seq, now = self._bus.published_seq, self._clock.time()
@@ -74,8 +78,8 @@ class OverviewSide(QueueCore):
         states = Counter(await self.storage.read(overviews.count_states, org, without))
         states.update(job.state.value for job in moved)
         return Overview(
-            org_id=org,
-            orgs=await self.storage.read(overviews.orgs),
+            org_id=named,
+            orgs=await self.storage.read(overviews.orgs, among(scope, None)),
             states={state: states[state.value] for state in JobState},
             # Nothing becomes pending again, so none of those that moved is.
             oldest_pending_at=await self.storage.read(overviews.oldest_pending, org, without),

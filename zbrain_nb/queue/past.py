@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Protocol
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.job import Job, shown
 from zbrain_nb.store import queries
 from zbrain_nb.store.storage import Storage
+
+
+class Look(Protocol):
+    """`JobQueue.get`."""
+
+    async def __call__(self, job_id: str, *, scope: Principal | None = None) -> Job | None:
+        """Return a job as it is now, or None."""
 
 
 class StoredPast:
@@ -21,12 +29,18 @@ class StoredPast:
         Returns a job as it is now, or None.
     """
 
-    def __init__(self, storage: Storage, look: Callable[[str], Awaitable[Job | None]]) -> None:
+    def __init__(self, storage: Storage, look: Look) -> None:
         self._storage = storage
         self._look = look
 
     async def read(
-        self, after: int, upto: int, job_ids: list[str] | None, org_ids: list[str] | None, limit: int
+        self,
+        after: int,
+        upto: int,
+        job_ids: list[str] | None,
+        org_ids: list[str] | None,
+        limit: int,
+        seen: Collection[str] | None = None,
     ) -> tuple[list[queries.StoredEvent], int]:
         """Return events of a span, in order, and up to which number they are complete.
 
@@ -35,14 +49,14 @@ class StoredPast:
         Unavailable
             If the database refused.
         """
-        return await self._storage.read(queries.events_between, after, upto, job_ids, org_ids, limit)
+        return await self._storage.read(queries.events_between, after, upto, job_ids, org_ids, limit, seen)
 
     def oldest(self) -> int:
         """Return the first number from which on all events are kept; it grows before events are dropped."""
         oldest: int = getattr(self._storage, "oldest_event_seq", 0)
         return oldest
 
-    async def snapshot(self, job_ids: list[str]) -> list[dict[str, Any]]:
-        """Return jobs as they are now, as readers see them; unknown ones are left out."""
-        jobs = [await self._look(job_id) for job_id in job_ids]
+    async def snapshot(self, job_ids: list[str], scope: Principal | None) -> list[dict[str, Any]]:
+        """Return jobs as they are now, as readers see them; unknown and unseen ones are left out."""
+        jobs = [await self._look(job_id, scope=scope) for job_id in job_ids]
         return [shown(job) | {"name": job.name} for job in jobs if job is not None]

@@ -29,6 +29,8 @@ WINDOWS = 40_000
 SMALLEST_WINDOW = 50
 #: Orgs are looked through for idle ones when there are so many.
 ORGS = 256
+#: So many heads may lie about before they are looked through.
+SPARE_HEADS = 64
 
 
 class Want(msgspec.Struct, kw_only=True):
@@ -38,8 +40,10 @@ class Want(msgspec.Struct, kw_only=True):
     ----------
     kinds : frozenset of str
         Kinds of jobs.
-    org_id : str or None
-        Of this org only; None is any.
+    orgs : frozenset of str or None
+        Of these orgs only; None is any.
+    owner : str or None
+        Of this person only; None is any.
     cpus, memory_mb, gpus : float or None
         What is free; None is no limit.
     only_calls : bool
@@ -49,7 +53,8 @@ class Want(msgspec.Struct, kw_only=True):
     """
 
     kinds: frozenset[str]
-    org_id: str | None = None
+    orgs: frozenset[str] | None = None
+    owner: str | None = None
     cpus: float | None = None
     memory_mb: float | None = None
     gpus: float | None = None
@@ -57,11 +62,12 @@ class Want(msgspec.Struct, kw_only=True):
     only_rerunnable: bool = False
 
     @classmethod
-    def of(cls, kinds: Iterable[str], org_id: str | None, free: Resources | None) -> Want:
+    def of(cls, kinds: Iterable[str], orgs: frozenset[str] | None, owner: str | None, free: Resources | None) -> Want:
         """Return a want for what is `free`; None is no limit."""
-        if free is None:
-            return cls(kinds=frozenset(kinds), org_id=org_id)
-        return cls(kinds=frozenset(kinds), org_id=org_id, cpus=free.cpus, memory_mb=free.memory_mb, gpus=free.gpus)
+        want = cls(kinds=frozenset(kinds), orgs=orgs, owner=owner)
+        if free is not None:
+            want.cpus, want.memory_mb, want.gpus = free.cpus, free.memory_mb, free.gpus
+        return want
 
     def fits(self, need: Resources) -> bool:
         """Whether `need` fits into what is free."""
@@ -75,7 +81,8 @@ class Want(msgspec.Struct, kw_only=True):
         """Return what is free when `need` was given away."""
         return Want(
             kinds=self.kinds,
-            org_id=self.org_id,
+            orgs=self.orgs,
+            owner=self.owner,
             cpus=None if self.cpus is None else self.cpus - need.cpus,
             memory_mb=None if self.memory_mb is None else self.memory_mb - (need.memory_mb or 0),
             gpus=None if self.gpus is None else self.gpus - need.gpus,
@@ -83,13 +90,54 @@ class Want(msgspec.Struct, kw_only=True):
 
 
 class _Branch:
-    """The lanes of one kind in one org that have something to give, first heads first."""
+    """The lanes of one kind in one org that have something to give.
 
-    __slots__ = ("heads", "needs")
+    Attributes
+    ----------
+    heads : list
+        A heap, first heads first; a lane that is listed elsewhere by now, or not at all, stays in it for a while.
+    by_owner : dict of str to dict of Lane to None
+        The lanes that are listed, for workers that take one person's jobs alone.
+    needs : Counter of Resources
+        What they need.
+    """
+
+    __slots__ = ("by_owner", "heads", "listed", "needs")
 
     def __init__(self) -> None:
         self.heads: list[tuple[int, int, int, Lane]] = []
+        self.by_owner: dict[str, dict[Lane, None]] = {}
+        self.listed = 0
         self.needs: Counter[Resources] = Counter()
+
+    def add(self, lane: Lane) -> None:
+        """Count a lane in that is listed from now on."""
+        self.listed += 1
+        self.needs[lane.key.resources] += 1
+        self.by_owner.setdefault(lane.key.owner, {})[lane] = None
+
+    def remove(self, lane: Lane) -> None:
+        """Count a lane out that is not listed any more."""
+        self.listed -= 1
+        need, owner = lane.key.resources, lane.key.owner
+        self.needs[need] -= 1
+        if self.needs[need] <= 0:
+            del self.needs[need]
+        del self.by_owner[owner][lane]
+        if not self.by_owner[owner]:
+            del self.by_owner[owner]
+
+    def sweep(self) -> None:
+        """Drop what is listed elsewhere from the heap: where each worker serves one person, nobody comes by it."""
+        if len(self.heads) > 2 * self.listed + SPARE_HEADS:
+            self.heads[:] = [head for head in self.heads if head[3].listed_at == head[:2]]
+            heapq.heapify(self.heads)
+
+    def may_fit(self, want: Want) -> bool:
+        """Whether some lane has what is wanted."""
+        if want.owner is None:
+            return any(want.fits(need) for need in self.needs)
+        return any(want.fits(lane.key.resources) for lane in self.by_owner.get(want.owner, ()))
 
 
 class _Org(Account):
@@ -261,18 +309,16 @@ class ReadyQueues:
             return
         branch = self._branch(lane)
         if lane.listed_at is None:
-            branch.needs[lane.key.resources] += 1
+            branch.add(lane)
         lane.listed_at = place
         heapq.heappush(branch.heads, (*place, next(self._numbers), lane))
+        branch.sweep()
 
     def _unlist(self, lane: Lane) -> None:
         if lane.listed_at is None:
             return
         lane.listed_at = None
-        needs = self._branch(lane).needs
-        needs[lane.key.resources] -= 1
-        if needs[lane.key.resources] <= 0:
-            del needs[lane.key.resources]
+        self._branch(lane).remove(lane)
 
     def _branch(self, lane: Lane) -> _Branch:
         org = self.orgs[lane.key.org_id]
@@ -323,16 +369,17 @@ class ReadyQueues:
         return None
 
     def _wanted(self, want: Want) -> Iterable[_Org]:
-        if want.org_id is None:
+        if want.orgs is None:
             return self.orgs.values()
-        org = self.orgs.get(want.org_id)
-        return [] if org is None else [org]
+        return [org for name in want.orgs if (org := self.orgs.get(name)) is not None]
 
     def may_fit(self, want: Want) -> bool:
         """Whether some lane has what is wanted; its jobs may turn out to be gone."""
+        if want.owner is not None and want.owner not in self.owners:
+            return False
         most = self.limits.org_running
         return any(
-            any(want.fits(need) for need in branch.needs)
+            branch.may_fit(want)
             for org in self._wanted(want)
             if most is None or org.running < most
             for branch in self._open_branches(org, want)
@@ -366,7 +413,8 @@ class ReadyQueues:
             if most is not None and org.running + leased[org] >= most:
                 continue
             for branch in self._open_branches(org, want):
-                lane = self._first(branch, want, is_ready, leased, is_wanted)
+                first = self._first if want.owner is None else self._first_of_owner
+                lane = first(branch, want, is_ready, leased, is_wanted)
                 if lane is not None and (best is None or lane.window[0] < best[1].window[0]):
                     best = turn, lane, org
         if best is None:
@@ -414,6 +462,33 @@ class ReadyQueues:
             self._relist(lane)
         for item in passed:
             heapq.heappush(heads, item)
+        return found
+
+    def _first_of_owner(
+        self,
+        branch: _Branch,
+        want: Want,
+        is_ready: Callable[[str], bool],
+        leased: Counter[Account],
+        is_wanted: Callable[[str], bool],
+    ) -> Lane | None:
+        """Return the first lane of the owner who is wanted that may be served, its head ready."""
+        found: Lane | None = None
+        for lane in list(branch.by_owner.get(want.owner or "", ())):
+            if not want.fits(lane.key.resources):
+                continue
+            holder = self._holder(lane, leased)
+            if holder is not None:
+                self._unlist(lane)
+                holder.held[lane] = None
+                continue
+            while lane.head() is not None and not is_ready(lane.window[0][2]):
+                heapq.heappop(lane.window)
+                self._relist(lane)
+            if lane.head() is None or not is_wanted(lane.window[0][2]):
+                continue
+            if found is None or lane.window[0] < found.window[0]:
+                found = lane
         return found
 
     def _relist(self, lane: Lane) -> None:

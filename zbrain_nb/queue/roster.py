@@ -6,11 +6,13 @@ nobody lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import WorkerNotFound
+from zbrain_nb.model.job import Job
 from zbrain_nb.model.protocol import (
     MAX_LISTED_JOBS,
     HeartbeatRequest,
@@ -59,29 +61,29 @@ class Roster:
             if now - other.heard_at > max(LISTED_SECS, self._leases.ttl_secs) and not self._leases.held_by(worker_id):
                 del self._records[worker_id]
 
-    def hear(self, worker_id: str) -> WorkerRecord:
+    def hear(self, worker_id: str, scope: Principal | None = None) -> WorkerRecord:
         """Return a worker that was just heard.
 
         Raises
         ------
         WorkerNotFound
-            If it has to register first.
+            If it has to register first, or is another's than who speaks.
         """
         record = self._records.get(worker_id)
-        if record is None:
+        if record is None or not speaks_for(scope, record.info):
             raise WorkerNotFound(f"No worker {worker_id!r} is registered.", "Register it again.")
         self._hear(record)
         return record
 
-    def beat(self, worker_id: str, request: HeartbeatRequest) -> WorkerRecord:
+    def beat(self, worker_id: str, request: HeartbeatRequest, scope: Principal | None = None) -> WorkerRecord:
         """Take what a worker says of itself.
 
         Raises
         ------
         WorkerNotFound
-            If it has to register first.
+            As `hear` does.
         """
-        record = self.hear(worker_id)
+        record = self.hear(worker_id, scope)
         record.info.free = request.free
         record.info.state = request.state
         if request.health is not None:
@@ -105,19 +107,40 @@ class Roster:
         beat_secs = min(ttl_secs / BEATS_IN_LEASE, LONGEST_BEAT_SECS)
         return WorkerState.STALE if silent_secs > STALE_BEATS * beat_secs else said
 
-    def list(self) -> list[WorkerInfo]:
-        """Return the workers as they are now, by id."""
+    def list(self, scope: Principal | None, is_seen: Callable[[str], bool]) -> list[WorkerInfo]:
+        """Return the workers of which `scope` knows as they are now, by id, with those of their jobs that are seen."""
         infos = []
         for worker_id in sorted(self._records):
             record = self._records[worker_id]
+            if not knows(scope, record.info):
+                continue
             held = self._leases.held_by(worker_id)
-            state = self._state(record)
-            jobs = held[:MAX_LISTED_JOBS]
-            infos.append(msgspec.structs.replace(record.info, state=state, running=len(held), jobs=jobs))
+            jobs = [job_id for job_id in held if is_seen(job_id)][:MAX_LISTED_JOBS]
+            shown = {"state": self._state(record), "running": len(held), "jobs": jobs, "holder": ""}
+            infos.append(msgspec.structs.replace(record.info, **shown))
         return infos
 
-    def serving(self, kind: str) -> Iterator[WorkerInfo]:
-        """Yield the workers of a kind that may take jobs."""
+    def serving(self, job: Job) -> Iterator[WorkerInfo]:
+        """Yield the workers that may take the job, as far as its kind, org and owner go."""
         for record in self._records.values():
-            if record.info.kind == kind and self._state(record) in (WorkerState.LIVE, WorkerState.STALE):
-                yield record.info
+            info = record.info
+            if (
+                info.kind == job.spec.kind
+                and info.org_id in (None, job.org_id)
+                and info.owner in (None, job.owner)
+                and (info.orgs is None or job.org_id in info.orgs)
+                and self._state(record) in (WorkerState.LIVE, WorkerState.STALE)
+            ):
+                yield info
+
+
+def speaks_for(scope: Principal | None, info: WorkerInfo) -> bool:
+    """Whether who speaks is the worker's own principal, or may speak for all."""
+    return scope is None or scope.is_holder or scope.holder == info.holder
+
+
+def knows(scope: Principal | None, info: WorkerInfo) -> bool:
+    """Whether who asks is told of the worker: it is theirs, or takes the jobs of everybody in an org of theirs."""
+    if speaks_for(scope, info) or scope is None:
+        return True
+    return info.owner is None and (info.orgs is None or any(map(scope.sees, info.orgs)))

@@ -11,10 +11,11 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Container, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Malformed
 from zbrain_nb.model.events import Event
 from zbrain_nb.queue.notices import Notice
@@ -31,6 +32,9 @@ BATCH_BYTES = 1024 * 1024
 #: Rows read from the store at a time: few at first, more while pages stay small.
 FIRST_PAGE, LAST_PAGE = 100, 20_000
 
+#: Returns who follows as they stand now, or raises what ends the subscription.
+Renew = Callable[[], Awaitable[Principal]]
+
 
 class Subscription:
     """An async iterator of `Event`; also an async context manager that closes it.
@@ -43,10 +47,18 @@ class Subscription:
     ----------
     position : int
         ``event_seq`` up to which everything was delivered: `after` for a next subscription.
+    scope : Principal or None
+        Who follows.
     """
 
     def __init__(
-        self, bus: Bus, topics: Iterable[str] | None, after: int | None, kinds: Container[str] | None = None
+        self,
+        bus: Bus,
+        topics: Iterable[str] | None,
+        after: int | None,
+        kinds: Container[str] | None = None,
+        scope: Principal | None = None,
+        renew: Renew | None = None,
     ) -> None:
         self.job_ids: list[str] | None = None
         self.org_ids: list[str] | None = None
@@ -55,6 +67,8 @@ class Subscription:
         self._bus = bus
         self._after = after
         self._kinds = kinds
+        self._renew = renew
+        self._admit(scope)
         # What is to be delivered: a page from the store, live events, and then, with `_has_gap`, what is only stored.
         self._page: deque[Notice] = deque()
         self._page_end = 0
@@ -70,6 +84,10 @@ class Subscription:
         self._is_closed = False
         self.position = 0
         self.start()
+
+    def _admit(self, scope: Principal | None) -> None:
+        self.scope = scope
+        self._seen = None if scope is None else scope.orgs
 
     def start(self) -> None:
         """Take the place from which to go on: behind `after`, or behind all that was published."""
@@ -88,6 +106,8 @@ class Subscription:
     def push(self, notice: Notice) -> None:
         """Add a live event; one that does not fit, and all that follow, will be read from the store."""
         if self._kinds is not None and notice.kind not in self._kinds:
+            return
+        if self._seen is not None and notice.org_id not in self._seen:
             return
         size = notice.size_bytes
         if not self._has_gap and not self._fits(size):
@@ -123,6 +143,8 @@ class Subscription:
         ------
         Unavailable
             If the store could not be read; the next call goes on from the same place.
+        Unauthorized
+            If who follows is not known any more.
         """
         return [notice.event() for notice in await self._next()]
 
@@ -139,6 +161,8 @@ class Subscription:
         if not self._bus.is_open and not self._is_closed:
             await self._bus.open()
         while not self._is_closed:
+            if self._renew is not None:  # whoever lost an org since gets nothing of it, however long the socket is open
+                self._admit(await self._renew())
             notices = self._take()
             if not notices and self._has_gap:
                 notices = [self._tell_lag()] if self._lagged else await self._read_past()
@@ -175,6 +199,8 @@ class Subscription:
                 self.position = notice.seq
             else:
                 self.position = notice.seq if self._page else self._page_end
+            if self._seen is not None and notice.org_id not in self._seen:
+                continue
             room -= size
             taken.append(notice)
         return taken
@@ -194,7 +220,9 @@ class Subscription:
         self._has_gap = False  # what is published from here on follows the page, if the page reaches so far
         whole = -1
         try:
-            found, whole = await past.read(self.position, upto, self.job_ids, self.org_ids, self._page_limit)
+            found, whole = await past.read(
+                self.position, upto, self.job_ids, self.org_ids, self._page_limit, self._seen
+            )
         finally:
             if whole < upto:
                 self._drop_live()
@@ -225,7 +253,7 @@ class Subscription:
         self._has_gap = self._lagged = False
         self.position = bus.published_seq
         try:
-            jobs = await bus.past.snapshot(self.job_ids or [])
+            jobs = await bus.past.snapshot(self.job_ids or [], self.scope)
         except BaseException:
             self.position, self._has_gap = asked, True
             raise

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from zbrain_nb.model import datadir
+from zbrain_nb.model.access import EVERY_JOB, Principal, WorkerBinding
+from zbrain_nb.model.errors import Forbidden
 from zbrain_nb.model.job import Job, JobState, Resources
 from zbrain_nb.model.protocol import (
     AttemptRef,
@@ -53,17 +56,62 @@ class WorkerDesk:
         self._parked: list[Waiter] = []
         #: Workers of before a restart, which may still hold the locks of their attempts.
         self.known_before: dict[str, WorkerInfo] = {}
+        self._registering: dict[str, str] = {}
 
     def close(self) -> None:
         """Answer the requests that wait, with nothing."""
         for waiter in list(self._parked):
             self._give_up(waiter)
 
-    def workers(self) -> list[WorkerInfo]:
-        """Return the registered workers, by id."""
-        return self._roster.list()
+    def expel(self, is_out: Callable[[Principal], bool]) -> None:
+        """Answer the requests of the principals that are out, with nothing."""
+        for waiter in list(self._parked):
+            if waiter.scope is not None and is_out(waiter.scope):
+                self._give_up(waiter)
 
-    def register(self, info: WorkerInfo) -> Registered:
+    def workers(self, scope: Principal | None = None) -> list[WorkerInfo]:
+        """Return the registered workers of which `scope` knows, by id."""
+
+        def is_seen(job_id: str) -> bool:
+            return scope is None or scope.sees(self._index.live[job_id].job.org_id)
+
+        return self._roster.list(scope, is_seen)
+
+    def holder_of(self, worker_id: str) -> str | None:
+        """Return who registered the worker, before a restart too; None if nobody did."""
+        if worker_id in self._registering:
+            return self._registering[worker_id]
+        record = self._roster.get(worker_id)
+        info = record.info if record is not None else self.known_before.get(worker_id)
+        return None if info is None else info.holder
+
+    @contextmanager
+    def claim(self, info: WorkerInfo, scope: Principal | None) -> Iterator[WorkerInfo]:
+        """Give the worker's record as the queue keeps it; meanwhile nobody else gets its id.
+
+        Raises
+        ------
+        Forbidden
+            If the id is another's, or the worker asks for more than it may have.
+        """
+        if scope is None or scope.is_holder:
+            yield msgspec.structs.replace(info, owner=None, orgs=None, holder="")
+            return
+        binding, holder = scope.binding, self.holder_of(info.id)
+        if holder not in (None, scope.holder):
+            raise Forbidden(f"The worker {info.id} is another's.", "Give this one an id of its own.")
+        if info.org_id is not None and binding.orgs is not None and info.org_id not in binding.orgs:
+            raise Forbidden(f"A worker of {scope.owner} gets no jobs of the org {info.org_id}.")
+        _check_pool(binding, [info.kind])
+        self._registering[info.id] = scope.holder
+        try:
+            # Of a folder that a stranger names nothing is read: its worker is as one on another machine.
+            orgs = None if binding.orgs is None else sorted(binding.orgs)
+            yield msgspec.structs.replace(info, owner=binding.owner, orgs=orgs, holder=scope.holder, folder=None)
+        finally:
+            del self._registering[info.id]
+
+    def register(self, info: WorkerInfo, binding: WorkerBinding = EVERY_JOB) -> Registered:
         """Add a worker, or take a new process of one for the old."""
         old = self._roster.get(info.id)
         state = WorkerState.DRAINING if info.state is WorkerState.DRAINING else WorkerState.LIVE
@@ -79,6 +127,8 @@ class WorkerDesk:
         for job_id in self._index.leases.held_by(info.id):
             self._index.leases.renew(job_id)
             entry = self._index.live[job_id]
+            if not _admits(binding, entry.job):
+                continue
             attempts.append(AttemptRef(job_id, entry.job.attempt, entry.high))
         return Registered(self._index.leases.ttl_secs, attempts)
 
@@ -86,23 +136,26 @@ class WorkerDesk:
         """Whether the worker registered since the queue was opened."""
         return worker_id in self._roster
 
-    def record(self, worker_id: str) -> WorkerRecord:
+    def record(self, worker_id: str, scope: Principal | None = None) -> WorkerRecord:
         """Return a worker that was just heard.
 
         Raises
         ------
         WorkerNotFound
-            If it has to register first.
+            If it has to register first, or is another's than who speaks.
         """
-        return self._roster.hear(worker_id)
+        return self._roster.hear(worker_id, scope)
 
-    async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
+    async def lease(self, worker_id: str, request: LeaseRequest, scope: Principal | None = None) -> LeaseAnswer:
         """Answer a lease request (see `JobQueue.lease`)."""
-        record = self.record(worker_id)
+        record = self.record(worker_id, scope)
+        binding = binding_of(scope)
+        _check_pool(binding, request.kinds or ())
         record.info.free = max(0, request.limit)
         jobs = self._repeated(record, request.request_id)
         if jobs is None:
-            jobs = await self._wait_for_jobs(record, request)
+            jobs = await self._wait_for_jobs(record, request, scope)
+        jobs = [job for job in jobs if _admits(binding, job)]
         cancels = self._cancels(worker_id)
         record.told = {(ref.job_id, ref.attempt) for ref in cancels}
         return LeaseAnswer([Lease(job) for job in jobs], cancels)
@@ -118,11 +171,13 @@ class WorkerDesk:
                 held.append(job)
         return held
 
-    async def _wait_for_jobs(self, record: WorkerRecord, request: LeaseRequest) -> list[Job]:
+    async def _wait_for_jobs(self, record: WorkerRecord, request: LeaseRequest, scope: Principal | None) -> list[Job]:
         waiter = record.waiting.get(request.request_id)
         if waiter is None:
             kinds = request.kinds if request.kinds is not None else [record.info.kind]
-            waiter = Waiter(record, request, Want.of(kinds, record.info.org_id, request.resources))
+            binding = binding_of(scope)
+            want = want_of(kinds, record.info.org_id, binding, request.resources)
+            waiter = Waiter(record, request, want, scope)
             record.waiting[request.request_id] = waiter
             self._parked.append(waiter)
             if self._has_news(record):
@@ -244,14 +299,17 @@ class WorkerDesk:
         turn.count_leased(entry)
         return turn.move(entry, "job_leased", patch)
 
-    def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
+    def heartbeat(self, worker_id: str, request: HeartbeatRequest, scope: Principal | None = None) -> HeartbeatAnswer:
         """Renew a worker's leases and say how each of its attempts stands."""
-        self._roster.beat(worker_id, request)
+        self._roster.beat(worker_id, request, scope)
+        binding = binding_of(scope)
         verdicts = []
         for ref in request.attempts:
             verdict = Verdict(ref.job_id, ref.attempt, "stale")
-            if self.renew(ref.job_id, worker_id, ref.attempt):
-                entry = self._index.live[ref.job_id]
+            entry = self._index.live.get(ref.job_id)
+            if entry is None or not _admits(binding, entry.job):  # its owner may have left the org since
+                pass
+            elif self.renew(ref.job_id, worker_id, ref.attempt):
                 verdict.high = entry.high
                 verdict.verdict = "ok" if entry.job.cancel_requested_at is None else "cancel"
             verdicts.append(verdict)
@@ -311,12 +369,42 @@ class WorkerDesk:
         if held is not None:
             return held
         kind = job.spec.kind
-        serving = list(self._roster.serving(kind))
+        serving = list(self._roster.serving(job))
         if not serving:
             return f"Waiting for a worker of kind {kind}; none is here."
         if not any(_offers(info, job.spec.resources) for info in serving):
             return f"Waiting for a worker of kind {kind} with more resources; none that is here has enough."
         return f"Waiting for a free worker of kind {kind}."
+
+
+def want_of(kinds: Iterable[str], org_id: str | None, binding: WorkerBinding, free: Resources | None) -> Want:
+    """Return what a worker takes that names an org, or none, within what it may have."""
+    orgs = binding.orgs
+    if org_id is not None:
+        orgs = frozenset((org_id,)) if orgs is None or org_id in orgs else frozenset()
+    return Want.of(kinds, orgs, binding.owner, free)
+
+
+def binding_of(scope: Principal | None) -> WorkerBinding:
+    """Return what a worker of who asks may have."""
+    return EVERY_JOB if scope is None else scope.binding
+
+
+def _admits(binding: WorkerBinding, job: Job) -> bool:
+    return binding is EVERY_JOB or binding.admits(job.org_id, job.owner, job.spec.kind)
+
+
+def _check_pool(binding: WorkerBinding, kinds: Iterable[str]) -> None:
+    """Refuse kinds of jobs that are not the pool's.
+
+    Raises
+    ------
+    Forbidden
+        Naming the first.
+    """
+    for kind in kinds:
+        if binding.pool not in (None, kind):
+            raise Forbidden(f"This worker's token is for the pool {binding.pool}, not for {kind}.")
 
 
 def _offers(info: WorkerInfo, need: Resources) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from zbrain_nb.model.access import EVERY_JOB, Principal, WorkerBinding
 from zbrain_nb.model.errors import (
     Conflict,
     InvalidSpec,
@@ -33,8 +34,8 @@ from zbrain_nb.model.protocol import (
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.files import keep_files
 from zbrain_nb.queue.leases import is_seen
-from zbrain_nb.queue.ready import Want
 from zbrain_nb.queue.turn import LookAgain, Turn
+from zbrain_nb.queue.workers import binding_of, want_of
 
 
 class WorkerSide(QueueCore):
@@ -65,7 +66,7 @@ class WorkerSide(QueueCore):
             await self.register_worker(WorkerInfo(id=worker_id))
         info = self._desk.record(worker_id).info
         free = msgspec.convert(resources, Resources) if isinstance(resources, dict) else resources
-        want = Want.of([info.kind] if kinds is None else kinds, org_id or info.org_id, free)
+        want = want_of([info.kind] if kinds is None else kinds, org_id or info.org_id, EVERY_JOB, free)
         return await self._desk.acquire(worker_id, want)
 
     async def renew_lease(self, job_id: str, worker_id: str | None = None, attempt: int | None = None) -> bool:
@@ -73,25 +74,33 @@ class WorkerSide(QueueCore):
         await self.open()
         return self._desk.renew(job_id, worker_id, attempt)
 
-    async def register_worker(self, info: WorkerInfo) -> Registered:
+    async def register_worker(self, info: WorkerInfo, *, scope: Principal | None = None) -> Registered:
         """Register a worker; one that is known goes on with its leases.
+
+        Parameters
+        ----------
+        scope : Principal, optional
+            Whose worker it is: it gets what their `binding` admits, and only they speak for it from now on.
 
         Raises
         ------
         InvalidSpec
             If a value does not hold, for example an id that no route can address.
+        Forbidden
+            If the id is another's, or the worker asks for more than it may have.
         """
         check_worker(info)
         await self.open()
-        text = msgspec.json.encode(info).decode()
-        await self.storage.write(lambda database: database.save_worker(info.id, text))
-        answer = self._desk.register(info)
-        answer.is_fenced = not await asyncio.to_thread(is_seen, info)
-        if not answer.is_fenced:
+        with self._desk.claim(info, scope) as kept:
+            text = msgspec.json.encode(kept).decode()
+            await self.storage.write(lambda database: database.save_worker(kept.id, text))
+            answer = self._desk.register(kept, binding_of(scope))
+        answer.is_fenced = not await asyncio.to_thread(is_seen, kept)
+        if not answer.is_fenced and (scope is None or scope.is_holder):
             answer.blobs = str(self.artifacts.folder)
         return answer
 
-    async def lease(self, worker_id: str, req: LeaseRequest) -> LeaseAnswer:
+    async def lease(self, worker_id: str, req: LeaseRequest, *, scope: Principal | None = None) -> LeaseAnswer:
         """Answer when a job fits or a cancel is due, else, empty, after ``wait_secs``.
 
         Events in the request are taken first, in the same commit, and the answer is then not held back.
@@ -102,47 +111,53 @@ class WorkerSide(QueueCore):
         InvalidSpec
             If a value of the request does not hold.
         WorkerNotFound
-            If the worker has to register first.
+            If the worker has to register first, or is another's.
+        Forbidden
+            If it asks for a kind of jobs that is not its pool's.
         """
         check_lease_request(req)
         await self.open()
         if not req.events:
-            return await self._desk.lease(worker_id, req)
-        self._desk.record(worker_id)
-        taken = await self._post_events(req.events, worker_id)
-        answer = await self._desk.lease(worker_id, msgspec.structs.replace(req, wait_secs=0.0))
+            return await self._desk.lease(worker_id, req, scope)
+        self._desk.record(worker_id, scope)
+        taken = await self._post_events(req.events, worker_id, binding_of(scope))
+        answer = await self._desk.lease(worker_id, msgspec.structs.replace(req, wait_secs=0.0), scope)
         answer.results = await taken
         return answer
 
-    async def heartbeat(self, worker_id: str, req: HeartbeatRequest) -> HeartbeatAnswer:
+    async def heartbeat(
+        self, worker_id: str, req: HeartbeatRequest, *, scope: Principal | None = None
+    ) -> HeartbeatAnswer:
         """Renew a worker's leases and say how each of its attempts stands.
 
         Raises
         ------
         WorkerNotFound
-            If the worker has to register first.
+            If the worker has to register first, or is another's.
         InvalidSpec
             If a value of the request does not hold.
         """
         check_heartbeat(req)
         await self.open()
-        return self._desk.heartbeat(worker_id, req)
+        return self._desk.heartbeat(worker_id, req, scope)
 
-    def workers(self) -> list[WorkerInfo]:
-        """Return the registered workers, by id."""
-        return self._desk.workers()
+    def workers(self, *, scope: Principal | None = None) -> list[WorkerInfo]:
+        """Return the registered workers, by id: to who asks, their own and those that serve all of an org of theirs."""
+        return self._desk.workers(scope)
 
-    async def take_events(self, worker_id: str, batch: EventBatch) -> EventBatchAnswer:
+    async def take_events(
+        self, worker_id: str, batch: EventBatch, *, scope: Principal | None = None
+    ) -> EventBatchAnswer:
         """Take a worker's events; what is answered with ``ok`` is durable.
 
         Raises
         ------
         WorkerNotFound
-            If the worker has to register first.
+            If the worker has to register first, or is another's.
         """
         await self.open()
-        self._desk.record(worker_id)
-        return EventBatchAnswer(await self._take(batch.events, worker_id))
+        self._desk.record(worker_id, scope)
+        return EventBatchAnswer(await self._take(batch.events, worker_id, binding_of(scope)))
 
     async def handle_worker_event(self, event: WorkerEvent) -> None:
         """Take one event in process; without numbers it means the current attempt, and the next.
@@ -170,15 +185,17 @@ class WorkerSide(QueueCore):
         if result.status == "invalid":
             raise InvalidSpec(result.message)
 
-    async def _take(self, events: Sequence[WorkerEvent], worker_id: str | None) -> list[EventResult]:
+    async def _take(
+        self, events: Sequence[WorkerEvent], worker_id: str | None, binding: WorkerBinding = EVERY_JOB
+    ) -> list[EventResult]:
         while True:
             try:
-                return await (await self._post_events(events, worker_id))
+                return await (await self._post_events(events, worker_id, binding))
             except LookAgain:
                 continue
 
     async def _post_events(
-        self, events: Sequence[WorkerEvent], worker_id: str | None
+        self, events: Sequence[WorkerEvent], worker_id: str | None, binding: WorkerBinding
     ) -> asyncio.Future[list[EventResult]]:
         """Put events before the decider; what the future gives is durable."""
         kept, absent = await keep_files(self.artifacts, events)
@@ -187,7 +204,7 @@ class WorkerSide(QueueCore):
 
         def decide(turn: Turn) -> list[EventResult]:
             turn.borrow(borrowed)
-            return self._intake.take(turn, kept, worker_id, absent, taken)
+            return self._intake.take(turn, kept, (worker_id, binding), absent, taken)
 
         results = self._commits.post(decide)
         results.add_done_callback(lambda done: self.events.extend(taken) if _succeeded(done) else None)

@@ -108,13 +108,14 @@ class HealthHandler(ApiHandler):
 
     counts_as_client = False
 
-    def authenticate(self) -> None:
+    async def authenticate(self) -> None:
         """Admit everybody: the answer tells nothing but that a host is here."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
         """Say that the host lives; with a nonce, prove that it knows the token; to who shows it, say what runs here."""
         body: dict[str, Any] = {"status": "ok", "instance": self.context.instance}
-        if self.has_token():
+        known = await self.context.identity.identify(self.request, by_session=False)
+        if known is not None and known.is_holder:
             body |= {"version": __version__, "python": sys.executable, "pid": os.getpid()}
         nonce = self.request.headers.get(NONCE_HEADER, "")
         if nonce:  # who looks for a host means to use it

@@ -18,6 +18,7 @@ from collections.abc import Collection
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.datadir import DataDir, FileLock, Owner, boot_id
 from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.settings import Settings
@@ -28,7 +29,9 @@ from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.application import Gate, make_application
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
+from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.local_worker import LocalWorkerWatch, host_worker_command
+from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.webhooks import Notifier
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.storage import Storage
@@ -115,12 +118,15 @@ class Host:
         queue.start_lease_cleanup()
         maintenance = Maintenance.of(queue, self.settings.keep)
         maintenance.start()
+        holder = Principal(owner=getpass.getuser(), roles=None, home=self.settings.default_org_id)
+        sessions = Sessions()
         self.context = context = HostContext(
             queue=queue,
             maintenance=maintenance,
             settings=self.settings,
             token=token,
-            owner=getpass.getuser(),
+            identity=Identity(token, holder, sessions),
+            sessions=sessions,
             instance=secrets.token_hex(8),
             host_names=None if self._gate else self._host_names(),
             metrics=registry_of(queue),

@@ -1,7 +1,7 @@
 """Browsers that a person sent to the host itself: a code that opens it once, and the session it becomes.
 
 The code stands in a URL, so it lives for a minute and works once; the session stands in a cookie that no script
-reads. Both are kept in memory as hashes, and end with the host.
+reads. Both stand for the principal who asked for the code, are kept in memory as hashes, and end with the host.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+
+from zbrain_nb.model.access import Principal
 
 CODE_SECS = 60.0
 SESSION_SECS = 12 * 3600.0
@@ -32,17 +34,23 @@ class Sessions:
         self._codes = _Secrets(clock, CODE_SECS, MAX_CODES)
         self._sessions = _Secrets(clock, SESSION_SECS, MAX_SESSIONS)
 
-    def offer(self) -> str:
-        """Return a new code."""
-        return self._codes.make()
+    def offer(self, principal: Principal) -> str:
+        """Return a new code, by which a browser will act as `principal`."""
+        return self._codes.make(principal)
 
     def begin(self, code: str) -> str | None:
         """Return a new session for a code, which is worth nothing from then on; None if it is worth nothing now."""
-        return self._sessions.make() if self._codes.take(code) else None
+        principal = self._codes.take(code)
+        return None if principal is None else self._sessions.make(principal)
 
-    def holds(self, session: str) -> bool:
-        """Whether the session lives."""
-        return self._sessions.holds(session)
+    def find(self, session: str) -> Principal | None:
+        """Return whose session it is; None if it does not live."""
+        return self._sessions.find(session)
+
+    def end(self, is_out: Callable[[Principal], bool]) -> None:
+        """End the codes and sessions of the principals that are out."""
+        for held in (self._codes, self._sessions):
+            held.drop(is_out)
 
 
 class _Secrets:
@@ -52,20 +60,27 @@ class _Secrets:
         self._clock = clock
         self._life_secs = life_secs
         self._most = most
-        self._ends: OrderedDict[bytes, float] = OrderedDict()
+        self._held: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
 
-    def make(self) -> str:
+    def make(self, principal: Principal) -> str:
         secret = secrets.token_urlsafe(32)
-        self._ends[_hash(secret)] = self._clock() + self._life_secs
-        if len(self._ends) > self._most:
-            self._ends.popitem(last=False)
+        self._held[_hash(secret)] = self._clock() + self._life_secs, principal
+        if len(self._held) > self._most:
+            self._held.popitem(last=False)
         return secret
 
-    def holds(self, secret: str) -> bool:
-        return self._ends.get(_hash(secret), 0.0) > self._clock()
+    def find(self, secret: str) -> Principal | None:
+        return self._living(self._held.get(_hash(secret)))
 
-    def take(self, secret: str) -> bool:
-        return self._ends.pop(_hash(secret), 0.0) > self._clock()
+    def take(self, secret: str) -> Principal | None:
+        return self._living(self._held.pop(_hash(secret), None))
+
+    def drop(self, is_out: Callable[[Principal], bool]) -> None:
+        for key in [key for key, (_, principal) in self._held.items() if is_out(principal)]:
+            del self._held[key]
+
+    def _living(self, held: tuple[float, Principal] | None) -> Principal | None:
+        return held[1] if held is not None and held[0] > self._clock() else None
 
 
 def _hash(secret: str) -> bytes:

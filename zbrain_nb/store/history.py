@@ -9,6 +9,7 @@ change, not even when rows are carried from a segment that is dropped: each row 
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from typing import Any
 
 import duckdb
@@ -17,6 +18,7 @@ from arro3.core import Table
 from arro3.io import write_ipc_stream
 
 from zbrain_nb.model.history import END_OF_STREAM, MARK, TABLES, HistoryQuery, Mark
+from zbrain_nb.store.queries import in_orgs
 
 Cursor = duckdb.DuckDBPyConnection
 
@@ -162,12 +164,15 @@ class HistoryPages:
         The last ``event_seq`` that is known to be committed with all before it, and folded.
     token : str
         Names the queue; while it lives and drops nothing, what was read once is known.
+    orgs : collection of str or None
+        Only rows of these orgs (in place of the one that `wanted` may name); None is all.
     """
 
-    def __init__(self, wanted: HistoryQuery, upto: int, token: str) -> None:
+    def __init__(self, wanted: HistoryQuery, upto: int, token: str, orgs: Collection[str] | None) -> None:
         self._wanted = wanted
         self._upto = upto
         self._token = token
+        self._orgs = orgs
         self._source = _SOURCES[wanted.table]
         self._since = "true"
         if wanted.since is not None:
@@ -218,10 +223,10 @@ class HistoryPages:
         if wanted.job_id is not None:
             parts.append(f"{source.job} = ?::UUID")
             values.append(wanted.job_id)
-        if wanted.org_id is not None:
-            mine = "job_id IN (SELECT id FROM jobs WHERE org_id = ?)" if wanted.table == "logs" else "org_id = ?"
-            parts.append(mine)
-            values.append(wanted.org_id)
+        if self._orgs is not None:
+            mine = in_orgs(self._orgs)
+            parts.append(f"job_id IN (SELECT id FROM jobs WHERE {mine})" if wanted.table == "logs" else mine)
+            values += self._orgs
         if after is not None and source.pages_by_id:
             parts.append(f"job_id IN (SELECT job_id FROM transitions WHERE event_seq > {after:d})")
         elif after is not None:

@@ -6,10 +6,12 @@ Read from the jobs table, which shows what became of jobs a few seconds late; no
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import duckdb
 import msgspec
+
+from zbrain_nb.store.queries import in_orgs
 
 Cursor = duckdb.DuckDBPyConnection
 
@@ -38,9 +40,11 @@ class Minutes(msgspec.Struct, kw_only=True):
     wait_p95_secs: list[float | None]
 
 
-def orgs(cursor: Cursor) -> list[str]:
-    """Return the orgs that have jobs, sorted."""
-    return [org for (org,) in cursor.execute("SELECT DISTINCT org_id FROM jobs ORDER BY org_id").fetchall()]
+def orgs(cursor: Cursor, among: Collection[str] | None) -> list[str]:
+    """Return the orgs that have jobs, sorted: of those that are given, or all with None."""
+    where, values = ("true", []) if among is None else (in_orgs(among), list(among))
+    rows = cursor.execute(f"SELECT DISTINCT org_id FROM jobs WHERE {where} ORDER BY org_id", values).fetchall()
+    return [org for (org,) in rows]
 
 
 def count_states(cursor: Cursor, org_id: str, without: Iterable[str]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import duckdb
@@ -110,10 +110,15 @@ def positions(cursor: Cursor, ids: Iterable[str]) -> tuple[dict[str, dict[int, i
     return highs, logs
 
 
+def in_orgs(orgs: Collection[str], column: str = "org_id") -> str:
+    """Return the condition that a row is of one of these orgs, which are its values."""
+    return f"{column} IN ({', '.join('?' * len(orgs))})" if orgs else "false"
+
+
 def list_jobs(
     cursor: Cursor,
     *,
-    org_id: str | None,
+    orgs: Collection[str] | None,
     state: str | None,
     owner: str | None,
     name: str | None,
@@ -135,7 +140,6 @@ def list_jobs(
     """
     where, values = ["true"], list[Any]()
     for clause, value in (
-        ("org_id = ?", org_id),
         ("state = ?", state),
         ("owner = ?", owner),
         ("name = ?", name),
@@ -144,6 +148,9 @@ def list_jobs(
         if value is not None:
             where.append(clause)
             values.append(value)
+    if orgs is not None:
+        where.append(in_orgs(orgs))
+        values += orgs
     if search is not None:
         where.append("(contains(lower(name), lower(?)) OR starts_with(id::VARCHAR, lower(?)))")
         values += [search, search]
@@ -245,7 +252,13 @@ class StoredEvent(msgspec.Struct, frozen=True):
 
 
 def events_between(
-    cursor: Cursor, after: int, upto: int, job_ids: list[str] | None, org_ids: list[str] | None, limit: int
+    cursor: Cursor,
+    after: int,
+    upto: int,
+    job_ids: list[str] | None,
+    org_ids: list[str] | None,
+    limit: int,
+    seen: Collection[str] | None = None,
 ) -> tuple[list[StoredEvent], int]:
     """Return events with ``after < seq <= upto``, in order, and up to which number they are complete.
 
@@ -255,49 +268,56 @@ def events_between(
         Events of these jobs (with log and outputs) and of these orgs (without); both None is everything.
     limit : int
         About how many rows are read at once; of lines, about `LOG_PAGE_BYTES` too.
+    seen : collection of str or None
+        Of all these only events of jobs of these orgs; None is any org.
     """
     whole, everything = upto, job_ids is None and org_ids is None
-    jobs, orgs = job_ids or [], org_ids or []
-    match_jobs = "" if everything else "AND (id IN (SELECT unnest($3::UUID[])) OR org_id IN (SELECT unnest($4)))"
-    match_moves = (
-        ""
-        if everything
-        else "AND (job_id IN (SELECT unnest($3::UUID[])) "
-        "OR (kind <> 'job_displayed' AND org_id IN (SELECT unnest($4))))"
-    )
-    values: list[Any] = [after, upto] if everything else [after, upto, jobs, orgs]
-    span = "event_seq > $1 AND event_seq <= $2"
+    named: dict[str, Any] = {"after": after, "upto": upto, "jobs": job_ids or [], "orgs": org_ids or []}
+    match_jobs = match_moves = match_lines = ""
+    if not everything:
+        match_jobs = "AND (id IN (SELECT unnest($jobs::UUID[])) OR org_id IN (SELECT unnest($orgs)))"
+        match_moves = (
+            "AND (job_id IN (SELECT unnest($jobs::UUID[])) "
+            "OR (kind <> 'job_displayed' AND org_id IN (SELECT unnest($orgs))))"
+        )
+        match_lines = "AND job_id IN (SELECT unnest($jobs::UUID[]))"
+    if seen is not None:
+        named["seen"] = list(seen)
+        only_seen = "org_id IN (SELECT unnest($seen::VARCHAR[]))"
+        match_jobs, match_moves = f"{match_jobs} AND {only_seen}", f"{match_moves} AND {only_seen}"
+        of_these = "" if everything else "AND id IN (SELECT unnest($jobs::UUID[]))"
+        match_lines = f"AND job_id IN (SELECT id FROM jobs WHERE {only_seen} {of_these})"
+    span = "event_seq > $after AND event_seq <= $upto"
     tail = f"ORDER BY event_seq LIMIT {limit:d}"
+
+    def ask(query: str) -> list[tuple[Any, ...]]:
+        values = {name: value for name, value in named.items() if f"${name}" in query}
+        return cursor.execute(query, values).fetchall()
+
     cursor.execute("BEGIN")
     try:
         # what is sorted is held in memory, with all that is selected: so numbers alone are
         jobs_wanted = f"FROM jobs WHERE {span} {match_jobs}"
-        submits = cursor.execute(
+        submits = ask(
             f"SELECT {JOB_COLUMNS} {jobs_wanted} AND event_seq <= "
-            f"(SELECT max(event_seq) FROM (SELECT event_seq {jobs_wanted} {tail}))",
-            values,
-        ).fetchall()
+            f"(SELECT max(event_seq) FROM (SELECT event_seq {jobs_wanted} {tail}))"
+        )
         moves_wanted = f"FROM transitions WHERE {span} AND kind <> 'noted' {match_moves}"
-        moves = cursor.execute(
+        moves = ask(
             "SELECT event_seq, kind, job_id::VARCHAR, org_id, attempt, epoch_us(ts), data "
-            f"{moves_wanted} AND event_seq <= (SELECT max(event_seq) FROM (SELECT event_seq {moves_wanted} {tail}))",
-            values,
-        ).fetchall()
+            f"{moves_wanted} AND event_seq <= (SELECT max(event_seq) FROM (SELECT event_seq {moves_wanted} {tail}))"
+        )
         lines: list[tuple[Any, ...]] = []
-        if everything or jobs:
-            page = (
-                f"FROM logs WHERE {span} {'' if everything else 'AND job_id IN (SELECT unnest($3::UUID[]))'} "
-                f"ORDER BY event_seq, log_seq LIMIT {limit:d}"
-            )
-            sizes = cursor.execute(f"SELECT event_seq, strlen(line) {page}", values[:3]).fetchall()
+        if everything or job_ids:
+            page = f"FROM logs WHERE {span} {match_lines} ORDER BY event_seq, log_seq LIMIT {limit:d}"
+            sizes = ask(f"SELECT event_seq, strlen(line) {page}")
             if sum(size for _, size in sizes) >= LOG_PAGE_BYTES:
-                whole = values[1] = _page_end(sizes)
-            lines = cursor.execute(
+                whole = named["upto"] = _page_end(sizes)
+            lines = ask(
                 "SELECT l.event_seq, l.job_id::VARCHAR, j.org_id, l.attempt, epoch_us(l.ts), l.log_seq, l.stream, "
                 f"l.line FROM (SELECT * {page}) l LEFT JOIN jobs j ON j.id = l.job_id "
-                "ORDER BY l.event_seq, l.log_seq",
-                values[:3],
-            ).fetchall()
+                "ORDER BY l.event_seq, l.log_seq"
+            )
     finally:
         cursor.execute("ROLLBACK")
     for rows, column in ((submits, 1), (moves, 0)):
@@ -306,7 +326,7 @@ def events_between(
     if len(lines) == limit:  # the last event may go on past the page
         firsts = sorted({row[0] for row in lines})
         if len(firsts) == 1:
-            return events_between(cursor, after, upto, job_ids, org_ids, limit * 4)
+            return events_between(cursor, after, upto, job_ids, org_ids, limit * 4, seen)
         whole = min(whole, firsts[-2])
     found = [
         StoredEvent(row[1], "job_submitted", row[0], row[2], 0, row[4] / 1e6, job=_as_submitted(row)) for row in submits

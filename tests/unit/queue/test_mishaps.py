@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.queue.stage import TRUE, Hand, turns
 from zbrain_nb import JobQueue, JobSpec, JobState, Storage
+from zbrain_nb.model.access import EVERY_JOB
 from zbrain_nb.model.events import JobCompleted, JobLogged
 from zbrain_nb.queue import ready
 from zbrain_nb.queue.loading import Folder
@@ -31,7 +32,7 @@ async def test_command_that_raises_midway_writes_nothing(queue):
     line = JobLogged(job.id, attempt=1, lines=[("stdout", 1.0, "hello")])
 
     def half(turn):
-        queue._intake.take(turn, [line], "w", set(), [])
+        queue._intake.take(turn, [line], ("w", EVERY_JOB), set(), [])
         raise LookAgain("No.")
 
     results = await asyncio.gather(

@@ -231,8 +231,8 @@ async def test_events_during_the_snapshot_follow_it(queue, monkeypatch):
     follower = queue.subscribe([f"jobs/{job_id}"], after=0)
     snapshot = queue._bus.past.snapshot
 
-    async def meanwhile(job_ids):
-        found = await snapshot(job_ids)
+    async def meanwhile(*asked):
+        found = await snapshot(*asked)
         await queue.cancel_job(job_id)
         return found
 

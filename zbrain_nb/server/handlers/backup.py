@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.base import PERSONS, ApiHandler, admitting
 
 
 class BackupRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -18,8 +18,11 @@ class BackupRequest(msgspec.Struct, forbid_unknown_fields=True):
 class BackupHandler(ApiHandler):
     """``POST backup``."""
 
+    admits = admitting(POST=PERSONS)
+
     async def post(self) -> None:
         """Make the backup; 201 when it is whole."""
+        self.principal.check_holder("make a backup")
         wanted = self.decode(BackupRequest)
         await self.context.maintenance.back_up(Path(wanted.to))
         self.reply({"to": wanted.to}, 201)

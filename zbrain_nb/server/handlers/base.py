@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 from prometheus_client import CollectorRegistry
 from tornado import httputil, routing, web
 
+from zbrain_nb.model.access import Credential, Principal
 from zbrain_nb.model.checks import brief
 from zbrain_nb.model.errors import (
     Forbidden,
@@ -29,15 +31,31 @@ from zbrain_nb.model.job import Job
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
+from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.sessions import Sessions
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_DRAINED_BYTES = 4 * 1024 * 1024
 T = TypeVar("T")
+#: People, and the code of their jobs.
+PEOPLE = frozenset({Credential.PERSON, Credential.JOB})
+#: Workers with a token of their own, and those that people run with theirs.
+WORKERS = frozenset({Credential.PERSON, Credential.WORKER})
+#: People themselves.
+PERSONS = frozenset({Credential.PERSON})
+#: Whoever is known.
+ALL = frozenset(Credential)
+#: Which credentials each method of a route admits.
+Admits = Mapping[str, frozenset[Credential]]
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,20}")
 _AT = re.compile(r"`\$\.([^`]*)`")
 _NAMED = re.compile(r"field `([^`]*)`")
+
+
+def admitting(**methods: frozenset[Credential]) -> Admits:
+    """Return the credentials that each method of a route is open to; one that is not named is open to nobody."""
+    return MappingProxyType(methods)
 
 
 @dataclass
@@ -53,9 +71,11 @@ class HostContext:
     settings : Settings
         Defaults for raw requests.
     token : str
-        What a caller has to show.
-    owner : str
-        The account that owns what single-user callers submit.
+        The data directory's.
+    identity : Identity
+        Knows who sends a request.
+    sessions : Sessions
+        Browsers that a person sent here.
     instance : str
         Random, new for each host process.
     host_names : set of str or None
@@ -66,27 +86,35 @@ class HostContext:
         WebSockets open now.
     metrics : CollectorRegistry
         What ``GET metrics`` shows.
-    sessions : Sessions
-        Browsers that a person sent here.
     """
 
     queue: JobQueue
     maintenance: Maintenance
     settings: Settings
     token: str
-    owner: str
+    identity: Identity
+    sessions: Sessions
     instance: str
     host_names: set[str] | None
     requests: int = 0
     followers: int = 0
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
-    sessions: Sessions = field(default_factory=Sessions)
 
 
 class ApiHandler(web.RequestHandler):
-    """Base of the routes: authenticated, and every error in the one shape."""
+    """Base of the routes: authenticated, and every error in the one shape.
 
+    Attributes
+    ----------
+    admits : mapping of str to frozenset of Credential
+        Which credentials each method of the route is open to. What its principal may do there is the queue's to say.
+    principal : Principal
+        Who sends the request; set before any method of the route runs.
+    """
+
+    admits: ClassVar[Admits] = admitting()
     counts_as_client = True
+    principal: Principal
 
     @property
     def context(self) -> HostContext:
@@ -106,8 +134,8 @@ class ApiHandler(web.RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Type", "application/json")
 
-    def prepare(self) -> None:
-        """Admit only callers that name this host and show its token."""
+    async def prepare(self) -> None:
+        """Admit only callers that name this host and are known to it, to the routes that are for them."""
         name = httputil.split_host_and_port(self.request.host.lower())[0]
         names = self.context.host_names
         if names is not None and name not in names and name.strip("[]") != self._arrived_at():
@@ -115,7 +143,7 @@ class ApiHandler(web.RequestHandler):
                 f"This host does not answer to the name {name[:200]!r}.",
                 "`zbrain serve --name` gives it further names.",
             )
-        self.authenticate()
+        await self.authenticate()
         if self.counts_as_client:
             self.context.requests += 1
 
@@ -124,45 +152,42 @@ class ApiHandler(web.RequestHandler):
         plain = self.request.connection.stream.socket  # type: ignore[union-attr]
         return str(plain.getsockname()[0]).removeprefix("::ffff:") if plain is not None else ""
 
-    def authenticate(self) -> None:
-        """Refuse a request without the token, unless a browser sends it whose person showed the token before.
+    async def authenticate(self) -> None:
+        """Find out who sends the request, and whether the route is for them.
 
         Raises
         ------
         Unauthorized
-            If the ``Authorization`` header is absent or wrong, and there is no session.
+            If it carries no token that is known here, and comes from no browser whose person showed one before.
+        Forbidden
+            If the route is not for the kind of token.
         """
-        answer = getattr(self.request, "hub_answer", None)
-        if isinstance(answer, ZBrainError):
-            raise answer
-        if answer is not None:
-            self.principal = answer
-            return
-        if "Authorization" not in self.request.headers and self.is_of_session():
-            return
-        if not self.has_token():
+        self.principal = await self.identify()
+        method = self.request.method or ""
+        admitted = self.admits.get(method, frozenset())
+        if self.principal.credential not in admitted and method in self.methods().split(", "):
+            raise Forbidden(f"{_WITH[self.principal.credential]} does not open {method} {self.request.path}.")
+
+    async def identify(self) -> Principal:
+        """Return who sends the request, as far as is known now; it may be asked again while a socket is open.
+
+        Raises
+        ------
+        Unauthorized
+            As `authenticate` does.
+        """
+        found = await self.context.identity.identify(self.request, by_session=self.takes_session())
+        if found is None:
             raise Unauthorized("This request carries no valid token.", "Send it as `Authorization: token ...`.")
+        return found
 
-    def has_token(self) -> bool:
-        """Whether the ``Authorization`` header shows the host's token."""
-        scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
-        return scheme.lower() in ("token", "bearer") and hmac.compare_digest(
-            given.strip().encode(), self.context.token.encode()
-        )
-
-    @property
-    def cookie_name(self) -> str:
-        """What the session's cookie is called: hosts on other ports of this machine share its cookies."""
-        return f"zbrain-{httputil.split_host_and_port(self.request.host)[1] or 80}"
-
-    def is_of_session(self) -> bool:
-        """Whether a page of this host sends the request, in a browser that has a session.
+    def takes_session(self) -> bool:
+        """Whether a session counts for this request: only if a page of this host sends it.
 
         The cookie alone would not tell: other ports of one machine are the same site for a browser, whatever
         ``SameSite`` says.
         """
-        session = self.get_cookie(self.cookie_name)
-        return session is not None and self.is_same_origin() and self.context.sessions.holds(session)
+        return self.is_same_origin()
 
     def is_same_origin(self) -> bool:
         """Whether the browser says that a page of this very host sends the request, or that a person does."""
@@ -176,7 +201,7 @@ class ApiHandler(web.RequestHandler):
         return site is not None or self.request.method in ("GET", "HEAD")
 
     def check_xsrf_cookie(self) -> None:
-        """Pass: a token in a header cannot be forged across sites, and `is_of_session` looks at the origin."""
+        """Pass: a token in a header cannot be forged across sites, and `takes_session` looks at the origin."""
 
     def decode(self, kind: type[T]) -> T:
         """Decode and validate the JSON body.
@@ -224,9 +249,9 @@ class ApiHandler(web.RequestHandler):
         Raises
         ------
         JobNotFound
-            If there is none with this id.
+            If there is none with this id that the principal sees.
         """
-        job = await self.queue.get(job_id.lower())
+        job = await self.queue.get(job_id.lower(), scope=self.principal)
         if job is None:
             raise JobNotFound(f"There is no job {job_id}.", "`zbrain ls` shows the jobs that exist.")
         return job
@@ -258,6 +283,13 @@ class ApiHandler(web.RequestHandler):
             self.send_error(e.status, exc_info=(type(e), e, e.__traceback__))
         else:
             super()._handle_request_exception(e)
+
+
+_WITH = {
+    Credential.PERSON: "A person's token",
+    Credential.WORKER: "A worker's token",
+    Credential.JOB: "A job's token",
+}
 
 
 def field_of(error: msgspec.ValidationError) -> str:
@@ -336,11 +368,11 @@ class OverLimit(routing.Matcher):
 class TooLargeHandler(ApiHandler):
     """What is over the limit: 413 in the one shape, before the body is read."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Authenticate first, so that strangers learn nothing."""
         # tornado shall not add a refusal of its own behind this one
         self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
-        super().prepare()
+        await super().prepare()
         raise over_limit()
 
     def data_received(self, chunk: bytes) -> None:
@@ -362,13 +394,13 @@ class CollectedBody(StreamedBody, ApiHandler):
     tornado would answer one that turns out too long with a bare 400, and only when it had read all the rest.
     """
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Lift tornado's limit for ours; a refused sender may finish a small body, to read why."""
         self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
         self._received = 0
         self._collected = bytearray()
         try:
-            super().prepare()
+            await super().prepare()
         except ZBrainError as error:
             if self.request.method != "POST":  # `post` alone looks for a refusal
                 raise
@@ -410,7 +442,7 @@ class CollectedBody(StreamedBody, ApiHandler):
 class UnknownRoute(ApiHandler):
     """Anything else: 404 in the one shape."""
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Authenticate first, so that strangers learn nothing."""
-        super().prepare()
+        await super().prepare()
         raise NotFound(f"There is nothing at {self.request.path}.")

@@ -11,7 +11,8 @@ from pathlib import Path
 from tornado import web
 
 from zbrain_nb.model.errors import NotFound, Unauthorized
-from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.base import PERSONS, ApiHandler, admitting
+from zbrain_nb.server.identity import cookie_name
 from zbrain_nb.server.sessions import SESSION_SECS
 
 #: Where the modules lie: the notebook's view and the console are made of the same.
@@ -96,6 +97,8 @@ In Jupyter, open the console at <code>zbrain</code> under Jupyter's own address.
 
 
 class _ConsoleHandler(ApiHandler):
+    admits = admitting(GET=PERSONS, HEAD=PERSONS)
+
     def set_default_headers(self) -> None:
         """Give away nothing of the address, and let no other site load what is here."""
         super().set_default_headers()
@@ -161,19 +164,21 @@ class FrameHandler(_ConsoleHandler):
 class SessionsHandler(ApiHandler):
     """``POST sessions``: for who shows the token; not relayed, for Jupyter has a login of its own."""
 
-    def is_of_session(self) -> bool:
+    admits = admitting(POST=PERSONS)
+
+    def takes_session(self) -> bool:
         """Let no session make another."""
         return False
 
     def post(self) -> None:
         """Give out a code that opens the console once, within a minute; 201."""
-        self.reply({"login": f"zbrain/login?code={self.context.sessions.offer()}"}, 201)
+        self.reply({"login": f"zbrain/login?code={self.context.sessions.offer(self.principal)}"}, 201)
 
 
 class LoginHandler(_ConsoleHandler):
     """``GET /zbrain/login?code=``: makes of a code a session."""
 
-    def authenticate(self) -> None:
+    async def authenticate(self) -> None:
         """Admit everybody: the code is the proof."""
 
     def get(self) -> None:
@@ -184,7 +189,12 @@ class LoginHandler(_ConsoleHandler):
             self.finish(_LOGIN)
             return
         self.set_cookie(
-            self.cookie_name, session, path="/zbrain", httponly=True, samesite="Strict", max_age=int(SESSION_SECS)
+            cookie_name(self.request),
+            session,
+            path="/zbrain",
+            httponly=True,
+            samesite="Strict",
+            max_age=int(SESSION_SECS),
         )
         # Not a redirect: a person may come from another site, whose navigation carries no such cookie.
         self.set_header("Refresh", "0; url=/zbrain")

@@ -10,7 +10,8 @@ from tornado import websocket
 
 from zbrain_nb.model.errors import Forbidden, Malformed, ZBrainError
 from zbrain_nb.queue.subscription import Subscription
-from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.base import PEOPLE, ApiHandler, admitting
+from zbrain_nb.server.identity import session_of
 
 log = logging.getLogger(__name__)
 MAX_TOPICS = 1000
@@ -24,12 +25,14 @@ _TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
 class EventsHandler(ApiHandler, websocket.WebSocketHandler):
     """Sends JSON arrays of events; ``after=SEQ`` resumes without gap or repeat."""
 
+    admits = admitting(GET=PEOPLE)
+
     _sending: asyncio.Task[None] | None = None
     _subscription: Subscription | None = None
 
     def check_origin(self, origin: str) -> bool:
         """Refuse browsers without a session here: they come through Jupyter's relay, which sends no origin."""
-        return self.is_of_session()
+        return self.takes_session() and self.context.sessions.find(session_of(self.request)) is not None
 
     async def get(self, *args: str, **kwargs: str) -> None:
         """Check the query before the upgrade, while an error can still be told."""
@@ -38,7 +41,9 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         if len(topics) > MAX_TOPICS or not all(map(_TOPIC.fullmatch, topics)):
             raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
         after = self.int_argument("after", -1)
-        self._subscription = self.queue.subscribe(topics or None, None if after < 0 else after)
+        self._subscription = self.queue.subscribe(
+            topics or None, None if after < 0 else after, scope=self.principal, renew=self.identify
+        )
         await super().get(*args, **kwargs)
         if self._sending is None:  # no upgrade came of it
             self._subscription.close()

@@ -15,7 +15,7 @@ from tornado import web
 from zbrain_nb.model.errors import JobNotFound, Malformed, NotFound, WrongOffset, ZBrainError
 from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
-from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
+from zbrain_nb.server.handlers.base import ALL, PEOPLE, WORKERS, ApiHandler, StreamedBody, admitting
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.uploads import Upload
@@ -37,18 +37,20 @@ class BlobHandler(StreamedBody, ApiHandler):
     plain bytes.
     """
 
+    admits = admitting(HEAD=ALL, PUT=ALL)
+
     _upload: Upload | None = None
     _take: Callable[[bytes], None]
 
-    async def prepare(self) -> None:  # type: ignore[override] # tornado takes both
+    async def prepare(self) -> None:
         """Open the upload once the caller is admitted; the body arrives in pieces."""
         self.request.connection.set_max_body_size(MAX_BLOB_BYTES)  # type: ignore[union-attr]
         try:
-            super().prepare()
+            await super().prepare()
             if self.request.method == "PUT" and not self._laid():
                 store, offset = self.queue.artifacts, self._number(OFFSET_HEADER)
                 self._upload = await asyncio.to_thread(
-                    store.open_upload, self.path_args[0], self._announced(), owner=self.context.owner, offset=offset
+                    store.open_upload, self.path_args[0], self._announced(), owner=self.principal.owner, offset=offset
                 )
                 coding = self.request.headers.get("Content-Encoding", "identity")
                 self._take = decoder(coding, self._upload.write, self._announced())
@@ -115,7 +117,7 @@ class BlobHandler(StreamedBody, ApiHandler):
         """Say whether the blob is here, its size is the length; if not, how much of it has arrived."""
         self.raise_refusal()
         if not self.queue.artifacts.has(sha256):
-            if arrived := self.queue.artifacts.arrived(sha256, self.context.owner):
+            if arrived := self.queue.artifacts.arrived(sha256, self.principal.owner):
                 self.set_status(404)
                 self.set_header(OFFSET_HEADER, str(arrived))
                 self.finish()
@@ -140,6 +142,8 @@ class BlobHandler(StreamedBody, ApiHandler):
 
 class _BlobFile(ApiHandler, web.StaticFileHandler):
     """One blob as a download with ETag and Range, found by `blob_of`."""
+
+    admits = admitting(GET=PEOPLE, HEAD=PEOPLE)
 
     _blob: JobArtifact
 
@@ -227,7 +231,7 @@ class ArtifactHandler(_BlobFile):
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:
         """Find the artifact by its name."""
         job = await self.job(job_id)
-        return _named(name, await self.queue.list_artifacts(job.id), "artifact")
+        return _named(name, await self.queue.list_artifacts(job.id, scope=self.principal), "artifact")
 
 
 class ResultHandler(_BlobFile):
@@ -253,6 +257,7 @@ class VariableHandler(_BlobFile):
 class InputHandler(_BlobFile):
     """``GET jobs/{id}/inputs/{name}``: for the worker that runs the job."""
 
+    admits = admitting(GET=WORKERS, HEAD=WORKERS)
     counts_as_client = False
 
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:
@@ -269,10 +274,12 @@ class InputHandler(_BlobFile):
 class ArtifactsHandler(ApiHandler):
     """``GET jobs/{id}/artifacts``."""
 
+    admits = admitting(GET=PEOPLE)
+
     async def get(self, job_id: str) -> None:
         """List the files kept with a job."""
         job = await self.job(job_id)
-        self.reply({"artifacts": await self.queue.list_artifacts(job.id)})
+        self.reply({"artifacts": await self.queue.list_artifacts(job.id, scope=self.principal)})
 
 
 def _named(name: str, found: list[JobArtifact], what: str) -> JobArtifact:

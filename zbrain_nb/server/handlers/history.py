@@ -9,11 +9,13 @@ from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.errors import Malformed
 from zbrain_nb.model.history import MEDIA_TYPE, HistoryQuery
-from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.base import PEOPLE, ApiHandler, admitting
 
 
 class HistoryHandler(ApiHandler):
     """``GET history?table=&columns=&since=&after=&epoch=&org=&job=&limit=``."""
+
+    admits = admitting(GET=PEOPLE)
 
     async def get(self) -> None:
         """Stream the rows, newest first; a reader that is slow or goes away holds up nothing.
@@ -33,7 +35,7 @@ class HistoryHandler(ApiHandler):
             limit=self._number("limit", 1),
         )
         self.set_header("Content-Type", MEDIA_TYPE)
-        async with aclosing(self.queue.history(wanted)) as chunks:
+        async with aclosing(self.queue.history(wanted, scope=self.principal)) as chunks:
             with suppress(StreamClosedError):  # the reader went away
                 async for chunk in chunks:
                     self.write(chunk)

@@ -13,7 +13,7 @@ from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState, shown
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import Accepted
-from zbrain_nb.server.handlers.base import ApiHandler, field_of
+from zbrain_nb.server.handlers.base import ALL, PEOPLE, ApiHandler, admitting, field_of
 from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
@@ -93,6 +93,8 @@ def _check_sizes(items: list[Any], *, many: bool) -> None:
 class JobsHandler(ApiHandler):
     """``POST jobs`` and ``GET jobs``."""
 
+    admits = admitting(GET=PEOPLE, POST=PEOPLE)
+
     async def post(self) -> None:
         """Submit one spec or a list of them, all or nothing; 201 means committed.
 
@@ -110,7 +112,7 @@ class JobsHandler(ApiHandler):
         if key and isinstance(raw, dict) and raw.get("idempotency_key") is None:
             raw["idempotency_key"] = key
         specs = [read_spec(item, settings, where=f"Spec {n}: " if many else "") for n, item in enumerate(items)]
-        owner = self.context.owner
+        scope = self.principal
         bodies: list[msgspec.Raw] = []
 
         def write_bodies(accepted: list[Accepted]) -> None:
@@ -120,9 +122,9 @@ class JobsHandler(ApiHandler):
 
         if key and many:
             digest = hashlib.sha256(self.request.body).hexdigest()
-            accepted = await self.queue.accept_once(specs, key, digest, owner=owner, meanwhile=write_bodies)
+            accepted = await self.queue.accept_once(specs, key, digest, scope=scope, meanwhile=write_bodies)
         else:
-            accepted = await self.queue.accept(specs, owner=owner, meanwhile=write_bodies)
+            accepted = await self.queue.accept(specs, scope=scope, meanwhile=write_bodies)
         if not bodies:
             write_bodies(accepted)
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
@@ -141,6 +143,7 @@ class JobsHandler(ApiHandler):
             name=self.get_query_argument("name", "") or None,
             q=self.get_query_argument("q", "") or None,
             tag=self._tag(),
+            scope=self.principal,
         )
         show = job_row if self.int_argument("brief", 0, high=1) else job_json
         self.reply({"jobs": [show(j) for j in jobs], "next_cursor": jobs[-1].id if len(jobs) == limit else None})
@@ -157,20 +160,24 @@ class JobsHandler(ApiHandler):
 class JobHandler(ApiHandler):
     """``GET jobs/{id}``."""
 
+    admits = admitting(GET=ALL)
+
     async def get(self, job_id: str) -> None:
         """Show one job, with the number of its log lines."""
         job = await self.job(job_id)
-        self.reply(job_json(job, log_lines=await self.queue.count_log_lines(job.id)))
+        self.reply(job_json(job, log_lines=await self.queue.count_log_lines(job.id, scope=self.principal)))
 
 
 class CancelHandler(ApiHandler):
     """``POST jobs/{id}/cancel``."""
 
+    admits = admitting(POST=PEOPLE)
+
     async def post(self, job_id: str) -> None:
         """Cancel; 200 for an ended job too. With ``?if_waiting=1`` a job that runs is left alone: 409."""
         await self.job(job_id)
         if_waiting = self.int_argument("if_waiting", 0, high=1) == 1
-        result = await self.queue.cancel_job(job_id.lower(), by=self.context.owner, if_waiting=if_waiting)
+        result = await self.queue.cancel_job(job_id.lower(), if_waiting=if_waiting, scope=self.principal)
         if result is CancelResult.NOT_FOUND:
             await self.job(job_id)
         self.reply({"result": result, "job": job_json(await self.job(job_id))})
@@ -179,10 +186,12 @@ class CancelHandler(ApiHandler):
 class RetryHandler(ApiHandler):
     """``POST jobs/{id}/retry``."""
 
+    admits = admitting(POST=PEOPLE)
+
     async def post(self, job_id: str) -> None:
         """Submit the same spec again as a new job; 409 while the old one is active."""
         await self.job(job_id)
-        self.reply(job_json(await self.queue.retry_job(job_id.lower(), owner=self.context.owner)), 201)
+        self.reply(job_json(await self.queue.retry_job(job_id.lower(), scope=self.principal)), 201)
 
 
 class _Ids(msgspec.Struct):
@@ -191,6 +200,8 @@ class _Ids(msgspec.Struct):
 
 class ManyHandler(ApiHandler):
     """``POST jobs/lookup``, ``jobs/cancel`` and ``jobs/retry``: one request for up to 10,000 jobs."""
+
+    admits = admitting(POST=PEOPLE)
 
     async def post(self, verb: str) -> None:
         """Look at, cancel or submit again the jobs whose ids the body lists; unknown ones are passed over.
@@ -201,18 +212,20 @@ class ManyHandler(ApiHandler):
         ids = [job_id.lower() for job_id in self.decode(_Ids).ids]
         if len(ids) > MAX_BATCH:
             raise TooLarge(f"{len(ids):,} ids are more than {MAX_BATCH:,}.", "Send them in several requests.")
-        seq, owner = self.queue.event_seq, self.context.owner
-        jobs = await self.queue.get_many(ids)
+        seq, scope = self.queue.event_seq, self.principal
+        jobs = await self.queue.get_many(ids, scope=scope)
         if verb == "cancel":
-            await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], by=owner)
-            jobs = await self.queue.get_many(ids)
+            await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], scope=scope)
+            jobs = await self.queue.get_many(ids, scope=scope)
         elif verb == "retry":
-            jobs = await self.queue.retry_many(jobs, owner=owner)
+            jobs = await self.queue.retry_many(jobs, scope=scope)
         self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq})
 
 
 class LogsHandler(ApiHandler):
     """``GET jobs/{id}/logs``."""
+
+    admits = admitting(GET=PEOPLE)
 
     async def get(self, job_id: str) -> None:
         """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new."""
@@ -222,15 +235,18 @@ class LogsHandler(ApiHandler):
         stream = self.get_query_argument("stream", "") or None
         if stream is not None and stream not in set(LogStream):
             raise Malformed(f"There is no stream {stream[:40]!r}.", f"Streams are {', '.join(LogStream)}.")
-        entries = await self.queue.get_logs(job.id, from_seq, limit, LogStream(stream) if stream else None)
+        wanted = LogStream(stream) if stream else None
+        entries = await self.queue.get_logs(job.id, from_seq, limit, wanted, scope=self.principal)
         self.reply({"entries": entries, "next_seq": entries[-1].seq + 1 if entries else from_seq})
 
 
 class OutputsHandler(ApiHandler):
     """``GET jobs/{id}/outputs``."""
 
+    admits = admitting(GET=PEOPLE)
+
     async def get(self, job_id: str) -> None:
         """Show the rich outputs, as they stand, as nbformat output dicts."""
         job = await self.job(job_id)
         seq = self.queue.event_seq
-        self.reply({"outputs": await self.queue.list_outputs(job.id), "event_seq": seq})
+        self.reply({"outputs": await self.queue.list_outputs(job.id, scope=self.principal), "event_seq": seq})

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from zbrain_nb.model.job import JobState
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.metrics import Histogram, Measures
-from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.base import PERSONS, ApiHandler, admitting
 
 
 class QueueCollector(Collector):
@@ -51,10 +51,12 @@ def registry_of(queue: JobQueue) -> CollectorRegistry:
 class MetricsHandler(ApiHandler):
     """``GET metrics``."""
 
+    admits = admitting(GET=PERSONS)
     counts_as_client = False
 
     def get(self) -> None:
         """Show all numbers, in the format that the caller prefers."""
+        self.principal.check_holder("read the metrics of all orgs")
         registry: CollectorRegistry = self.context.metrics
         encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
         self.set_header("Content-Type", content_type)

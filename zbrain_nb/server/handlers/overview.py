@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
-from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.base import PEOPLE, ApiHandler, admitting
 from zbrain_nb.server.handlers.jobs import job_row
 
 
 class OverviewHandler(ApiHandler):
     """``GET overview?org=``."""
 
+    admits = admitting(GET=PEOPLE)
+
     async def get(self) -> None:
         """Count the org's jobs, and say how the last minutes went, what is stored and which workers there are."""
-        overview = await self.queue.overview(self.get_query_argument("org", "") or None)
-        now = self.queue.measures()
+        overview = await self.queue.overview(self.get_query_argument("org", "") or None, scope=self.principal)
         usage = await self.queue.artifact_usage()
         body = msgspec.to_builtins(overview)
-        body["workers"] = self.queue.workers()
+        body["workers"] = self.queue.workers(scope=self.principal)
         body["storage"] = {
-            "database_bytes": now.database_bytes + now.wal_bytes,
+            "database_bytes": self.queue.database_bytes(),
             "artifacts": usage.blobs,
             "artifact_bytes": usage.size_bytes,
             "free_bytes": usage.free_bytes,
@@ -30,8 +31,11 @@ class OverviewHandler(ApiHandler):
 class AttemptsHandler(ApiHandler):
     """``GET jobs/{id}/attempts``."""
 
+    admits = admitting(GET=PEOPLE)
+
     async def get(self, job_id: str) -> None:
         """Show the job's attempts, and the chain of jobs that Retry made before and after it."""
         job = await self.job(job_id)
-        chain = await self.queue.retry_chain(job)
-        self.reply({"attempts": await self.queue.list_attempts(job.id), "chain": [job_row(each) for each in chain]})
+        chain = await self.queue.retry_chain(job, scope=self.principal)
+        attempts = await self.queue.list_attempts(job.id, scope=self.principal)
+        self.reply({"attempts": attempts, "chain": [job_row(each) for each in chain]})

@@ -15,7 +15,7 @@ from zbrain_nb.model.protocol import (
     WorkerInfo,
     check_lease_request,
 )
-from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.base import PEOPLE, WORKERS, ApiHandler, admitting
 
 #: Held open no longer than this, whatever is asked: proxies on the way may have less patience.
 MAX_WAIT_SECS = 60.0
@@ -24,23 +24,26 @@ MAX_WAIT_SECS = 60.0
 class WorkersHandler(ApiHandler):
     """``POST workers`` and ``GET workers``."""
 
+    admits = admitting(GET=PEOPLE, POST=WORKERS)
+
     async def post(self) -> None:
         """Register, or register again after a restart of either side; 201."""
-        self.reply(await self.queue.register_worker(self.decode(WorkerInfo)), 201)
+        self.reply(await self.queue.register_worker(self.decode(WorkerInfo), scope=self.principal), 201)
 
     def get(self) -> None:
         """List the workers that the queue knows."""
-        self.reply({"workers": self.queue.workers()})
+        self.reply({"workers": self.queue.workers(scope=self.principal)})
 
-    def prepare(self) -> None:
+    async def prepare(self) -> None:
         """Count only readers as clients: a worker alone shall not keep an idle host alive."""
         self.counts_as_client = self.request.method == "GET"
-        super().prepare()
+        await super().prepare()
 
 
 class LeasesHandler(ApiHandler):
     """``POST workers/{id}/leases``."""
 
+    admits = admitting(POST=WORKERS)
     counts_as_client = False
     _waiting: asyncio.Task[LeaseAnswer] | None = None
 
@@ -49,7 +52,7 @@ class LeasesHandler(ApiHandler):
         request = self.decode(LeaseRequest)
         check_lease_request(request)
         request.wait_secs = min(request.wait_secs, MAX_WAIT_SECS)
-        self._waiting = asyncio.ensure_future(self.queue.lease(worker_id, request))
+        self._waiting = asyncio.ensure_future(self.queue.lease(worker_id, request, scope=self.principal))
         try:
             answer = await self._waiting
         except asyncio.CancelledError:
@@ -67,21 +70,24 @@ class LeasesHandler(ApiHandler):
 class HeartbeatHandler(ApiHandler):
     """``POST workers/{id}/heartbeat``."""
 
+    admits = admitting(POST=WORKERS)
     counts_as_client = False
 
     async def post(self, worker_id: str) -> None:
         """Renew the leases of the attempts named; answer what is to become of each."""
-        self.reply(await self.queue.heartbeat(worker_id, self.decode(HeartbeatRequest)))
+        request = self.decode(HeartbeatRequest)
+        self.reply(await self.queue.heartbeat(worker_id, request, scope=self.principal))
 
 
 class WorkerEventsHandler(ApiHandler):
     """``POST workers/{id}/events``."""
 
+    admits = admitting(POST=WORKERS)
     counts_as_client = False
 
     async def post(self, worker_id: str) -> None:
         """Take a batch of events; 200 means that what is ``ok`` is committed, 409 that all of it was stale."""
-        answer = await self.queue.take_events(worker_id, self.decode(EventBatch))
+        answer = await self.queue.take_events(worker_id, self.decode(EventBatch), scope=self.principal)
         if answer.results and all(result.status == "stale" for result in answer.results):
             raise StaleAttempt(
                 "None of these attempts is the job's running one.",

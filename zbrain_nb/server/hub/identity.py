@@ -1,7 +1,7 @@
 """Who asks the service, by the word of the Hub: a person's token, or the cookie of a browser that logged in there.
 
-The Hub's answer is kept for `CACHE_SECS`, so that a revoked token and a membership that ended hold no longer than that.
-Called before each request (see `service`); it decides nothing: `Principal` does.
+The Hub's word is kept for a while (``ZBRAIN_HUB_CACHE_SECS``); no longer hold a revoked token, and a membership that
+ended. Asked before each request, and again for open sockets (see `service`); it decides nothing: `Principal` does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from zbrain_nb.model.errors import Forbidden, InvalidSpec, Unavailable
 from zbrain_nb.server.identity import secret_of
 
 log = logging.getLogger(__name__)
-#: How long the Hub's word holds.
-CACHE_SECS = 20
 
 
 class HubIdentity:

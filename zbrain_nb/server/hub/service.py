@@ -20,7 +20,7 @@ from zbrain_nb.model.settings import Settings
 from zbrain_nb.server.handlers.base import ApiHandler
 from zbrain_nb.server.handlers.console import PAGE_POLICY, FrameHandler, ModuleHandler, PageHandler
 from zbrain_nb.server.handlers.events import EventsHandler
-from zbrain_nb.server.hub.identity import CACHE_SECS, HubIdentity
+from zbrain_nb.server.hub.identity import HubIdentity
 
 _UNFRAMED = PAGE_POLICY.replace("frame-ancestors 'self'", "frame-ancestors 'none'")
 _NEEDED = ("JUPYTERHUB_API_TOKEN", "JUPYTERHUB_API_URL", "JUPYTERHUB_SERVICE_URL", "JUPYTERHUB_SERVICE_PREFIX")
@@ -32,7 +32,7 @@ class HubService:
     Parameters
     ----------
     settings : Settings
-        `hub_roles`: roles by Hub group.
+        `hub_roles`: roles by Hub group; `hub_cache_secs`: how long the Hub's word holds.
     environ : mapping of str to str
         What the Hub sets for the services that it starts.
 
@@ -54,7 +54,7 @@ class HubService:
         self.port = address.port or 0
         #: What stands before ``zbrain/`` in the addresses, with a slash at both ends.
         self.prefix = environ["JUPYTERHUB_SERVICE_PREFIX"]
-        self.identity = HubIdentity(HubOAuth.instance(cache_max_age=CACHE_SECS), settings.hub_roles)
+        self.identity = HubIdentity(HubOAuth.instance(cache_max_age=int(settings.hub_cache_secs)), settings.hub_roles)
 
     def wrap(self, handler: type[ApiHandler]) -> type[ApiHandler]:
         """Return a handler that learns from the Hub who asks, before it looks at the request."""
