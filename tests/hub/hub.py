@@ -37,6 +37,7 @@ c.Authenticator.allow_all = True
 c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = "{homes}/{{username}}"
 c.Spawner.args = ["--allow-root"]
+c.LocalProcessSpawner.interrupt_timeout = c.LocalProcessSpawner.term_timeout = 2
 c.Spawner.environment = {{
     "ZWORKER_CONCURRENCY": "2",
     "JUPYTERHUB_ACTIVITY_INTERVAL": "1",

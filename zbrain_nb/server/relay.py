@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 _ALLOWED = [re.compile(rf"/api/{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"]
 _ALLOWED.append(re.compile(r"/api/health\Z"))
 _RUNS_CODE = re.compile(r"/api/jobs(/retry|/[^/]+/retry)?\Z")
+#: The same for all. JupyterHub takes a cookie only beside the XSRF token, which no `<script src>` can send.
+_PUBLIC_PAGES = re.compile(r"/(static/.+|frame)\Z")
 _ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
 _REQUEST_HEADERS = (
     "Content-Type",
@@ -310,6 +312,9 @@ class RelayPageHandler(RelayHandler):
         await JupyterHandler.prepare(self)
 
     async def _page(self, *args: str) -> None:
+        if self.link.person is not None and _PUBLIC_PAGES.match(self.rest):
+            await self._forward()
+            return
         if self.current_user is None:
             self.redirect(url_concat(self.get_login_url(), {"next": self.request.uri or ""}))
             return

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from jupyterhub.services.auth import HubOAuth, HubOAuthCallbackHandler, HubOAuthenticated
-from tornado import web, websocket
+from tornado import web
 
 from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Unauthorized, ZBrainError
@@ -118,7 +118,7 @@ class _EventsOnHub(_OnHub):
 
     def check_origin(self, origin: str) -> bool:
         """Take pages of this host; `HubIdentity` has looked which."""
-        return websocket.WebSocketHandler.check_origin(self, origin)
+        return urllib.parse.urlsplit(origin).netloc.lower() == str(self.request.host).lower()
 
 
 class _PublicOnHub(_OnHub):
