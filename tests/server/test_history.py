@@ -38,8 +38,8 @@ async def test_history_takes_columns_in_order_and_a_limit(api: httpx.AsyncClient
 @pytest.mark.parametrize(
     ("query", "status", "named"),
     [
-        ({}, 422, "jobs, attempts, events, logs"),
-        ({"table": "secrets"}, 422, "jobs, attempts, events, logs"),
+        ({}, 400, "attempts, events, jobs, logs"),
+        ({"table": "secrets"}, 400, "attempts, events, jobs, logs"),
         ({"table": "jobs", "columns": "id,spec"}, 422, "'spec'"),
         ({"table": "jobs", "job": "1"}, 422, "'1'"),
         ({"table": "jobs", "org": "x" * 1000}, 422, "org"),

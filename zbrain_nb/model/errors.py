@@ -142,6 +142,13 @@ class TooLarge(ZBrainError):
     status = 413
 
 
+class RangeNotSatisfiable(ZBrainError):
+    """The ``Range`` lies outside of the bytes; ``details["size"]`` says how many there are."""
+
+    code = "range_not_satisfiable"
+    status = 416
+
+
 class InvalidSpec(ZBrainError):
     """A job spec (or another value) does not hold; ``details["field"]`` names the field."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from typing import Literal
 
 import msgspec
 
@@ -20,6 +21,8 @@ MARK = b"zbrain.mark"
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 
+#: The keys of `TABLES`.
+TableName = Literal["jobs", "attempts", "events", "logs"]
 _TEXTS, _TAGS = "VARCHAR[]", "MAP(VARCHAR, VARCHAR)"
 
 

@@ -10,8 +10,8 @@ from zbrain_nb.model import datadir
 from zbrain_nb.model.access import Principal
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.protocol import LeaseRequest, WorkerInfo
+from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.clock import Clock
-from zbrain_nb.queue.ready import Want
 
 #: Answers to lease requests kept for each worker, so that a repeat gets the same.
 ANSWERS = 16

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from zbrain_nb.model.job import Job, Resources
+from zbrain_nb.model.job import Job
+from zbrain_nb.queue.branches import Branch, Want
 from zbrain_nb.queue.lanes import Account, Lane, LaneKey, Place
 from zbrain_nb.queue.limits import Limits
 
@@ -29,115 +28,6 @@ WINDOWS = 40_000
 SMALLEST_WINDOW = 50
 #: Orgs are looked through for idle ones when there are so many.
 ORGS = 256
-#: So many heads may lie about before they are looked through.
-SPARE_HEADS = 64
-
-
-class Want(msgspec.Struct, kw_only=True):
-    """What a worker takes.
-
-    Attributes
-    ----------
-    kinds : frozenset of str
-        Kinds of jobs.
-    orgs : frozenset of str or None
-        Of these orgs only; None is any.
-    owner : str or None
-        Of this person only; None is any.
-    cpus, memory_mb, gpus : float or None
-        What is free; None is no limit.
-    only_calls : bool
-        Nothing but plain calls (`JobSpec.is_plain_call`).
-    only_rerunnable : bool
-        Nothing but jobs that are run again when they are lost (`JobSpec.reruns_if_lost`).
-    """
-
-    kinds: frozenset[str]
-    orgs: frozenset[str] | None = None
-    owner: str | None = None
-    cpus: float | None = None
-    memory_mb: float | None = None
-    gpus: float | None = None
-    only_calls: bool = False
-    only_rerunnable: bool = False
-
-    @classmethod
-    def of(cls, kinds: Iterable[str], orgs: frozenset[str] | None, owner: str | None, free: Resources | None) -> Want:
-        """Return a want for what is `free`; None is no limit."""
-        want = cls(kinds=frozenset(kinds), orgs=orgs, owner=owner)
-        if free is not None:
-            want.cpus, want.memory_mb, want.gpus = free.cpus, free.memory_mb, free.gpus
-        return want
-
-    def fits(self, need: Resources) -> bool:
-        """Whether `need` fits into what is free."""
-        return (
-            (self.cpus is None or need.cpus <= self.cpus)
-            and (self.gpus is None or need.gpus <= self.gpus)
-            and (self.memory_mb is None or (need.memory_mb or 0) <= self.memory_mb)
-        )
-
-    def less(self, need: Resources) -> Want:
-        """Return what is free when `need` was given away."""
-        return Want(
-            kinds=self.kinds,
-            orgs=self.orgs,
-            owner=self.owner,
-            cpus=None if self.cpus is None else self.cpus - need.cpus,
-            memory_mb=None if self.memory_mb is None else self.memory_mb - (need.memory_mb or 0),
-            gpus=None if self.gpus is None else self.gpus - need.gpus,
-        )
-
-
-class _Branch:
-    """The lanes of one kind in one org that have something to give.
-
-    Attributes
-    ----------
-    heads : list
-        A heap, first heads first; a lane that is listed elsewhere by now, or not at all, stays in it for a while.
-    by_owner : dict of str to dict of Lane to None
-        The lanes that are listed, for workers that take one person's jobs alone.
-    needs : Counter of Resources
-        What they need.
-    """
-
-    __slots__ = ("by_owner", "heads", "listed", "needs")
-
-    def __init__(self) -> None:
-        self.heads: list[tuple[int, int, int, Lane]] = []
-        self.by_owner: dict[str, dict[Lane, None]] = {}
-        self.listed = 0
-        self.needs: Counter[Resources] = Counter()
-
-    def add(self, lane: Lane) -> None:
-        """Count a lane in that is listed from now on."""
-        self.listed += 1
-        self.needs[lane.key.resources] += 1
-        self.by_owner.setdefault(lane.key.owner, {})[lane] = None
-
-    def remove(self, lane: Lane) -> None:
-        """Count a lane out that is not listed any more."""
-        self.listed -= 1
-        need, owner = lane.key.resources, lane.key.owner
-        self.needs[need] -= 1
-        if self.needs[need] <= 0:
-            del self.needs[need]
-        del self.by_owner[owner][lane]
-        if not self.by_owner[owner]:
-            del self.by_owner[owner]
-
-    def sweep(self) -> None:
-        """Drop what is listed elsewhere from the heap: where each worker serves one person, nobody comes by it."""
-        if len(self.heads) > 2 * self.listed + SPARE_HEADS:
-            self.heads[:] = [head for head in self.heads if head[3].listed_at == head[:2]]
-            heapq.heapify(self.heads)
-
-    def may_fit(self, want: Want) -> bool:
-        """Whether some lane has what is wanted."""
-        if want.owner is None:
-            return any(want.fits(need) for need in self.needs)
-        return any(want.fits(lane.key.resources) for lane in self.by_owner.get(want.owner, ()))
 
 
 class _Org(Account):
@@ -145,7 +35,7 @@ class _Org(Account):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.branches: dict[str, _Branch] = {}
+        self.branches: dict[str, Branch] = {}
         self.time = 0.0
 
 
@@ -320,11 +210,11 @@ class ReadyQueues:
         lane.listed_at = None
         self._branch(lane).remove(lane)
 
-    def _branch(self, lane: Lane) -> _Branch:
+    def _branch(self, lane: Lane) -> Branch:
         org = self.orgs[lane.key.org_id]
         branch = org.branches.get(lane.key.kind)
         if branch is None:
-            branch = org.branches[lane.key.kind] = _Branch()
+            branch = org.branches[lane.key.kind] = Branch()
         return branch
 
     def _release(self, account: Account) -> None:
@@ -338,7 +228,7 @@ class ReadyQueues:
         for account in [*self.orgs.values(), *self.owners.values(), *self.groups.values()]:
             self._release(account)
 
-    def _open_branches(self, org: _Org, want: Want) -> Iterator[_Branch]:
+    def _open_branches(self, org: _Org, want: Want) -> Iterator[Branch]:
         for kind in want.kinds:
             branch = org.branches.get(kind)
             if branch is not None and branch.needs and not self.is_paused(org.name, kind):
@@ -427,7 +317,7 @@ class ReadyQueues:
 
     def _first(
         self,
-        branch: _Branch,
+        branch: Branch,
         want: Want,
         is_ready: Callable[[str], bool],
         leased: Counter[Account],
@@ -466,7 +356,7 @@ class ReadyQueues:
 
     def _first_of_owner(
         self,
-        branch: _Branch,
+        branch: Branch,
         want: Want,
         is_ready: Callable[[str], bool],
         leased: Counter[Account],

@@ -16,12 +16,12 @@ import msgspec
 from zbrain_nb.model.errors import Unavailable, ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.transitions import advance
+from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.keys import FirstOf, KeyOf
 from zbrain_nb.queue.lanes import Account, rank_of
 from zbrain_nb.queue.limits import over_pending
 from zbrain_nb.queue.loglines import Columns
-from zbrain_nb.queue.ready import Want
 from zbrain_nb.store.lines import Lines
 from zbrain_nb.store.rows import Change, encode, job_row
 

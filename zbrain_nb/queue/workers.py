@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,12 +26,13 @@ from zbrain_nb.model.protocol import (
     WorkerInfo,
     WorkerState,
 )
+from zbrain_nb.queue.bindings import admits, binding_of, check_pool, want_of
+from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.queue.commits import Commits
 from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.leases import Waiter, WorkerRecord
-from zbrain_nb.queue.ready import Want
 from zbrain_nb.queue.roster import Roster
 from zbrain_nb.queue.turn import Turn
 
@@ -102,7 +103,7 @@ class WorkerDesk:
             raise Forbidden(f"The worker {info.id} is another's.", "Give this one an id of its own.")
         if info.org_id is not None and binding.orgs is not None and info.org_id not in binding.orgs:
             raise Forbidden(f"A worker of {scope.owner} gets no jobs of the org {info.org_id}.")
-        _check_pool(binding, [info.kind])
+        check_pool(binding, [info.kind])
         self._registering[info.id] = scope.holder
         try:
             # Of a folder that a stranger names nothing is read: its worker is as one on another machine.
@@ -127,7 +128,7 @@ class WorkerDesk:
         for job_id in self._index.leases.held_by(info.id):
             self._index.leases.renew(job_id)
             entry = self._index.live[job_id]
-            if not _admits(binding, entry.job):
+            if not admits(binding, entry.job):
                 continue
             attempts.append(AttemptRef(job_id, entry.job.attempt, entry.high))
         return Registered(self._index.leases.ttl_secs, attempts)
@@ -150,12 +151,12 @@ class WorkerDesk:
         """Answer a lease request (see `JobQueue.lease`)."""
         record = self.record(worker_id, scope)
         binding = binding_of(scope)
-        _check_pool(binding, request.kinds or ())
+        check_pool(binding, request.kinds or ())
         record.info.free = max(0, request.limit)
         jobs = self._repeated(record, request.request_id)
         if jobs is None:
             jobs = await self._wait_for_jobs(record, request, scope)
-        jobs = [job for job in jobs if _admits(binding, job)]
+        jobs = [job for job in jobs if admits(binding, job)]
         cancels = self._cancels(worker_id)
         record.told = {(ref.job_id, ref.attempt) for ref in cancels}
         return LeaseAnswer([Lease(job) for job in jobs], cancels)
@@ -307,7 +308,7 @@ class WorkerDesk:
         for ref in request.attempts:
             verdict = Verdict(ref.job_id, ref.attempt, "stale")
             entry = self._index.live.get(ref.job_id)
-            if entry is None or not _admits(binding, entry.job):  # its owner may have left the org since
+            if entry is None or not admits(binding, entry.job):  # its owner may have left the org since
                 pass
             elif self.renew(ref.job_id, worker_id, ref.attempt):
                 verdict.high = entry.high
@@ -375,36 +376,6 @@ class WorkerDesk:
         if not any(_offers(info, job.spec.resources) for info in serving):
             return f"Waiting for a worker of kind {kind} with more resources; none that is here has enough."
         return f"Waiting for a free worker of kind {kind}."
-
-
-def want_of(kinds: Iterable[str], org_id: str | None, binding: WorkerBinding, free: Resources | None) -> Want:
-    """Return what a worker takes that names an org, or none, within what it may have."""
-    orgs = binding.orgs
-    if org_id is not None:
-        orgs = frozenset((org_id,)) if orgs is None or org_id in orgs else frozenset()
-    return Want.of(kinds, orgs, binding.owner, free)
-
-
-def binding_of(scope: Principal | None) -> WorkerBinding:
-    """Return what a worker of who asks may have."""
-    return EVERY_JOB if scope is None else scope.binding
-
-
-def _admits(binding: WorkerBinding, job: Job) -> bool:
-    return binding is EVERY_JOB or binding.admits(job.org_id, job.owner, job.spec.kind)
-
-
-def _check_pool(binding: WorkerBinding, kinds: Iterable[str]) -> None:
-    """Refuse kinds of jobs that are not the pool's.
-
-    Raises
-    ------
-    Forbidden
-        Naming the first.
-    """
-    for kind in kinds:
-        if binding.pool not in (None, kind):
-            raise Forbidden(f"This worker's token is for the pool {binding.pool}, not for {kind}.")
 
 
 def _offers(info: WorkerInfo, need: Resources) -> bool:

@@ -31,11 +31,11 @@ from zbrain_nb.model.protocol import (
     check_lease_request,
     check_worker,
 )
+from zbrain_nb.queue.bindings import binding_of, want_of
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.files import keep_files
 from zbrain_nb.queue.leases import is_seen
 from zbrain_nb.queue.turn import LookAgain, Turn
-from zbrain_nb.queue.workers import binding_of, want_of
 
 
 class WorkerSide(QueueCore):

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
-import sys
+import re
+from functools import cache
 from typing import Any, Protocol
 
+import msgspec
 from tornado import routing, web
 
-from zbrain_nb import __version__
-from zbrain_nb.model.datadir import proof
-from zbrain_nb.model.hosting import NONCE_HEADER
 from zbrain_nb.server.handlers.backup import BackupHandler
 from zbrain_nb.server.handlers.base import (
     ApiHandler,
@@ -33,6 +31,7 @@ from zbrain_nb.server.handlers.files import (
     ResultHandler,
     VariableHandler,
 )
+from zbrain_nb.server.handlers.health import HealthHandler
 from zbrain_nb.server.handlers.history import HistoryHandler
 from zbrain_nb.server.handlers.jobs import (
     CancelHandler,
@@ -44,43 +43,66 @@ from zbrain_nb.server.handlers.jobs import (
     RetryHandler,
 )
 from zbrain_nb.server.handlers.metrics import MetricsHandler
+from zbrain_nb.server.handlers.openapi import OpenApiHandler
 from zbrain_nb.server.handlers.overview import AttemptsHandler, OverviewHandler
 from zbrain_nb.server.handlers.queues import PauseHandler, QueuesHandler, ResumeHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
+from zbrain_nb.server.openapi import document
 
-JOB = r"jobs/([0-9a-fA-F-]{36})"
-WORKER = r"workers/([\w.:@-]{1,200})"
-ROUTES: list[tuple[str, Any]] = [
-    (r"jobs", JobsHandler),
-    (r"jobs/(lookup|cancel|retry)", ManyHandler),
+#: What may stand in an address for each part that varies, as a regular expression over the escaped address.
+PARTS = {
+    "job_id": "[0-9a-fA-F-]{36}",
+    "worker_id": r"[\w.:@-]{1,200}",
+    "verb": "lookup|cancel|retry",
+    "name": ".+",
+    "sha256": "[0-9a-f]{64}",
+    "org": "[^/]+",
+    "kind": "[^/]+",
+}
+JOB, WORKER = "jobs/{job_id}", "workers/{worker_id}"
+ROUTES: list[tuple[str, type[ApiHandler]]] = [
+    ("jobs", JobsHandler),
+    ("jobs/{verb}", ManyHandler),
     (JOB, JobHandler),
-    (rf"{JOB}/cancel", CancelHandler),
-    (rf"{JOB}/retry", RetryHandler),
-    (rf"{JOB}/logs", LogsHandler),
-    (rf"{JOB}/outputs", OutputsHandler),
-    (rf"{JOB}/attempts", AttemptsHandler),
-    (rf"{JOB}/result", ResultHandler),
-    (rf"{JOB}/artifacts", ArtifactsHandler),
-    (rf"{JOB}/artifacts/(.+)", ArtifactHandler),
-    (rf"{JOB}/variables/(.+)", VariableHandler),
-    (rf"{JOB}/inputs/(.+)", InputHandler),
-    (r"blobs/([0-9a-f]{64})", BlobHandler),
-    (r"workers", WorkersHandler),
-    (rf"{WORKER}/leases", LeasesHandler),
-    (rf"{WORKER}/heartbeat", HeartbeatHandler),
-    (rf"{WORKER}/events", WorkerEventsHandler),
-    (r"queues", QueuesHandler),
-    (r"queues/([^/]+)/([^/]+)/pause", PauseHandler),
-    (r"queues/([^/]+)/([^/]+)/resume", ResumeHandler),
-    (r"history", HistoryHandler),
-    (r"overview", OverviewHandler),
-    (r"events", EventsHandler),
-    (r"metrics", MetricsHandler),
+    (JOB + "/cancel", CancelHandler),
+    (JOB + "/retry", RetryHandler),
+    (JOB + "/logs", LogsHandler),
+    (JOB + "/outputs", OutputsHandler),
+    (JOB + "/attempts", AttemptsHandler),
+    (JOB + "/result", ResultHandler),
+    (JOB + "/artifacts", ArtifactsHandler),
+    (JOB + "/artifacts/{name}", ArtifactHandler),
+    (JOB + "/variables/{name}", VariableHandler),
+    (JOB + "/inputs/{name}", InputHandler),
+    ("blobs/{sha256}", BlobHandler),
+    ("workers", WorkersHandler),
+    (WORKER + "/leases", LeasesHandler),
+    (WORKER + "/heartbeat", HeartbeatHandler),
+    (WORKER + "/events", WorkerEventsHandler),
+    ("queues", QueuesHandler),
+    ("queues/{org}/{kind}/pause", PauseHandler),
+    ("queues/{org}/{kind}/resume", ResumeHandler),
+    ("history", HistoryHandler),
+    ("overview", OverviewHandler),
+    ("events", EventsHandler),
+    ("metrics", MetricsHandler),
+    ("health", HealthHandler),
+    ("openapi.json", OpenApiHandler),
 ]
+#: Of this host alone; a relay does not show them.
+OWN_ROUTES: list[tuple[str, type[ApiHandler]]] = [("backup", BackupHandler), ("sessions", SessionsHandler)]
+
+
+def pattern_of(route: str) -> str:
+    """Return a route as a regular expression, with a group for each part that varies."""
+    literals = re.split(r"{(\w+)}", route)
+    return "".join(f"({PARTS[each]})" if n % 2 else re.escape(each) for n, each in enumerate(literals))
+
+
 #: The console's pages and what they load, behind ``/zbrain``.
 PAGES: list[tuple[str, Any]] = [
     (r"/?", PageHandler),
-    (rf"/{JOB}", PageHandler),
+    (rf"/{pattern_of(JOB)}", PageHandler),
     (r"/static/(.+)", ModuleHandler),
     (r"/frame", FrameHandler),
 ]
@@ -103,27 +125,6 @@ class Gate(Protocol):
         ...
 
 
-class HealthHandler(ApiHandler):
-    """``GET health``: open to all, for it is how a host proves itself before it is told the token."""
-
-    counts_as_client = False
-
-    async def authenticate(self) -> None:
-        """Admit everybody: the answer tells nothing but that a host is here."""
-
-    async def get(self) -> None:
-        """Say that the host lives; with a nonce, prove that it knows the token; to who shows it, say what runs here."""
-        body: dict[str, Any] = {"status": "ok", "instance": self.context.instance}
-        known = await self.context.identity.identify(self.request, by_session=False)
-        if known is not None and known.is_holder:
-            body |= {"version": __version__, "python": sys.executable, "pid": os.getpid()}
-        nonce = self.request.headers.get(NONCE_HEADER, "")
-        if nonce:  # who looks for a host means to use it
-            self.context.requests += 1
-            body["proof"] = proof(self.context.token, nonce[:200])
-        self.reply(body)
-
-
 def make_application(context: HostContext, gate: Gate | None = None) -> web.Application:
     """Return the host's application, serving ``/zbrain/api/`` and the console at ``/zbrain``.
 
@@ -136,12 +137,12 @@ def make_application(context: HostContext, gate: Gate | None = None) -> web.Appl
     """
     root, wrap = ("/", _as_it_is) if gate is None else (gate.prefix, gate.wrap)
     api = f"{root}zbrain/api/"
-    routes = [(f"{api}{pattern}", wrap(handler)) for pattern, handler in ROUTES]
+    served = [route for route in ROUTES + OWN_ROUTES if gate is None or route[1] is not SessionsHandler]
+    routes: list[tuple[str, Any]] = [(f"{api}{pattern_of(route)}", wrap(handler)) for route, handler in served]
     blobs = [route for route in routes if issubclass(route[1], BlobHandler)]  # the one that streams what it takes
-    routes += [(f"{api}health", HealthHandler), (f"{api}backup", wrap(BackupHandler))]
     routes += [(f"{root}zbrain{pattern}", wrap(handler)) for pattern, handler in PAGES]
     if gate is None:
-        routes += [(f"{api}sessions", SessionsHandler), (f"{root}zbrain/login", LoginHandler)]
+        routes.append((f"{root}zbrain/login", LoginHandler))
     unknown, too_large = wrap(UnknownRoute), wrap(TooLargeHandler)
     in_chunks = [(pattern, _collecting(handler)) for pattern, handler in [*routes, (r".*", unknown)]]
     return web.Application(
@@ -155,6 +156,7 @@ def make_application(context: HostContext, gate: Gate | None = None) -> web.Appl
         default_handler_class=unknown,
         context=context,
         cookie_secret=hmac.digest(context.token.encode(), b"zbrain-cookies", hashlib.sha256),
+        document=_document,
         websocket_ping_interval=20,
         log_function=lambda handler: None,
     )
@@ -162,6 +164,11 @@ def make_application(context: HostContext, gate: Gate | None = None) -> web.Appl
 
 def _as_it_is(handler: type[ApiHandler]) -> type[ApiHandler]:
     return handler
+
+
+@cache
+def _document() -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(document(ROUTES + OWN_ROUTES, PARTS)))
 
 
 def _collecting(handler: type[ApiHandler]) -> type[ApiHandler]:

@@ -28,15 +28,14 @@ from tornado.iostream import StreamClosedError
 from zbrain_nb.model.datadir import Upstream
 from zbrain_nb.model.errors import Forbidden, NotFound, ServerUnreachable, Unauthorized, ZBrainError
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
-from zbrain_nb.server.application import PAGES, ROUTES
+from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
 from zbrain_nb.server.handlers.events import check_upgrade
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
 from zbrain_nb.server.hostlink import Link, bearer
 
 log = logging.getLogger(__name__)
-_ALLOWED = [re.compile(rf"/api/{pattern}\Z") for pattern, _ in ROUTES if pattern != "events"]
-_ALLOWED.append(re.compile(r"/api/health\Z"))
+_ALLOWED = [re.compile(rf"/api/{pattern_of(route)}\Z") for route, _ in ROUTES if route != "events"]
 _RUNS_CODE = re.compile(r"/api/jobs(/retry|/[^/]+/retry)?\Z")
 #: The same for all. JupyterHub takes a cookie only beside the XSRF token, which no `<script src>` can send.
 _PUBLIC_PAGES = re.compile(r"/(static/.+|frame)\Z")

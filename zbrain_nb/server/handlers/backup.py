@@ -6,11 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from zbrain_nb.server.handlers.base import PERSONS, ApiHandler, admitting
+from zbrain_nb.model.errors import Conflict
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PERSONS, operation
 
 
 class BackupRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of the request: ``to`` is an absolute path on the host's machine."""
+    """Body of the request and of the answer: ``to`` is an absolute path on the host's machine."""
 
     to: str
 
@@ -18,8 +20,7 @@ class BackupRequest(msgspec.Struct, forbid_unknown_fields=True):
 class BackupHandler(ApiHandler):
     """``POST backup``."""
 
-    admits = admitting(POST=PERSONS)
-
+    @operation(admits=PERSONS, body=BackupRequest, answers={201: BackupRequest}, refuses=(Conflict,))
     async def post(self) -> None:
         """Make the backup; 201 when it is whole."""
         self.principal.check_holder("make a backup")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -31,6 +29,8 @@ from zbrain_nb.model.job import Job
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
+from zbrain_nb.server.handlers.arguments import read_arguments
+from zbrain_nb.server.handlers.declaration import Operation, operation_of
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.sessions import Sessions
 
@@ -38,24 +38,9 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 256 * 1024 * 1024
 MAX_DRAINED_BYTES = 4 * 1024 * 1024
 T = TypeVar("T")
-#: People, and the code of their jobs.
-PEOPLE = frozenset({Credential.PERSON, Credential.JOB})
-#: Workers with a token of their own, and those that people run with theirs.
-WORKERS = frozenset({Credential.PERSON, Credential.WORKER})
-#: People themselves.
-PERSONS = frozenset({Credential.PERSON})
-#: Whoever is known.
-ALL = frozenset(Credential)
-#: Which credentials each method of a route admits.
-Admits = Mapping[str, frozenset[Credential]]
-_WHOLE_NUMBER = re.compile(r"[0-9]{1,20}")
+S = TypeVar("S", bound=msgspec.Struct)
 _AT = re.compile(r"`\$\.([^`]*)`")
 _NAMED = re.compile(r"field `([^`]*)`")
-
-
-def admitting(**methods: frozenset[Credential]) -> Admits:
-    """Return the credentials that each method of a route is open to; one that is not named is open to nobody."""
-    return MappingProxyType(methods)
 
 
 @dataclass
@@ -106,15 +91,17 @@ class ApiHandler(web.RequestHandler):
 
     Attributes
     ----------
-    admits : mapping of str to frozenset of Credential
-        Which credentials each method of the route is open to. What its principal may do there is the queue's to say.
+    admits : frozenset of Credential
+        To whom methods are open that declare no operation: to nobody, if it does not say so.
     principal : Principal
         Who sends the request; set before any method of the route runs.
     """
 
-    admits: ClassVar[Admits] = admitting()
+    admits: ClassVar[frozenset[Credential]] = frozenset()
     counts_as_client = True
     principal: Principal
+    _operation: Operation | None
+    _query: msgspec.Struct
 
     @property
     def context(self) -> HostContext:
@@ -135,7 +122,7 @@ class ApiHandler(web.RequestHandler):
         self.set_header("Content-Type", "application/json")
 
     async def prepare(self) -> None:
-        """Admit only callers that name this host and are known to it, to the routes that are for them."""
+        """Admit only callers that name this host and are known to it; read the query as the method declares it."""
         name = httputil.split_host_and_port(self.request.host.lower())[0]
         names = self.context.host_names
         if names is not None and name not in names and name.strip("[]") != self._arrived_at():
@@ -143,9 +130,12 @@ class ApiHandler(web.RequestHandler):
                 f"This host does not answer to the name {name[:200]!r}.",
                 "`zbrain serve --name` gives it further names.",
             )
+        self._operation = operation_of(type(self), (self.request.method or "").lower())
         await self.authenticate()
         if self.counts_as_client:
             self.context.requests += 1
+        if self._operation is not None:
+            self._query = read_arguments(self._operation.query, self.request.query_arguments)
 
     def _arrived_at(self) -> str:
         """Return the address at which the connection came in: no page of strangers can stand at that (rebinding)."""
@@ -164,7 +154,7 @@ class ApiHandler(web.RequestHandler):
         """
         self.principal = await self.identify()
         method = self.request.method or ""
-        admitted = self.admits.get(method, frozenset())
+        admitted = self.admits if self._operation is None else self._operation.admits
         if self.principal.credential not in admitted and method in self.methods().split(", "):
             raise Forbidden(f"{_WITH[self.principal.credential]} does not open {method} {self.request.path}.")
 
@@ -227,21 +217,10 @@ class ApiHandler(web.RequestHandler):
         self.set_status(status)
         self.finish(msgspec.json.encode(value))
 
-    def int_argument(self, name: str, default: int, *, low: int = 0, high: int = 2**53) -> int:
-        """Return a whole number from the query, or `default`.
-
-        Raises
-        ------
-        Malformed
-            If it is no whole number from `low` to `high`.
-        """
-        text = self.get_query_argument(name, "")
-        if not text:
-            return default
-        value = int(text) if _WHOLE_NUMBER.fullmatch(text) else low - 1
-        if not low <= value <= high:
-            raise Malformed(f"{name} must be a whole number from {low} to {high}, not {text[:40]!r}.")
-        return value
+    def query(self, kind: type[S]) -> S:
+        """Return the arguments of the query, which `prepare` has read as the route declares them."""
+        assert isinstance(self._query, kind), f"{type(self).__name__} declares other arguments"
+        return self._query
 
     async def job(self, job_id: str) -> Job:
         """Return the job.

@@ -11,7 +11,9 @@ from pathlib import Path
 from tornado import web
 
 from zbrain_nb.model.errors import NotFound, Unauthorized
-from zbrain_nb.server.handlers.base import PERSONS, ApiHandler, admitting
+from zbrain_nb.server.handlers.answers import LoginCode
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PERSONS, OpenTo, operation
 from zbrain_nb.server.identity import cookie_name
 from zbrain_nb.server.sessions import SESSION_SECS
 
@@ -97,7 +99,7 @@ In Jupyter, open the console at <code>zbrain</code> under Jupyter's own address.
 
 
 class _ConsoleHandler(ApiHandler):
-    admits = admitting(GET=PERSONS, HEAD=PERSONS)
+    admits = PERSONS
 
     def set_default_headers(self) -> None:
         """Give away nothing of the address, and let no other site load what is here."""
@@ -164,12 +166,11 @@ class FrameHandler(_ConsoleHandler):
 class SessionsHandler(ApiHandler):
     """``POST sessions``: for who shows the token; not relayed, for Jupyter has a login of its own."""
 
-    admits = admitting(POST=PERSONS)
-
     def takes_session(self) -> bool:
         """Let no session make another."""
         return False
 
+    @operation(admits=PERSONS, answers={201: LoginCode}, open_to=OpenTo.TOKEN)
     def post(self) -> None:
         """Give out a code that opens the console once, within a minute; 201."""
         self.reply({"login": f"zbrain/login?code={self.context.sessions.offer(self.principal)}"}, 201)

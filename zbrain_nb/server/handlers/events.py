@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from typing import Annotated
 
+import msgspec
+from msgspec import Meta
 from tornado import websocket
 
-from zbrain_nb.model.errors import Forbidden, Malformed, ZBrainError
+from zbrain_nb.model.errors import Forbidden, Malformed, Unauthorized, ZBrainError
 from zbrain_nb.queue.subscription import Subscription
-from zbrain_nb.server.handlers.base import PEOPLE, ApiHandler, admitting
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PEOPLE, operation
 from zbrain_nb.server.identity import session_of
 
 log = logging.getLogger(__name__)
@@ -18,14 +22,24 @@ MAX_TOPICS = 1000
 #: After so long without events an empty frame is sent: pages see no pings, and shall see that the host still speaks.
 QUIET_SECS = 15.0
 #: Why a socket is closed (RFC 6455, section 7.4.1, and IANA's registry).
-GOING_AWAY, TRY_AGAIN_LATER = 1001, 1013
+GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013
 _TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
+
+
+class EventsQuery(msgspec.Struct):
+    """Arguments of ``GET events``."""
+
+    topics: Annotated[
+        list[Annotated[str, Meta(extra_json_schema={"pattern": f"^({_TOPIC.pattern})$"})]],
+        Meta(description="`jobs/ID` and `orgs/ORG`; left out, everything.", extra_json_schema={"maxItems": MAX_TOPICS}),
+    ] = []
+    after: (
+        Annotated[int, Meta(ge=0, le=2**53, description="Send what came behind this `event_seq`, then go on.")] | None
+    ) = None
 
 
 class EventsHandler(ApiHandler, websocket.WebSocketHandler):
     """Sends JSON arrays of events; ``after=SEQ`` resumes without gap or repeat."""
-
-    admits = admitting(GET=PEOPLE)
 
     _sending: asyncio.Task[None] | None = None
     _subscription: Subscription | None = None
@@ -34,16 +48,14 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         """Refuse browsers without a session here: they come through Jupyter's relay, which sends no origin."""
         return self.takes_session() and self.context.sessions.find(session_of(self.request)) is not None
 
+    @operation(admits=PEOPLE, query=EventsQuery, answers={101: None})
     async def get(self, *args: str, **kwargs: str) -> None:
         """Check the query before the upgrade, while an error can still be told."""
         check_upgrade(self)
-        topics = [t for t in self.get_query_argument("topics", "").split(",") if t]
+        topics, after = self.query(EventsQuery).topics, self.query(EventsQuery).after
         if len(topics) > MAX_TOPICS or not all(map(_TOPIC.fullmatch, topics)):
             raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
-        after = self.int_argument("after", -1)
-        self._subscription = self.queue.subscribe(
-            topics or None, None if after < 0 else after, scope=self.principal, renew=self.identify
-        )
+        self._subscription = self.queue.subscribe(topics or None, after, scope=self.principal, renew=self.identify)
         await super().get(*args, **kwargs)
         if self._sending is None:  # no upgrade came of it
             self._subscription.close()
@@ -61,6 +73,9 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
             while frame := await self._subscription.next_frame(QUIET_SECS):
                 await self.write_message(frame)
         except websocket.WebSocketClosedError:
+            return
+        except Unauthorized:
+            self.close(POLICY_VIOLATION, "the token or login is not known any more")
             return
         except ZBrainError as error:
             log.warning("Events could not be read; the follower has to come again.", extra={"why": error.message})

@@ -8,19 +8,51 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from tornado import web
 
-from zbrain_nb.model.errors import JobNotFound, Malformed, NotFound, WrongOffset, ZBrainError
+from zbrain_nb.model.access import Credential
+from zbrain_nb.model.errors import (
+    BlobMismatch,
+    JobNotFound,
+    Malformed,
+    NotFound,
+    RangeNotSatisfiable,
+    WrongOffset,
+    ZBrainError,
+)
 from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
-from zbrain_nb.server.handlers.base import ALL, PEOPLE, WORKERS, ApiHandler, StreamedBody, admitting
+from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
+from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
+from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.uploads import Upload
 
 MAX_BLOB_BYTES = 1 << 40
+BYTES = "application/octet-stream"
+_OFFSET = Header(OFFSET_HEADER, int, "How many bytes of the blob have arrived before.")
+_UPLOAD_HEADERS = (
+    _OFFSET,
+    Header(LENGTH_HEADER, int, "How long the whole blob is; needed of one that comes compressed."),
+    Header("Content-Encoding", Literal["identity", "zstd"], "How the body is compressed."),
+)
+_SIZE = Header("Content-Length", int, "Its size in bytes.")
+_ETAG = Header("Etag", str, "The SHA-256 of the bytes, in quotes.")
+_ASKED_FOR = (
+    Header("Range", str, "Which bytes are wanted (RFC 9110, 14.2)."),
+    Header("If-None-Match", str, "Etags that the caller holds."),
+    Header("If-Range", str, "The Etag that the range is meant of."),
+)
+
+
+class UploadQuery(msgspec.Struct):
+    """Arguments of ``PUT blobs/{sha256}``."""
+
+    file: Annotated[str, msgspec.Meta(description="File in the store's `incoming` that holds the bytes already.")] = ""
 
 
 @web.stream_request_body
@@ -36,8 +68,6 @@ class BlobHandler(StreamedBody, ApiHandler):
     A body may come as ``Content-Encoding: zstd``; ``Upload-Length`` then says how long the whole blob is. Offsets count
     plain bytes.
     """
-
-    admits = admitting(HEAD=ALL, PUT=ALL)
 
     _upload: Upload | None = None
     _take: Callable[[bytes], None]
@@ -68,7 +98,7 @@ class BlobHandler(StreamedBody, ApiHandler):
 
     def _laid(self) -> str:
         """Return the name of a file that holds the bytes already (see `ArtifactStore.take_file`)."""
-        return self.get_query_argument("file", "")
+        return self.query(UploadQuery).file
 
     def _announced(self) -> int:
         """Return how many bytes are to come, as far as the sender says."""
@@ -94,6 +124,14 @@ class BlobHandler(StreamedBody, ApiHandler):
             self.set_header(OFFSET_HEADER, str(error.details["offset"]))
         super().write_error(status_code, **kwargs)
 
+    @operation(
+        admits=ALL,
+        query=UploadQuery,
+        body=Content(BYTES),
+        headers=_UPLOAD_HEADERS,
+        answers={201: StoredBlob},
+        refuses=(NotFound, WrongOffset, BlobMismatch),
+    )
     async def put(self, sha256: str) -> None:
         """Keep the bytes if they hash to their name; 201.
 
@@ -113,6 +151,7 @@ class BlobHandler(StreamedBody, ApiHandler):
             upload.pause()
         self.reply({"sha256": sha256}, 201)
 
+    @operation(admits=ALL, answers={200: Content(headers=(_SIZE,))}, refuses=(NotFound,))
     def head(self, sha256: str) -> None:
         """Say whether the blob is here, its size is the length; if not, how much of it has arrived."""
         self.raise_refusal()
@@ -140,10 +179,22 @@ class BlobHandler(StreamedBody, ApiHandler):
             self._upload = None
 
 
+def _sends(admits: frozenset[Credential]) -> Callable[[F], F]:
+    """Declare what every route that sends a blob takes and answers."""
+    return operation(
+        admits=admits,
+        headers=_ASKED_FOR,
+        answers={
+            200: Content(BYTES, headers=(_ETAG, _SIZE)),
+            206: Content(BYTES, headers=(_ETAG, Header("Content-Range", str, "Which bytes these are."))),
+            304: None,
+        },
+        refuses=(JobNotFound, NotFound, BlobMismatch, RangeNotSatisfiable),
+    )
+
+
 class _BlobFile(ApiHandler, web.StaticFileHandler):
     """One blob as a download with ETag and Range, found by `blob_of`."""
-
-    admits = admitting(GET=PEOPLE, HEAD=PEOPLE)
 
     _blob: JobArtifact
 
@@ -151,10 +202,12 @@ class _BlobFile(ApiHandler, web.StaticFileHandler):
         """Take any path: `blob_of` alone says which file it is."""
         self.root = "/"
 
+    @_sends(PEOPLE)
     async def head(self, job_id: str, name: str = "") -> None:
         """Answer as `get` does, without the bytes."""
         await self._send(job_id, name, include_body=False)
 
+    @_sends(PEOPLE)
     async def get(self, job_id: str, name: str = "") -> None:  # type: ignore[override]
         """Send the blob."""
         await self._send(job_id, name, include_body=True)
@@ -166,6 +219,16 @@ class _BlobFile(ApiHandler, web.StaticFileHandler):
             return
         await asyncio.to_thread(_check, self.queue.artifacts, self._blob.sha256)
         await web.StaticFileHandler.get(self, self._blob.sha256, include_body)
+        if self.get_status() == RangeNotSatisfiable.status:  # tornado says so without a body
+            size = self._blob.size
+            raise RangeNotSatisfiable(f"The range lies outside of the {size:,} bytes.", "Ask for less.", size=size)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Say in a header too how long the blob is (RFC 9110, 14.4)."""
+        error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
+        if isinstance(error, RangeNotSatisfiable):
+            self.set_header("Content-Range", f"bytes */{error.details['size']}")
+        super().write_error(status_code, **kwargs)
 
     def _reply_whole(self, data: bytes, *, include_body: bool) -> None:
         """Send what is kept with the job itself; it is so small that no part of it is sent alone."""
@@ -257,8 +320,17 @@ class VariableHandler(_BlobFile):
 class InputHandler(_BlobFile):
     """``GET jobs/{id}/inputs/{name}``: for the worker that runs the job."""
 
-    admits = admitting(GET=WORKERS, HEAD=WORKERS)
     counts_as_client = False
+
+    @_sends(WORKERS)
+    async def head(self, job_id: str, name: str = "") -> None:
+        """Answer as `get` does, without the bytes."""
+        await self._send(job_id, name, include_body=False)
+
+    @_sends(WORKERS)
+    async def get(self, job_id: str, name: str = "") -> None:  # type: ignore[override]
+        """Send the input."""
+        await self._send(job_id, name, include_body=True)
 
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:
         """Find the input by its name; ``function`` is the pickled call."""
@@ -274,8 +346,7 @@ class InputHandler(_BlobFile):
 class ArtifactsHandler(ApiHandler):
     """``GET jobs/{id}/artifacts``."""
 
-    admits = admitting(GET=PEOPLE)
-
+    @operation(admits=PEOPLE, answers={200: Artifacts}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """List the files kept with a job."""
         job = await self.job(job_id)

@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import datetime as dt
 from contextlib import aclosing, suppress
+from typing import Annotated
 
+import msgspec
+from msgspec import Meta
 from tornado.iostream import StreamClosedError
 
-from zbrain_nb.model.errors import Malformed
-from zbrain_nb.model.history import MEDIA_TYPE, HistoryQuery
-from zbrain_nb.server.handlers.base import PEOPLE, ApiHandler, admitting
+from zbrain_nb.model.errors import InvalidSpec
+from zbrain_nb.model.history import MEDIA_TYPE, HistoryQuery, TableName
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PEOPLE, Content, operation
+
+
+class HistoryArguments(msgspec.Struct):
+    """Arguments of ``GET history`` (see `HistoryQuery`)."""
+
+    table: TableName
+    columns: Annotated[list[str], Meta(description="Of the table, in order; left out, all.")] = []
+    since: Annotated[dt.datetime | None, Meta(description="Rows from this time on.")] = None
+    after: (
+        Annotated[int, Meta(ge=0, le=2**53, description="Rows that were added or changed behind this `event_seq`.")]
+        | None
+    ) = None
+    epoch: Annotated[str | None, Meta(description="Of the stream that named `after`.")] = None
+    org: Annotated[str | None, Meta(description="Rows of this org.")] = None
+    job: Annotated[str | None, Meta(description="Rows of the job with this id.")] = None
+    limit: Annotated[int, Meta(ge=1, le=2**53, description="The newest rows only, at most so many.")] | None = None
 
 
 class HistoryHandler(ApiHandler):
-    """``GET history?table=&columns=&since=&after=&epoch=&org=&job=&limit=``."""
+    """``GET history``."""
 
-    admits = admitting(GET=PEOPLE)
-
+    @operation(admits=PEOPLE, query=HistoryArguments, answers={200: Content(MEDIA_TYPE)}, refuses=(InvalidSpec,))
     async def get(self) -> None:
-        """Stream the rows, newest first; a reader that is slow or goes away holds up nothing.
-
-        ``since`` is a time (ISO 8601), ``after`` an ``event_seq`` with the ``epoch`` of the stream that named it (see
-        `HistoryQuery`).
-        """
-        columns = self.get_query_argument("columns", "")
+        """Stream the rows, newest first; a reader that is slow or goes away holds up nothing."""
+        asked = self.query(HistoryArguments)
         wanted = HistoryQuery(
-            table=self.get_query_argument("table", ""),
-            columns=tuple(name.strip() for name in columns.split(",")) if columns else (),
-            since=self._since(),
-            after=self._number("after", 0),
-            epoch=self.get_query_argument("epoch", "") or None,
-            org_id=self.get_query_argument("org", "") or None,
-            job_id=self.get_query_argument("job", "") or None,
-            limit=self._number("limit", 1),
+            table=asked.table,
+            columns=tuple(asked.columns),
+            since=asked.since,
+            after=asked.after,
+            epoch=asked.epoch,
+            org_id=asked.org,
+            job_id=asked.job,
+            limit=asked.limit,
         )
         self.set_header("Content-Type", MEDIA_TYPE)
         async with aclosing(self.queue.history(wanted, scope=self.principal)) as chunks:
@@ -41,16 +56,3 @@ class HistoryHandler(ApiHandler):
                     self.write(chunk)
                     await self.flush()
                 self.finish()
-
-    def _number(self, name: str, low: int) -> int | None:
-        return self.int_argument(name, 0, low=low) if self.get_query_argument(name, "") else None
-
-    def _since(self) -> dt.datetime | None:
-        text = self.get_query_argument("since", "")
-        if not text:
-            return None
-        try:
-            since = dt.datetime.fromisoformat(text)
-        except ValueError:
-            raise Malformed(f"since must be a time in ISO 8601, not {text[:40]!r}.", "2026-01-31T08:00:00Z") from None
-        return since if since.tzinfo else since.replace(tzinfo=dt.UTC)

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from zbrain_nb.model.checks import brief
-from zbrain_nb.model.errors import InvalidSpec, Malformed, TooLarge
+from zbrain_nb.model.errors import (
+    Conflict,
+    InvalidSpec,
+    JobNotFound,
+    KeyConflict,
+    Malformed,
+    MissingBlobs,
+    OverQuota,
+    TooLarge,
+    WrongState,
+)
 from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState, shown
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import Accepted
-from zbrain_nb.server.handlers.base import ALL, PEOPLE, ApiHandler, admitting, field_of
+from zbrain_nb.server.handlers.answers import (
+    Canceled,
+    JobInFull,
+    JobPage,
+    LogPage,
+    ManyJobs,
+    Outputs,
+    RowPage,
+    ShownJob,
+    SubmittedJob,
+)
+from zbrain_nb.server.handlers.base import ApiHandler, field_of
+from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, Header, operation
 from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
@@ -42,6 +65,56 @@ ROW_FIELDS = (
     "event_seq",
 )
 MAX_ROW_TEXT = 300
+IDEMPOTENCY_KEY = Header(
+    "Idempotency-Key",
+    str,
+    "Two requests of one owner with one key and one body are one; up to 200 characters.",
+)
+Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+
+
+class ListQuery(msgspec.Struct):
+    """Arguments of ``GET jobs``."""
+
+    state: JobState | None = None
+    org: Annotated[str | None, Meta(description="Jobs of this org.")] = None
+    name: Annotated[str | None, Meta(description="Jobs of this very name.")] = None
+    q: Annotated[str | None, Meta(description="A part of the name, in either case, or the head of the id.")] = None
+    tag: Annotated[
+        str | None, Meta(description="NAME=VALUE of a tag.", extra_json_schema={"pattern": "^[^=]+=[\\s\\S]+$"})
+    ] = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIST)] = 50
+    cursor: Annotated[Uuid | None, Meta(description="`next_cursor` of the page before.")] = None
+    brief: Annotated[bool, Meta(description="Show of each job only what a table shows.")] = False
+
+    def tag_pair(self) -> tuple[str, str] | None:
+        """Return the tag asked for.
+
+        Raises
+        ------
+        Malformed
+            If it is no ``NAME=VALUE``.
+        """
+        if self.tag is None:
+            return None
+        name, _, value = self.tag.partition("=")
+        if not (name and value):
+            raise Malformed(f"tag must be NAME=VALUE, not {self.tag[:40]!r}.")
+        return name, value
+
+
+class CancelQuery(msgspec.Struct):
+    """Arguments of ``POST jobs/{id}/cancel``."""
+
+    if_waiting: Annotated[bool, Meta(description="Leave a job alone that runs, with 409.")] = False
+
+
+class LogQuery(msgspec.Struct):
+    """Arguments of ``GET jobs/{id}/logs``."""
+
+    from_seq: Annotated[int, Meta(ge=0, le=2**53, description="The first line wanted.")] = 0
+    limit: Annotated[int, Meta(ge=1, le=MAX_LOG)] = 1000
+    stream: LogStream | None = None
 
 
 def job_json(job: Job, **more: Any) -> msgspec.Raw:
@@ -93,12 +166,18 @@ def _check_sizes(items: list[Any], *, many: bool) -> None:
 class JobsHandler(ApiHandler):
     """``POST jobs`` and ``GET jobs``."""
 
-    admits = admitting(GET=PEOPLE, POST=PEOPLE)
-
+    @operation(
+        admits=PEOPLE,
+        body=JobSpec | list[JobSpec],
+        headers=(IDEMPOTENCY_KEY,),
+        answers={201: (SubmittedJob, list[SubmittedJob]), 200: (SubmittedJob, list[SubmittedJob])},
+        refuses=(KeyConflict, MissingBlobs, Conflict, OverQuota),
+    )
     async def post(self) -> None:
         """Submit one spec or a list of them, all or nothing; 201 means committed.
 
-        An ``Idempotency-Key`` header stands for the whole body.
+        An ``Idempotency-Key`` header stands for the whole body; a repeat is answered with 200. A spec with `cmd`
+        that leaves out `timeout_secs` or `max_retries` gets the host's defaults.
         """
         raw = self.decode(object)
         many = isinstance(raw, list)
@@ -129,39 +208,29 @@ class JobsHandler(ApiHandler):
             write_bodies(accepted)
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
 
+    @operation(admits=PEOPLE, query=ListQuery, answers={200: (JobPage, RowPage)})
     async def get(self) -> None:
         """List jobs, newest first; with ``?brief=1`` only what a table shows of each."""
-        state = self.get_query_argument("state", "") or None
-        if state is not None and state not in set(JobState):
-            raise Malformed(f"There is no state {state[:40]!r}.", f"States are {', '.join(JobState)}.")
-        limit = self.int_argument("limit", 50, low=1, high=MAX_LIST)
+        wanted = self.query(ListQuery)
         jobs = await self.queue.list(
-            self.get_query_argument("org", "") or None,
-            JobState(state) if state else None,
-            limit,
-            self.get_query_argument("cursor", "") or None,
-            name=self.get_query_argument("name", "") or None,
-            q=self.get_query_argument("q", "") or None,
-            tag=self._tag(),
+            wanted.org,
+            wanted.state,
+            wanted.limit,
+            wanted.cursor,
+            name=wanted.name,
+            q=wanted.q,
+            tag=wanted.tag_pair(),
             scope=self.principal,
         )
-        show = job_row if self.int_argument("brief", 0, high=1) else job_json
-        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": jobs[-1].id if len(jobs) == limit else None})
-
-    def _tag(self) -> tuple[str, str] | None:
-        """Return the tag asked for, as ``?tag=NAME=VALUE``."""
-        text = self.get_query_argument("tag", "")
-        name, equals, value = text.partition("=")
-        if text and not (name and equals):
-            raise Malformed(f"tag must be NAME=VALUE, not {text[:40]!r}.")
-        return (name, value) if text else None
+        show = job_row if wanted.brief else job_json
+        more = len(jobs) == wanted.limit
+        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": jobs[-1].id if more else None})
 
 
 class JobHandler(ApiHandler):
     """``GET jobs/{id}``."""
 
-    admits = admitting(GET=ALL)
-
+    @operation(admits=ALL, answers={200: JobInFull}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """Show one job, with the number of its log lines."""
         job = await self.job(job_id)
@@ -171,12 +240,11 @@ class JobHandler(ApiHandler):
 class CancelHandler(ApiHandler):
     """``POST jobs/{id}/cancel``."""
 
-    admits = admitting(POST=PEOPLE)
-
+    @operation(admits=PEOPLE, query=CancelQuery, answers={200: Canceled}, refuses=(JobNotFound, WrongState))
     async def post(self, job_id: str) -> None:
         """Cancel; 200 for an ended job too. With ``?if_waiting=1`` a job that runs is left alone: 409."""
         await self.job(job_id)
-        if_waiting = self.int_argument("if_waiting", 0, high=1) == 1
+        if_waiting = self.query(CancelQuery).if_waiting
         result = await self.queue.cancel_job(job_id.lower(), if_waiting=if_waiting, scope=self.principal)
         if result is CancelResult.NOT_FOUND:
             await self.job(job_id)
@@ -186,30 +254,30 @@ class CancelHandler(ApiHandler):
 class RetryHandler(ApiHandler):
     """``POST jobs/{id}/retry``."""
 
-    admits = admitting(POST=PEOPLE)
-
+    @operation(admits=PEOPLE, answers={201: ShownJob}, refuses=(JobNotFound, WrongState, MissingBlobs, OverQuota))
     async def post(self, job_id: str) -> None:
         """Submit the same spec again as a new job; 409 while the old one is active."""
         await self.job(job_id)
         self.reply(job_json(await self.queue.retry_job(job_id.lower(), scope=self.principal)), 201)
 
 
-class _Ids(msgspec.Struct):
-    ids: list[str]
+class JobIds(msgspec.Struct):
+    """Body of what is asked about many jobs at once."""
+
+    ids: Annotated[list[Uuid], Meta(extra_json_schema={"maxItems": MAX_BATCH})]
 
 
 class ManyHandler(ApiHandler):
     """``POST jobs/lookup``, ``jobs/cancel`` and ``jobs/retry``: one request for up to 10,000 jobs."""
 
-    admits = admitting(POST=PEOPLE)
-
+    @operation(admits=PEOPLE, body=JobIds, answers={200: ManyJobs}, refuses=(MissingBlobs, OverQuota))
     async def post(self, verb: str) -> None:
         """Look at, cancel or submit again the jobs whose ids the body lists; unknown ones are passed over.
 
         Answers ``{"jobs": [...], "event_seq": n}``, the jobs in the order of the ids. Events behind ``event_seq``
         tell what becomes of them. `retry` leaves out jobs that have not ended, and answers with the new ones.
         """
-        ids = [job_id.lower() for job_id in self.decode(_Ids).ids]
+        ids = [job_id.lower() for job_id in self.decode(JobIds).ids]
         if len(ids) > MAX_BATCH:
             raise TooLarge(f"{len(ids):,} ids are more than {MAX_BATCH:,}.", "Send them in several requests.")
         seq, scope = self.queue.event_seq, self.principal
@@ -225,26 +293,19 @@ class ManyHandler(ApiHandler):
 class LogsHandler(ApiHandler):
     """``GET jobs/{id}/logs``."""
 
-    admits = admitting(GET=PEOPLE)
-
+    @operation(admits=PEOPLE, query=LogQuery, answers={200: LogPage}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new."""
         job = await self.job(job_id)
-        from_seq = self.int_argument("from_seq", 0)
-        limit = self.int_argument("limit", 1000, low=1, high=MAX_LOG)
-        stream = self.get_query_argument("stream", "") or None
-        if stream is not None and stream not in set(LogStream):
-            raise Malformed(f"There is no stream {stream[:40]!r}.", f"Streams are {', '.join(LogStream)}.")
-        wanted = LogStream(stream) if stream else None
-        entries = await self.queue.get_logs(job.id, from_seq, limit, wanted, scope=self.principal)
-        self.reply({"entries": entries, "next_seq": entries[-1].seq + 1 if entries else from_seq})
+        wanted = self.query(LogQuery)
+        entries = await self.queue.get_logs(job.id, wanted.from_seq, wanted.limit, wanted.stream, scope=self.principal)
+        self.reply({"entries": entries, "next_seq": entries[-1].seq + 1 if entries else wanted.from_seq})
 
 
 class OutputsHandler(ApiHandler):
     """``GET jobs/{id}/outputs``."""
 
-    admits = admitting(GET=PEOPLE)
-
+    @operation(admits=PEOPLE, answers={200: Outputs}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """Show the rich outputs, as they stand, as nbformat output dicts."""
         job = await self.job(job_id)

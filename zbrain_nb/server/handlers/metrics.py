@@ -12,7 +12,8 @@ from prometheus_client.registry import Collector
 from zbrain_nb.model.job import JobState
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.metrics import Histogram, Measures
-from zbrain_nb.server.handlers.base import PERSONS, ApiHandler, admitting
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PERSONS, Content, operation
 
 
 class QueueCollector(Collector):
@@ -51,9 +52,9 @@ def registry_of(queue: JobQueue) -> CollectorRegistry:
 class MetricsHandler(ApiHandler):
     """``GET metrics``."""
 
-    admits = admitting(GET=PERSONS)
     counts_as_client = False
 
+    @operation(admits=PERSONS, answers={200: Content("text/plain")})
     def get(self) -> None:
         """Show all numbers, in the format that the caller prefers."""
         self.principal.check_holder("read the metrics of all orgs")

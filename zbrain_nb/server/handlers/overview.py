@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from zbrain_nb.server.handlers.base import PEOPLE, ApiHandler, admitting
+from zbrain_nb.model.errors import JobNotFound
+from zbrain_nb.server.handlers.answers import Attempts, FullOverview
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PEOPLE, operation
 from zbrain_nb.server.handlers.jobs import job_row
+
+
+class OverviewQuery(msgspec.Struct):
+    """Arguments of ``GET overview``."""
+
+    org: Annotated[str | None, msgspec.Meta(description="Whose jobs; left out, the caller's home.")] = None
 
 
 class OverviewHandler(ApiHandler):
     """``GET overview?org=``."""
 
-    admits = admitting(GET=PEOPLE)
-
+    @operation(admits=PEOPLE, query=OverviewQuery, answers={200: FullOverview})
     async def get(self) -> None:
         """Count the org's jobs, and say how the last minutes went, what is stored and which workers there are."""
-        overview = await self.queue.overview(self.get_query_argument("org", "") or None, scope=self.principal)
+        overview = await self.queue.overview(self.query(OverviewQuery).org, scope=self.principal)
         usage = await self.queue.artifact_usage()
         body = msgspec.to_builtins(overview)
         body["workers"] = self.queue.workers(scope=self.principal)
@@ -31,8 +41,7 @@ class OverviewHandler(ApiHandler):
 class AttemptsHandler(ApiHandler):
     """``GET jobs/{id}/attempts``."""
 
-    admits = admitting(GET=PEOPLE)
-
+    @operation(admits=PEOPLE, answers={200: Attempts}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
         """Show the job's attempts, and the chain of jobs that Retry made before and after it."""
         job = await self.job(job_id)

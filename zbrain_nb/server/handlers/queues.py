@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from zbrain_nb.server.handlers.base import PEOPLE, PERSONS, ApiHandler, admitting
+from zbrain_nb.model.errors import InvalidSpec
+from zbrain_nb.model.queues import QueueInfo
+from zbrain_nb.server.handlers.answers import Queues
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PEOPLE, PERSONS, operation
 
 
 class QueuesHandler(ApiHandler):
     """``GET queues``."""
 
-    admits = admitting(GET=PEOPLE)
-
+    @operation(admits=PEOPLE, answers={200: Queues})
     async def get(self) -> None:
         """List the queues that have something to do, or are paused."""
         self.reply({"queues": await self.queue.queues(scope=self.principal)})
@@ -18,8 +21,7 @@ class QueuesHandler(ApiHandler):
 class PauseHandler(ApiHandler):
     """``POST queues/{org}/{kind}/pause``."""
 
-    admits = admitting(POST=PERSONS)
-
+    @operation(admits=PERSONS, answers={200: QueueInfo}, refuses=(InvalidSpec,))
     async def post(self, org_id: str, kind: str) -> None:
         """Lease no more of its jobs; what runs goes on."""
         self.reply(await self.queue.pause(org_id, kind, scope=self.principal))
@@ -28,8 +30,7 @@ class PauseHandler(ApiHandler):
 class ResumeHandler(ApiHandler):
     """``POST queues/{org}/{kind}/resume``."""
 
-    admits = admitting(POST=PERSONS)
-
+    @operation(admits=PERSONS, answers={200: QueueInfo}, refuses=(InvalidSpec,))
     async def post(self, org_id: str, kind: str) -> None:
         """Go on."""
         self.reply(await self.queue.resume(org_id, kind, scope=self.principal))

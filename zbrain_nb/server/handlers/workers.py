@@ -6,16 +6,21 @@ import asyncio
 
 import msgspec
 
-from zbrain_nb.model.errors import StaleAttempt
+from zbrain_nb.model.errors import StaleAttempt, WorkerNotFound
 from zbrain_nb.model.protocol import (
     EventBatch,
+    EventBatchAnswer,
+    HeartbeatAnswer,
     HeartbeatRequest,
     LeaseAnswer,
     LeaseRequest,
+    Registered,
     WorkerInfo,
     check_lease_request,
 )
-from zbrain_nb.server.handlers.base import PEOPLE, WORKERS, ApiHandler, admitting
+from zbrain_nb.server.handlers.answers import Workers
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import PEOPLE, WORKERS, operation
 
 #: Held open no longer than this, whatever is asked: proxies on the way may have less patience.
 MAX_WAIT_SECS = 60.0
@@ -24,12 +29,12 @@ MAX_WAIT_SECS = 60.0
 class WorkersHandler(ApiHandler):
     """``POST workers`` and ``GET workers``."""
 
-    admits = admitting(GET=PEOPLE, POST=WORKERS)
-
+    @operation(admits=WORKERS, body=WorkerInfo, answers={201: Registered})
     async def post(self) -> None:
         """Register, or register again after a restart of either side; 201."""
         self.reply(await self.queue.register_worker(self.decode(WorkerInfo), scope=self.principal), 201)
 
+    @operation(admits=PEOPLE, answers={200: Workers})
     def get(self) -> None:
         """List the workers that the queue knows."""
         self.reply({"workers": self.queue.workers(scope=self.principal)})
@@ -43,10 +48,10 @@ class WorkersHandler(ApiHandler):
 class LeasesHandler(ApiHandler):
     """``POST workers/{id}/leases``."""
 
-    admits = admitting(POST=WORKERS)
     counts_as_client = False
     _waiting: asyncio.Task[LeaseAnswer] | None = None
 
+    @operation(admits=WORKERS, body=LeaseRequest, answers={200: LeaseAnswer}, refuses=(WorkerNotFound,))
     async def post(self, worker_id: str) -> None:
         """Take the events in it, and hold the request open until a job fits, a cancel is due or the time is over."""
         request = self.decode(LeaseRequest)
@@ -70,9 +75,9 @@ class LeasesHandler(ApiHandler):
 class HeartbeatHandler(ApiHandler):
     """``POST workers/{id}/heartbeat``."""
 
-    admits = admitting(POST=WORKERS)
     counts_as_client = False
 
+    @operation(admits=WORKERS, body=HeartbeatRequest, answers={200: HeartbeatAnswer}, refuses=(WorkerNotFound,))
     async def post(self, worker_id: str) -> None:
         """Renew the leases of the attempts named; answer what is to become of each."""
         request = self.decode(HeartbeatRequest)
@@ -82,9 +87,9 @@ class HeartbeatHandler(ApiHandler):
 class WorkerEventsHandler(ApiHandler):
     """``POST workers/{id}/events``."""
 
-    admits = admitting(POST=WORKERS)
     counts_as_client = False
 
+    @operation(admits=WORKERS, body=EventBatch, answers={200: EventBatchAnswer}, refuses=(WorkerNotFound, StaleAttempt))
     async def post(self, worker_id: str) -> None:
         """Take a batch of events; 200 means that what is ``ok`` is committed, 409 that all of it was stale."""
         answer = await self.queue.take_events(worker_id, self.decode(EventBatch), scope=self.principal)

@@ -1,0 +1,476 @@
+"""Who may do what, in process: what is not seen does not exist, what is seen and not allowed is refused."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from tests.unit.queue.stage import TRUE, Hand, turns
+from zbrain_nb import JobQueue, JobSpec, JobState, Storage
+from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBinding
+from zbrain_nb.model.errors import Forbidden, InvalidSpec, JobNotFound, KeyConflict, Unauthorized, WorkerNotFound
+from zbrain_nb.model.events import JobCompleted, JobLogged
+from zbrain_nb.model.job import CancelResult
+from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo
+from zbrain_nb.queue import subscription as subscriptions
+
+pytestmark = pytest.mark.anyio
+
+HOLDER = Principal(owner="ada", roles=None, home="default")
+
+
+def person(owner: str, home: str = "red", **roles: str) -> Principal:
+    """Return a submitter of their home, with further roles."""
+    known = {home: Role.SUBMITTER} | {org: Role(role) for org, role in roles.items()}
+    return Principal(owner=owner, roles=known, home=home)
+
+
+ANN, ABE, BOB = person("ann"), person("abe"), person("bob", "blue")
+
+
+def pool(kind: str | None = None, *orgs: str, owner: str = "ann") -> Principal:
+    """Return the principal of a worker's token."""
+    binding = WorkerBinding(orgs=frozenset(orgs) or None, pool=kind)
+    return Principal(owner=owner, roles={}, home="", credential=Credential.WORKER, worker=binding)
+
+
+class ScopedHand(Hand):
+    """A worker moved by hand, in the name of somebody."""
+
+    def __init__(self, queue, worker_id, scope):
+        super().__init__(queue, worker_id)
+        self.scope = scope
+
+    async def register(self, **fields):
+        await self.queue.register_worker(WorkerInfo(id=self.id, **fields), scope=self.scope)
+        return self
+
+    async def lease(self, limit=1, wait_secs=0.0, **fields):
+        self.requests += 1
+        request = LeaseRequest(request_id=str(self.requests), limit=limit, wait_secs=wait_secs, **fields)
+        return [lease.job for lease in (await self.queue.lease(self.id, request, scope=self.scope)).leases]
+
+
+# Roles
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed"),
+    [
+        (Role.VIEWER, {Verb.READ}),
+        (Role.SUBMITTER, {Verb.READ, Verb.SUBMIT, Verb.CANCEL_OWN}),
+        (Role.OPERATOR, {Verb.READ, Verb.SUBMIT, Verb.CANCEL_OWN, Verb.OPERATE}),
+        (Role.ADMIN, set(Verb)),
+    ],
+)
+def test_role_allows_what_the_table_says(role, allowed):
+    principal = Principal(owner="eve", roles={"red": role}, home="red")
+    assert {verb for verb in Verb if principal.may(verb, "red")} == allowed
+    assert not any(principal.may(verb, "blue") for verb in Verb)
+
+
+def test_holder_of_the_data_directory_may_everything_everywhere():
+    assert all(HOLDER.may(verb, org) for verb in Verb for org in ("default", "any"))
+    assert HOLDER.orgs is None
+
+
+async def test_submit_without_an_org_goes_home_and_belongs_to_who_submits(queue):
+    job = await queue.get(await queue.submit(TRUE, scope=ANN))
+    assert (job.owner, job.org_id) == ("ann", "red")
+    job = await queue.get(await queue.submit(TRUE, scope=HOLDER))
+    assert (job.owner, job.org_id) == ("ada", "default")
+
+
+@pytest.mark.parametrize("scope", [ANN, person("vic", red="viewer")])
+async def test_submit_into_an_org_that_is_not_open_is_refused_and_names_the_place(queue, scope):
+    org = "blue" if scope is ANN else "red"
+    spec = JobSpec(cmd=["true"], org_id=org)
+    with pytest.raises(Forbidden, match=org):
+        await queue.submit(spec, scope=scope)
+    other = JobSpec(cmd=["true"], org_id="red")
+    with pytest.raises(Forbidden) as refused:
+        await queue.accept([other, spec] if scope is ANN else [spec, other], scope=scope)
+    assert refused.value.details["index"] == (1 if scope is ANN else 0)
+    with pytest.raises(Forbidden):
+        await queue.accept_once([spec, spec], "key", "digest", scope=scope)
+    assert await queue.list() == []
+
+
+async def test_unknown_org_and_foreign_org_are_refused_alike(queue):
+    await queue.submit(TRUE, scope=BOB)
+    messages = []
+    for org in ("blue", "none"):
+        with pytest.raises(Forbidden) as refused:
+            await queue.submit(JobSpec(cmd=["true"], org_id=org), scope=ANN)
+        messages.append(str(refused.value).replace(org, "ORG"))
+    assert messages[0] == messages[1]
+
+
+async def test_owner_or_operator_cancels_and_others_of_the_org_do_not(queue):
+    job_id = await queue.submit(TRUE, scope=ANN)
+    with pytest.raises(Forbidden):
+        await queue.cancel_job(job_id, scope=ABE)
+    with pytest.raises(Forbidden):
+        await queue.cancel_many([job_id], scope=ABE)
+    assert await queue.cancel_job(job_id, scope=BOB) is CancelResult.NOT_FOUND
+    await queue.cancel_many([job_id], scope=BOB)
+    assert (await queue.get(job_id)).state is JobState.PENDING
+    assert await queue.cancel_job(job_id, scope=person("olga", red="operator")) is CancelResult.CANCELED
+    assert (await queue.get(job_id)).reason == "Canceled by olga."
+    own = await queue.submit(TRUE, scope=ANN)
+    assert await queue.cancel_job(own, scope=ANN) is CancelResult.CANCELED
+
+
+async def test_owner_who_was_made_a_viewer_cancels_no_more(queue):
+    job_id = await queue.submit(TRUE, scope=ANN)
+    with pytest.raises(Forbidden):
+        await queue.cancel_job(job_id, scope=person("ann", red="viewer"))
+
+
+async def test_one_job_that_may_not_be_canceled_saves_them_all(queue):
+    own, other = await queue.submit(TRUE, scope=ANN), await queue.submit(TRUE, scope=ABE)
+    with pytest.raises(Forbidden):
+        await queue.cancel_many([own, other], scope=ANN)
+    assert {job.state for job in await queue.list()} == {JobState.PENDING}
+
+
+async def test_retry_belongs_to_who_retries_and_stays_in_the_org(queue):
+    job_id = await queue.submit(TRUE, scope=ANN)
+    await queue.cancel_job(job_id, scope=ANN)
+    again = await queue.retry_job(job_id, scope=msgspec.structs.replace(ABE, home="elsewhere"))
+    assert (again.owner, again.org_id, again.retry_of) == ("abe", "red", job_id)
+    with pytest.raises(JobNotFound):
+        await queue.retry_job(job_id, scope=BOB)
+    with pytest.raises(Forbidden):
+        await queue.retry_job(job_id, scope=person("vic", red="viewer"))
+    assert await queue.retry_many([await queue.get(job_id)], scope=BOB) == []
+    assert [job.id for job in await queue.retry_chain(await queue.get(job_id), scope=ANN)] == [job_id, again.id]
+
+
+async def test_parent_of_another_org_is_refused_like_one_that_does_not_exist(queue):
+    foreign = await queue.submit(TRUE, scope=BOB)
+    unknown = foreign[:-4] + "0000"
+    messages = []
+    for parent in (foreign, unknown):
+        with pytest.raises(InvalidSpec) as refused:
+            await queue.submit(JobSpec(cmd=["true"], after=[parent]), scope=ANN)
+        messages.append(str(refused.value).replace(parent, "ID"))
+    assert messages[0] == messages[1]
+
+
+async def test_idempotency_keys_are_per_owner(queue):
+    keyed = JobSpec(cmd=["true"], idempotency_key="k")
+    first = await queue.submit(keyed, scope=ANN)
+    assert await queue.submit(keyed, scope=ANN) == first
+    assert await queue.submit(keyed, scope=ABE) != first
+    with pytest.raises(KeyConflict):
+        await queue.submit(JobSpec(cmd=["false"], idempotency_key="k"), scope=ANN)
+
+
+@pytest.mark.parametrize("role", ["submitter", "operator"])
+async def test_operators_of_an_org_pause_its_queues_and_others_do_not(queue, role):
+    scope = person("olga", red=role)
+    if role == "operator":
+        await queue.pause("red", "local", scope=scope)
+        assert "paused by olga" in (await queue.queues(scope=ANN))[0].paused
+        assert await queue.queues(scope=BOB) == []
+        await queue.resume("red", "local", scope=scope)
+    else:
+        for act in (queue.pause, queue.resume):
+            with pytest.raises(Forbidden):
+                await act("red", "local", scope=scope)
+
+
+async def test_measures_are_for_the_holder_alone(queue):
+    queue.measures(scope=HOLDER)
+    with pytest.raises(Forbidden):
+        queue.measures(scope=person("root", red="admin"))
+
+
+# What is seen
+
+
+async def test_lists_hold_the_orgs_of_who_asks(queue):
+    red, blue = await queue.submit(TRUE, scope=ANN), await queue.submit(TRUE, scope=BOB)
+    both = person("cy", "red", blue="viewer")
+    nobody = Principal(owner="nil", roles={}, home="none")
+    for scope, expected in ((ANN, [red]), (BOB, [blue]), (both, [blue, red]), (HOLDER, [blue, red]), (nobody, [])):
+        assert [job.id for job in await queue.list(scope=scope)] == expected
+        assert [job.id for job in await queue.get_many([blue, red], scope=scope)] == expected
+        assert [job.id for job in await queue.find("true", scope=scope)] == expected
+        seen = [job_id for job_id in (blue, red) if await queue.find(job_id, scope=scope)]
+        assert seen == expected
+    assert await queue.list("blue", scope=ANN) == []
+
+
+async def test_lists_after_a_fold_hold_the_orgs_of_who_asks(queue):
+    for scope in (ANN, BOB):
+        await queue.cancel_job(await queue.submit(TRUE, scope=scope))
+    await queue.fold()
+    assert [job.owner for job in await queue.list(scope=ANN)] == ["ann"]
+    assert [job.owner for job in await queue.list("red", scope=ANN)] == ["ann"]
+
+
+# Followers
+
+
+async def take(follower):
+    return await asyncio.wait_for(follower.next_batch(), 10)
+
+
+async def test_follower_of_everything_gets_the_events_of_own_orgs(queue):
+    await queue.submit(TRUE, scope=BOB)
+    live, late = queue.subscribe(scope=ANN), queue.subscribe(after=0, scope=ANN)
+    await queue.submit(TRUE, scope=BOB)
+    mine = await queue.submit(TRUE, scope=ANN)
+    for follower in (live, late):
+        assert [event.job_id for event in await take(follower)] == [mine]
+
+
+async def test_follower_of_an_unseen_job_or_org_gets_what_one_of_nothing_gets(queue):
+    foreign = await queue.submit(TRUE, scope=BOB)
+    follower = queue.subscribe([f"jobs/{foreign}", "orgs/blue"], after=0, scope=ANN)
+    await queue.cancel_job(foreign)
+    assert await asyncio.wait_for(follower.next_frame(0.01), 10) == b"[]"
+
+
+async def test_reset_shows_no_unseen_job(queue, monkeypatch):
+    foreign, mine = await queue.submit(TRUE, scope=BOB), await queue.submit(TRUE, scope=ANN)
+    monkeypatch.setattr(queue._bus.past, "oldest", lambda: 2)
+    follower = queue.subscribe([f"jobs/{foreign}", f"jobs/{mine}"], after=0, scope=ANN)
+    (reset,) = await take(follower)
+    assert [job["id"] for job in reset.data["jobs"]] == [mine]
+
+
+@pytest.mark.parametrize("held", ["live", "stored"])
+async def test_member_who_is_removed_gets_nothing_more_on_an_open_socket(queue, monkeypatch, held):
+    """Not even what was published, or read from the store, while they still were a member."""
+    now = [ANN]
+
+    async def renew():
+        return now[0]
+
+    if held == "stored":
+        monkeypatch.setattr(subscriptions, "BATCH_EVENTS", 1)
+        first = await queue.submit(TRUE, scope=ABE)
+        await queue.submit(TRUE, scope=ABE)
+        follower = queue.subscribe(after=0, scope=ANN, renew=renew)
+        assert [event.job_id for event in await take(follower)] == [first]  # the other lies in the page that was read
+    else:
+        follower = queue.subscribe(scope=ANN, renew=renew)
+        await queue.submit(TRUE, scope=ABE)
+    now[0] = person("ann", "blue")
+    assert await asyncio.wait_for(follower.next_frame(0.01), 10) == b"[]"
+    await queue.submit(TRUE, scope=ABE)
+    theirs = await queue.submit(TRUE, scope=BOB)
+    assert [event.job_id for event in await take(follower)] == [theirs]
+
+
+async def test_follower_who_is_not_known_any_more_is_told_so(queue):
+    async def renew():
+        raise Unauthorized("Who are you?")
+
+    with pytest.raises(Unauthorized):
+        await take(queue.subscribe(scope=ANN, renew=renew))
+
+
+async def test_expelled_principals_lose_sockets_and_waiting_leases(queue):
+    follower, other = queue.subscribe(scope=ANN), queue.subscribe(scope=BOB)
+    hand = await ScopedHand(queue, "w", ANN).register()
+    waiting = asyncio.ensure_future(hand.lease(wait_secs=60))
+    await turns()
+    queue.expel(lambda principal: principal.owner == "ann")
+    assert await asyncio.wait_for(waiting, 10) == []
+    assert await take(follower) == []
+    await queue.submit(TRUE, scope=BOB)
+    assert len(await take(other)) == 1
+
+
+# Workers
+
+
+async def test_person_leases_own_jobs_in_own_orgs_alone(queue):
+    hand = await ScopedHand(queue, "w", ANN).register()
+    await queue.submit(TRUE, scope=ABE)
+    await queue.submit(TRUE, scope=BOB)
+    await queue.submit(JobSpec(cmd=["true"], org_id="blue"), owner="ann")  # of before she left
+    assert await hand.lease(limit=5) == []
+    mine = await queue.submit(TRUE, scope=ANN)
+    assert [job.id for job in await hand.lease(limit=5)] == [mine]
+
+
+async def test_persons_worker_that_waits_is_woken_by_own_jobs_alone(queue):
+    hand = await ScopedHand(queue, "w", ANN).register()
+    waiting = asyncio.ensure_future(hand.lease(wait_secs=60))
+    await turns()
+    await queue.submit(TRUE, scope=ABE)
+    await turns()
+    assert not waiting.done()
+    mine = await queue.submit(TRUE, scope=ANN)
+    assert [job.id for job in await asyncio.wait_for(waiting, 10)] == [mine]
+
+
+async def test_owner_gets_jobs_by_priority_over_lanes_and_age(queue):
+    """What a worker of one person is given is what a worker of all would be given of these."""
+    specs = [(0, 1), (5, 2), (1, 1), (5, 1), (0, 2)]
+    ids = {}
+    for priority, cpus in specs:
+        await queue.submit(TRUE, scope=ABE)
+        spec = JobSpec(cmd=["true"], priority=priority, resources={"cpus": cpus})
+        ids[priority, cpus] = await queue.submit(spec, scope=ANN)
+    hand = await ScopedHand(queue, "w", ANN).register()
+    order = [(await hand.lease())[0].id for _ in specs]
+    assert order == [ids[each] for each in [(5, 2), (5, 1), (1, 1), (0, 1), (0, 2)]]
+
+
+async def test_owners_canceled_head_is_passed_over(queue):
+    first, second = await queue.submit(TRUE, scope=ANN), await queue.submit(TRUE, scope=ANN)
+    await queue.cancel_job(first)
+    hand = await ScopedHand(queue, "w", ANN).register()
+    assert [job.id for job in await hand.lease(limit=5)] == [second]
+
+
+async def test_owners_group_limit_holds_for_an_own_worker_too(queue):
+    spec = JobSpec(cmd=["true"], concurrency_group="g")
+    first, second = await queue.submit(spec, scope=ANN), await queue.submit(spec, scope=ANN)
+    hand = await ScopedHand(queue, "w", ANN).register()
+    assert [job.id for job in await hand.lease(limit=5)] == [first]
+    done = EventBatch([JobCompleted(first, attempt=1, after=0, seq=1)])
+    assert (await queue.take_events("w", done, scope=ANN)).results[0].status == "ok"
+    assert [job.id for job in await hand.lease(limit=5)] == [second]
+
+
+async def test_heads_do_not_pile_up_where_each_worker_serves_one_person(queue):
+    hand = await ScopedHand(queue, "w", ANN).register()
+    await queue.submit_many([TRUE] * 1000, scope=ANN)
+    assert len(await hand.lease(limit=1000)) == 1000
+    branches = [branch for org in queue._index.ready.orgs.values() for branch in org.branches.values()]
+    assert sum(len(branch.heads) for branch in branches) < 200
+
+
+async def test_pools_worker_gets_jobs_of_its_kind_and_orgs_of_everybody(queue):
+    hand = await ScopedHand(queue, "p", pool("big", "red")).register(kind="big")
+    big = JobSpec(cmd=["true"], worker="big")
+    theirs = [await queue.submit(big, scope=ANN), await queue.submit(big, scope=ABE)]
+    await queue.submit(big, scope=BOB)
+    await queue.submit(TRUE, scope=ANN)
+    assert {job.id for job in await hand.lease(limit=9)} == set(theirs)
+    with pytest.raises(Forbidden, match="pool big"):
+        await hand.lease(kinds=["local"])
+    with pytest.raises(Forbidden, match="pool big"):
+        await ScopedHand(queue, "q", pool("big", "red")).register(kind="local")
+    with pytest.raises(Forbidden, match="blue"):
+        await ScopedHand(queue, "q", pool("big", "red")).register(kind="big", org_id="blue")
+
+
+async def test_worker_of_another_principal_cannot_be_used(queue):
+    hand = await ScopedHand(queue, "w", ANN).register()
+    await queue.submit(TRUE, scope=ANN)
+    (job,) = await hand.lease()
+    beat = HeartbeatRequest(attempts=[AttemptRef(job.id, 1)])
+    for scope in (ABE, BOB, pool(), pool("local", "red")):
+        with pytest.raises(Forbidden):
+            await queue.register_worker(WorkerInfo(id="w"), scope=scope)
+        with pytest.raises(WorkerNotFound):
+            await queue.heartbeat("w", beat, scope=scope)
+        with pytest.raises(WorkerNotFound):
+            await queue.lease("w", LeaseRequest(request_id="1", wait_secs=0), scope=scope)  # ann's own, sent again
+    await queue.register_worker(WorkerInfo(id="w"), scope=HOLDER)  # who holds all may speak for all
+
+
+async def test_token_that_replaces_another_for_the_same_goes_on_with_its_worker(queue):
+    old, new = (msgspec.structs.replace(pool("local", "red"), token_id=name) for name in ("old", "new"))
+    hand = await ScopedHand(queue, "p", old).register()
+    job_id = await queue.submit(TRUE, scope=ANN)
+    assert len(await hand.lease()) == 1
+    answer = await queue.register_worker(WorkerInfo(id="p"), scope=new)
+    assert [attempt.job_id for attempt in answer.attempts] == [job_id]
+
+
+async def test_worker_is_its_principals_after_a_restart_too(queue, tmp_path):
+    storage = Storage(tmp_path / "jobs.db")
+    async with JobQueue(storage, tmp_path / "kept") as first:
+        hand = await ScopedHand(first, "w", ANN).register()
+        job_id = await first.submit(TRUE, scope=ANN)
+        assert len(await hand.lease()) == 1
+    async with JobQueue(Storage(tmp_path / "jobs.db"), tmp_path / "kept") as again:
+        with pytest.raises(Forbidden):
+            await again.register_worker(WorkerInfo(id="w"), scope=ABE)
+        answer = await again.register_worker(WorkerInfo(id="w"), scope=ANN)
+        assert [attempt.job_id for attempt in answer.attempts] == [job_id]
+
+
+async def test_id_is_taken_while_its_first_registration_is_written(queue):
+    first = asyncio.ensure_future(queue.register_worker(WorkerInfo(id="w"), scope=ANN))
+    await asyncio.sleep(0)
+    with pytest.raises(Forbidden):
+        await queue.register_worker(WorkerInfo(id="w"), scope=ABE)
+    await first
+
+
+async def test_owner_who_left_the_org_loses_the_running_job(queue):
+    """Membership is checked at lease, heartbeat, repeat and report."""
+    hand = await ScopedHand(queue, "w", ANN).register()
+    await queue.submit(TRUE, scope=ANN)
+    (job,) = await hand.lease()
+    hand.scope = gone = person("ann", "blue")
+    beat = HeartbeatRequest(attempts=[AttemptRef(job.id, 1)])
+    assert [v.verdict for v in (await queue.heartbeat("w", beat, scope=ANN)).verdicts] == ["ok"]
+    assert [v.verdict for v in (await queue.heartbeat("w", beat, scope=gone)).verdicts] == ["stale"]
+    hand.requests = 0
+    assert await hand.lease() == []  # the same request again
+    line = JobLogged(job.id, attempt=1, after=0, seq=1, lines=[("stdout", 1.0, "x")])
+    (result,) = (await queue.take_events("w", EventBatch([line]), scope=gone)).results
+    assert (result.status, result.high, result.message) == ("stale", 0, "No such job.")
+
+
+async def test_workers_token_reads_what_its_workers_leased_and_nothing_else(queue):
+    scope = pool("local", "red")
+    hand = await ScopedHand(queue, "p", scope).register()
+    leased, waiting = await queue.submit(TRUE, scope=ANN), await queue.submit(TRUE, scope=ANN)
+    assert [job.id for job in await hand.lease()] == [leased]
+    assert (await queue.get(leased, scope=scope)).id == leased
+    assert await queue.get(waiting, scope=scope) is None
+    assert await queue.get(leased, scope=pool("local", "red", owner="abe")) is None
+    assert await queue.list(scope=scope) == []
+    with pytest.raises(Forbidden):
+        await queue.submit(TRUE, scope=scope)
+
+
+async def test_workers_are_told_to_whom_they_serve(queue):
+    for worker_id, scope in (("ann's", ANN), ("shared", pool("big", "red")), ("blue's", pool("big", "blue"))):
+        await ScopedHand(queue, worker_id.replace("'", "-"), scope).register(kind="big")
+    await queue.register_worker(WorkerInfo(id="local"))
+
+    def ids(scope):
+        return [info.id for info in queue.workers(scope=scope)]
+
+    assert ids(ANN) == ["ann-s", "local", "shared"]
+    assert ids(ABE) == ["local", "shared"]
+    assert ids(HOLDER) == ids(None) == ["ann-s", "blue-s", "local", "shared"]
+    assert all(info.holder == "" for info in queue.workers())
+
+
+async def test_shared_workers_list_shows_own_orgs_jobs_alone(queue):
+    hand = await ScopedHand(queue, "p", pool("local", "red", "blue")).register()
+    mine, _ = await queue.submit(TRUE, scope=ANN), await queue.submit(TRUE, scope=BOB)
+    assert len(await hand.lease(limit=2)) == 2
+    (info,) = queue.workers(scope=ANN)
+    assert (info.jobs, info.running) == ([mine], 2)
+
+
+async def test_reason_for_waiting_counts_workers_that_could_take_the_job(queue):
+    job_id = await queue.submit(TRUE, scope=ANN)
+    await ScopedHand(queue, "abes", ABE).register()
+    assert (await queue.get(job_id)).reason == "Waiting for a worker of kind local; none is here."
+    await ScopedHand(queue, "anns", ANN).register()
+    assert (await queue.get(job_id)).reason == "Waiting for a free worker of kind local."
+
+
+async def test_folder_that_a_person_names_is_not_looked_at(queue, tmp_path):
+    """Their worker is as one on another machine: a host in another account opens no path that they choose."""
+    answer = await queue.register_worker(WorkerInfo(id="w", folder=str(tmp_path), boot_id="x"), scope=ANN)
+    assert (answer.is_fenced, answer.blobs) == (True, None)
+    assert queue.workers()[0].folder is None

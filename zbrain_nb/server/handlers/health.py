@@ -1,0 +1,40 @@
+"""``GET health``: whether a host is here, and whether it knows the token."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from zbrain_nb import __version__
+from zbrain_nb.model.datadir import proof
+from zbrain_nb.model.hosting import NONCE_HEADER
+from zbrain_nb.server.handlers.answers import HealthReport
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.declaration import Header, OpenTo, operation
+
+
+class HealthHandler(ApiHandler):
+    """``GET health``: open to all, for it is how a host proves itself before it is told the token."""
+
+    counts_as_client = False
+
+    async def authenticate(self) -> None:
+        """Admit everybody: the answer tells nothing but that a host is here."""
+
+    @operation(
+        headers=(Header(NONCE_HEADER, str, "Random text, which the host's proof is made of."),),
+        answers={200: HealthReport},
+        open_to=OpenTo.ALL,
+    )
+    async def get(self) -> None:
+        """Say that the host lives; with a nonce, prove that it knows the token; to who shows it, say what runs here."""
+        body: dict[str, Any] = {"status": "ok", "instance": self.context.instance}
+        known = await self.context.identity.identify(self.request, by_session=False)
+        if known is not None and known.is_holder:
+            body |= {"version": __version__, "python": sys.executable, "pid": os.getpid()}
+        nonce = self.request.headers.get(NONCE_HEADER, "")
+        if nonce:  # who looks for a host means to use it
+            self.context.requests += 1
+            body["proof"] = proof(self.context.token, nonce[:200])
+        self.reply(body)
