@@ -247,6 +247,22 @@ def test_people_log_in_at_the_hub_and_watch_their_orgs_live(servers: Hub, page: 
         page.get_by_role("button", name="Cancel").click()
         wait_until(lambda: alice.get(f"jobs/{later}").json()["state"] == "canceled")
 
+        # other people's servers are the same origin: a page of theirs has the cookie, but not the XSRF token
+        api = f"{servers.url}services/zbrain/zbrain/api/"
+        attack = """async (api) => {
+            const read = await fetch(`${api}jobs`);
+            const act = await fetch(`${api}jobs`, {method: "POST", body: '{"cmd": ["true"]}'});
+            const heard = await new Promise((resolve) => {
+                const socket = new WebSocket(`${api.replace(/^http/, "ws")}events?topics=orgs/physics`);
+                socket.onopen = () => resolve(true);
+                socket.onerror = () => resolve(false);
+            });
+            return [read.status, act.status, heard];
+        }"""
+        assert page.evaluate(attack, api) == [403, 403, False]
+        shown = page.request.get(f"{servers.url}services/zbrain/zbrain")
+        assert "frame-ancestors 'none'" in shown.headers["content-security-policy"]
+
         context = browser.new_context()
         other = context.new_page()
         log_in(other, f"{servers.url}services/zbrain/zbrain", "carol")
