@@ -30,9 +30,9 @@ def servers(hub: Hub) -> Hub:
     return hub
 
 
-def wait_until(holds: Callable[[], Any]) -> Any:
+def wait_until(holds: Callable[[], Any], secs: float = DEADLINE_SECS) -> Any:
     """Return what `holds` returned, once that is true."""
-    deadline = time.monotonic() + DEADLINE_SECS
+    deadline = time.monotonic() + secs
     while not (found := holds()):
         assert time.monotonic() < deadline
         time.sleep(0.05)  # another process, behind a proxy: there is no event to wait for

@@ -32,7 +32,9 @@ class Keeping:
     def __init__(self, folder: Path) -> None:
         self.app = App()
         self.now = START
-        self.keeper = ActivityKeeper(self.app, folder, timedelta(hours=24), lambda: self.now)
+        self.keeper = ActivityKeeper(
+            self.app, folder, timedelta(hours=24), logging.getLogger("jupyter"), lambda: self.now
+        )
         (folder / "runs").mkdir()
         self.run = FileLock(folder / "runs" / "job.1.spool")
 
@@ -64,7 +66,8 @@ def test_server_is_kept_no_longer_than_the_cap_after_a_person_did_something(
         assert [keeping.look_after(hours) for hours in (1, 23, 23.9)] == [timedelta(0)] * 3
         assert keeping.look_after(25) == timedelta(hours=1.1)
         assert keeping.look_after(30) == timedelta(hours=6.1)
-    kept = [record.message for record in caplog.records]
-    assert kept == ["server is kept from being culled: jobs run", "server is kept no longer, though jobs run"]
+    kept, culled = [record.message for record in caplog.records]
+    assert kept == "zbrain: 1 jobs run here, so this server counts as active and is not culled"
+    assert "may be culled: nobody did anything for 1 day, 1:00:00" in culled
     keeping.app.person = START + timedelta(hours=30)
     assert keeping.look_after(31) == timedelta(0)

@@ -69,7 +69,7 @@ class ZBrainExtension(ExtensionApp):
         self._link.start()
         if isinstance(self._link, HubLink) and self.keep_server_hours:
             cap = timedelta(hours=self.keep_server_hours)
-            self._keeper = ActivityKeeper(serverapp.web_app, self._link.folder, cap)
+            self._keeper = ActivityKeeper(serverapp.web_app, self._link.folder, cap, self.log)
             self._keeper.start()
 
     async def stop_extension(self) -> None:

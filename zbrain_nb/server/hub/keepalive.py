@@ -16,7 +16,6 @@ from typing import Protocol
 
 from zbrain_nb.model.datadir import is_locked
 
-log = logging.getLogger(__name__)
 CHECK_SECS = 20.0
 #: The setting of Jupyter that is kept fresh.
 ACTIVITY = "zbrain_last_activity"
@@ -43,16 +42,24 @@ class ActivityKeeper:
         The folder of the worker beside the server.
     cap : timedelta
         For how long after the last activity of anybody else.
+    log : logging.Logger
+        Jupyter's, for the person who looks there why the server lives, or does not.
     clock : callable
         Gives the time.
     """
 
     def __init__(
-        self, app: WebApp, folder: Path, cap: timedelta, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        app: WebApp,
+        folder: Path,
+        cap: timedelta,
+        log: logging.Logger,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._app = app
         self._folder = folder
         self._cap = cap
+        self._log = log
         self._clock = clock
         self._is_keeping = self._is_over = False
         self._task: asyncio.Task[None] | None = None
@@ -83,9 +90,14 @@ class ActivityKeeper:
         if running and idle < self._cap:
             kept = self._clock()
             if not self._is_keeping:
-                log.info("server is kept from being culled: jobs run", extra={"jobs": running, "cap": str(self._cap)})
+                self._log.info("zbrain: %d jobs run here, so this server counts as active and is not culled", running)
         elif running and not self._is_over:
-            log.warning("server is kept no longer, though jobs run", extra={"jobs": running, "idle": str(idle)})
+            self._log.warning(
+                "zbrain: %d jobs run here, but this server may be culled: nobody did anything for %s "
+                "(ZBrainExtension.keep_server_hours)",
+                running,
+                timedelta(seconds=int(idle.total_seconds())),
+            )
         if kept is not None:
             self._app.settings[ACTIVITY] = kept
         self._is_keeping = running > 0 and idle < self._cap

@@ -28,6 +28,13 @@ class HubLink:
     settings : Settings
         `hub_url`, and what the Hub says of this server: `hub_token` and `hub_user`.
 
+    Attributes
+    ----------
+    person : str
+        Whose server this is.
+    folder : Path
+        The worker's.
+
     Raises
     ------
     ZBrainError
