@@ -25,12 +25,14 @@ from websockets.asyncio.client import connect as ws_connect
 
 from zbrain_nb import JobSpec
 from zbrain_nb.model.access import Credential, Principal, Role, WorkerBinding
+from zbrain_nb.model.audit import Record
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.events import JobCompleted, JobDisplayed, JobLogged, JobStarted
 from zbrain_nb.model.history import TABLES
 from zbrain_nb.model.job import JobArtifact, Variable
 from zbrain_nb.model.protocol import EventBatch, LeaseRequest, WorkerInfo
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.model.tokens import TokenRequest
 from zbrain_nb.server.application import OWN_ROUTES, PAGES, ROUTES
 from zbrain_nb.server.handlers import events as events_handler
 from zbrain_nb.server.handlers.declaration import METHODS, OpenTo, operation_of
@@ -61,10 +63,20 @@ class Ids:
     key: str = "red-key"
     sha256: str = field(default_factory=lambda: hashlib.sha256(DATA).hexdigest())
     verb: str = "lookup"  # of routes that name it
+    token_id: str = "zbp_" + "0" * 16
 
     def hide(self, text: str) -> str:
         """Return an answer without the ids that were asked for, and without what differs from call to call."""
-        for value in (self.job_id, self.ended_id, self.worker_id, self.org, self.name, self.sha256, self.key):
+        for value in (
+            self.job_id,
+            self.ended_id,
+            self.worker_id,
+            self.org,
+            self.name,
+            self.sha256,
+            self.key,
+            self.token_id,
+        ):
             text = text.replace(value, "<asked>")
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>", text)
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z?", "<time>", text)
@@ -183,6 +195,10 @@ ASKED: dict[tuple[str, str], list[Asked]] = {
     ("get", "overview"): [asking(org="org")],
     ("get", "events"): [],  # a socket: see the test below
     ("get", "metrics"): [],
+    ("get", "tokens"): [asking(cursor="token_id"), about()],
+    ("post", "tokens"): [sending(lambda ids: {"roles": {ids.org: "viewer"}})],
+    ("delete", "tokens/{token_id}"): [about("token_id")],
+    ("get", "audit"): [asking(org="org"), about(query=lambda ids: {"who": ANN.owner}, tells=False)],
     ("get", "health"): [],
     ("get", "openapi.json"): [],
     ("post", "backup"): [],
@@ -263,7 +279,11 @@ async def furnish(host: Host) -> Ids:
         assert [result.status for result in answer.results] == ["ok"]
     await queue.pause("red-org", "local", scope=ANN)
     await queue.register_worker(WorkerInfo(id="blue-worker", kind="blue"), scope=BOB)
-    return Ids(ids[1], ids[0], "red-worker", "red-org", "red-job")
+    tokens = []
+    for by in (BOB, ANN, ANN):
+        made = Record(ts=host.context.audit.now(), who=by.owner, verb="create token")
+        tokens.append((await host.context.tokens.mint(TokenRequest(), by, made))[0])
+    return Ids(ids[1], ids[0], "red-worker", "red-org", "red-job", token_id=tokens[2].id)
 
 
 def _output(text: str) -> dict[str, Any]:

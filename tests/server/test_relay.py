@@ -80,9 +80,50 @@ async def test_relay_passes_the_history_on_as_it_comes(base: str, kernel: dict[s
         assert answer.content.endswith(END_OF_STREAM)
 
 
+async def test_relay_passes_on_the_document_which_names_it_as_the_server(base: str, kernel: dict[str, str]) -> None:
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30, headers=kernel) as http:
+        answer = await http.get("openapi.json")
+        (server,) = answer.json()["servers"]
+        assert answer.url.join(server["url"]) == httpx.URL(base)
+
+
+async def test_relay_keeps_a_token_in_the_query_to_jupyter(base: str, kernel: dict[str, str]) -> None:
+    """The host takes no such argument."""
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30, headers=kernel) as http:
+        assert (await http.get("jobs?token=secret&limit=1")).status_code == 200
+        refused = await http.get("jobs?limits=1&token=secret")
+        assert (refused.status_code, "'limits'" in refused.json()["error"]["message"]) == (400, True)
+
+
 async def test_relay_kernel_token_opens_nothing_of_jupyter(jupyter: Lab, kernel: dict[str, str]) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(f"{jupyter.url}api/contents", headers=kernel)).status_code == 403
+
+
+async def test_relay_lets_tokens_through_as_what_they_are_and_lends_them_nothing(
+    jupyter: Lab, base: str, kernel: dict[str, str]
+) -> None:
+    async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=30) as http:
+        made = await http.post("tokens", json={"owner": "bob", "roles": {"lab": "submitter"}}, headers=kernel)
+        assert made.status_code == 201, made.text
+        secret = made.json()["secret"]
+        as_bob = {"Authorization": f"Bearer {secret}"}
+        job = (await http.post("jobs", json={"cmd": ["true"]}, headers=as_bob)).json()
+        assert (job["owner"], job["org_id"]) == ("bob", "lab")
+        listed = (await http.get("jobs", headers=as_bob)).json()["jobs"]
+        assert [one["id"] for one in listed] == [job["id"]]
+        assert (await http.get("metrics", headers=as_bob)).status_code == 403
+        assert (await http.get(f"{jupyter.url}api/contents", headers=as_bob)).status_code == 403
+        page = await http.get(f"{jupyter.url}zbrain", headers=as_bob)
+        assert page.status_code == 302 and "login" in page.headers["Location"]
+        url = f"ws{base.removeprefix('http')}events?topics=jobs/{job['id']}"
+        async with connect(url, additional_headers=as_bob, proxy=None):
+            pass
+        gone = await http.delete(f"tokens/{made.json()['id']}", headers=kernel)
+        assert (gone.status_code, gone.json()["state"]) == (200, "revoked")
+        assert (await http.get("jobs", headers=as_bob)).status_code == 401
+        with pytest.raises(InvalidStatus):
+            await connect(url, additional_headers=as_bob, proxy=None)
 
 
 async def test_relay_passes_bodies_statuses_and_ranges_both_ways(base: str, kernel: dict[str, str]) -> None:

@@ -107,7 +107,7 @@ async def test_what_arrived_outlives_the_host(host: Host, api: httpx.AsyncClient
     await begin(api, 2 * MIB)
     await arrived(api, 2 * MIB)
     again = ArtifactStore(store(host).folder)
-    with again.open_upload(SHA, owner=host.context.owner, offset=2 * MIB) as going_on:  # type: ignore[union-attr]
+    with again.open_upload(SHA, owner=host.context.identity.holder.owner, offset=2 * MIB) as going_on:  # type: ignore[union-attr]
         going_on.write(DATA[2 * MIB :])
         assert going_on.commit() == (SHA, len(DATA))
 
@@ -217,7 +217,7 @@ async def test_upload_takes_little_memory(host: Host, owner: Owner, tmp_path: Pa
     with file.open("wb") as out:
         out.truncate(size)
     digest = hashlib.sha256(bytes(size)).hexdigest()
-    with store(host).open_upload(digest, owner=host.context.owner) as part:  # type: ignore[union-attr]
+    with store(host).open_upload(digest, owner=host.context.identity.holder.owner) as part:  # type: ignore[union-attr]
         part.write(bytes(32 * MIB))
         part.pause()
     transport = Transport(lambda: Endpoint(owner.url, owner.token))

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from zbrain_nb.cli import acting, listing, looking, operating, running
+from zbrain_nb.cli import acting, admitting, listing, looking, operating, running
 from zbrain_nb.cli.exits import EXIT_CODES, exit_code_of
 from zbrain_nb.cli.output import say
 from zbrain_nb.model.errors import ZBrainError
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for room in (running, listing, looking, acting, operating):
+for room in (running, listing, looking, acting, operating, admitting):
     room.add_to(app)
 
 

@@ -177,7 +177,9 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         if not self.may(verb, org_id):
             role = self.role_in(org_id)
             who = f"{self.owner} is {role} in the org {org_id}" if role else f"{self.owner} is not in the org {org_id}"
-            raise Forbidden(f"{who}, which does not allow to {verb}.", f"It takes the role {_LEAST[verb]}.")
+            raise Forbidden(
+                f"{who}, which does not allow to {verb}.", f"It takes the role {_LEAST[verb]}.", org_id=org_id
+            )
 
     def check_cancel(self, org_id: str, owner: str) -> None:
         """Refuse to cancel a job of `owner` in the org to who is neither that person nor an operator.

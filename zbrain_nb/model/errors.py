@@ -91,6 +91,12 @@ class WorkerNotFound(NotFound):
     code = "worker_not_found"
 
 
+class TokenNotFound(NotFound):
+    """No token has this id, or the caller does not see it (the two look alike)."""
+
+    code = "token_not_found"
+
+
 class MethodNotAllowed(ZBrainError):
     """The address exists, but does not take this method."""
 

@@ -30,6 +30,8 @@ class Lifetimes(msgspec.Struct, frozen=True, kw_only=True):
         ``ZBRAIN_KEEP_EVENTS_DAYS``: transitions and rich outputs.
     logs_secs : float
         ``ZBRAIN_KEEP_LOGS_DAYS``: log lines.
+    audit_secs : float
+        ``ZBRAIN_KEEP_AUDIT_DAYS``: who did what.
     blobs_secs : float
         ``ZBRAIN_KEEP_BLOBS_HOURS``: files that no kept job names, from when somebody last relied on them.
     keys_secs : float
@@ -39,12 +41,18 @@ class Lifetimes(msgspec.Struct, frozen=True, kw_only=True):
     jobs_secs: float = 90 * _DAY
     events_secs: float = 30 * _DAY
     logs_secs: float = 30 * _DAY
+    audit_secs: float = 365 * _DAY
     blobs_secs: float = 24 * _HOUR
     keys_secs: float = 7 * 24 * _HOUR
 
     def of(self, kind: str) -> float:
-        """Return the life time of a kind of segment: ``jobs``, ``transitions`` or ``logs``."""
-        return {"jobs": self.jobs_secs, "transitions": self.events_secs, "logs": self.logs_secs}[kind]
+        """Return the life time of a kind of segment: ``jobs``, ``transitions``, ``logs`` or ``audit``."""
+        return {
+            "jobs": self.jobs_secs,
+            "transitions": self.events_secs,
+            "logs": self.logs_secs,
+            "audit": self.audit_secs,
+        }[kind]
 
 
 class Settings(msgspec.Struct, kw_only=True):
@@ -178,6 +186,7 @@ def _read_lifetimes(number: _Reader) -> Lifetimes:
         jobs_secs=_DAY * number("ZBRAIN_KEEP_JOBS_DAYS", usual.jobs_secs / _DAY, low=0.01),
         events_secs=_DAY * number("ZBRAIN_KEEP_EVENTS_DAYS", usual.events_secs / _DAY, low=0.01),
         logs_secs=_DAY * number("ZBRAIN_KEEP_LOGS_DAYS", usual.logs_secs / _DAY, low=0.01),
+        audit_secs=_DAY * number("ZBRAIN_KEEP_AUDIT_DAYS", usual.audit_secs / _DAY, low=0.01),
         # Long enough for any submit that relies on a blob found here.
         blobs_secs=_HOUR * number("ZBRAIN_KEEP_BLOBS_HOURS", usual.blobs_secs / _HOUR, low=1),
         keys_secs=_HOUR * number("ZBRAIN_KEEP_KEYS_HOURS", usual.keys_secs / _HOUR, low=0.01),

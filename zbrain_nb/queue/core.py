@@ -174,6 +174,12 @@ class QueueCore:
         """Return how many jobs have not ended."""
         return len(self._index.live) + self._index.ready.parked
 
+    def running_attempt(self, job_id: str, attempt: int) -> Job | None:
+        """Return the job if this is its running attempt, also while that is being canceled, else None."""
+        entry = self._index.live.get(job_id)
+        runs = entry is not None and entry.job.state is JobState.RUNNING and entry.job.attempt == attempt
+        return entry.job if runs and entry is not None else None
+
     async def get(self, job_id: str, *, scope: Principal | None = None) -> Job | None:
         """Return the job as it is now, or None if there is none of this id.
 

@@ -21,7 +21,7 @@ from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.backup import copy_blobs, start_backup
 from zbrain_nb.store.opening import set_aside_files
 from zbrain_nb.store.retention import blobs_named, needed_jobs
-from zbrain_nb.store.schema import KINDS
+from zbrain_nb.store.schema import COLUMNS
 from zbrain_nb.store.segments import Segment, read_segments
 from zbrain_nb.store.storage import Storage
 
@@ -38,7 +38,7 @@ BLOBS_SLICE = 10_000
 #: An upload that was not touched for so long was left behind by a crash.
 ABANDONED_SECS = 86_400.0
 #: Segments go in this order: what hangs on jobs goes before them.
-_ORDER = ("logs", "transitions", "jobs")
+_ORDER = ("audit", "logs", "transitions", "jobs")
 
 
 class Maintenance:
@@ -225,7 +225,7 @@ class Maintenance:
             try:
                 # The open segments are copied last, in one transaction: let it be short.
                 now = self._clock.time()
-                await self._storage.write(lambda database: database.open_segments(KINDS, now))
+                await self._storage.write(lambda database: database.open_segments(COLUMNS, now))
                 while await self._storage.read(backup.copy_next):
                     pass
                 await asyncio.to_thread(copy_blobs, self._artifacts, backup.folder)

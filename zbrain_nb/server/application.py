@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 from tornado import routing, web
 
+from zbrain_nb.server.handlers.audit import AuditHandler
 from zbrain_nb.server.handlers.backup import BackupHandler
 from zbrain_nb.server.handlers.base import (
     ApiHandler,
@@ -46,6 +47,7 @@ from zbrain_nb.server.handlers.metrics import MetricsHandler
 from zbrain_nb.server.handlers.openapi import OpenApiHandler
 from zbrain_nb.server.handlers.overview import AttemptsHandler, OverviewHandler
 from zbrain_nb.server.handlers.queues import PauseHandler, QueuesHandler, ResumeHandler
+from zbrain_nb.server.handlers.tokens import TokenHandler, TokensHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
 from zbrain_nb.server.openapi import document
 
@@ -58,6 +60,7 @@ PARTS = {
     "sha256": "[0-9a-f]{64}",
     "org": "[^/]+",
     "kind": "[^/]+",
+    "token_id": r"zb[pwa]_[0-9a-f]{16}",
 }
 JOB, WORKER = "jobs/{job_id}", "workers/{worker_id}"
 ROUTES: list[tuple[str, type[ApiHandler]]] = [
@@ -86,6 +89,9 @@ ROUTES: list[tuple[str, type[ApiHandler]]] = [
     ("overview", OverviewHandler),
     ("events", EventsHandler),
     ("metrics", MetricsHandler),
+    ("tokens", TokensHandler),
+    ("tokens/{token_id}", TokenHandler),
+    ("audit", AuditHandler),
     ("health", HealthHandler),
     ("openapi.json", OpenApiHandler),
 ]

@@ -27,11 +27,14 @@ from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.limits import Limits
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.application import Gate, make_application
+from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.identity import Identity
+from zbrain_nb.server.job_tokens import JobTokens
 from zbrain_nb.server.local_worker import LocalWorkerWatch, host_worker_command
 from zbrain_nb.server.sessions import Sessions
+from zbrain_nb.server.tokens import Tokens
 from zbrain_nb.server.webhooks import Notifier
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.storage import Storage
@@ -120,13 +123,31 @@ class Host:
         maintenance.start()
         holder = Principal(owner=getpass.getuser(), roles=None, home=self.settings.default_org_id)
         sessions = Sessions()
+        identity = Identity(token, holder, sessions)
+        audit = AuditLog(storage)
+        await audit.start()
+
+        def end_tokens(ids: Collection[str]) -> None:
+            queue.expel(lambda principal: principal.token_id in ids)
+            sessions.end(lambda principal: principal.token_id in ids)
+
+        tokens = Tokens(storage, audit, end_tokens, home=self.settings.default_org_id)
+        await tokens.start()
+        job_tokens = JobTokens(token, queue.running_attempt)
+
+        async def find(secret: str) -> Principal | None:
+            return tokens.find(secret) or job_tokens.find(secret)
+
+        identity.finders.append(find)
         self.context = context = HostContext(
             queue=queue,
             maintenance=maintenance,
             settings=self.settings,
             token=token,
-            identity=Identity(token, holder, sessions),
+            identity=identity,
             sessions=sessions,
+            tokens=tokens,
+            audit=audit,
             instance=secrets.token_hex(8),
             host_names=None if self._gate else self._host_names(),
             metrics=registry_of(queue),
@@ -134,6 +155,8 @@ class Host:
         try:
             sockets = bind_sockets(self._port, self._bind)
         except OSError as error:
+            await tokens.stop()
+            await audit.stop()
             await maintenance.stop()
             await queue.close()
             raise ZBrainError(
@@ -204,6 +227,8 @@ class Host:
             await self._worker.stop(end_worker=end_worker)
         if self._http is not None:
             await self._http.close_all_connections()
+        await context.tokens.stop()
+        await context.audit.stop()
         await context.maintenance.stop()
         await context.queue.close()
         owner = self.data.read_owner()

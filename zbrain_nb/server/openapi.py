@@ -28,6 +28,7 @@ _PARTS = {
     "sha256": ("SHA-256 of the bytes, in lower-case hexadecimal.", {}),
     "org": ("An org.", {}),
     "kind": ("A kind of worker.", {}),
+    "token_id": ("A token's id, as lists show it; never its secret.", {}),
 }
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -44,11 +45,7 @@ _SCHEMES = {
         "description": "Of a browser that `zbrain dashboard` opened; through Jupyter its own login stands for it.",
     },
 }
-_SECURITY = {
-    OpenTo.ALL: [{}],
-    OpenTo.CALLERS: [{"bearer": []}, {"token": []}, {"session": []}],
-    OpenTo.TOKEN: [{"bearer": []}, {"token": []}],
-}
+_SHOWN = {OpenTo.ALL: (), OpenTo.CALLERS: ("bearer", "token", "session"), OpenTo.TOKEN: ("bearer", "token")}
 
 
 class Refusal(msgspec.Struct):
@@ -141,7 +138,7 @@ def _operation(route: str, handler: type, method: str, declared: Operation, sche
         "operationId": "_".join([method, *re.findall(r"\w+", route)]),
         "summary": summary,
         "tags": [re.split(r"[/.]", route)[0]],
-        "security": _SECURITY[declared.open_to],
+        "security": _security(declared),
     }
     if rest.strip():
         found["description"] = rest.strip()
@@ -156,6 +153,12 @@ def _operation(route: str, handler: type, method: str, declared: Operation, sche
         str(status): _refused(kinds, schemas, method) for status, kinds in refusals.items()
     }
     return found
+
+
+def _security(declared: Operation) -> list[Schema]:
+    """Return what a caller may show, and as "roles" the kinds of credentials that are admitted with it."""
+    admits = sorted(kind.value for kind in declared.admits)
+    return [{scheme: admits} for scheme in _SHOWN[declared.open_to]] or [{}]
 
 
 def _arguments(query: type[msgspec.Struct], schemas: _Schemas) -> list[Schema]:

@@ -2,7 +2,8 @@
 
 It has one fixed upstream and a list of routes, passes no cookie and no hop-by-hop header on, follows no
 redirect, and streams bodies both ways. A kernel may come with the data directory's token instead of a login: it
-opens these routes and nothing of Jupyter.
+opens these routes and nothing of Jupyter. Who comes with a token of zbrain's own (`zbrain token create`) is let
+through as that, for the host to judge: the relay never lends them its own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tornado.iostream import StreamClosedError
 from zbrain_nb.model.datadir import Upstream
 from zbrain_nb.model.errors import Forbidden, NotFound, ServerUnreachable, Unauthorized, ZBrainError
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
+from zbrain_nb.model.tokens import has_secret_form
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
 from zbrain_nb.server.handlers.events import check_upgrade
@@ -66,6 +68,7 @@ _ANSWER_HEADERS = (
     "Cross-Origin-Resource-Policy",
     OFFSET_HEADER,
 )
+_BODILESS = ("GET", "HEAD", "DELETE")
 _NO_ANSWER = 599  # tornado's status for a request that got no answer
 TRIES = 3
 
@@ -94,15 +97,21 @@ class _RelayHandler(JupyterHandler):
         token: str = self.settings["zbrain_token"]
         return scheme.lower() in ("token", "bearer") and hmac.compare_digest(given.strip().encode(), token.encode())
 
+    def own_token(self) -> dict[str, str]:
+        """Return the caller's own header, if it bears a token of zbrain's; it goes on in place of the relay's."""
+        scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
+        is_ours = scheme.lower() in ("token", "bearer") and has_secret_form(given.strip())
+        return {"Authorization": f"token {given.strip()}"} if is_ours else {}
+
     def check_xsrf_cookie(self) -> None:
         """Ask for the XSRF token where cookies could speak for the caller."""
-        if not self._has_kernel_token():
+        if not self.own_token() and not self._has_kernel_token():
             super().check_xsrf_cookie()
 
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
         """Admit the caller."""
         await super().prepare(_redirect_to_login=False)
-        if self._has_kernel_token():
+        if self.own_token() or self._has_kernel_token():
             return
         if self.current_user is None:
             raise Unauthorized("This request carries no login and no valid token.", "Open it from Jupyter.")
@@ -211,7 +220,7 @@ class RelayHandler(StreamedBody, _RelayHandler):
         else:
             await self._forward()
 
-    get = head = post = put = _relay
+    get = head = post = put = delete = _relay
 
     async def _forward(self) -> None:
         for attempt in range(1, TRIES + 1):
@@ -232,11 +241,12 @@ class RelayHandler(StreamedBody, _RelayHandler):
         for name in _REQUEST_HEADERS:
             if name in self.request.headers:
                 headers[name] = self.request.headers[name]
+        headers.update(self.own_token())
         request = HTTPRequest(
             self.address(upstream),
             method=self.request.method or "GET",
             headers=headers,
-            body=None if self._body is not None or self.request.method in ("GET", "HEAD") else b"".join(self._chunks),
+            body=None if self._body is not None or self.request.method in _BODILESS else b"".join(self._chunks),
             body_producer=self._produce if self._body is not None else None,  # type: ignore[arg-type] # may be a coroutine
             follow_redirects=False,
             decompress_response=False,
@@ -352,8 +362,9 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
             upstream = await self.link.upstream()
             url = f"ws{self.address(upstream).removeprefix('http')}"
             try:
+                headers = bearer(upstream) | self.own_token()
                 return await websocket.websocket_connect(
-                    HTTPRequest(url, headers=bearer(upstream)), max_message_size=1 << 30, ping_interval=20
+                    HTTPRequest(url, headers=headers), max_message_size=1 << 30, ping_interval=20
                 )
             except HTTPClientError as error:
                 raise web.HTTPError(error.code, str(error)) from error

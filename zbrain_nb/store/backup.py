@@ -18,7 +18,7 @@ import duckdb
 from zbrain_nb.model.errors import Conflict, DiskFloor, Malformed, ZBrainError
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.opening import open_connection, wal_of
-from zbrain_nb.store.schema import COLUMNS, KINDS, create_fixed, index_segment, show_segments
+from zbrain_nb.store.schema import COLUMNS, create_fixed, index_segment, show_segments
 from zbrain_nb.store.segments import Segment, read_segments, roll_back
 from zbrain_nb.store.waiting import FOLDED_SEQ
 
@@ -79,7 +79,7 @@ class Backup:
         for segment in segments:
             cursor.execute(f"CREATE TABLE {_NAME}.{segment.table} ({COLUMNS[segment.kind]})")
             cursor.execute(f"INSERT INTO {_NAME}.{segment.table} BY NAME SELECT * FROM {segment.table}")
-        for table in ("meta", "workers", "segments"):
+        for table in ("meta", "workers", "tokens", "segments"):
             cursor.execute(f"INSERT INTO {_NAME}.{table} SELECT * FROM {table}")
         # closed segments were copied before: their jobs may not show what was folded since
         cursor.execute(f"DELETE FROM {_NAME}.meta WHERE key = ?", [FOLDED_SEQ])
@@ -104,7 +104,7 @@ class Backup:
             for segment in read_segments(connection):
                 if segment.closed_at is None:
                     index_segment(connection, segment.kind, segment.number)
-            for kind in KINDS:
+            for kind in COLUMNS:
                 show_segments(connection, kind)
         open_connection(self._database, may_set_aside=False).close()
         try:

@@ -7,7 +7,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -19,7 +19,7 @@ from zbrain_nb.store.opening import open_connection, wal_of
 from zbrain_nb.store.refusals import conflict, disk_floor, is_full, unavailable
 from zbrain_nb.store.room import Room
 from zbrain_nb.store.rows import FOLDED, Change, Layout
-from zbrain_nb.store.schema import KINDS
+from zbrain_nb.store.schema import COLUMNS, KINDS
 from zbrain_nb.store.segments import Segment, Segments, roll_back
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,8 @@ class Database:
 
     def _undo_doubtful(self) -> None:
         """Take back what was answered as failed when DuckDB gave the database up, and is durable after all."""
-        for kind, layout in self._segments.layouts.items():
+        for kind in KINDS:
+            layout = self._segments.layouts[kind]
             seqs = [seq for change in self._in_doubt for seq in layout.event_seqs(getattr(change, kind))]
             if seqs:
                 self._connection.execute(
@@ -292,6 +293,23 @@ class Database:
             return self.fold(rows[:middle]) | self.fold(rows[middle:])
         return set()
 
+    def append_audit(
+        self, rows: Sequence[tuple[Any, ...]], change: Callable[[duckdb.DuckDBPyConnection], None] | None = None
+    ) -> None:
+        """Append rows (in the order of `AUDIT`) to the audit, together with the `change` that they speak of."""
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            if change is not None:
+                change(connection)
+            if rows:
+                self._insert(self._segments.layouts["audit"], list(rows))
+            connection.execute("COMMIT")
+        except BaseException:
+            roll_back(connection)
+            raise
+        self._segments.note("audit", len(rows))
+
     def save_meta(self, key: str, value: str | None) -> None:
         """Keep a value under `key`, or forget it."""
         if value is None:
@@ -317,7 +335,7 @@ class Database:
         """Do between two tasks what is due: open a segment, checkpoint."""
         if self._is_invalid:
             return
-        full = [kind for kind in KINDS if self._segments.is_full(kind)]
+        full = [kind for kind in COLUMNS if self._segments.is_full(kind)]
         if full and time.monotonic() >= self._no_segment_before:
             try:
                 self._segments.open_next(full, time.time())

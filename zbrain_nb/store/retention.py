@@ -34,6 +34,8 @@ def needed_jobs(cursor: duckdb.DuckDBPyConnection, segment: Segment, in_memory: 
     list of str or None
         None if so many rows would have to be carried over that the segment had better stay.
     """
+    if segment.kind == "audit":
+        return []
     column = "id" if segment.kind == "jobs" else "job_id"
     parents = f"OR {column} IN ({_PARENTS})" if segment.kind == "jobs" else ""
     rows = cursor.execute(

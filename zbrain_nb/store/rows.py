@@ -202,6 +202,24 @@ LOGS = LogLayout(
         "line": _TEXT,
     },
 )
+AUDIT = Layout(
+    "audit",
+    {
+        "seq": _INT,
+        "ts": _TIME,
+        "who": _TEXT,
+        "credential": _TEXT,
+        "token_id": _TEXT,
+        "address": _TEXT,
+        "verb": _TEXT,
+        "object_kind": _TEXT,
+        "object_id": _TEXT,
+        "org_id": _TEXT,
+        "outcome": _TEXT,
+        "reason": _TEXT,
+        "count": _INT,
+    },
+)
 FOLDED = Layout(
     "folded",
     {

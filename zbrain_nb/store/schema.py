@@ -1,8 +1,8 @@
 """The tables: what a database holds, and how one of an earlier version becomes one of this.
 
-Jobs, transitions and logs lie in *segments*, tables of their own (``jobs_1``, ``jobs_2``, ...): rows are appended
-to the last of a kind, and what is too old goes with its whole segment. Views named ``jobs``, ``transitions`` and
-``logs`` show all segments of a kind as one table.
+Jobs, transitions, logs and the audit lie in *segments*, tables of their own (``jobs_1``, ``jobs_2``, ...): rows are
+appended to the last of a kind, and what is too old goes with its whole segment. Views named ``jobs``,
+``transitions``, ``logs`` and ``audit`` show all segments of a kind as one table.
 """
 
 from __future__ import annotations
@@ -14,13 +14,35 @@ import duckdb
 
 from zbrain_nb.model.errors import ZBrainError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _FIXED = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
 
 -- Where each worker keeps its spools, so that a lock on one is found before the worker reports again.
 CREATE TABLE workers (id VARCHAR PRIMARY KEY, info VARCHAR NOT NULL);
+"""
+
+# `hash` is the SHA-256 of the secret, in hexadecimal; `roles` is JSON, null for all orgs. Read whole when the host
+# starts and looked up in memory, so no index but the key.
+_TOKENS = """
+CREATE TABLE tokens (
+    id VARCHAR PRIMARY KEY,
+    hash VARCHAR NOT NULL,
+    kind VARCHAR NOT NULL,
+    owner VARCHAR NOT NULL,
+    roles VARCHAR NOT NULL,
+    pool VARCHAR,
+    jobs_of VARCHAR,
+    label VARCHAR NOT NULL,
+    created_by VARCHAR NOT NULL,
+    created_with VARCHAR NOT NULL,
+    created_at TIMESTAMP NOT NULL,
+    expires_at TIMESTAMP NOT NULL,
+    revoked_at TIMESTAMP,
+    revoked_by VARCHAR,
+    last_used_at TIMESTAMP
+)
 """
 
 # `first_seq` is a number that every row of the segment exceeds or has, but for those carried over from a dropped
@@ -83,8 +105,25 @@ COLUMNS = {
     ts TIMESTAMP NOT NULL,
     line VARCHAR NOT NULL
     """,
+    # Who did what (`zbrain_nb.model.audit.Record`); `seq` is of its own, no event's.
+    "audit": """
+    seq BIGINT NOT NULL,
+    ts TIMESTAMP NOT NULL,
+    who VARCHAR NOT NULL,
+    credential VARCHAR NOT NULL,
+    token_id VARCHAR NOT NULL,
+    address VARCHAR NOT NULL,
+    verb VARCHAR NOT NULL,
+    object_kind VARCHAR NOT NULL,
+    object_id VARCHAR NOT NULL,
+    org_id VARCHAR NOT NULL,
+    outcome VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL,
+    count BIGINT NOT NULL
+    """,
 }
-KINDS = tuple(COLUMNS)
+#: The kinds whose rows are numbered by ``event_seq``: what happened to jobs.
+KINDS = ("jobs", "transitions", "logs")
 
 
 def create_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int, first_seq: int, now: float) -> None:
@@ -167,11 +206,12 @@ def create_fixed(connection: duckdb.DuckDBPyConnection) -> None:
     """Make the tables that are no segments, empty."""
     connection.execute(_FIXED)
     connection.execute(_SEGMENTS)
+    connection.execute(_TOKENS)
 
 
 def _create(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     create_fixed(connection)
-    for kind in KINDS:
+    for kind in COLUMNS:
         create_segment(connection, kind, 1, 1, now)
         show_segments(connection, kind)
 
@@ -200,5 +240,12 @@ def _into_segments(connection: duckdb.DuckDBPyConnection, now: float) -> None:
         show_segments(connection, kind)
 
 
+def _with_access(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Add tokens and the audit to version 2."""
+    connection.execute(_TOKENS)
+    create_segment(connection, "audit", 1, 1, now)
+    show_segments(connection, "audit")
+
+
 #: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
-MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [_into_segments]
+MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [_into_segments, _with_access]

@@ -1,4 +1,4 @@
-"""Segments of jobs, transitions and logs, as the writer sees them: into which it appends, when the next is due."""
+"""Segments as the writer sees them: into which of each kind it appends, and when the next is due."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import duckdb
 import msgspec
 
-from zbrain_nb.store.rows import JOBS, LOGS, TRANSITIONS, Layout
-from zbrain_nb.store.schema import KINDS, close_segment, create_segment, show_segments
+from zbrain_nb.store.rows import AUDIT, JOBS, LOGS, TRANSITIONS, Layout
+from zbrain_nb.store.schema import COLUMNS, KINDS, close_segment, create_segment, show_segments
 
 #: Rows after which a segment is closed.
-SEGMENT_ROWS = {"jobs": 500_000, "transitions": 1_000_000, "logs": 2_000_000}
+SEGMENT_ROWS = {"jobs": 500_000, "transitions": 1_000_000, "logs": 2_000_000, "audit": 1_000_000}
 #: With so many segments of a kind, the next take twice as many rows, and so on: queries look into each.
 MANY_SEGMENTS = 16
 #: Rows of living jobs that are carried over, in one transaction, from a segment that is dropped.
@@ -40,7 +40,7 @@ class Segment(msgspec.Struct, frozen=True):
     Attributes
     ----------
     kind : str
-        ``jobs``, ``transitions`` or ``logs``.
+        ``jobs``, ``transitions``, ``logs`` or ``audit``.
     number : int
         Grows with each segment of its kind.
     first_seq : int
@@ -85,13 +85,13 @@ class Segments:
 
     def _load(self) -> None:
         found = read_segments(self._connection)
-        self.all = {kind: [s for s in found if s.kind == kind] for kind in KINDS}
+        self.all = {kind: [s for s in found if s.kind == kind] for kind in COLUMNS}
         self._rows = {kind: self._count(segments[-1]) for kind, segments in self.all.items()}
-        layouts = {layout.table: layout for layout in (JOBS, TRANSITIONS, LOGS)}
+        layouts = {layout.table: layout for layout in (JOBS, TRANSITIONS, LOGS, AUDIT)}
         #: How to insert into the open segment of each kind.
-        self.layouts: dict[str, Layout] = {kind: layouts[kind].of(self.all[kind][-1].table) for kind in KINDS}
+        self.layouts: dict[str, Layout] = {kind: layouts[kind].of(self.all[kind][-1].table) for kind in COLUMNS}
         #: From here on no event was dropped.
-        self.oldest_seq = max(segments[0].first_seq for segments in self.all.values())
+        self.oldest_seq = max(self.all[kind][0].first_seq for kind in KINDS)
         #: Up to this id older segments may hold it; of greater ones the index of the open segment tells.
         self.last_old_id = self._last_id(self.all["jobs"][:-1])
 
@@ -135,8 +135,9 @@ class Segments:
 
     def last_seq(self) -> int:
         """Return the highest ``event_seq`` that is committed."""
-        parts = ", ".join(f"(SELECT max(event_seq) FROM {segments[-1].table})" for segments in self.all.values())
-        firsts = max(segments[-1].first_seq for segments in self.all.values())
+        last = [self.all[kind][-1] for kind in KINDS]
+        parts = ", ".join(f"(SELECT max(event_seq) FROM {segment.table})" for segment in last)
+        firsts = max(segment.first_seq for segment in last)
         row = self._connection.execute(f"SELECT greatest(?, {parts})", [firsts - 1]).fetchone()
         return row[0] if row else 0
 
@@ -150,7 +151,8 @@ class Segments:
         connection.execute("BEGIN")
         try:
             following = [s for s in self.all[kind] if s.number > segment.number]
-            self.oldest_seq = max(oldest, following[0].first_seq)  # before a reader can miss what is dropped
+            if kind in KINDS:
+                self.oldest_seq = max(oldest, following[0].first_seq)  # before a reader can miss what is dropped
             if job_ids:
                 carried = CARRIED[kind].format(table=segment.table)
                 connection.execute(f"INSERT INTO {self.all[kind][-1].table} BY NAME {carried}", [job_ids])

@@ -15,6 +15,7 @@ from zbrain_nb.model.events import JobCompleted, JobLogged
 from zbrain_nb.model.job import CancelResult
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo
 from zbrain_nb.queue import subscription as subscriptions
+from zbrain_nb.store import queries
 
 pytestmark = pytest.mark.anyio
 
@@ -288,6 +289,24 @@ async def test_expelled_principals_lose_sockets_and_waiting_leases(queue):
     assert len(await take(other)) == 1
 
 
+@pytest.mark.parametrize("topics", [(None, None), (["mine", "foreign"], []), ([], ["red", "blue"])])
+async def test_store_itself_reads_events_of_the_orgs_that_are_seen(queue, topics):
+    hand = await Hand(queue).register()
+    ids = {}
+    for name, scope in (("foreign", BOB), ("mine", ANN)):
+        job = await hand.run(scope=scope)
+        await hand.send(JobLogged(job.id, attempt=1, after=0, seq=1, lines=[("stdout", 1.0, name)]))
+        ids[name] = job.id
+    jobs, orgs = topics
+    asked = None if jobs is None else [ids[name] for name in jobs]
+    events, whole = await queue.storage.read(
+        queries.events_between, 0, queue.event_seq, asked, orgs, 100, frozenset({"red"})
+    )
+    assert {event.job_id for event in events} == {ids["mine"]}
+    assert ("job_logged" in {event.kind for event in events}) == (orgs != ["red", "blue"])
+    assert whole == queue.event_seq
+
+
 # Workers
 
 
@@ -299,6 +318,7 @@ async def test_person_leases_own_jobs_in_own_orgs_alone(queue):
     assert await hand.lease(limit=5) == []
     mine = await queue.submit(TRUE, scope=ANN)
     assert [job.id for job in await hand.lease(limit=5)] == [mine]
+    assert [job.id for job in await queue.list(state="running")] == [mine]
 
 
 async def test_persons_worker_that_waits_is_woken_by_own_jobs_alone(queue):

@@ -68,7 +68,8 @@ async def test_version_1_is_brought_up_to_date_and_used(tmp_path, places):
         assert await storage.read(queries.workers) == ['{"id":"w"}']
         segments = await storage.read(read_segments)
         assert [(s.kind, s.number, s.first_seq, s.closed_at is None) for s in segments] == [
-            (kind, number, first, number == 2) for kind in sorted(schema.KINDS) for number, first in ((1, 1), (2, 5))
+            ("audit", 1, 1, True),
+            *((kind, n, first, n == 2) for kind in sorted(schema.KINDS) for n, first in ((1, 1), (2, 5))),
         ]
         await storage.commit([change_of(storage, new_job(), events=1, lines=1)])
         waiting = await storage.get_job(WAITS)

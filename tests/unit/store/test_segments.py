@@ -47,13 +47,13 @@ async def count(storage, table):
 
 
 async def test_rows_past_the_limit_go_into_the_next_segment_and_are_read_as_one(storage, monkeypatch):
-    monkeypatch.setattr(segments, "SEGMENT_ROWS", {"jobs": 3, "transitions": 5, "logs": 7})
+    monkeypatch.setattr(segments, "SEGMENT_ROWS", {"jobs": 3, "transitions": 5, "logs": 7, "audit": 9})
     jobs = [new_job(name=f"job {n}") for n in range(10)]
     for job in jobs:
         await storage.commit([change_of(storage, job, events=2, lines=2)])
     await storage.write(lambda db: None)
     found = await storage.read(read_segments)
-    assert {s.kind: s.number for s in found} == {"jobs": 4, "transitions": 4, "logs": 3}
+    assert {s.kind: s.number for s in found} == {"jobs": 4, "transitions": 4, "logs": 3, "audit": 1}
     assert [s.closed_at is None for s in found if s.kind == "jobs"] == [False, False, False, True]
     assert [await count(storage, kind) for kind in KINDS] == [10, 20, 20]
     assert (await storage.get_jobs(job.id for job in jobs)).keys() == {job.id for job in jobs}
@@ -64,7 +64,7 @@ async def test_rows_past_the_limit_go_into_the_next_segment_and_are_read_as_one(
 
 
 async def test_segments_grow_when_there_are_many_so_that_queries_stay_cheap(storage, monkeypatch):
-    monkeypatch.setattr(segments, "SEGMENT_ROWS", {"jobs": 2, "transitions": 9, "logs": 9})
+    monkeypatch.setattr(segments, "SEGMENT_ROWS", {"jobs": 2, "transitions": 9, "logs": 9, "audit": 9})
     monkeypatch.setattr(segments, "MANY_SEGMENTS", 2)
     for _ in range(40):
         await storage.commit([change_of(storage, new_job())])
@@ -76,6 +76,7 @@ async def test_segment_without_rows_is_not_closed(storage):
     await next_segments(storage)
     await next_segments(storage)
     assert [(s.kind, s.number) for s in await storage.read(read_segments)] == [
+        ("audit", 1),
         ("jobs", 1),
         ("jobs", 2),
         ("logs", 1),
@@ -231,7 +232,7 @@ async def main():
         await storage.write(lambda db: db.open_segments(("jobs", "transitions", "logs"), time.time()))
         await storage.commit([change_of(storage, new_job(), events=1, lines=1)])
     for segment in await storage.read(read_segments):
-        if segment.number == 1:
+        if segment.number == 1 and segment.closed_at:
             await storage.write(lambda db: db.drop_segment(segment, [stays.id]))
     print(stays.id, gone.id, flush=True)
     os.kill(os.getpid(), 9)
@@ -251,7 +252,7 @@ async def test_segments_made_and_dropped_before_a_kill_are_replayed(tmp_path):
     assert not list(tmp_path.glob("*unreadable*"))
     assert [await count(storage, kind) for kind in KINDS] == [3, 3, 3]
     assert (await storage.get_jobs([stays, gone])).keys() == {stays}
-    assert {s.number for s in await storage.read(read_segments)} == {2, 3}
+    assert {s.number for s in await storage.read(read_segments) if s.kind in KINDS} == {2, 3}
     await storage.close()
 
 

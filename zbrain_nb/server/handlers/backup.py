@@ -20,10 +20,11 @@ class BackupRequest(msgspec.Struct, forbid_unknown_fields=True):
 class BackupHandler(ApiHandler):
     """``POST backup``."""
 
-    @operation(admits=PERSONS, body=BackupRequest, answers={201: BackupRequest}, refuses=(Conflict,))
+    @operation(admits=PERSONS, act="backup", body=BackupRequest, answers={201: BackupRequest}, refuses=(Conflict,))
     async def post(self) -> None:
-        """Make the backup; 201 when it is whole."""
+        """Make the backup; 201 when it is whole. The relay does not show this route."""
         self.principal.check_holder("make a backup")
         wanted = self.decode(BackupRequest)
+        self.note_object("folder", wanted.to)
         await self.context.maintenance.back_up(Path(wanted.to))
         self.reply({"to": wanted.to}, 201)

@@ -27,12 +27,16 @@ from zbrain_nb.model.errors import (
 )
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.model.tokens import shows_secret
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
+from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.server.handlers.arguments import read_arguments
-from zbrain_nb.server.handlers.declaration import Operation, operation_of
+from zbrain_nb.server.handlers.audited import Audited
+from zbrain_nb.server.handlers.declaration import operation_of
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.sessions import Sessions
+from zbrain_nb.server.tokens import Tokens
 
 log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 256 * 1024 * 1024
@@ -61,6 +65,10 @@ class HostContext:
         Knows who sends a request.
     sessions : Sessions
         Browsers that a person sent here.
+    tokens : Tokens
+        Those that are kept.
+    audit : AuditLog
+        Is told who did what.
     instance : str
         Random, new for each host process.
     host_names : set of str or None
@@ -79,6 +87,8 @@ class HostContext:
     token: str
     identity: Identity
     sessions: Sessions
+    tokens: Tokens
+    audit: AuditLog
     instance: str
     host_names: set[str] | None
     requests: int = 0
@@ -86,7 +96,7 @@ class HostContext:
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
 
 
-class ApiHandler(web.RequestHandler):
+class ApiHandler(Audited, web.RequestHandler):
     """Base of the routes: authenticated, and every error in the one shape.
 
     Attributes
@@ -100,7 +110,6 @@ class ApiHandler(web.RequestHandler):
     admits: ClassVar[frozenset[Credential]] = frozenset()
     counts_as_client = True
     principal: Principal
-    _operation: Operation | None
     _query: msgspec.Struct
 
     @property
@@ -113,6 +122,11 @@ class ApiHandler(web.RequestHandler):
     def queue(self) -> JobQueue:
         """The queue served."""
         return self.context.queue
+
+    @property
+    def audit(self) -> AuditLog:
+        """The host's audit."""
+        return self.context.audit
 
     def set_default_headers(self) -> None:
         """Let no browser guess types or keep answers."""
@@ -131,6 +145,11 @@ class ApiHandler(web.RequestHandler):
                 "`zbrain serve --name` gives it further names.",
             )
         self._operation = operation_of(type(self), (self.request.method or "").lower())
+        if shows_secret(self.request.uri or ""):
+            raise Malformed(
+                "A token stands in the address, where logs and histories keep it.",
+                "Send it as `Authorization: token ...`, and have this one revoked.",
+            )
         await self.authenticate()
         if self.counts_as_client:
             self.context.requests += 1
@@ -233,7 +252,12 @@ class ApiHandler(web.RequestHandler):
         job = await self.queue.get(job_id.lower(), scope=self.principal)
         if job is None:
             raise JobNotFound(f"There is no job {job_id}.", "`zbrain ls` shows the jobs that exist.")
+        self.note_object("job", job.id, job.org_id)
         return job
+
+    def on_finish(self) -> None:
+        """Tell the audit."""
+        self.tell_audit()
 
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log only what is ours to mend."""
@@ -243,7 +267,7 @@ class ApiHandler(web.RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write any failure in the one shape; the edge where foreign errors are translated."""
         error = kwargs["exc_info"][1] if "exc_info" in kwargs else None
-        error = as_zbrain_error(error, status_code)
+        self._refused_with = error = as_zbrain_error(error, status_code)
         if isinstance(error, MethodNotAllowed):
             allowed = self.methods()
             error = MethodNotAllowed(f"This address does not take {self.request.method}.", f"It takes {allowed}.")
@@ -398,7 +422,7 @@ class CollectedBody(StreamedBody, ApiHandler):
 
     def _refuse_early(self, error: BaseException) -> None:
         """Answer while the sender still sends, and let it go on for a while: a closed connection eats the answer."""
-        self._refusal = error = as_zbrain_error(error, 500)
+        self._refusal = self._refused_with = error = as_zbrain_error(error, 500)
         answer = msgspec.json.encode(error.as_json())
         self.set_status(error.status)
         self.set_header("Content-Length", len(answer))

@@ -170,9 +170,9 @@ class SessionsHandler(ApiHandler):
         """Let no session make another."""
         return False
 
-    @operation(admits=PERSONS, answers={201: LoginCode}, open_to=OpenTo.TOKEN)
+    @operation(admits=PERSONS, act="open console", answers={201: LoginCode}, open_to=OpenTo.TOKEN)
     def post(self) -> None:
-        """Give out a code that opens the console once, within a minute; 201."""
+        """Give out a code that opens the console once, within a minute; 201. The relay does not show this route."""
         self.reply({"login": f"zbrain/login?code={self.context.sessions.offer(self.principal)}"}, 201)
 
 

@@ -105,6 +105,8 @@ class Operation:
         What who asks has to show.
     admits : frozenset of Credential
         Which kinds of credentials; by default none. What their principals may do there is the queue's to say.
+    act : str
+        How the audit calls it; empty if it changes nothing and takes nothing away.
     """
 
     query: type[msgspec.Struct] = NoArguments
@@ -114,6 +116,7 @@ class Operation:
     refuses: tuple[type[ZBrainError], ...] = ()
     open_to: OpenTo = OpenTo.CALLERS
     admits: frozenset[Credential] = frozenset()
+    act: str = ""
 
     def refusals(self, method: str, *, varies: bool) -> dict[int, list[type[ZBrainError]]]:
         """Return all errors that it may answer as `method`, by status; an address that `varies` may lead nowhere."""
@@ -136,6 +139,7 @@ def operation(
     refuses: tuple[type[ZBrainError], ...] = (),
     open_to: OpenTo = OpenTo.CALLERS,
     admits: frozenset[Credential] = frozenset(),
+    act: str = "",
 ) -> Callable[[F], F]:
     """Declare what a handler's method takes and answers (see `Operation`)."""
     declared = Operation(
@@ -146,6 +150,7 @@ def operation(
         refuses=refuses,
         open_to=open_to,
         admits=admits,
+        act=act,
     )
 
     def declare(method: F) -> F:

@@ -168,6 +168,7 @@ class BlobHandler(StreamedBody, ApiHandler):
     def on_finish(self) -> None:
         """Let go of what was begun and not committed."""
         self._pause()
+        super().on_finish()
 
     def on_connection_close(self) -> None:
         """Keep what a vanished sender began, for when it comes back."""
@@ -197,6 +198,13 @@ class _BlobFile(ApiHandler, web.StaticFileHandler):
     """One blob as a download with ETag and Range, found by `blob_of`."""
 
     _blob: JobArtifact
+    #: How the audit calls a download.
+    download = ""
+
+    @property
+    def act(self) -> str:
+        """Of the route, not of the method that all such routes share; a look at the header takes nothing away."""
+        return self.download if self.request.method == "GET" else ""
 
     def initialize(self, **_: object) -> None:  # type: ignore[override]
         """Take any path: `blob_of` alone says which file it is."""
@@ -291,6 +299,8 @@ def _read_through(store: ArtifactStore, sha256: str, *version: int) -> None:
 class ArtifactHandler(_BlobFile):
     """``GET jobs/{id}/artifacts/{name}``."""
 
+    download = "download artifact"
+
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:
         """Find the artifact by its name."""
         job = await self.job(job_id)
@@ -299,6 +309,8 @@ class ArtifactHandler(_BlobFile):
 
 class ResultHandler(_BlobFile):
     """``GET jobs/{id}/result``."""
+
+    download = "download result"
 
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:
         """Find the pickled value."""
@@ -310,6 +322,8 @@ class ResultHandler(_BlobFile):
 
 class VariableHandler(_BlobFile):
     """``GET jobs/{id}/variables/{name}``."""
+
+    download = "download variable"
 
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:
         """Find the pickled variable."""

@@ -35,7 +35,13 @@ class HistoryArguments(msgspec.Struct):
 class HistoryHandler(ApiHandler):
     """``GET history``."""
 
-    @operation(admits=PEOPLE, query=HistoryArguments, answers={200: Content(MEDIA_TYPE)}, refuses=(InvalidSpec,))
+    @operation(
+        admits=PEOPLE,
+        act="read history",
+        query=HistoryArguments,
+        answers={200: Content(MEDIA_TYPE)},
+        refuses=(InvalidSpec,),
+    )
     async def get(self) -> None:
         """Stream the rows, newest first; a reader that is slow or goes away holds up nothing."""
         asked = self.query(HistoryArguments)
@@ -49,6 +55,7 @@ class HistoryHandler(ApiHandler):
             job_id=asked.job,
             limit=asked.limit,
         )
+        self.note_object("table", asked.table, asked.org or "")
         self.set_header("Content-Type", MEDIA_TYPE)
         async with aclosing(self.queue.history(wanted, scope=self.principal)) as chunks:
             with suppress(StreamClosedError):  # the reader went away

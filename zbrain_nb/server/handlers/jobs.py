@@ -73,6 +73,20 @@ IDEMPOTENCY_KEY = Header(
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 
 
+#: A spec as a body: what the schema of its fields does not say, but `JobSpec` checks.
+_ONE_OF_THREE = {"cmd": "array", "code": "string", "function": "string"}
+SpecBody = Annotated[
+    JobSpec,
+    Meta(
+        extra_json_schema={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": kind}}} for name, kind in _ONE_OF_THREE.items()
+            ]
+        }
+    ),
+]
+
+
 class ListQuery(msgspec.Struct):
     """Arguments of ``GET jobs``."""
 
@@ -168,7 +182,8 @@ class JobsHandler(ApiHandler):
 
     @operation(
         admits=PEOPLE,
-        body=JobSpec | list[JobSpec],
+        act="submit",
+        body=SpecBody | list[SpecBody],
         headers=(IDEMPOTENCY_KEY,),
         answers={201: (SubmittedJob, list[SubmittedJob]), 200: (SubmittedJob, list[SubmittedJob])},
         refuses=(KeyConflict, MissingBlobs, Conflict, OverQuota),
@@ -204,6 +219,8 @@ class JobsHandler(ApiHandler):
             accepted = await self.queue.accept_once(specs, key, digest, scope=scope, meanwhile=write_bodies)
         else:
             accepted = await self.queue.accept(specs, scope=scope, meanwhile=write_bodies)
+        first = accepted[0].job
+        self.note_object("job", first.id, first.org_id, len(accepted))
         if not bodies:
             write_bodies(accepted)
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
@@ -240,7 +257,9 @@ class JobHandler(ApiHandler):
 class CancelHandler(ApiHandler):
     """``POST jobs/{id}/cancel``."""
 
-    @operation(admits=PEOPLE, query=CancelQuery, answers={200: Canceled}, refuses=(JobNotFound, WrongState))
+    @operation(
+        admits=PEOPLE, act="cancel", query=CancelQuery, answers={200: Canceled}, refuses=(JobNotFound, WrongState)
+    )
     async def post(self, job_id: str) -> None:
         """Cancel; 200 for an ended job too. With ``?if_waiting=1`` a job that runs is left alone: 409."""
         await self.job(job_id)
@@ -254,7 +273,12 @@ class CancelHandler(ApiHandler):
 class RetryHandler(ApiHandler):
     """``POST jobs/{id}/retry``."""
 
-    @operation(admits=PEOPLE, answers={201: ShownJob}, refuses=(JobNotFound, WrongState, MissingBlobs, OverQuota))
+    @operation(
+        admits=PEOPLE,
+        act="retry",
+        answers={201: ShownJob},
+        refuses=(JobNotFound, WrongState, MissingBlobs, OverQuota),
+    )
     async def post(self, job_id: str) -> None:
         """Submit the same spec again as a new job; 409 while the old one is active."""
         await self.job(job_id)
@@ -270,6 +294,11 @@ class JobIds(msgspec.Struct):
 class ManyHandler(ApiHandler):
     """``POST jobs/lookup``, ``jobs/cancel`` and ``jobs/retry``: one request for up to 10,000 jobs."""
 
+    @property
+    def act(self) -> str:
+        """What the address says; a look is none."""
+        return self.path_args[0].replace("lookup", "")
+
     @operation(admits=PEOPLE, body=JobIds, answers={200: ManyJobs}, refuses=(MissingBlobs, OverQuota))
     async def post(self, verb: str) -> None:
         """Look at, cancel or submit again the jobs whose ids the body lists; unknown ones are passed over.
@@ -282,6 +311,8 @@ class ManyHandler(ApiHandler):
             raise TooLarge(f"{len(ids):,} ids are more than {MAX_BATCH:,}.", "Send them in several requests.")
         seq, scope = self.queue.event_seq, self.principal
         jobs = await self.queue.get_many(ids, scope=scope)
+        if jobs:
+            self.note_object("job", jobs[0].id, jobs[0].org_id, len(jobs))
         if verb == "cancel":
             await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], scope=scope)
             jobs = await self.queue.get_many(ids, scope=scope)

@@ -21,16 +21,18 @@ class QueuesHandler(ApiHandler):
 class PauseHandler(ApiHandler):
     """``POST queues/{org}/{kind}/pause``."""
 
-    @operation(admits=PERSONS, answers={200: QueueInfo}, refuses=(InvalidSpec,))
+    @operation(admits=PERSONS, act="pause", answers={200: QueueInfo}, refuses=(InvalidSpec,))
     async def post(self, org_id: str, kind: str) -> None:
         """Lease no more of its jobs; what runs goes on."""
+        self.note_object("queue", f"{org_id}/{kind}", org_id)
         self.reply(await self.queue.pause(org_id, kind, scope=self.principal))
 
 
 class ResumeHandler(ApiHandler):
     """``POST queues/{org}/{kind}/resume``."""
 
-    @operation(admits=PERSONS, answers={200: QueueInfo}, refuses=(InvalidSpec,))
+    @operation(admits=PERSONS, act="resume", answers={200: QueueInfo}, refuses=(InvalidSpec,))
     async def post(self, org_id: str, kind: str) -> None:
         """Go on."""
+        self.note_object("queue", f"{org_id}/{kind}", org_id)
         self.reply(await self.queue.resume(org_id, kind, scope=self.principal))

@@ -29,10 +29,12 @@ MAX_WAIT_SECS = 60.0
 class WorkersHandler(ApiHandler):
     """``POST workers`` and ``GET workers``."""
 
-    @operation(admits=WORKERS, body=WorkerInfo, answers={201: Registered})
+    @operation(admits=WORKERS, act="register worker", body=WorkerInfo, answers={201: Registered})
     async def post(self) -> None:
         """Register, or register again after a restart of either side; 201."""
-        self.reply(await self.queue.register_worker(self.decode(WorkerInfo), scope=self.principal), 201)
+        info = self.decode(WorkerInfo)
+        self.note_object("worker", info.id, info.org_id or "")
+        self.reply(await self.queue.register_worker(info, scope=self.principal), 201)
 
     @operation(admits=PEOPLE, answers={200: Workers})
     def get(self) -> None:

@@ -1,0 +1,174 @@
+"""Tokens over HTTP: made, shown once, listed, revoked while in use, and never in an address or a log."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect as ws_connect
+from websockets.exceptions import ConnectionClosed
+
+from zbrain_nb.model.datadir import Owner
+from zbrain_nb.model.tokens import is_secret
+from zbrain_nb.server.host import Host
+from zbrain_nb.server.job_tokens import JobTokens
+
+pytestmark = pytest.mark.anyio
+
+
+def with_token(secret: str) -> dict[str, str]:
+    return {"Authorization": f"token {secret}"}
+
+
+async def make(api: httpx.AsyncClient, headers: dict[str, str] | None = None, **wanted: object) -> dict:
+    answer = await api.post("tokens", json=wanted, headers=headers)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+async def codes(api: httpx.AsyncClient, secret: str, *asked: tuple[str, str]) -> list[int]:
+    return [
+        (await api.request(method, path, headers=with_token(secret), json={} if method == "POST" else None)).status_code
+        for method, path in asked
+    ]
+
+
+async def test_secret_is_shown_once_and_opens_what_the_token_is_for(api: httpx.AsyncClient) -> None:
+    made = await make(api, owner="bob", roles={"lab": "viewer", "own": "submitter"}, label="ci")
+    secret = made.pop("secret")
+    assert is_secret(secret)
+    assert made["state"] == "live" and made["label"] == "ci"
+    listed = await api.get("tokens")
+    assert secret not in listed.text and "hash" not in listed.text
+    (one,) = listed.json()["tokens"]
+    assert {k: v for k, v in one.items() if k != "last_used_at"} == {
+        k: v for k, v in made.items() if k != "last_used_at"
+    }
+    ours = await api.post("jobs", json={"cmd": ["true"], "org_id": "lab"})
+    theirs = await api.post("jobs", json={"cmd": ["true"], "org_id": "other"})
+    as_bob = with_token(secret)
+    assert [job["id"] for job in (await api.get("jobs", headers=as_bob)).json()["jobs"]] == [ours.json()["id"]]
+    assert (await api.get(f"jobs/{theirs.json()['id']}", headers=as_bob)).status_code == 404
+    assert (await api.post("jobs", json={"cmd": ["true"], "org_id": "lab"}, headers=as_bob)).status_code == 403
+    job = (await api.post("jobs", json={"cmd": ["true"], "org_id": "own"}, headers=as_bob)).json()
+    assert job["owner"] == "bob"
+
+
+async def test_each_kind_of_token_opens_its_own_routes(api: httpx.AsyncClient, host: Host, owner: Owner) -> None:
+    person = (await make(api, roles={"lab": "operator"}))["secret"]
+    worker = (await make(api, kind="worker", roles={"lab": "viewer"}, pool="gpu"))["secret"]
+    admin = (await make(api, kind="admin", roles={"lab": "admin"}))["secret"]
+    asked = ("GET", "jobs"), ("GET", "tokens"), ("POST", "tokens"), ("GET", "audit"), ("POST", "backup")
+    assert await codes(api, person, *asked) == [200, 200, 403, 403, 403]
+    assert await codes(api, worker, *asked) == [403] * 5
+    assert await codes(api, admin, *asked) == [200, 200, 201, 200, 403]
+    registered = await api.post("workers", json={"id": "w", "kind": "gpu"}, headers=with_token(worker))
+    assert registered.status_code == 201, registered.text
+    await api.post("workers", json={"id": "own"})
+    job = (await api.post("jobs", json={"cmd": ["true"]})).json()
+    await api.post("workers/own/leases", json={"request_id": "r", "wait_secs": 5})
+    assert host.context is not None
+    of_attempt = JobTokens(owner.token, host.context.queue.running_attempt).mint(job["id"], 1)
+    assert await codes(api, of_attempt, *asked) == [200, 403, 403, 403, 403]
+
+
+async def test_secret_in_an_address_is_refused_even_beside_a_valid_header(api: httpx.AsyncClient) -> None:
+    secret = (await make(api))["secret"]
+    for path in (f"jobs?_token={secret}", f"jobs?q={secret}", f"tokens/{secret}", f"nothing/{secret}"):
+        answer = await api.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed"), path
+        assert "revoked" in answer.json()["error"]["hint"]
+        assert secret not in answer.text
+
+
+async def test_revoked_token_ends_its_sockets_its_leases_and_its_browsers_at_once(
+    api: httpx.AsyncClient, owner: Owner
+) -> None:
+    person, worker = await make(api), await make(api, kind="worker")
+    as_worker = with_token(worker["secret"])
+    await api.post("workers", json={"id": "w"}, headers=as_worker)
+    wanted = {"request_id": "r", "wait_secs": 60}
+    lease = asyncio.create_task(api.post("workers/w/leases", json=wanted, headers=as_worker, timeout=30))
+    code = (await api.post("sessions", headers=with_token(person["secret"]))).json()["login"]
+    url = f"ws{owner.url.removeprefix('http')}zbrain/api/events?topics=orgs/default"
+    async with (
+        httpx.AsyncClient(base_url=owner.url, trust_env=False, headers={"Sec-Fetch-Site": "same-origin"}) as browser,
+        ws_connect(url, additional_headers=with_token(person["secret"]), proxy=None) as socket,
+    ):
+        assert (await browser.get(code)).status_code == 200
+        assert (await browser.get("zbrain/api/jobs")).status_code == 200
+        for made in (person, worker):
+            revoked = await api.delete(f"tokens/{made['id']}")
+            assert (revoked.status_code, revoked.json()["state"]) == (200, "revoked")
+        with pytest.raises(ConnectionClosed):
+            async with asyncio.timeout(5):
+                while True:
+                    await socket.recv()
+        assert (await lease).json()["leases"] == []
+        assert (await browser.get("zbrain/api/jobs")).status_code == 401
+    assert await codes(api, person["secret"], ("GET", "jobs")) == [401]
+    assert (await api.post("workers/w/leases", json=wanted, headers=as_worker)).status_code == 401
+    assert (await api.delete("tokens/zbp_0123456789abcdef")).json()["error"]["code"] == "token_not_found"
+
+
+async def test_token_that_expires_ends_the_socket_that_is_open_with_it(
+    api: httpx.AsyncClient, host: Host, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = (await make(api, expires_in_secs=3600))["secret"]
+    assert host.context is not None
+    tokens = host.context.tokens
+    later = tokens.now() + dt.timedelta(seconds=3601)
+    url = f"ws{owner.url.removeprefix('http')}zbrain/api/events?topics=orgs/default"
+    async with ws_connect(url, additional_headers=with_token(secret), proxy=None) as socket:
+        monkeypatch.setattr(tokens, "now", lambda: later)
+        tokens.sweep()
+        with pytest.raises(ConnectionClosed):
+            async with asyncio.timeout(5):
+                while True:
+                    await socket.recv()
+    assert await codes(api, secret, ("GET", "jobs")) == [401]
+    assert [one["state"] for one in (await api.get("tokens")).json()["tokens"]] == ["expired"]
+
+
+async def test_tokens_are_listed_in_pages(api: httpx.AsyncClient) -> None:
+    made = [(await make(api, label=str(n)))["id"] for n in range(5)]
+    found, cursor = [], None
+    while True:
+        page = (await api.get("tokens", params={"limit": 2, **({"cursor": cursor} if cursor else {})})).json()
+        found += [one["id"] for one in page["tokens"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert found == made[::-1]
+
+
+async def test_no_secret_is_in_the_log_whatever_is_done_with_it(
+    api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, host: Host, owner: Owner
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = (await make(api))["secret"]
+    wrong = secret[:-1] + ("0" if secret[-1] != "0" else "1")
+    for each in (secret, wrong):
+        await codes(api, each, ("GET", "jobs"), ("POST", "jobs"), ("GET", "nothing"), ("PUT", f"blobs/{'0' * 64}"))
+        await api.get(f"jobs?token={each}", headers=with_token(each))
+        await api.get("jobs", headers={"Authorization": f"Basic {each}"})
+    await api.delete(f"tokens/{(await api.get('tokens')).json()['tokens'][0]['id']}")
+    await host.stop()
+    everything = [(one.name, f"{one.getMessage()} {vars(one)}") for one in caplog.records]
+    said = "\n".join(text for name, text in everything if not name.startswith(("httpx", "httpcore")))
+    assert any(secret in text for _, text in everything)  # what this client itself logs: all loggers are heard
+    for each in (secret, wrong, owner.token):
+        assert each[4:] not in said
+
+
+async def test_made_token_is_durable_before_it_is_shown(api: httpx.AsyncClient, host: Host) -> None:
+    made = await make(api)
+    assert host.context is not None
+    rows = await host.context.queue.storage.read(
+        lambda cursor: cursor.execute("SELECT id, epoch(expires_at) FROM tokens").fetchall()
+    )
+    expires_at = dt.datetime.fromisoformat(made["expires_at"]).timestamp()
+    assert rows == [(made["id"], pytest.approx(expires_at, abs=0.001))]

@@ -1,0 +1,81 @@
+"""Tokens of attempts: worth something while the attempt runs, and made by nobody without the secret."""
+
+import pytest
+
+from tests.unit.queue.stage import TRUE, FakeClock, Hand
+from zbrain_nb import JobQueue, JobSpec, JobState, Storage
+from zbrain_nb.model.access import Credential, Role, Verb
+from zbrain_nb.model.events import JobCompleted, JobFailed
+from zbrain_nb.server.job_tokens import JobTokens
+
+pytestmark = pytest.mark.anyio
+SECRET = "5" * 64
+
+
+@pytest.fixture
+async def queue(tmp_path):
+    queue = JobQueue(Storage.in_memory(), tmp_path / "blobs", clock=FakeClock(), owner="ada", lease_ttl_secs=60)
+    async with queue:
+        yield queue
+    await queue.storage.close()
+
+
+@pytest.fixture
+def tokens(queue):
+    return JobTokens(SECRET, queue.running_attempt)
+
+
+async def test_token_speaks_for_the_owner_in_the_jobs_org_while_its_attempt_runs(queue, tokens):
+    hand = await Hand(queue).register()
+    job = await hand.run(JobSpec(cmd=["true"], org_id="lab"), owner="bob")
+    secret = tokens.mint(job.id, job.attempt)
+    assert secret == tokens.mint(job.id, job.attempt)
+    found = tokens.find(secret)
+    assert (found.owner, found.roles, found.home) == ("bob", {"lab": Role.SUBMITTER}, "lab")
+    assert (found.credential, found.job_id, found.attempt) == (Credential.JOB, job.id, 1)
+    assert not found.may(Verb.ADMINISTER, "lab") and not found.sees("default")
+    assert tokens.is_live(found)
+    await queue.cancel_job(job.id)
+    assert tokens.find(secret) == found  # it may still say good-bye
+    await hand.send(JobCompleted(job.id, attempt=job.attempt))
+    assert tokens.find(secret) is None
+    assert not tokens.is_live(found)
+
+
+async def test_token_of_an_earlier_attempt_is_worth_nothing(queue, tokens):
+    hand = await Hand(queue).register()
+    job = await hand.run(JobSpec(cmd=["true"], max_retries=1))
+    first, second = tokens.mint(job.id, 1), tokens.mint(job.id, 2)
+    assert tokens.find(first) and tokens.find(second) is None
+    await hand.send(JobFailed(job.id, attempt=1, error={"ename": "E", "evalue": "", "traceback": []}))
+    assert (await queue.get(job.id)).state is JobState.RETRYING
+    assert tokens.find(first) is None
+    queue.clock.advance(3600)
+    queue.tick()
+    (again,) = await hand.lease()
+    assert again.attempt == 2
+    assert tokens.find(first) is None and tokens.find(second)
+
+
+async def test_token_of_a_lost_attempt_is_worth_nothing(queue, tokens):
+    hand = await Hand(queue).register()
+    job = await hand.run(TRUE)
+    secret = tokens.mint(job.id, 1)
+    queue.clock.advance(1000)
+    await queue.expire_leases()
+    assert tokens.find(secret) is None
+
+
+async def test_nobody_forges_a_token(queue, tokens):
+    hand = await Hand(queue).register()
+    job = await hand.run(TRUE)
+    other = await queue.submit(TRUE)
+    secret = tokens.mint(job.id, 1)
+    assert JobTokens("6" * 64, queue.running_attempt).find(secret) is None
+    assert tokens.find(tokens.mint(other, 1)) is None  # it waits
+    assert tokens.find(JobTokens("6" * 64, queue.running_attempt).mint(job.id, 1)) is None
+    for place in range(4, len(secret)):
+        letter = "0" if secret[place] != "0" else "1"
+        assert tokens.find(secret[:place] + letter + secret[place + 1 :]) is None
+    for text in ("", "zbj_", secret[4:], "zbp" + secret[3:], secret + "0", "zbj_é" + secret[5:]):
+        assert tokens.find(text) is None

@@ -1,0 +1,179 @@
+"""Tokens: no more rights than who makes them, found by hash alone, ended at once."""
+
+import datetime as dt
+
+import pytest
+
+from zbrain_nb.model.access import Credential, Principal, Role
+from zbrain_nb.model.audit import Record
+from zbrain_nb.model.errors import Forbidden, TokenNotFound, Unavailable
+from zbrain_nb.model.tokens import DAY_SECS, TokenKind, TokenRequest, new_secret
+from zbrain_nb.server.tokens import Tokens
+from zbrain_nb.store.audit import AuditQuery
+
+pytestmark = pytest.mark.anyio
+EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+def record(verb="create token", who="ada"):
+    return Record(ts=EPOCH, who=who, verb=verb, object_kind="token")
+
+
+async def mint(tokens, by, **wanted):
+    return await tokens.mint(TokenRequest(**wanted), by, record())
+
+
+async def test_token_is_found_by_its_secret_and_by_nothing_else(tokens, admin, storage):
+    token, secret = await mint(tokens, admin, label="ci")
+    found = tokens.find(secret)
+    assert found == Principal(owner="ada", roles={"lab": Role.SUBMITTER}, home="lab", token_id=token.id)
+    stored = str(await storage.read(lambda cursor: cursor.execute("SELECT * FROM tokens, audit").fetchall()))
+    assert token.id in stored and secret not in stored and secret[4:40] not in stored
+    for wrong in (secret[:-1], secret + "0", secret.upper(), token.id, "", new_secret(TokenKind.PERSON)):
+        assert tokens.find(wrong) is None
+
+
+async def test_tokens_outlive_a_restart_and_so_does_their_end(tokens, admin, storage, audit, clock):
+    kept, kept_secret = await mint(tokens, admin, label="kept")
+    gone, gone_secret = await mint(tokens, admin)
+    await tokens.revoke(gone.id, admin, record("revoke token"))
+    tokens.find(kept_secret)
+    await tokens.stop()
+    again = Tokens(storage, audit, lambda ids: None, home="default", clock=clock)
+    await again.start()
+    assert again.find(kept_secret).token_id == kept.id
+    assert again.find(gone_secret) is None
+    listed = {token.id: token for token in again.tokens(admin)}
+    assert listed[kept.id].last_used_at is not None and listed[kept.id].label == "kept"
+    assert listed[gone.id].revoked_by == "ada"
+    await again.stop()
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"roles": {"other": Role.VIEWER}},
+        {"roles": {"lab": Role.VIEWER, "other": Role.VIEWER}},
+        {"roles": {"unknown": Role.VIEWER}},
+        {"kind": TokenKind.ADMIN, "roles": {"other": Role.ADMIN}},
+        {"kind": TokenKind.ADMIN, "roles": None},
+        {"kind": TokenKind.WORKER, "roles": None},
+        {"owner": "bob"},
+    ],
+)
+async def test_nobody_makes_a_token_with_more_rights_than_their_own(tokens, admin, wanted):
+    with pytest.raises(Forbidden):
+        await mint(tokens, admin, **wanted)
+    assert tokens.tokens(admin) == []
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.SUBMITTER, Role.OPERATOR])
+async def test_who_is_no_admin_makes_no_token(tokens, role):
+    with pytest.raises(Forbidden):
+        await mint(tokens, Principal(owner="bob", roles={"lab": role}, home="lab"), roles={"lab": Role.VIEWER})
+
+
+async def test_holder_makes_tokens_of_all_kinds_for_anybody(tokens, holder):
+    _, secret = await mint(tokens, holder, owner="bob", roles={"b": Role.VIEWER, "default": Role.OPERATOR})
+    assert tokens.find(secret).home == "default"
+    _, secret = await mint(tokens, holder, kind=TokenKind.WORKER, roles=None, pool="gpu")
+    assert tokens.find(secret).credential is Credential.WORKER
+    _, secret = await mint(tokens, holder, kind=TokenKind.ADMIN, roles=None)
+    assert tokens.find(secret).roles is None
+
+
+async def test_token_made_with_a_token_does_not_outlive_it(tokens, admin):
+    _, secret = await mint(tokens, admin, kind=TokenKind.ADMIN, expires_in_secs=DAY_SECS)
+    by = tokens.find(secret)
+    with pytest.raises(Forbidden, match="outlive"):
+        await mint(tokens, by, expires_in_secs=2 * DAY_SECS)
+    token, _ = await mint(tokens, by, expires_in_secs=DAY_SECS / 2)
+    assert token.created_with == by.token_id
+    token, _ = await mint(tokens, by)
+    assert (token.expires_at - token.created_at).total_seconds() == DAY_SECS
+
+
+async def test_who_sees_which_token(tokens, admin, holder):
+    own, own_secret = await mint(tokens, admin, label="own")
+    shared, _ = await mint(tokens, holder, owner="bob", roles={"lab": Role.VIEWER, "b": Role.OPERATOR})
+    foreign, _ = await mint(tokens, holder, owner="bob", roles={"b": Role.VIEWER})
+    everywhere, _ = await mint(tokens, holder, kind=TokenKind.WORKER, roles=None)
+    assert [t.id for t in tokens.tokens(holder)] == [everywhere.id, foreign.id, shared.id, own.id]
+    assert {t.id: t.roles for t in tokens.tokens(admin)} == {
+        own.id: {"lab": Role.SUBMITTER},
+        shared.id: {"lab": Role.VIEWER},
+    }
+    with_token = tokens.find(own_secret)  # a stolen kernel token tells of itself, and not of the person's others
+    second, _ = await mint(tokens, admin)
+    assert [t.id for t in tokens.tokens(with_token)] == [own.id]
+    for unseen in (foreign.id, everywhere.id, "zbp_0000"):
+        with pytest.raises(TokenNotFound, match=f"no token {unseen}"):
+            await tokens.revoke(unseen, admin, record())
+    with pytest.raises(TokenNotFound):
+        await tokens.revoke(second.id, with_token, record())
+    await tokens.revoke(own.id, with_token, record())
+    assert tokens.find(own_secret) is None
+
+
+async def test_revoked_token_is_refused_at_once_and_what_is_open_with_it_ends(tokens, admin, ended):
+    token, secret = await mint(tokens, admin)
+    first = await tokens.revoke(token.id, admin, record("revoke token"))
+    assert (tokens.find(secret), ended) == (None, [token.id])
+    assert (await tokens.revoke(token.id, admin, record("revoke token"))).revoked_at == first.revoked_at
+    assert len(ended) == 1
+
+
+async def test_token_revoked_while_the_store_refuses_is_refused_all_the_same(tokens, admin, storage, monkeypatch):
+    token, secret = await mint(tokens, admin)
+
+    async def refuse(task):
+        raise Unavailable("The disk is full.", "Try again.")
+
+    monkeypatch.setattr(storage, "write", refuse)
+    with pytest.raises(Unavailable, match="restart would forget"):
+        await tokens.revoke(token.id, admin, record("revoke token"))
+    assert tokens.find(secret) is None
+    with pytest.raises(Unavailable):
+        await mint(tokens, admin)
+    monkeypatch.undo()
+    await tokens.revoke(token.id, admin, record("revoke token"))
+    assert [t.id for t in tokens.tokens(admin)] == [token.id]
+
+
+async def test_token_expires_ends_what_is_open_and_stays_expired_when_the_clock_is_set_back(
+    tokens, admin, clock, ended
+):
+    token, secret = await mint(tokens, admin, expires_in_secs=60)
+    clock.advance(59)
+    tokens.sweep()
+    assert tokens.find(secret) and not ended
+    clock.advance(1)
+    tokens.sweep()
+    assert (tokens.find(secret), ended) == (None, [token.id])
+    clock.shift = -3600
+    assert tokens.find(secret) is None
+    tokens.sweep()
+    assert ended == [token.id]
+
+
+async def test_what_is_made_and_revoked_stands_in_the_audit_of_each_org(tokens, admin, holder, audit):
+    token, _ = await mint(tokens, holder, owner="bob", roles={"lab": Role.VIEWER, "b": Role.OPERATOR})
+    await tokens.revoke(token.id, admin, record("revoke token"))
+    for org in ("lab", "b"):
+        found = await audit.read(AuditQuery(orgs=[org]))
+        assert [(one.verb, one.object_id) for one in found] == [("revoke token", token.id), ("create token", token.id)]
+        assert found[0].reason == f"person token of bob, {token.roles[org]} until {token.expires_at:%Y-%m-%d}"
+    await mint(tokens, holder, kind=TokenKind.WORKER, roles=None)
+    assert len(await audit.read(AuditQuery(orgs=["lab", "b"]))) == 4
+    assert [one.org_id for one in await audit.read(AuditQuery(limit=1))] == [""]
+
+
+async def test_tokens_that_ended_long_ago_are_forgotten(tokens, admin, storage, audit, clock):
+    await mint(tokens, admin, expires_in_secs=DAY_SECS)
+    _, secret = await mint(tokens, admin, expires_in_secs=366 * DAY_SECS)
+    await tokens.stop()
+    clock.advance(92 * DAY_SECS)
+    again = Tokens(storage, audit, lambda ids: None, home="default", clock=clock)
+    await again.start()
+    assert [token.id for token in again.tokens(admin)] == [again.find(secret).token_id]
+    await again.stop()

@@ -1,0 +1,213 @@
+"""The audit as the host keeps it: acts are noted in memory and written in the background, a few times a second.
+
+A submit waits for no row of the audit: of a host that is killed the last half second of it is lost. What makes or
+revokes a token is written together with its record. What is repeated, or too much, is counted and not kept one by one
+(`_Window`), so that nobody can fill the disk with it; what is old goes with its segment
+(``ZBRAIN_KEEP_AUDIT_DAYS``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from zbrain_nb.model.audit import Outcome, Record
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.queue.clock import Clock, as_datetime
+from zbrain_nb.store.audit import AuditQuery, audit_records, audit_row, last_audit_seq
+from zbrain_nb.store.queries import Cursor
+from zbrain_nb.store.storage import Storage
+
+log = logging.getLogger(__name__)
+
+#: Acts are written so long after the first of them.
+FLUSH_SECS = 0.5
+#: While the store refuses, so many records wait for it; older ones are given up, and counted.
+MAX_HELD = 50_000
+#: How long is counted, before the count is written.
+WINDOW_SECS = 60.0
+#: Acts of one caller in a window that have records of their own.
+MOST_ACTS_OF_ONE = 6_000
+#: Different refusals and failures in a window that have records of their own: of one caller (all who are not known
+#: are one), and of all.
+MOST_OF_ONE, MOST = 20, 1000
+#: Characters of what a caller sent that a record repeats.
+MAX_TEXT = 300
+
+
+class AuditLog:
+    """Takes records, writes them, and reads them.
+
+    Parameters
+    ----------
+    storage : Storage
+        Open while this is.
+    clock : Clock
+        For tests.
+    """
+
+    def __init__(self, storage: Storage, clock: Clock | None = None) -> None:
+        self._storage = storage
+        self._clock = clock or Clock()
+        self._seq = 0
+        self._held: list[Record] = []
+        self._lost = 0
+        self._is_failing = False
+        self._window = _Window()
+        self._flushing = asyncio.Lock()
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing: asyncio.TimerHandle | None = None
+
+    def now(self) -> dt.datetime:
+        """Return the time of what happens now."""
+        return as_datetime(self._clock.time())
+
+    async def start(self) -> None:
+        """Go on after the last record of the store, and write in the background from now on."""
+        self._seq = max(self._seq, await self._storage.read(last_audit_seq))
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Write what is held, and write no more by itself; harmless if it does not run."""
+        if self._closing is not None:
+            self._closing.cancel()
+            self._close_window()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+            await self.flush()
+
+    def note(self, record: Record) -> None:
+        """Take the record of an act; what was refused or failed again, or is too much, is counted."""
+        if self._window.keeps(record):
+            self._hold(record)
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().call_later(WINDOW_SECS, self._close_window)
+
+    def _hold(self, record: Record) -> None:
+        self._seq += 1
+        record.seq = self._seq
+        self._held.append(record)
+        if len(self._held) > MAX_HELD:
+            self._lost += len(self._held) - MAX_HELD
+            del self._held[:-MAX_HELD]
+        self._due.set()
+
+    def _close_window(self) -> None:
+        self._closing = None
+        window, self._window = self._window, _Window()
+        for record in window.counts():
+            self._hold(record)
+
+    async def _run(self) -> None:
+        while True:
+            await self._due.wait()
+            await asyncio.sleep(FLUSH_SECS)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is held; what the store refuses is kept, and tried again with what comes next."""
+        async with self._flushing:
+            self._due.clear()
+            held, self._held = self._held, []
+            if not held:
+                return
+            if self._lost:
+                held.append(self._loss())
+            try:
+                await self._storage.write(lambda database: database.append_audit([audit_row(one) for one in held]))
+            except ZBrainError as error:
+                self._held = [*held, *self._held]
+                if not self._is_failing:
+                    log.error("The audit cannot be written; it is held in memory.", extra={"why": error.message})
+                self._is_failing = True
+                return
+            if self._is_failing:
+                log.warning("The audit is written again.", extra={"lost": self._lost})
+            self._is_failing, self._lost = False, 0
+
+    def _loss(self) -> Record:
+        self._seq += 1
+        return Record(
+            seq=self._seq,
+            ts=self.now(),
+            who="",
+            verb="audit",
+            outcome=Outcome.FAILED,
+            reason="So many records could not be kept while the store refused.",
+            count=self._lost,
+        )
+
+    async def commit(self, records: Sequence[Record], change: Callable[[Cursor], None]) -> None:
+        """Make a change of the store together with its records.
+
+        Raises
+        ------
+        Unavailable
+            If the store refused: neither is kept.
+        """
+        for record in records:
+            self._seq += 1
+            record.seq = self._seq
+        await self._storage.write(lambda database: database.append_audit([audit_row(one) for one in records], change))
+
+    async def read(self, wanted: AuditQuery) -> list[Record]:
+        """Return records, newest first, up to this moment."""
+        await self.flush()
+        return await self._storage.read(audit_records, wanted)
+
+
+class _Window:
+    """One window: which records are kept, and how often the others stood for the like."""
+
+    def __init__(self) -> None:
+        self._acts: Counter[str] = Counter()
+        self._kinds: Counter[str] = Counter()
+        self._counted: dict[tuple[str, ...], Record] = {}
+
+    def keeps(self, record: Record) -> bool:
+        """Whether the record is to be kept; else it is counted."""
+        who = record.who
+        if record.outcome is Outcome.ALLOWED:
+            self._acts[who] += 1
+            if self._acts[who] <= MOST_ACTS_OF_ONE:
+                return True
+            key: tuple[str, ...] = (who, record.token_id, record.verb, record.org_id)
+        else:
+            key = (who, record.token_id, record.verb, record.org_id, record.reason, record.address)
+        counted = self._counted.get(key)
+        if counted is None and (self._kinds[who] >= MOST_OF_ONE or len(self._counted) >= MOST):
+            key = (who if self._kinds[who] >= MOST_OF_ONE else "",)
+            counted = self._counted.get(key)
+        if counted is not None:
+            if counted.count == 0:
+                counted.ts = record.ts
+            counted.count += record.count
+            return False
+        self._kinds[who] += 1
+        if len(key) == 1:
+            verb, reason, outcome = "", "Many different ones.", record.outcome
+            self._counted[key] = Record(
+                ts=record.ts, who=key[0], verb=verb, outcome=outcome, reason=reason, count=record.count
+            )
+            return False
+        is_refusal = record.outcome is not Outcome.ALLOWED
+        reason = record.reason if is_refusal else "More acts than have records of their own."
+        self._counted[key] = msgspec.structs.replace(
+            record,
+            object_id=record.object_id if is_refusal else "",
+            reason=reason,
+            count=0 if is_refusal else record.count,
+        )
+        return is_refusal
+
+    def counts(self) -> list[Record]:
+        """Return a record for all of a kind that were counted."""
+        return [record for record in self._counted.values() if record.count]

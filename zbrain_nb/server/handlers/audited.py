@@ -1,0 +1,83 @@
+"""What the handlers' base tells the audit of each request, once it is answered.
+
+An operation that does something names its act where it is declared. Refusals (401, 403) are told of every route.
+Reads that take something away, such as a result, are told of all but who holds the data directory: those files lie
+open to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from tornado import httputil
+
+from zbrain_nb.model.access import Principal
+from zbrain_nb.model.audit import Outcome, Record
+from zbrain_nb.model.errors import Forbidden, Unauthorized, ZBrainError
+from zbrain_nb.server.audit import MAX_TEXT, AuditLog
+from zbrain_nb.server.handlers.declaration import Operation
+
+
+class Audited:
+    """Mixed into `ApiHandler`, which says what was answered.
+
+    Attributes
+    ----------
+    is_told : bool
+        Whether the audit has its record already: of what is written in one transaction with it.
+    """
+
+    request: httputil.HTTPServerRequest
+    principal: Principal
+    is_told = False
+    _operation: Operation | None = None
+    _object: Mapping[str, Any] = MappingProxyType({})
+    _refused_with: ZBrainError | None = None
+
+    @property
+    def audit(self) -> AuditLog:
+        """The host's."""
+        raise NotImplementedError
+
+    @property
+    def act(self) -> str:
+        """How the audit calls what is asked for; empty for what is only looked at."""
+        return self._operation.act if self._operation is not None else ""
+
+    def note_object(self, kind: str, object_id: str = "", org_id: str = "", count: int = 1) -> None:
+        """Say what the act is about, and how many such."""
+        self._object = {"object_kind": kind, "object_id": object_id[:MAX_TEXT], "org_id": org_id, "count": count}
+
+    def record(self) -> Record:
+        """Return a record of this request, of an act that was allowed."""
+        by: Principal | None = getattr(self, "principal", None)
+        return Record(
+            ts=self.audit.now(),
+            who=by.owner if by else "",
+            credential=by.credential.value if by else "",
+            token_id=by.token_id if by else "",
+            address=self.request.remote_ip or "",
+            verb=self.act,
+            **self._object,
+        )
+
+    def tell_audit(self) -> None:
+        """Tell what this request was and what became of it; nothing, if that is not for the audit."""
+        error = self._refused_with
+        is_read = self.request.method in ("GET", "HEAD")
+        if isinstance(error, Unauthorized | Forbidden):
+            outcome, reason = Outcome.REFUSED, error.message
+        elif self.is_told or not self.act or (is_read and (error is not None or self.principal.is_holder)):
+            return
+        elif error is not None:
+            outcome, reason = Outcome.FAILED, f"{error.code}: {error.message}"
+        else:
+            self.audit.note(self.record())
+            return
+        record = self.record()
+        record.verb = record.verb or ("read" if is_read else (self.request.method or "").lower())
+        record.outcome, record.reason, record.count = outcome, reason[:MAX_TEXT], 1
+        record.org_id = str(error.details.get("org_id", record.org_id))
+        self.audit.note(record)
