@@ -26,7 +26,7 @@ _HOMES = {
         "WorkerArtifact",
         "WorkerEvent",
     ),
-    "model.errors": ("JobCanceledError", "JobFailedError", "UntrustedResult", "ZBrainError"),
+    "model.errors": ("Detached", "JobCanceledError", "JobFailedError", "UntrustedResult", "ZBrainError"),
     "store.storage": ("Storage",),
     "queue.jobqueue": ("JobQueue",),
     "worker.kinds": ("LocalWorker", "Worker"),

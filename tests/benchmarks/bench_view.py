@@ -37,13 +37,14 @@ FRAMES = """(millis) => new Promise((resolve) => {
   };
   requestAnimationFrame(step);
 })"""
-SCROLL = f"""async ([millis, by]) => {{
-  const log = document.querySelector('.zb-lines');
-  const move = setInterval(() => log.scrollBy(0, by), 16);
-  const frames = await ({FRAMES})(millis);
-  clearInterval(move);
-  return frames;
-}}"""
+RECORD = """
+window.frames_ = [];
+(function step(last) {
+  requestAnimationFrame((now) => { frames_?.push(now - last); if (frames_) step(now); });
+})(performance.now());
+"""
+STEP_SECS = 0.016
+THUMB = 20  # px from the ends of a scroll bar, behind its arrows
 # From the pointer's press to the frame that shows its answer, by the page's own clock.
 CLICK = """([name, holds]) => new Promise((resolve) => {
   const button = [...document.querySelectorAll('.zb button')].find((each) => each.textContent === name);
@@ -62,7 +63,8 @@ def a_view() -> Iterator[tuple[Client, Callable[[JobHandle], tuple[Page, Locator
     with tempfile.TemporaryDirectory(prefix="zbrain-bench-") as folder, sync_playwright() as playwright:
         lab = Lab(Path(folder) / "notebooks", Path(folder) / "data", app="server")
         lab.start()
-        chromium = playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=ARGS)
+        bars = ["--hide-scrollbars"]  # a person has them
+        chromium = playwright.chromium.launch(executable_path=chromium_path(), args=ARGS, ignore_default_args=bars)
 
         def look_at(job: JobHandle) -> tuple[Page, Locator, CDPSession]:
             page = chromium.new_context(viewport={"width": 1180, "height": 900}).new_page()
@@ -129,6 +131,35 @@ def flood(client: Client, look_at: Any, megabytes: int) -> None:
     print(f"Cancel in {canceling:.0f} ms; the job was canceled {time.monotonic() - begin:.2f} s later.")
 
 
+def scrolled(page: Page, step: Callable[[float], None]) -> Row:
+    """Return what frames took while a hand moved for three seconds; `step` is told how far it is, from 0 to 1."""
+    before = page.evaluate("document.querySelector('.zb-lines').scrollTop")
+    page.evaluate(RECORD)
+    begun = time.monotonic()
+    while (part := (time.monotonic() - begun) / 3) < 1:
+        step(part)
+        time.sleep(STEP_SECS)
+    frames = page.evaluate("frames_.splice(0)")
+    page.evaluate("() => { frames_ = null; }")
+    assert page.evaluate("document.querySelector('.zb-lines').scrollTop") != before
+    return told(frames)
+
+
+def dragged(page: Page) -> Row:
+    """Drag the thumb of the log's scroll bar from its end to its beginning."""
+    page.evaluate("document.querySelector('.zb-lines').scrollTop = 1e9")
+    page.wait_for_timeout(300)
+    box = page.locator(".zb-lines").bounding_box()
+    assert box is not None
+    bar, top, bottom = box["x"] + box["width"] - 6, box["y"] + THUMB, box["y"] + box["height"] - THUMB
+    page.mouse.move(bar, bottom)
+    page.mouse.down()
+    try:
+        return scrolled(page, lambda part: page.mouse.move(bar, bottom + (top - bottom) * part))
+    finally:
+        page.mouse.up()
+
+
 def long(client: Client, look_at: Any, lines: int) -> None:
     """Print how a page reads a long log of a job that has failed."""
     error = "echo 'Traceback (most recent call last):' >&2"
@@ -140,10 +171,10 @@ def long(client: Client, look_at: Any, lines: int) -> None:
     page, view, tab = look_at(job)
     expect(view.locator(".zb-logbar")).to_contain_text("lines", timeout=60_000)
     rows: list[Row] = [("still", *told(page.evaluate(FRAMES, 2000)))]
-    rows.append(("scrolled 60 px a frame", *told(page.evaluate(SCROLL, [3000, -60]))))
-    rows.append(("scrolled 600 px a frame", *told(page.evaluate(SCROLL, [3000, -600]))))
-    page.evaluate("document.querySelector('.zb-lines').scrollTop = 0")
-    rows.append(("dragged, 50,000 px a frame", *told(page.evaluate(SCROLL, [3000, 50_000]))))
+    view.locator(".zb-lines").hover()
+    rows.append(("wheel, 60 px a step", *scrolled(page, lambda _: page.mouse.wheel(0, -60))))
+    rows.append(("wheel, 600 px a step", *scrolled(page, lambda _: page.mouse.wheel(0, -600))))
+    rows.append(("scroll bar dragged from end to end", *dragged(page)))
     print_table(f"A log of {lines:,} lines", ["page", "frame p50 ms", "p99", "longest"], rows)
 
     def timed(act: Callable[[], object]) -> float:

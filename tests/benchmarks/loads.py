@@ -164,13 +164,15 @@ def follow(url: str, token: str, topics: list[str], *, upto: int, timed: bool, i
     return asyncio.run(run())
 
 
-def lives(url: str, token: str, rate: float, secs: float, worker: str = "lives", size: int = 100) -> dict[str, Any]:
-    """Submit jobs, lease them, start and complete them, `size` at a time."""
+def lives(
+    url: str, token: str, rate: float, secs: float, worker: str = "lives", size: int = 100, most: float = float("inf")
+) -> dict[str, Any]:
+    """Submit jobs, lease them, start and complete them, `size` at a time, for a while or until there were `most`."""
     api, done = Api(url, token), 0
     api.post("workers", {"id": worker, "kind": worker, "slots": size})
     specs = json.dumps([{"cmd": ["true"], "worker": worker}] * size).encode()
     begun = time.perf_counter()
-    while (now := time.perf_counter() - begun) < secs:
+    while (now := time.perf_counter() - begun) < secs and done < most:
         if done > now * rate:
             time.sleep(0.001)
             continue
@@ -222,7 +224,69 @@ def submit(url: str, token: str, count: int) -> dict[str, Any]:
     return {"jobs": len(jobs), "secs": time.perf_counter() - begun}
 
 
-ROLES = {role.__name__: role for role in (lines, drip, follow, lives, burn, probe, submit)}
+RAW_PAGE = """<!doctype html><meta charset="utf-8"><title>raw</title><link rel="icon" href="data:,"><main></main>
+<script>
+const main = document.querySelector('main');
+const socket = new WebSocket(`ws://${location.host}/lines`);
+let waiting = [], frame = 0;
+function paint() {
+  frame = 0;
+  for (const text of waiting.splice(0).slice(-40)) {
+    main.append(Object.assign(document.createElement('div'), { className: 'raw', textContent: text }));
+  }
+  while (main.childElementCount > 40) main.firstChild.remove();
+}
+socket.onmessage = ({ data }) => {
+  waiting.push(...data.split('\\n'));
+  frame ||= requestAnimationFrame(paint);
+};
+</script>"""
+
+
+def raw_page(rate: float, secs: float) -> dict[str, Any]:
+    """Serve a bare page and send it lines as they are due, over a bare WebSocket; print the port first."""
+    from tornado.httpserver import HTTPServer
+    from tornado.netutil import bind_sockets
+    from tornado.web import Application, RequestHandler
+    from tornado.websocket import WebSocketHandler
+
+    stamps: list[float] = []
+    done = asyncio.Event()
+
+    class Page(RequestHandler):
+        def get(self) -> None:
+            self.finish(RAW_PAGE)
+
+    class Lines(WebSocketHandler):
+        def open(self) -> None:
+            self.set_nodelay(True)
+            self.sending = asyncio.ensure_future(self.send())
+
+        async def send(self) -> None:
+            begun = time.time()
+            while len(stamps) < rate * secs:
+                texts = []
+                while len(stamps) < int((time.time() - begun) * rate):
+                    now = time.time_ns()
+                    stamps.append(now / 1e9)
+                    texts.append(f"{len(stamps)} {now} epoch 3 loss=0.12345 accuracy=0.9876")
+                if texts:
+                    await self.write_message("\n".join(texts))
+                await asyncio.sleep(max(0.0, begun + (len(stamps) + 1) / rate - time.time()))
+            done.set()
+
+    async def run() -> None:
+        sockets = bind_sockets(0, "127.0.0.1")
+        HTTPServer(Application([("/", Page), ("/lines", Lines)])).add_sockets(sockets)
+        print(sockets[0].getsockname()[1], flush=True)
+        await done.wait()
+        await asyncio.sleep(1)  # the page reads the last of them
+
+    asyncio.run(run())
+    return {"stamps": stamps}
+
+
+ROLES = {role.__name__: role for role in (lines, drip, follow, lives, burn, probe, submit, raw_page)}
 
 if __name__ == "__main__":
     print(json.dumps(ROLES[sys.argv[1]](**json.loads(sys.argv[2]))), flush=True)

@@ -1,15 +1,20 @@
-"""Chromium for the tests that look at pages, and the stub server of the view's own tests."""
+"""Chromium for the tests that look at pages, the stub server of the view's own tests, and a real host."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
+from tests.benchmarks.bench_events import a_host
 from tests.browser.stub import StubServer
+from tests.browser.worker import HandWorker
+from zbrain_nb.model.datadir import Owner
 
 ARGS = [
     "--no-sandbox",
@@ -64,6 +69,30 @@ def page(browser: Browser) -> Iterator[Page]:
     yield tab
     context.close()
     assert errors == []
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Owner]:
+    """A host without Jupyter and without a worker."""
+    with a_host() as (owner, _):
+        yield owner
+
+
+@pytest.fixture
+def hand(host: Owner, request: pytest.FixtureRequest) -> Iterator[HandWorker]:
+    """A worker of the test's own at `host`, moved by hand."""
+    worker = HandWorker(host.url, host.token, re.sub(r"\W", "-", request.node.name)[:60])
+    yield worker
+    worker.close()
+
+
+def log_in(page: Page, host: Owner) -> None:
+    """Open the console as ``zbrain dashboard`` does."""
+    headers = {"Authorization": f"token {host.token}"}
+    answer = httpx.post(f"{host.url}zbrain/api/sessions", headers=headers, json={}, trust_env=False)
+    page.goto(f"{host.url}{answer.json()['login']}")
+    page.wait_for_url(f"{host.url}zbrain")
+    expect(page.locator(".zb-live")).to_have_text("Live")
 
 
 @pytest.fixture

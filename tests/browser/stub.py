@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import itertools
 import json
+import queue
 import threading
 import time
 import uuid
@@ -18,7 +19,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
 from tornado.websocket import WebSocketHandler
 
-from zbrain_nb.notebook.widget import JobWidget
+from zbrain_nb.notebook.widget import ViewWidget
 
 VIEW = Path(__file__).parents[2] / "zbrain_nb" / "notebook" / "view"
 
@@ -58,19 +59,57 @@ for (const saved of {saved}) {{
   views.push({{ feed, dispose: render(card, feed, {{ open: {open} }}) }});
 }}
 </script></body></html>"""
+#: A page that cannot reach the server, and a kernel that can: what it does is what `bridge.py` does.
 WIDGET_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>widget</title>
-<link rel="icon" href="data:,"></head><body><main></main><script type="module">
+<link rel="icon" href="data:,"><link rel="stylesheet" href="/view/zbrain.css">
+</head><body><main></main><script type="module">
 const handlers = {{}};
 const state = {state};
-window.sent = [];
+const fire = (name, ...args) => (handlers[name] ?? []).forEach((handler) => handler(...args));
+const sockets = new Map();
+const parts = {{}};
+window.kernel = {{ isBusy: false, isDead: false, waiting: [], asked: [], loses: 0 }};
+async function serve(message) {{
+  const {{ page, id, method, path, body, first }} = message;
+  const answer = (status, data) => {{
+    if (kernel.isDead) return;
+    const bytes = new TextEncoder().encode(data);
+    const half = Math.ceil(bytes.length / 2); // also through the middle of a letter
+    parts[id] ??= 0;
+    for (const more of [true, false]) {{
+      const view = more ? new DataView(bytes.buffer, 0, half) : new DataView(bytes.buffer, half);
+      const part = parts[id]++;
+      if (kernel.loses) kernel.loses -= 1;
+      else fire('msg:custom', {{ page, id, status, date: null, part, more }}, [view]);
+    }}
+  }};
+  if (kernel.isDead || method === 'HERE') return;
+  if (kernel.isBusy) return void kernel.waiting.push(message);
+  kernel.asked.push(`${{method}} ${{path}}`);
+  if (method === 'DROP') return void sockets.get(id)?.close();
+  if (method === 'EVENTS') {{
+    const socket = new WebSocket(`/zbrain/api/${{path}}`);
+    sockets.set(id, socket);
+    socket.onopen = () => answer(200, '[]');
+    socket.onmessage = ({{ data }}) => answer(200, data);
+    socket.onclose = () => answer(503, '{{}}');
+    return;
+  }}
+  const xsrf = {{ 'X-XSRFToken': 'a-token' }};
+  const options = {{ method, body: body && JSON.stringify(body), headers: method === 'POST' ? xsrf : {{}} }};
+  const found = await fetch(`/zbrain/api/${{path}}`, options);
+  answer(found.ok ? 200 : found.status, first == null ? await found.text() : (await found.text()).slice(0, first));
+}}
 window.model = {{
   get: (name) => state[name],
   on: (name, handler) => (handlers[name] ??= []).push(handler),
-  off: () => {{}},
-  send: (message) => sent.push(message),
-  fire: (name, ...args) => (handlers[name] ?? []).forEach((handler) => handler(...args)),
-  set: (name, value) => {{ state[name] = value; model.fire(`change:${{name}}`); }},
+  off: (name, handler) => (handlers[name] = handlers[name].filter((each) => each !== handler)),
+  send: (message) => void serve(message),
+  set: (name, value) => {{ state[name] = value; }},
+  save_changes() {{}},
 }};
+kernel.free = () => {{ kernel.isBusy = false; kernel.waiting.splice(0).forEach(serve); }};
+kernel.die = () => {{ kernel.isDead = true; fire('comm_live_update'); }};
 const url = URL.createObjectURL(new Blob([await (await fetch('/widget.js')).text()], {{ type: 'text/javascript' }}));
 const widget = (await import(url)).default;
 window.dispose = await widget.render({{ model, el: document.querySelector('main') }});
@@ -121,8 +160,12 @@ class StubServer:
         self.group: dict[str, Any] | None = None
         self.sockets: set[_Events] = set()
         self.opened: list[str] = []
+        self.closed: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.down = False
+        self.search_window = 20_000
         self.answer_posts = True
+        self.waiting = 0
+        self.attempts: list[dict[str, Any]] = []
         self.while_loading: Callable[[str | None], None] | None = None
         self._seq = 100
         self._started = threading.Event()
@@ -138,6 +181,8 @@ class StubServer:
                 (r"/view/(.*)", StaticFileHandler, {"path": str(VIEW)}),
                 (r"/widget.js", _Widget),
                 (r"/(page|widget)", _Page, {"stub": self}),
+                (r"/zbrain/api/jobs", _List, {"stub": self}),
+                (r"/(remoteEntry.js)", StaticFileHandler, {"path": str(VIEW.parent / "labextension" / "static")}),
                 (r"/zbrain/api/events", _Events, {"stub": self}),
                 (r"/zbrain/api/jobs/(lookup|cancel|retry)", _Many, {"stub": self}),
                 (r"/zbrain/api/jobs/([^/]+)(?:/(.+))?", _Jobs, {"stub": self}),
@@ -217,6 +262,7 @@ class StubServer:
 
     def add_group(self, states: list[str], **fields: Any) -> list[str]:
         """Make the jobs of a group, which the page shows as one."""
+        fields["spec"] = {"tags": {"zbrain.group": "g"}, **fields.get("spec", {})}
         ids = [self.add(state, **fields) for state in states]
         self.saved.clear()
         runs = [{"id": job_id, "state": "pending", "label": f"lr={place}"} for place, job_id in enumerate(ids)]
@@ -291,8 +337,8 @@ class _Page(RequestHandler):
     def get(self, kind: str) -> None:
         self.set_cookie("_xsrf", "a-token")
         if kind == "widget":
-            saved = self.stub.saved[0]
-            state = {"job_id": saved["id"], "name": saved["name"], "snapshot": saved}
+            kind = "group" if self.stub.group else "job"
+            state = {"kind": kind, "saved": self.stub.group or self.stub.saved[0]}
             self.finish(WIDGET_PAGE.format(state=json.dumps(state).replace("<", "\\u003c")))
             return
         saved_json = json.dumps(self.stub.saved).replace("<", "\\u003c")
@@ -310,7 +356,7 @@ class _Page(RequestHandler):
 class _Widget(RequestHandler):
     def get(self) -> None:
         self.set_header("Content-Type", "text/javascript")
-        self.finish(str(JobWidget._esm))
+        self.finish(str(ViewWidget._esm))
 
 
 class _Jobs(RequestHandler):
@@ -332,18 +378,26 @@ class _Jobs(RequestHandler):
             raise HTTPError(404)
         log = stub.logs[job_id]
         if part is None:
-            self.finish({**job, "log_lines": len(log)})
+            self.finish({**job, "log_lines": len(log), "waiting": stub.waiting})
             if stub.while_loading:
                 stub.while_loading(part)
         elif part == "logs":
             start = int(self.get_argument("from_seq", "0"))
             limit = int(self.get_argument("limit", "1000"))
+            if text := self.get_argument("q", "").lower():
+                end = min(len(log), start + stub.search_window)
+                hits = (entry for entry in log[start:end] if text in entry["line"].lower())
+                entries = list(itertools.islice(hits, limit))
+                self.finish({"entries": entries, "next_seq": entries[-1]["seq"] + 1 if len(entries) == limit else end})
+                return
             if stream := self.get_argument("stream", ""):
                 lines = (entry for entry in itertools.islice(log, start, None) if entry["stream"] == stream)
                 entries = list(itertools.islice(lines, limit))
             else:
                 entries = log[start : start + limit]
             self.finish({"entries": entries, "next_seq": entries[-1]["seq"] + 1 if entries else start})
+        elif part == "attempts":
+            self.finish({"attempts": stub.attempts, "chain": []})
         elif part == "outputs":
             if stub.while_loading:
                 stub.while_loading(part)
@@ -363,10 +417,19 @@ class _Jobs(RequestHandler):
         if part == "cancel":
             stub._emit("job_cancel_requested", job_id, {"cancel_requested_at": utc()})
             self.finish({"result": "canceling", "job": stub.jobs[job_id]})
+        elif part == "detach":
+            self.finish({"detached": stub.waiting, "job": stub.jobs[job_id]})
         else:
             new = stub.add("pending", retry_of=job_id, reason="Waiting for a free slot on local")
             self.set_status(201)
             self.finish(stub.jobs[new])
+
+
+class _List(_Jobs):
+    def get(self) -> None:  # type: ignore[override]
+        name, _, value = self.get_argument("tag").partition("=")
+        jobs = [job for job in self.stub.jobs.values() if job["spec"].get("tags", {}).get(name) == value]
+        self.finish({"jobs": jobs[::-1], "next_cursor": None})
 
 
 class _Many(_Jobs):
@@ -393,9 +456,10 @@ class _Events(WebSocketHandler):
         self.stub = stub
 
     def wants(self, event: dict[str, Any]) -> bool:
-        return event["topic"] in self.topics or (
-            f"orgs/{event.get('org_id')}" in self.topics and event["kind"] not in ("job_logged", "job_displayed")
-        )
+        if event["topic"] in self.topics:
+            return True
+        changes = {f"orgs/{event.get('org_id')}", f"states/{event['job_id']}"}
+        return event["kind"] not in ("job_logged", "job_displayed") and not changes.isdisjoint(self.topics)
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         if self.stub.down:
@@ -413,3 +477,4 @@ class _Events(WebSocketHandler):
 
     def on_close(self) -> None:
         self.stub.sockets.discard(self)
+        self.stub.closed.put(self.request.uri or "")

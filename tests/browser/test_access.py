@@ -1,4 +1,4 @@
-"""The view in every state, both themes and two widths, before axe-core: no serious and no critical fault."""
+"""The view and the console in every state, both themes and two widths, before axe-core: no serious fault."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.states import add_every_state
+from tests.browser.conftest import log_in
+from tests.browser.states import TRACE, add_every_state
 from tests.browser.stub import StubServer
+from tests.browser.worker import HandWorker
+from zbrain_nb.model.datadir import Owner
 
 pytestmark = pytest.mark.browser
+
+ERROR = {"ename": "ValueError", "evalue": "Expected 128, got 96.", "traceback": TRACE}
+TABS = ("Error", "Log", "Outputs", "Artifacts", "Attempts", "Code")
 
 
 def faults(page: Page, inside: str) -> list[tuple[str, str, list[Any]]]:
@@ -46,3 +52,58 @@ def test_axe_finds_no_serious_fault_in_a_group(page: Page, stub: StubServer) -> 
         page.goto(stub.url(theme=theme))
         expect(page.locator(".zb-sq").first).to_be_visible()
         assert faults(page, ".zb") == []
+
+
+def fill(hand: HandWorker) -> list[str]:
+    """Make jobs in every state on a real host; the first has something in each tab of its page."""
+    canceled, _ = hand.submit(2, name="it waits", max_retries=2, tags={"lr": "0.1"})
+    spec = {"code": "import time\nx = 1  # a comment", "input": {"epochs": 3}, "env": {"A": "b"}}
+    ids = hand.submit(4, name="train", priority=9, **spec)
+    hand.start(4)
+    failed, done, plain, _ = ids
+    hand.log(failed, "\x1b[31mred\x1b[0m and \x1b[2mdim\x1b[0m", "Traceback (most recent call last):", stream="stderr")
+    hand.display(failed, {"text/html": "<b>a table</b>", "text/plain": "a table"}, {"text/plain": "plain"})
+    hand.send(plain, "progress", progress={"fraction": 0.25, "note": "a quarter"})
+    kept = [{"name": name, "sha256": hand.blob(b"a,b\n1,2\n"), "size": 8} for name in ("data.csv", "model.pt")]
+    variable = {"name": "frame", "type": "DataFrame", "summary": "3 rows", "sha256": hand.blob(b"x"), "size": 1}
+    hand.send(failed, "failed", error=ERROR, exit_code=1, variables=[variable], artifacts=kept)
+    hand.send(done, "completed", output="2", exit_code=0)
+    hand.post("jobs/cancel", {"ids": [canceled]})
+    return ids
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_on_the_console(page: Page, host: Owner, hand: HandWorker, theme: Any) -> None:
+    failed, *_, running = fill(hand)
+    page.emulate_media(color_scheme=theme)
+    log_in(page, host)
+    for width in (1180, 420):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(f"{host.url}zbrain")
+        expect(page.locator(".zb-jobs tbody tr[data-state=canceled]")).not_to_have_count(0)
+        expect(page.locator(".zb-lanes .zb-span")).not_to_have_count(0)
+        page.get_by_label("Select train").first.check()
+        page.get_by_label("Group by").select_option("By name")
+        page.locator(".zb-grouprow .zb-twist").first.click()
+        assert faults(page, "html") == []
+        page.goto(f"{host.url}zbrain/jobs/{running}")
+        expect(page.locator(".zb-jobhead h1")).to_contain_text("Running")
+        assert faults(page, "html") == []
+        page.goto(f"{host.url}zbrain/jobs/{failed}")
+        for tab in TABS if width > 1000 else TABS[:2]:
+            page.get_by_role("tab", name=tab).click()
+            assert (tab, faults(page, "html")) == (tab, [])
+
+
+def test_axe_finds_no_serious_fault_on_pages_that_refuse(page: Page, host: Owner) -> None:
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        for address in ("zbrain", "zbrain/login?code=wrong"):
+            page.context.clear_cookies()
+            page.goto(f"{host.url}{address}")
+            expect(page.get_by_role("heading")).to_have_text("This browser is not known here")
+            assert faults(page, "html") == []
+        log_in(page, host)
+        page.goto(f"{host.url}zbrain/jobs/01936b1e-0000-7000-8000-000000000000")
+        expect(page.locator(".zb-notice")).to_contain_text("The server does not know this job.")
+        assert faults(page, "html") == []

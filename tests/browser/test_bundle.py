@@ -66,9 +66,13 @@ def test_snapshot_keeps_the_newest_outputs_within_a_limit(job: Job) -> None:
     outputs: list[dict[str, Any]] = [
         {"output_type": "display_data", "data": {"text/plain": f"{n}" * 1_500_000}, "metadata": {}} for n in range(5)
     ]
-    kept = snapshot(job, outputs=outputs)["outputs"]
-    assert kept == outputs[-2:]
-    assert sum(len(json.dumps(each)) for each in kept) <= MAX_OUTPUTS_BYTES
+    saved = snapshot(job, outputs=outputs)
+    assert saved["outputs"] == outputs[-2:]
+    assert saved["outputs_left_out"] == 3
+    assert sum(len(json.dumps(each)) for each in saved["outputs"]) <= MAX_OUTPUTS_BYTES
+    said = "The first 3 outputs were too large for the notebook, and are kept with the job: open it in zbrain."
+    assert said in mime_bundle(job, outputs=outputs)["text/html"]
+    assert "too large" not in mime_bundle(job, outputs=outputs[:1])["text/html"]
 
 
 def test_nbconvert_exports_the_summary(job: Job) -> None:

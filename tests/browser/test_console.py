@@ -195,6 +195,52 @@ def test_failed_job_opens_at_its_error_and_unknown_one_says_so(jupyter: Lab, wor
     expect(page.locator(".zb-notice")).to_contain_text("The server does not know this job.")
 
 
+def test_page_of_a_job_lets_go_on_who_waits_for_it(jupyter: Lab, worker: HandWorker, page: Page) -> None:
+    (job_id,) = worker.submit(code="slow()", name="held")
+    worker.start()
+    open_console(page, jupyter, f"/jobs/{job_id}")
+    expect(page.locator(".zb-jobhead h1")).to_contain_text("Running")
+    detach = page.get_by_role("button", name="Detach")
+    expect(detach).to_have_count(0)
+    page.evaluate(
+        """id => {
+            const api = `${location.href.replace(/jobs.*/, '').replace(/^http/, 'ws')}api/`;
+            window.waiter = new WebSocket(`${api}events?topics=jobs/${id}&waits=1`);
+            window.heard = new Promise((resolve) => { waiter.onmessage = ({ data }) => resolve(data); });
+        }""",
+        job_id,
+    )
+    detach.click()
+    assert "detached" in page.evaluate("heard")
+    page.evaluate("waiter.close()")
+    expect(detach).to_have_count(0)
+    expect(page.locator(".zb-jobhead h1")).to_contain_text("Running")
+
+
+def test_job_without_a_log_opens_at_its_outputs_and_one_that_waits_tells_for_whom(
+    jupyter: Lab, worker: HandWorker, page: Page
+) -> None:
+    (parent,) = worker.submit(code="plot()", name="silent")
+    (child,) = worker.submit(code="then()", name="child", after=[parent])
+    open_console(page, jupyter, f"/jobs/{child}")
+    waits_for = page.get_by_role("list", name="Waits for").get_by_role("listitem")
+    expect(waits_for).to_contain_text("Pendingsilent")
+    worker.start()
+    expect(waits_for).to_contain_text("Runningsilent")
+    worker.display(parent, {"text/plain": "a plot"})
+    worker.send(parent, "completed", exit_code=0)
+    expect(waits_for).to_have_count(0)
+    open_console(page, jupyter, f"/jobs/{parent}")
+    expect(page.get_by_role("tab", selected=True)).to_contain_text("Outputs")
+    page.get_by_role("tab", name="Log").click()
+    expect(page.get_by_role("tab", selected=True)).to_contain_text("Log")  # who asks for it gets it
+    worker.start()
+    worker.log(child, "a line")
+    worker.display(child, {"text/plain": "a plot"})
+    open_console(page, jupyter, f"/jobs/{child}")
+    expect(page.get_by_role("tab", selected=True)).to_contain_text("Log")
+
+
 @pytest.mark.parametrize("width", [700, 420])
 def test_narrow_page_has_no_sideways_scroll(jupyter: Lab, worker: HandWorker, page: Page, width: int) -> None:
     (job_id,) = worker.submit(name="narrow " + "w" * 150, code="x")

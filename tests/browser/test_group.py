@@ -104,3 +104,102 @@ def test_hostile_names_are_text(page: Page, stub: StubServer) -> None:
     view = show(page, stub)
     expect(view.locator(".zb-why-list")).to_contain_text("<img src=x")
     assert page.evaluate("window.pwned") is None
+
+
+def add_again(stub: StubServer, job_id: str, state: str = "pending") -> str:
+    """Submit a run of the group again, as somebody else does."""
+    saved = list(stub.saved)
+    again = stub.add(state, retry_of=job_id, spec={"tags": {"zbrain.group": "g"}})
+    stub.saved = saved
+    return again
+
+
+def test_runs_that_were_tried_again_elsewhere_stand_in_place_of_those_that_failed(page: Page, stub: StubServer) -> None:
+    ids = stub.add_group(["failed", "failed", "running"])
+    again = add_again(stub, add_again(stub, ids[0], "failed"), "succeeded")
+    view = show(page, stub)
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 running1 failed")
+    assert page.evaluate("views[0].feed.jobs[0].id") == again
+    live = add_again(stub, ids[1])
+    stub.emit("job_submitted", live, dict(stub.jobs[live]))
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 running1 pending")
+    stub.emit("job_completed", live, {"state": "succeeded", "finished_at": utc()})
+    expect(view.locator(".zb-counts")).to_have_text("2 succeeded1 running")
+
+
+def test_runs_that_the_server_does_not_know_are_said_to_be_old_and_hold_up_nothing(
+    page: Page, stub: StubServer
+) -> None:
+    ids = stub.add_group(["succeeded", "running", "failed"])
+    assert stub.group is not None
+    stub.group["runs"][2]["state"] = "failed"
+    del stub.jobs[ids[0]], stub.jobs[ids[2]]
+    view = show(page, stub)
+    expect(view.get_by_role("note")).to_have_text(
+        "2 of these 3 runs are unknown to the server, and shown as the notebook saved them."
+    )
+    stub.emit("job_completed", ids[1], {"state": "succeeded", "finished_at": utc()})
+    expect(view.locator(".zb-word").first).to_have_text("Succeeded")
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 pending1 failed")
+    expect(view.locator(".zb-acts").first.get_by_role("button")).to_have_count(0)
+
+
+#: JupyterLab as far as the extension sees it: `output` is the model of the cell's output, `kept` what it was set to.
+LAB = """async (group) => {
+  class Widget {
+    constructor() { this.node = document.createElement('div'); this.isAttached = true; }
+    addClass() {}
+    dispose() { this.isDisposed = true; }
+  }
+  const factories = {};
+  const registry = { addFactory: (factory) => factory.mimeTypes.forEach((type) => (factories[type] = factory)) };
+  const share = (module) => ({ '1': { loaded: true, get: async () => () => module } });
+  await new Promise((resolve) => {
+    const script = document.createElement('script');
+    Object.assign(script, { src: '/remoteEntry.js', onload: resolve });
+    document.head.append(script);
+  });
+  const container = window._JUPYTERLAB.zbrain_nb;
+  container.init({
+    '@lumino/widgets': share({ Widget }),
+    '@jupyterlab/rendermime': share({ IRenderMimeRegistry: {} }),
+  });
+  const found = (await container.get())().default;
+  const plugin = Array.isArray(found) ? found[0] : found;
+  const registryOf = { ...registry, clone: () => ({}) };
+  plugin.activate({}, registryOf);
+  window.kept = [];
+  const renderer = factories['application/vnd.zbrain.group+json'].createRenderer({});
+  const output = {
+    trusted: true,
+    data: { 'application/vnd.zbrain.group+json': group },
+    setData({ data }) { kept.push(data); output.data = data; void renderer.renderModel(output); },
+  };
+  await renderer.renderModel(output);
+  document.querySelector('main').replaceChildren(renderer.node);
+}"""
+
+
+def test_page_saves_in_the_notebook_what_was_tried_again_and_how_all_ended(page: Page, stub: StubServer) -> None:
+    ids = stub.add_group(["failed", "succeeded"])
+    group, stub.group = stub.group, None
+    page.goto(stub.url())
+    page.evaluate(LAB, group)
+    runs = "kept.at(-1)['application/vnd.zbrain.group+json'].runs"
+    page.wait_for_function("kept.length === 1")  # the notebook said that they were waiting
+    assert page.evaluate(f"{runs}.map(({{ state }}) => state)") == ["failed", "succeeded"]
+    page.locator(".zb-acts").get_by_role("button", name="Retry 1").click()
+    page.wait_for_function("kept.length === 2")
+    again = list(stub.jobs)[-1]
+    assert page.evaluate(f"{runs}.map(({{ id }}) => id)") == [again, ids[1]]
+    expect(page.locator(".zb-counts")).to_have_text("1 succeeded1 pending")
+    stub.emit("job_completed", again, {"state": "succeeded", "finished_at": utc()})
+    page.wait_for_function("kept.length === 3")
+    assert page.evaluate(f"{runs}.map(({{ state, label }}) => [state, label])") == [
+        ["succeeded", "lr=0"],
+        ["succeeded", "lr=1"],
+    ]
+    summary = page.evaluate("kept.at(-1)['text/html']")
+    assert "<b>sweep</b>: 2 runs, 2 succeeded" in summary
+    assert "<td>lr=0</td><td>succeeded</td>" in summary
+    expect(page.locator(".zb-squares .zb-sq")).to_have_count(2)

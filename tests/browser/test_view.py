@@ -70,7 +70,7 @@ def test_retrying_shows_attempts_and_when_the_next_starts(page: Page, stub: Stub
 
 
 def test_retrying_a_thousand_times_stays_short(page: Page, stub: StubServer) -> None:
-    stub.add("retrying", attempt=400, spec={"max_retries": 1000}, reason="No", not_before=utc(90))
+    stub.add("retrying", attempt=400, failures=400, spec={"max_retries": 1000}, reason="No", not_before=utc(90))
     items = show(page, stub).get_by_role("list", name="Attempts").get_by_role("listitem")
     expect(items).to_have_count(4)
     expect(items.nth(3)).to_have_text("Attempts 402 to 1001If needed")
@@ -313,25 +313,6 @@ def test_a_lost_connection_comes_back_by_itself(page: Page, stub: StubServer) ->
     expect(view).to_have_attribute("data-face", "reconnecting")
     stub.down = False
     expect(view).to_have_attribute("data-face", "running")
-
-
-def test_a_connection_that_falls_silent_is_a_lost_one(page: Page, stub: StubServer) -> None:
-    job = stub.add()
-    page.clock.install()
-    view = show(page, stub)
-    stub.log(job, "seen")
-    expect(last_row(view)).to_have_text("seen")
-    page.clock.fast_forward(30_000)
-    stub.log(job, "in time")
-    expect(last_row(view)).to_have_text("in time")
-    page.clock.fast_forward(30_000)
-    expect(view).to_have_attribute("data-face", "running")
-    assert len(stub.opened) == 1
-    page.clock.fast_forward(20_000)
-    expect(view).to_have_attribute("data-face", "reconnecting")
-    page.clock.fast_forward(5_000)
-    expect(view).to_have_attribute("data-face", "running")
-    assert len(stub.opened) == 2
 
 
 def test_reset_loads_everything_again(page: Page, stub: StubServer) -> None:
@@ -617,6 +598,71 @@ def test_search_steps_through_hits_with_enter(page: Page, stub: StubServer) -> N
     expect(view.locator(".zb-logbar")).to_contain_text("200 lines")
 
 
+def test_search_asks_the_server_about_lines_that_are_not_here(page: Page, stub: StubServer) -> None:
+    job = stub.add("failed")
+    stub.logs[job] = LongLog(100_000, error_at=5000)
+    view = show(page, stub)
+    stub.gets.clear()
+    box = view.get_by_role("searchbox")
+    box.fill("NUMBER 70123")  # which the server finds in its fourth page
+    expect(view.locator("[data-hit] .zb-ln")).to_have_text("line number 70123")
+    expect(view.locator(".zb-logbar")).to_contain_text("1 of 1")
+    asked = [uri for uri in stub.gets if "/logs?" in uri]
+    assert len([uri for uri in asked if "q=number%2070123" in uri]) == 5
+    assert len(asked) <= 6  # and the page of lines that is looked at
+
+
+def test_search_for_what_is_everywhere_goes_on_when_one_comes_near_its_end(page: Page, stub: StubServer) -> None:
+    job = stub.add("failed")
+    stub.logs[job] = LongLog(100_000, error_at=5000)
+    view = show(page, stub)
+    box = view.get_by_role("searchbox")
+    box.fill("line")
+    expect(view.locator(".zb-logbar")).to_contain_text("1 of 10,100+")
+    box.press("Shift+Enter")
+    expect(view.locator(".zb-logbar")).to_contain_text("10,100 of 20,100+")
+
+
+def test_large_input_is_looked_at_once_however_often_the_job_changes(page: Page, stub: StubServer) -> None:
+    job = stub.add(spec={"code": "train()", "input": {"rate": 0.5}})
+    view = show(page, stub)
+    expect(view.locator(".zb-params")).to_contain_text("rate")
+    page.evaluate(
+        "Object.defineProperty(views[0].feed.job.spec, 'input', { get() { throw new Error('looked at again'); } })"
+    )
+    for done in range(1, 4):
+        stub.emit("job_progressed", job, {"progress": {"fraction": done / 10, "note": f"step {done}"}})
+        expect(view.locator(".zb-note")).to_have_text(f"step {done}")
+    expect(view.locator(".zb-params")).to_contain_text("rate")
+
+
+def test_outputs_that_the_notebook_left_out_are_said_until_the_server_shows_them(page: Page, stub: StubServer) -> None:
+    job = stub.add("succeeded")
+    last = {"output_type": "display_data", "data": {"text/plain": "the last plot"}, "metadata": {}}
+    stub.saved[0].update(outputs=[last], outputs_left_out=3)
+    said = "The first 3 outputs were too large for the notebook, and are kept with the job: open it in zbrain."
+    stub.outputs[job] = [last] * 4
+    view = show(page, stub)
+    expect(view.locator(".zb-output")).to_have_count(4)
+    expect(view.get_by_text(said)).to_have_count(0)
+    del stub.jobs[job]
+    view = show(page, stub)
+    expect(view.locator(".zb-output")).to_have_text("the last plot")
+    expect(view.get_by_text(said)).to_be_visible()
+
+
+def test_page_says_what_it_leaves_out_of_the_notebook(page: Page, stub: StubServer) -> None:
+    job = stub.add("succeeded")
+    stub.outputs[job] = [
+        {"output_type": "display_data", "data": {"text/plain": f"{n}" * 1_500_000}, "metadata": {}} for n in range(3)
+    ]
+    show(page, stub)
+    kept = page.evaluate("import('/view/index.js').then(({ bundleOf }) => bundleOf(views[0].feed))")
+    saved = kept["application/vnd.zbrain.job+json"]
+    assert (len(saved["outputs"]), saved["outputs_left_out"]) == (2, 1)
+    assert "The first output was too large for the notebook, and is kept with the job" in kept["text/html"]
+
+
 def test_the_whole_log_can_be_copied_and_saved(page: Page, stub: StubServer) -> None:
     job = stub.add()
     stub.stored(job, *[f"\x1b[32mline\x1b[0m {i}" for i in range(3000)])
@@ -717,37 +763,4 @@ def test_dispose_leaves_nothing_running(page: Page, stub: StubServer) -> None:
     expect(view).to_be_empty()
     page.wait_for_function("views[0].feed.connection")
     stub.log(job, "to nobody")
-    expect(view).to_be_empty()
-
-
-# ---- the widget
-
-
-def open_widget(page: Page, stub: StubServer) -> Locator:
-    page.goto(f"http://127.0.0.1:{stub.port}/widget")
-    page.wait_for_function("typeof window.dispose === 'function'")
-    return page.locator(".zb")
-
-
-def test_widget_without_server_is_fed_by_the_kernel(page: Page, stub: StubServer) -> None:
-    job = stub.add()
-    entry = {"seq": 7, "attempt": 1, "stream": "stdout", "ts": 0, "line": "saved line"}
-    stub.saved[0].update(job=stub.jobs[job], log=[entry])
-    view = open_widget(page, stub)
-    assert page.evaluate("sent") == [{"act": "refresh"}]
-    expect(last_row(view)).to_have_text("saved line")
-    event = {"seq": 9, "kind": "job_logged", "data": {"entries": [{**entry, "seq": 8, "line": "pushed line"}]}}
-    page.evaluate("event => model.fire('msg:custom', { events: [event, event] })", event)
-    expect(rows(view).locator(".zb-ln")).to_have_text(["saved line", "pushed line"])
-    view.get_by_role("button", name="Cancel").click()
-    assert page.evaluate("sent.at(-1)") == {"act": "cancel"}
-    expect(view.get_by_role("button", name="Canceling…")).to_be_visible()
-    page.evaluate("model.fire('msg:custom', { problem: 'The job was not canceled: no server.' })")
-    expect(view.get_by_role("note")).to_have_text("The job was not canceled: no server.")
-    expect(view.get_by_role("button", name="Cancel")).to_be_enabled()
-    new = {**stub.jobs[job], "id": "other", "state": "pending", "reason": "Waits", "started_at": None}
-    page.evaluate("job => model.set('snapshot', { job })", new)
-    expect(view.locator(".zb-word")).to_have_text("Pending")
-    expect(view.get_by_text("saved line")).to_have_count(0)
-    page.evaluate("dispose()")
     expect(view).to_be_empty()

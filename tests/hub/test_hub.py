@@ -111,6 +111,14 @@ def test_an_org_sees_its_jobs_and_for_others_nothing_is_there(servers: Hub) -> N
         assert carol.post("jobs", json={"cmd": ["true"], "org_id": "physics"}).status_code == 403
 
 
+def test_knowing_a_hash_gives_nothing_to_another_org_or_another_member(servers: Hub) -> None:
+    with servers.client("alice", at="alice") as alice, servers.client("bob") as bob, servers.client("carol") as carol:
+        sha256 = upload(alice, b"what one person put there")
+        assert [client.head(f"blobs/{sha256}").status_code for client in (alice, bob, carol)] == [200, 404, 404]
+        wanted = {"cmd": ["true"], "inputs": {"stolen": sha256}}
+        assert [client.post("jobs", json=wanted).status_code for client in (bob, carol)] == [409, 409]
+
+
 def test_members_and_operators_do_what_their_roles_allow(servers: Hub) -> None:
     with servers.client("alice") as alice, servers.client("bob") as bob:
         of_bob = submit(bob, org_id="physics", priority=-1000, after=[])["id"]

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.test_tokens import make, with_token
+from tests.server.tokens import make, with_token
 from zbrain_nb.server.application import OWN_ROUTES, ROUTES
 from zbrain_nb.server.handlers.base import ApiHandler
 from zbrain_nb.server.handlers.declaration import METHODS, operation_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -207,6 +208,23 @@ async def test_relay_events_reach_the_kernel_and_refuse_strangers(base: str, ker
         with pytest.raises(InvalidStatus) as refused:
             await connect(url, additional_headers={"Origin": "http://evil.example"}, proxy=None)
         assert refused.value.response.status_code in (401, 403)
+
+
+async def test_relay_hands_on_who_waits_and_that_it_is_detached(base: str, kernel: dict[str, str]) -> None:
+    async with httpx.AsyncClient(base_url=base, trust_env=False, headers=kernel) as http:
+        made = (await http.post("jobs", json={"cmd": ["true"], "cache_key": "a" * 64})).json()
+        url = f"ws{base.removeprefix('http')}events?topics=jobs/{made['id']}&waits=1"
+        assert (await http.post(f"jobs/{made['id']}/detach")).json()["detached"] == 0
+        async with connect(url, additional_headers=kernel, proxy=None) as socket:
+            assert (await http.get(f"jobs/{made['id']}")).json()["waiting"] == 1
+            answer = await http.post(f"jobs/{made['id']}/detach")
+            assert (answer.status_code, answer.json()["detached"], answer.json()["job"]["id"]) == (200, 1, made["id"])
+            assert json.loads(await socket.recv())[0]["kind"] == "detached"
+        await http.post(f"jobs/{made['id']}/cancel")
+        assert (await http.post(f"jobs/{made['id']}/detach")).json()["job"]["state"] == "canceled"
+        assert (await http.post("jobs/01936b1e-0000-7000-8000-000000000000/detach")).status_code == 404
+        absent = await http.get(f"cached/{'a' * 64}")
+        assert (absent.status_code, absent.json()["error"]["code"]) == (404, "not_found")
 
 
 async def test_relay_starts_another_host_when_the_first_is_killed(

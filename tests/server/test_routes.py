@@ -234,6 +234,10 @@ async def test_life_of_a_job_over_the_worker_routes(api: httpx.AsyncClient) -> N
     assert [(e["seq"], e["stream"], e["line"]) for e in page["entries"]] == [(0, "stdout", "hi"), (1, "stderr", "oh")]
     assert page["next_seq"] == 2
     assert (await api.get(f"jobs/{job['id']}/logs?from_seq=2")).json() == {"entries": [], "next_seq": 2}
+    found = (await api.get(f"jobs/{job['id']}/logs", params={"q": "OH"})).json()
+    assert ([entry["seq"] for entry in found["entries"]], found["next_seq"]) == ([1], 2)
+    assert (await api.get(f"jobs/{job['id']}/logs?q=x")).json() == {"entries": [], "next_seq": 2}
+    assert_error(await api.get(f"jobs/{job['id']}/logs?q={'x' * 1_001}"), 400, "malformed")
     assert (await api.get(f"jobs/{job['id']}/outputs")).json()["outputs"][0]["data"] == {"text/plain": "x"}
     part = await api.get(f"jobs/{job['id']}/artifacts/d/o.bin", headers={"Range": "bytes=2-4"})
     assert (part.status_code, part.content, part.headers["Etag"]) == (206, b"234", f'"{digest}"')

@@ -11,22 +11,13 @@ import pytest
 from websockets.asyncio.client import connect as ws_connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.server.tokens import make, with_token
 from zbrain_nb.model.datadir import Owner
 from zbrain_nb.model.tokens import is_secret
 from zbrain_nb.server.host import Host
 from zbrain_nb.server.job_tokens import JobTokens
 
 pytestmark = pytest.mark.anyio
-
-
-def with_token(secret: str) -> dict[str, str]:
-    return {"Authorization": f"token {secret}"}
-
-
-async def make(api: httpx.AsyncClient, headers: dict[str, str] | None = None, **wanted: object) -> dict:
-    answer = await api.post("tokens", json=wanted, headers=headers)
-    assert answer.status_code == 201, answer.text
-    return answer.json()
 
 
 async def codes(api: httpx.AsyncClient, secret: str, *asked: tuple[str, str]) -> list[int]:

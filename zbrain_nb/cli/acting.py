@@ -1,4 +1,4 @@
-"""``zbrain cancel``, ``retry``, ``pause`` and ``resume``: what changes jobs and queues."""
+"""``zbrain cancel``, ``detach``, ``retry``, ``pause`` and ``resume``: what changes jobs and queues."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from zbrain_nb.cli.output import say
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(cls=options.JobCommand)(cancel)
+    app.command(cls=options.JobCommand)(detach)
     app.command(cls=options.JobCommand)(retry)
     app.command()(pause)
     app.command()(resume)
@@ -25,6 +26,16 @@ def cancel(jobs: options.JobNames) -> None:
     client = connected()
     for handle in [find_job(text, client) for text in jobs]:
         say(f"{handle.id}: {handle.cancel().replace('_', ' ')}")
+
+
+def detach(jobs: options.JobNames) -> None:
+    """Let go on who waits for jobs: cells with --wait, result(), `zbrain run`.
+
+    The jobs go on too.
+    """
+    client = connected()
+    for handle in [find_job(text, client) for text in jobs]:
+        say(f"{handle.id}: {handle.detach()} detached")
 
 
 def retry(jobs: options.JobNames) -> None:

@@ -10,7 +10,7 @@ import typer
 from zbrain_nb.cli import acting, admitting, listing, looking, operating, running
 from zbrain_nb.cli.exits import EXIT_CODES, exit_code_of
 from zbrain_nb.cli.output import say
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.errors import Detached, ZBrainError
 
 app = typer.Typer(
     name="zbrain",
@@ -28,6 +28,10 @@ def main() -> None:
     """Run ``zbrain``; an error of ours is one line on stderr, and an exit code (see `exits`)."""
     try:
         app()
+    except Detached as error:
+        job_id = error.details["job_id"]
+        say(f"{error.message} `zbrain logs -f {job_id}` follows it again, `zbrain cancel {job_id}` ends it.")
+        sys.exit(exit_code_of(error))
     except ZBrainError as error:
         say(str(error))
         sys.exit(exit_code_of(error))

@@ -62,6 +62,7 @@ def spec_fields(
     cpus: float,
     mem: str | None,
     limit: list[str] | None,
+    org: str | None,
 ) -> dict[str, Any]:
     """Return the fields of the spec that the flags of `run` and `submit` say.
 
@@ -86,6 +87,7 @@ def spec_fields(
         "artifacts": list(artifacts or []),
         "resources": {"cpus": cpus, "memory_mb": memory_mb},
         "limits": limits_from_pairs(limit or []),
+        "org_id": org,
     }
 
 

@@ -40,6 +40,7 @@ def run(
     cpus: options.Cpus = 1,
     mem: options.Mem = None,
     limit: options.Limit = None,
+    org: options.Org = None,
 ) -> None:
     """Run a command as a job, live.
 
@@ -56,6 +57,7 @@ def run(
         cpus=cpus,
         mem=mem,
         limit=limit,
+        org=org,
     )
     client = connected()
     job = client.submit(cmd, after=[find_job(text, client).id for text in after or []], **fields)
@@ -84,6 +86,7 @@ def submit(
     cpus: options.Cpus = 1,
     mem: options.Mem = None,
     limit: options.Limit = None,
+    org: options.Org = None,
 ) -> None:
     """Submit a command as a job and print its id."""
     fields = spec_fields(
@@ -97,6 +100,7 @@ def submit(
         cpus=cpus,
         mem=mem,
         limit=limit,
+        org=org,
     )
     client = connected()
     typer.echo(client.submit(cmd, after=[find_job(text, client).id for text in after or []], **fields).id)

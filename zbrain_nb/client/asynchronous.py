@@ -20,8 +20,8 @@ from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import upload
-from zbrain_nb.model.errors import JobNotFound, NotFound
-from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, Event, LogEntry
+from zbrain_nb.model.errors import Detached, JobNotFound, NotFound
+from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, SUBSCRIPTION_KINDS, Event, LogEntry
 from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.packing import Parcel
@@ -37,13 +37,14 @@ PAGE = 1_000
 MANY = 10_000
 #: Results fetched at once.
 FETCHES = 16
-#: Events that leave the job as it is; a subscriber that lags is told so, and has nothing to do.
-_NO_CHANGE = JOB_ONLY | {"lagged", "reset"}
+#: Events that leave the job as it is.
+_NO_CHANGE = JOB_ONLY.union(SUBSCRIPTION_KINDS)
 
 
 class _Jobs(msgspec.Struct):
     jobs: list[dict[str, Any]]
     next_cursor: str | None = None
+    event_seq: int = 0
 
 
 class _Many(msgspec.Struct):
@@ -71,6 +72,10 @@ class _Workers(msgspec.Struct):
 
 class _Canceled(msgspec.Struct):
     result: CancelResult
+
+
+class _Detached(msgspec.Struct):
+    detached: int
 
 
 class Update(msgspec.Struct):
@@ -143,6 +148,13 @@ class AsyncClient:
         """
         return read_job(await self.transport.get(f"jobs/{_quoted(job_id)}", dict[str, Any]))
 
+    async def cached(self, cache_key: str) -> Job | None:
+        """Return the caller's newest job that succeeded under a cache key, or None if there is none."""
+        try:
+            return read_job(await self.transport.get(f"cached/{_segment(cache_key)}", dict[str, Any]))
+        except NotFound:
+            return None
+
     async def jobs(
         self,
         state: JobState | str | None = None,
@@ -166,6 +178,24 @@ class AsyncClient:
             cursor = page.next_cursor
             if cursor is None or len(jobs) >= limit:
                 return jobs
+
+    async def submitted(self, tag: tuple[str, str], after: int | None, limit: int) -> tuple[list[Job], int]:
+        """Return the newest jobs with a tag, `limit` (1 to 1,000) at most, and after what to ask for newer ones.
+
+        Parameters
+        ----------
+        tag : tuple of str and str
+            Its name and its value.
+        after : int or None
+            The number that an earlier call returned: only jobs that were submitted since.
+        limit : int
+            How many at most.
+        """
+        params = {"tag": "=".join(tag), "limit": str(limit)}
+        if after is not None:
+            params["after"] = str(after)
+        page = await self.transport.get("jobs", _Jobs, params=params)
+        return [read_job(job) for job in page.jobs], page.event_seq
 
     async def lookup(self, ids: Iterable[str]) -> tuple[list[Job], int]:
         """Look at many jobs, in one request for each 10,000.
@@ -337,7 +367,7 @@ class AsyncClient:
         return await self.transport.post(f"queues/{_segment(org_id)}/{_segment(kind)}/resume", {}, QueueInfo)
 
     async def follow(
-        self, job_id: str, *, from_seq: int = 0, logs: bool = True, after: int | None = None
+        self, job_id: str, *, from_seq: int = 0, logs: bool = True, after: int | None = None, waits: bool = False
     ) -> AsyncGenerator[Update, None]:
         """Yield a job's state, log and outputs, first as they are, then as they change, until the job ended.
 
@@ -355,12 +385,19 @@ class AsyncClient:
             Whether lines and outputs are wanted too, or the state alone.
         after : int, optional
             An ``event_seq`` from before the job ran: everything comes as it came then, in one order.
+        waits : bool
+            Whether a person is held up meanwhile, who may ask to be let go on (``POST jobs/{id}/detach``).
+
+        Raises
+        ------
+        Detached
+            If somebody asked so; the job goes on.
         """
         if after is not None:
             shown, job, seen = _Outputs([], after), await self.get(job_id), from_seq
             if not job.state.ended:
                 yield Update(job=job)
-            async with aclosing(self._changes(job, shown, seen, logs=logs)) as changes:
+            async with aclosing(self._changes(job, shown, seen, logs=logs, waits=waits)) as changes:
                 async for update in changes:
                     yield update
             return
@@ -378,17 +415,25 @@ class AsyncClient:
         yield Update(job=job)
         if job.state.ended:
             return
-        async with aclosing(self._changes(job, shown, seen, logs=logs)) as changes:
+        async with aclosing(self._changes(job, shown, seen, logs=logs, waits=waits)) as changes:
             async for update in changes:
                 yield update
 
-    async def _changes(self, job: Job, shown: _Outputs, seen: int, *, logs: bool) -> AsyncGenerator[Update, None]:
+    async def _changes(
+        self, job: Job, shown: _Outputs, seen: int, *, logs: bool, waits: bool
+    ) -> AsyncGenerator[Update, None]:
         """Yield what comes behind ``shown.event_seq``, lines from ``log_seq`` `seen` on, until the job ended."""
         job_id = job.id
-        events = self.transport.events([f"jobs/{job_id}"], shown.event_seq)
+        events = self.transport.events([f"jobs/{job_id}"], shown.event_seq, waits=waits)
         try:
             async for batch in events:
                 for event in batch:
+                    if event.kind == "detached":
+                        raise Detached(
+                            f"Nobody waits here any more for the job {job.name!r}; it goes on.",
+                            "Its handle's wait() waits again, cancel() ends it.",
+                            job_id=job_id,
+                        )
                     if event.kind == "reset":  # what led here is not kept any more: begin again from what is there
                         job = _job_of(event, job_id) or await self.get(job_id)
                         if logs:
@@ -417,10 +462,14 @@ class AsyncClient:
         finally:
             await events.aclose()
 
-    async def wait(self, job_id: str) -> Job:
-        """Return the job once it has ended."""
+    async def detach(self, job_id: str) -> int:
+        """Let go on who waits for a job, wherever that is; return how many these are. The job goes on."""
+        return (await self.transport.post(f"jobs/{_quoted(job_id)}/detach", {}, _Detached)).detached
+
+    async def wait(self, job_id: str, *, waits: bool = False) -> Job:
+        """Return the job once it has ended; of `waits` see `follow`."""
         job: Job | None = None
-        async for update in self.follow(job_id, logs=False):
+        async for update in self.follow(job_id, logs=False, waits=waits):
             job = update.job or job
         if job is None:
             raise JobNotFound(f"There is no job {job_id}.")

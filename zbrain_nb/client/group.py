@@ -246,12 +246,14 @@ class JobGroup(Sequence[JobHandle]):
         again = []
         for job in jobs:
             place = failed[job.retry_of or ""]
-            handle = JobHandle(self._client, job)
-            for call in self._handles[place].after_retry:
-                call(handle)
-            self._handles[place] = handle
-            again.append(handle)
+            self._handles[place] = self._handles[place].repeated_by(job)
+            again.append(self._handles[place])
         return JobGroup(self._client, again)
+
+    def put(self, again: JobHandle) -> bool:
+        """Put a job in the place of the one that it repeats, if that is here; return whether it stands here now."""
+        self._handles = [again if handle.id == again.job.retry_of else handle for handle in self._handles]
+        return again in self._handles
 
     def display(self) -> None:
         """Show one live view of all here.

@@ -42,20 +42,25 @@ class JobHandle:
         Who asks the server.
     job : Job
         The job as last seen.
+    cached : bool
+        Whether nothing ran: it is an earlier job that did the same (``--cache``).
     """
 
     presenter: ClassVar[Presenter | None] = None
 
-    def __init__(self, client: Client, job: Job) -> None:
+    def __init__(self, client: Client, job: Job, *, cached: bool = False) -> None:
         self._client = client
         self._job = job
+        self.cached = cached
         self._born = job.event_seq if job.attempt == 0 else None
         #: The variables that went along with the job and their sizes, in words; the view says them.
         self.shipped = ""
         #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
         self.before_return: list[Callable[[], None]] = []
-        #: Called with the new handle by `retry`; the magic moves ``--out`` names to it.
+        #: Called with the new handle by `repeated_by`; the magic moves ``--out`` names to it.
         self.after_retry: list[Callable[[JobHandle], None]] = []
+        #: The jobs that repeat this one, by id, as far as is known here.
+        self.repeats: dict[str, JobHandle] = {}
 
     @property
     def client(self) -> Client:
@@ -112,6 +117,8 @@ class JobHandle:
         ------
         TimeoutError
             If it has not ended after `timeout` seconds; the job goes on.
+        Detached
+            If somebody pressed Detach, or called `detach`; the job goes on.
         """
         if not self._job.state.ended:
             self._job = self._client.call(self._wait, timeout)
@@ -122,7 +129,7 @@ class JobHandle:
     async def _wait(self, timeout: float | None) -> Job:
         try:
             with anyio.fail_after(timeout):
-                return await self._client.asynchronous.wait(self.id)
+                return await self._client.asynchronous.wait(self.id, waits=True)
         except TimeoutError:
             raise TimeoutError(f"Job {self.name!r} has not ended after {timeout:g} s; it goes on.") from None
 
@@ -148,6 +155,8 @@ class JobHandle:
             If it was canceled.
         TimeoutError
             If it has not ended after `timeout` seconds; the job goes on.
+        Detached
+            As for `wait`.
         """
         error = self.exception(timeout)
         if error is not None:
@@ -169,6 +178,10 @@ class JobHandle:
         """Cancel the job; harmless if it has ended."""
         return self._client.call(self._client.asynchronous.cancel, self.id)
 
+    def detach(self) -> int:
+        """Let go on who waits for the job, here or elsewhere (see `Detached`); returns how many these are."""
+        return self._client.call(self._client.asynchronous.detach, self.id)
+
     def retry(self) -> JobHandle:
         """Submit the ended job's spec again; returns the new job's handle.
 
@@ -177,11 +190,16 @@ class JobHandle:
         WrongState
             If the job is still active.
         """
-        again = JobHandle(self._client, self._client.call(self._client.asynchronous.retry, self.id))
-        again.shipped = self.shipped
-        for call in self.after_retry:
-            call(again)
-        return again
+        return self.repeated_by(self._client.call(self._client.asynchronous.retry, self.id))
+
+    def repeated_by(self, job: Job) -> JobHandle:
+        """Return the handle of a job that repeats this one; what hangs on this one goes over to it, once."""
+        if job.id not in self.repeats:
+            again = self.repeats[job.id] = JobHandle(self._client, job)
+            again.shipped = self.shipped
+            for call in self.after_retry:
+                call(again)
+        return self.repeats[job.id]
 
     def logs(self, *, follow: bool = False, from_seq: int = 0) -> Iterator[LogEntry]:
         """Yield the log's lines in order; with `follow`, until the job ends."""
@@ -200,9 +218,14 @@ class JobHandle:
 
         With `whole`, lines and outputs come in the order in which the job made them, none left out, if this handle
         is as old as the job; a younger one gets what there is first.
+
+        Raises
+        ------
+        Detached
+            As for `wait`.
         """
         after = self._born if whole else None
-        stream = self._client.asynchronous.follow(self.id, from_seq=from_seq, after=after)
+        stream = self._client.asynchronous.follow(self.id, from_seq=from_seq, after=after, waits=True)
         try:
             while True:
                 try:

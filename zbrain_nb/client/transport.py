@@ -74,6 +74,11 @@ class Transport:
                 self._endpoint = await asyncio.to_thread(self._locate)
             return self._endpoint
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server was found that is not known to have ended; else the next request looks for one."""
+        return self._endpoint is not None and not self._endpoint.has_ended
+
     def forget(self, endpoint: Endpoint) -> None:
         """Look for the server anew, unless that was done meanwhile."""
         if self._endpoint is endpoint:
@@ -201,7 +206,9 @@ class Transport:
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECS)
 
-    async def events(self, topics: list[str], after: int | None = None) -> AsyncGenerator[list[Event], None]:
+    async def events(
+        self, topics: list[str], after: int | None = None, *, waits: bool = False, beats: bool = False
+    ) -> AsyncGenerator[list[Event], None]:
         """Yield batches of events of `topics`, for ever.
 
         After a broken connection it goes on behind the last event seen, without gap or repeat.
@@ -209,9 +216,13 @@ class Transport:
         Parameters
         ----------
         topics : list of str
-            ``jobs/{id}`` and ``orgs/{org}``.
+            ``jobs/{id}``, ``states/{id}`` and ``orgs/{org}``.
         after : int, optional
             Begin behind this ``event_seq``; None begins now.
+        waits : bool
+            Whether somebody is held up until a job ends, whom a ``detached`` event shall let go on.
+        beats : bool
+            Yield an empty batch whenever the connection was made, and when the server says that it still lives.
 
         Raises
         ------
@@ -225,7 +236,8 @@ class Transport:
         pause = FIRST_PAUSE_SECS
         while True:
             endpoint = await self.endpoint()
-            query = f"topics={','.join(topics)}" + ("" if after is None else f"&after={after}")
+            query = f"topics={','.join(topics)}{'&waits=1' if waits else ''}"
+            query += "" if after is None else f"&after={after}"
             try:
                 async with ws_connect(
                     f"ws{endpoint.api.removeprefix('http')}events?{query}",
@@ -236,10 +248,13 @@ class Transport:
                     proxy=None,
                 ) as socket:
                     lost_at, pause = None, FIRST_PAUSE_SECS
+                    if beats:
+                        yield []
                     async for frame in socket:
                         batch = msgspec.json.decode(frame, type=list[Event])
                         if batch:
                             after = batch[-1].seq
+                        if batch or beats:
                             yield batch
             except websockets.InvalidStatus as failure:
                 status = failure.response.status_code

@@ -209,6 +209,13 @@ class JobCanceledError(ZBrainError):
     code = "job_canceled"
 
 
+class Detached(ZBrainError):
+    """Somebody asked that who waits for a job does so no longer; the job goes on. Raised by clients, never sent."""
+
+    code = "detached"
+    status = 409
+
+
 class UntrustedResult(ZBrainError):
     """A pickle made by somebody else was about to be loaded."""
 

@@ -58,7 +58,7 @@ class Event(msgspec.Struct, frozen=True):
         ``event_seq``, growing over the whole queue; a filter makes gaps.
     topic : str
         ``jobs/{id}``, or empty for the `SUBSCRIPTION_KINDS`. A subscription to ``orgs/{org}`` gets the state changes
-        of the org's jobs, a subscription to ``jobs/{id}`` also its log and outputs.
+        of the org's jobs, one to ``states/{id}`` those of a job, one to ``jobs/{id}`` also its log and outputs.
     kind : str
         One of `KINDS` or `SUBSCRIPTION_KINDS`.
     job_id : str
@@ -102,7 +102,8 @@ KINDS = (
 #: those behind ``data["after"]`` come from the store; nothing is lost, nothing is to be done. ``reset``: events behind
 #: ``data["after"]`` are not kept any more; ``data["jobs"]`` are the followed jobs as they are now, whose logs and
 #: outputs have to be read again, and jobs of ``data["orgs"]`` listed again. Events go on behind the event's own `seq`.
-SUBSCRIPTION_KINDS = ("lagged", "reset")
+#: ``detached``: who waits for the job that is followed shall do so no longer; only who said that it waits is told.
+SUBSCRIPTION_KINDS = ("lagged", "reset", "detached")
 #: Kinds delivered only to who follows the job itself: an org's dashboard is not flooded by logs.
 JOB_ONLY = frozenset({"job_logged", "job_displayed"})
 

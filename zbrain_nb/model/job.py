@@ -132,6 +132,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Run even if a job of `after` did not succeed.
     idempotency_key : str or None
         Two submits of one owner with the same key are one job.
+    cache_key : str or None
+        SHA-256 of all that decides what the job gives, as its submitter sees it; the owner's later jobs under the
+        same key may take what this one gave.
     artifacts : list of str
         Globs, relative to `cwd`, of files to keep.
     keep : list of str, "auto" or None
@@ -179,6 +182,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     after: list[str] = []
     after_any: bool = False
     idempotency_key: str | None = None
+    cache_key: str | None = None
     artifacts: list[str] = []
     keep: list[str] | str | None = None
     cwd: str | None = None
@@ -226,6 +230,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def labels(self) -> dict[str, str]:
         """The tags that people gave, without zbrain's own."""
         return {name: value for name, value in self.tags.items() if not name.startswith(PRIVATE_TAG)}
+
+    @property
+    def blobs(self) -> list[str]:
+        """The blobs that the job reads, in order."""
+        return [*self.inputs.values(), *([] if self.function is None else [self.function])]
 
     @property
     def is_plain_call(self) -> bool:
@@ -379,6 +388,7 @@ _OF_PLAIN_CALLS = frozenset(
         "after",
         "after_any",
         "idempotency_key",
+        "cache_key",
         "cwd",
         "worker",
         "kernel",
@@ -456,6 +466,8 @@ def _check(spec: JobSpec) -> None:
                 raise InvalidSpec(f"after holds {parent!r}, which is no job id.", field="after")
     if spec.idempotency_key is not None:
         check_text("idempotency_key", spec.idempotency_key, MAX_NAME)
+    if spec.cache_key is not None and not is_sha256(spec.cache_key):
+        raise InvalidSpec("cache_key must be a SHA-256.", field="cache_key")
     if spec.artifacts:
         check_texts("artifacts", spec.artifacts, 4096)
     if spec.keep is not None and spec.keep != "auto":

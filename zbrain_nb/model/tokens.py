@@ -199,7 +199,7 @@ def unseal(secret: str, size: int) -> bytes | None:
 
 def is_secret(text: str) -> bool:
     """Whether `text` is, whole, a secret of a stored token: of its form, and with the right checksum."""
-    return text[:4] in _PREFIXES and _is_whole(text, SECRET_BYTES)
+    return text[:4] in PREFIXES and _is_whole(text, SECRET_BYTES)
 
 
 def has_secret_form(text: str) -> bool:
@@ -212,7 +212,8 @@ def shows_secret(text: str) -> bool:
     return SECRET_FORM.search(text) is not None
 
 
-_PREFIXES = frozenset(kind.prefix for kind in TokenKind)
+#: How the secrets of stored tokens begin.
+PREFIXES = tuple(kind.prefix for kind in TokenKind)
 
 
 def _is_whole(secret: str, size: int) -> bool:

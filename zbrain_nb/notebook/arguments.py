@@ -38,7 +38,11 @@ class CellOptions(msgspec.Struct):
     notify_after : float or None
         The view tells of its end, if it comes so many seconds after the submit, or later.
     new : bool
-        Submit another job although the same one is active.
+        Submit another job although the same one is active, or did the same before.
+    cache : bool
+        Take what the same cell gave before, if it succeeded.
+    org : str or None
+        The org that the job belongs to.
     quiet : bool
         Show one line instead of the view.
     """
@@ -66,6 +70,8 @@ class CellOptions(msgspec.Struct):
     max_parallel: int | None = None
     notify_after: float | None = None
     new: bool = False
+    cache: bool = False
+    org: str | None = None
     quiet: bool = False
 
     @property
@@ -176,8 +182,16 @@ def _parser() -> _Parser:
         "--new",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="another job although the same cell's is active (default: attach to that)",
+        help="another job although the same cell's is active (default: attach to that), or did the same before",
     )
+    add(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="nothing runs if the same cell, with the same inputs, has succeeded before: take what it gave "
+        "(files that it reads are not looked at)",
+    )
+    add("--org", help="the org that it belongs to (default: your own)")
     add(
         "--quiet", action=argparse.BooleanOptionalAction, default=False, help="say one line instead of showing the view"
     )
@@ -224,8 +238,11 @@ def parse_line(line: str, *defaults: Defaults) -> CellOptions:
     """
     words = split(line, "%%zbrain")
     parsed = PARSER.parse_args(words)
-    before = [word for some in defaults for word in some.words(shell=parsed.shell)]
-    parsed = PARSER.parse_args([*before, *words]) if before else parsed
+    for some in reversed(defaults):
+        unfit = {"in", "out"} if parsed.shell else {"cache"} if parsed.grid else set()
+        if before := some.words(without=unfit):
+            words = [*before, *words]
+            parsed = PARSER.parse_args(words)
     if parsed.shell and (parsed.ship != "auto" or parsed.keep != "auto"):
         raise UsageError("%%zbrain: a shell script takes no variables along and leaves none.", "Drop --in and --out.")
     if parsed.job and parsed.job in parsed.keep:
@@ -240,6 +257,8 @@ def parse_line(line: str, *defaults: Defaults) -> CellOptions:
         raise UsageError(
             "%%zbrain: --out names cannot be bound by many runs.", "Each keeps its own: `_zb[0].vars`, `_zb.results()`."
         )
+    if parsed.grid and parsed.cache:
+        raise UsageError("%%zbrain: --cache is for one job, and each run of a --grid is one.", "Drop --cache.")
     if parsed.grid and parsed.shell:
         raise UsageError("%%zbrain: --grid sets Python variables, which a shell script has not.", "Drop --shell.")
     return CellOptions(**vars(parsed))

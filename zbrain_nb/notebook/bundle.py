@@ -60,7 +60,9 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+\Z")
 _COLORS = {"succeeded": "#2e7d32", "failed": "#c62828", "running": "#1565c0", "retrying": "#b25600"}
 
 
-def snapshot(job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def snapshot(
+    job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = (), cached: bool = False
+) -> dict[str, Any]:
     """Return what a view can show of `job` before, or without, an answer of the server.
 
     Parameters
@@ -71,12 +73,15 @@ def snapshot(job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[d
         Its newest lines, oldest first; at most `MAX_LOG_LINES` are kept.
     outputs : sequence of dict
         Its rich outputs as nbformat output dicts, oldest first; left out beyond `MAX_OUTPUTS_BYTES`.
+    cached : bool
+        Whether nothing ran: the job is an earlier one that did the same.
 
     Returns
     -------
     dict
-        JSON with ``id name version state job log outputs``. The job comes without its code, inputs and
-        environment, which are the server's to show.
+        JSON with ``id name version state cached job log outputs outputs_left_out``, the last how many of the first
+        outputs are kept with the job alone. The job comes without its code, inputs and environment, which are the
+        server's to show.
     """
     fields = msgspec.to_builtins(job)
     kept = {name: fields[name] for name in _JOB_FIELDS}
@@ -84,9 +89,9 @@ def snapshot(job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[d
     for name in ("output", "error"):
         if len(json.dumps(kept[name])) > MAX_VALUE_BYTES:
             kept[name] = {**kept[name], "traceback": []} if name == "error" and isinstance(kept[name], dict) else None
-    shown = list(outputs)
-    while shown and sum(len(json.dumps(each)) for each in shown) > MAX_OUTPUTS_BYTES:
-        shown.pop(0)
+    left_out, size = len(outputs), 0
+    while left_out and (size := size + len(json.dumps(outputs[left_out - 1]))) <= MAX_OUTPUTS_BYTES:
+        left_out -= 1
     lines = [msgspec.to_builtins(entry) for entry in log_tail[-MAX_LOG_LINES:]]
     for line in lines:
         line["line"] = line["line"][:MAX_LINE_CHARS]
@@ -95,20 +100,22 @@ def snapshot(job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[d
         "name": job.name,
         "version": VERSION,
         "state": str(job.state),
+        "cached": cached,
         "job": kept,
         "log": lines,
-        "outputs": shown,
+        "outputs": list(outputs[left_out:]),
+        "outputs_left_out": left_out,
     }
 
 
 def mime_bundle(
-    job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = ()
+    job: Job, *, log_tail: Sequence[LogEntry] = (), outputs: Sequence[dict[str, Any]] = (), cached: bool = False
 ) -> dict[str, Any]:
     """Return the display data of a job, for ``display(bundle, raw=True)``.
 
     Parameters
     ----------
-    job, log_tail, outputs
+    job, log_tail, outputs, cached
         See `snapshot`.
 
     Returns
@@ -116,13 +123,14 @@ def mime_bundle(
     dict
         By mime type: the live view (`MIME_TYPE`), a static summary in HTML, and a constant plain text.
     """
-    saved = snapshot(job, log_tail=log_tail, outputs=outputs)
+    saved = snapshot(job, log_tail=log_tail, outputs=outputs, cached=cached)
     return {MIME_TYPE: saved, "text/html": _html(job, saved), "text/plain": PLAIN}
 
 
 def _html(job: Job, saved: dict[str, Any]) -> str:
     color = _COLORS.get(saved["state"], "inherit")
-    head = f'<b style="color:{color}">{_escape(saved["state"].capitalize())}</b> <b>{_escape(saved["name"])}</b>'
+    word = "Cached" if saved["cached"] else saved["state"].capitalize()
+    head = f'<b style="color:{color}">{_escape(word)}</b> <b>{_escape(saved["name"])}</b>'
     facts = [_escape(fact) for fact in _facts(job)]
     parts = [f"<p>{head}{' &middot; '.join(['', *facts])}</p>"]
     if job.reason:
@@ -130,13 +138,23 @@ def _html(job: Job, saved: dict[str, Any]) -> str:
     if job.error:
         trace = "\n".join(str(line) for line in job.error.get("traceback") or ())
         parts.append(_pre(trace or f"{job.error.get('ename', '')}: {job.error.get('evalue', '')}"))
+    if saved["outputs_left_out"]:
+        parts.append(f"<p>{_left_out(saved['outputs_left_out'])}</p>")
     parts += [_output(output.get("data") or {}) for output in saved["outputs"]]
-    if job.output is not None:
+    is_shown = any(output.get("output_type") == "execute_result" for output in saved["outputs"])
+    if job.output is not None and not is_shown:
         parts.append(_pre(job.output if isinstance(job.output, str) else json.dumps(job.output, indent=2)))
     if saved["log"]:
         parts.append(f"<details><summary>Log</summary>{_pre(chr(10).join(e['line'] for e in saved['log']))}</details>")
     parts.append(f"<p><code>client.job(&quot;{_escape(job.id)}&quot;)</code></p>")
     return f"<div>{''.join(parts)}</div>"
+
+
+def _left_out(count: int) -> str:
+    where = "kept with the job: open it in zbrain."
+    if count == 1:
+        return f"The first output was too large for the notebook, and is {where}"
+    return f"The first {count:,} outputs were too large for the notebook, and are {where}"
 
 
 def _facts(job: Job) -> list[str]:
@@ -171,4 +189,4 @@ def _escape(text: str) -> str:
 
 
 def _pre(text: str) -> str:
-    return f"<pre>{_escape(text)}</pre>"
+    return f'<pre style="font-family: monospace">{_escape(text)}</pre>'

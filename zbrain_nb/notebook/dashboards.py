@@ -11,15 +11,14 @@ import html
 import time
 from typing import Any
 
-import anywidget
 import msgspec
-import traitlets
 
 from zbrain_nb.client.client import Client
-from zbrain_nb.client.printing import age
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.settings import read_settings
-from zbrain_nb.notebook.joining import VIEW, join_modules
+from zbrain_nb.notebook.presenting import is_kernel, widget_part
+from zbrain_nb.notebook.tables import JOB_COLUMNS, job_row, table_text
+from zbrain_nb.notebook.widget import ViewWidget
 
 MIME_TYPE = "application/vnd.zbrain.dashboard+json"
 VERSION = 1
@@ -46,13 +45,13 @@ _FIELDS = (
 )
 
 
-class Dashboard(anywidget.AnyWidget):
+class Dashboard(ViewWidget):
     """Live table of jobs; displayed alone it is drawn by the lab extension, in a layout as a widget.
 
     Parameters
     ----------
     client : Client
-        Reads what is kept in the notebook.
+        Reads what is kept in the notebook, and asks the server for pages that cannot.
 
     Attributes
     ----------
@@ -60,29 +59,23 @@ class Dashboard(anywidget.AnyWidget):
         The newest jobs when it was made, or when `refresh` was called.
     """
 
-    _esm = join_modules("dashwidget.js")
-    _css = "\n".join((VIEW / name).read_text("utf-8") for name in ("zbrain.css", "dashboard/dashboard.css"))
-
-    saved = traitlets.Dict().tag(sync=True)
-
     def __init__(self, client: Client) -> None:
         self._client = client
-        super().__init__(saved=_saved(self._jobs()))
+        super().__init__(client, "dashboard", _saved(self._jobs()))
 
     def refresh(self) -> None:
-        """Read the newest jobs again, for pages that the kernel alone can reach."""
+        """Read the newest jobs again, for what is displayed next, and its exports."""
         self.saved = _saved(self._jobs())
 
     def _jobs(self) -> list[Job]:
         return [handle.job for handle in self._client.jobs(limit=MAX_SAVED)]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        shown = super()._repr_mimebundle_(**kwargs)
-        data = (shown[0] if isinstance(shown, tuple) else shown) or {}
-        return {**data, MIME_TYPE: self.saved, "text/html": _table(self.saved["rows"]), "text/plain": PLAIN}
-
-    def __repr__(self) -> str:
-        return PLAIN
+        if not is_kernel():
+            return {"text/plain": table_text(JOB_COLUMNS, [job_row(job) for job in self._jobs()]) or "No jobs."}
+        data = {MIME_TYPE: self.saved, "text/html": _table(self.saved["rows"]), "text/plain": PLAIN}
+        show = super()._repr_mimebundle_
+        return data | widget_part(lambda: show(**kwargs))
 
 
 def _saved(jobs: list[Job]) -> dict[str, Any]:
@@ -105,11 +98,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as HTML, for readers without the live table; nothing of a job is HTML there."""
     if not rows:
         return "<p>No jobs.</p>"
-    lines = [[row["state"], row["name"], _age(row["created_at"]), row["reason"] or ""] for row in rows]
+    lines = [[row["state"].capitalize(), row["name"], _when(row["created_at"]), row["reason"] or ""] for row in rows]
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in lines)
-    head = "<tr><th>State</th><th>Name</th><th>Age</th><th>Reason</th></tr>"
+    head = "<tr><th>State</th><th>Name</th><th>Submitted</th><th>Reason</th></tr>"
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
-def _age(created_at: str) -> str:
-    return age(dt.datetime.fromisoformat(created_at))
+def _when(created_at: str) -> str:
+    return f"{dt.datetime.fromisoformat(created_at).astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -72,10 +72,17 @@ class Defaults:
             self._words.pop(name, None)
             return
         words = self._as_words(name, value)
+        others = [word for other, said in self._words.items() if other != name for word in said]
         try:
-            PARSER.parse_args(words)
+            parsed = PARSER.parse_args([*others, *words])
         except UsageError as error:
             raise UsageError(f"{self._what}: {error.message.removeprefix('%%zbrain: ')}", error.hint) from None
+        if parsed.shell and (parsed.ship != "auto" or parsed.keep != "auto"):
+            raise UsageError(
+                f"{self._what}: a shell script takes no variables along and leaves none, so shell cannot be set "
+                "together with in or out.",
+                "Set the one that most cells need, and put the other on the line of its cell.",
+            )
         self._words[name] = words
 
     def _as_words(self, name: str, value: Any) -> list[str]:
@@ -87,9 +94,9 @@ class Defaults:
             return [f"--{name}" if truth else f"--no-{name}"]
         return [f"--{name}={one}" for one in (value if isinstance(value, list | tuple) else [value])]
 
-    def words(self, *, shell: bool = False) -> list[str]:
-        """Return all as words of a line; for a shell script, without what it cannot have."""
-        return [word for name, words in self._words.items() if not (shell and name in ("in", "out")) for word in words]
+    def words(self, *, without: Set[str] = frozenset()) -> list[str]:
+        """Return all as words of a line, but for the flags `without`."""
+        return [word for name, words in self._words.items() if name not in without for word in words]
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         """Yield each flag that is set, and its value."""

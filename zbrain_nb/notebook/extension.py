@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.notebook.bridging import open_bridges
 from zbrain_nb.notebook.completion import complete_magics
 from zbrain_nb.notebook.dashboards import Dashboard
 from zbrain_nb.notebook.defaults import preferences_of
@@ -23,6 +24,10 @@ def load(shell: InteractiveShell) -> None:
     JobHandle.presenter = NotebookPresenter()
     JobGroup.presenter = GroupView()
     Client.present = Dashboard
-    shell.register_magics(ZBrainMagics)
+    if not isinstance(shell.magics_manager.registry.get(ZBrainMagics.__name__), ZBrainMagics):
+        magics = ZBrainMagics(shell)
+        shell.register_magics(magics)
+        shell.events.register("pre_run_cell", magics.before_cell)
     explain(preferences_of(shell))
     complete_magics(shell)
+    open_bridges(shell)

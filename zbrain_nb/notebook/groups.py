@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import html
 import sys
-import time
 import uuid
+from collections import Counter
 from typing import Any
 
-import ipywidgets
 import msgspec
-from IPython.core.getipython import get_ipython
 from IPython.display import publish_display_data
 
 from zbrain_nb.client.group import JobGroup, parameters
+from zbrain_nb.client.printing import printable
 from zbrain_nb.model.job import Job, JobState
-from zbrain_nb.notebook.presenting import needs_widget
+from zbrain_nb.notebook.presenting import WIDGET_TYPE, is_kernel, widget_part
+from zbrain_nb.notebook.widget import ViewWidget
 
 MIME_TYPE = "application/vnd.zbrain.group+json"
 VERSION = 1
@@ -23,8 +23,9 @@ VERSION = 1
 PLAIN = "<zbrain group>"
 #: So many runs are listed in the static summary.
 MAX_LISTED = 50
+#: So many reasons are told in a terminal.
+MAX_REASONS = 6
 _FIELDS = ("id", "state", "created_at", "started_at", "finished_at", "reason", "exit_code", "event_seq")
-_PUSH_SECS = 0.5
 
 
 class GroupView:
@@ -32,47 +33,51 @@ class GroupView:
 
     def bundle(self, group: JobGroup) -> dict[str, Any]:
         """Return the display bundle of the group as it stands."""
-        jobs = [handle.job for handle in group.refresh()]
-        saved = {
-            "version": VERSION,
-            "name": group.name,
-            "org": jobs[0].org_id if jobs else "",
-            "runs": [_run(job) for job in jobs],
-        }
-        bundle = {MIME_TYPE: saved, "text/html": summary(group), "text/plain": PLAIN}
-        if needs_widget():
-            shown = self.widget(group)._repr_mimebundle_()
-            bundle |= shown if isinstance(shown, dict) else {}
-        return bundle
+        if not is_kernel():
+            return {"text/plain": in_words(group)}
+        return _bundle(group) | widget_part(lambda: self.widget(group)._repr_mimebundle_())
 
     def display(self, group: JobGroup) -> None:
         """Show the live view under the running cell; at the end of all, save what they came to in the notebook."""
-        if getattr(get_ipython(), "kernel", None) is None:
-            sys.stdout.write(f"{group!r}; .results() waits for them.\n")
+        if not is_kernel():
+            sys.stdout.write(f"{in_words(group)}\n")
             return
         shown = {"display_id": f"zbrain-group-{uuid.uuid4().hex[:12]}"}
-        publish_display_data(self.bundle(group), transient=shown)
+        bundle = self.bundle(group)
+        publish_display_data(bundle, transient=shown)
+        widget = {mime: data for mime, data in bundle.items() if mime == WIDGET_TYPE}
 
         def save(ended: JobGroup) -> None:
-            publish_display_data(self.bundle(ended), transient=shown, update=True)
+            publish_display_data(_bundle(ended) | widget, transient=shown, update=True)
 
         if not group.done():
             group.add_done_callback(save)
 
-    def widget(self, group: JobGroup) -> ipywidgets.HTML:
-        """Return a summary as a widget that the kernel keeps up to date."""
-        shown = ipywidgets.HTML(summary(group.refresh()))
+    def widget(self, group: JobGroup) -> ViewWidget:
+        """Return the view as a widget."""
+        return ViewWidget(group.client, "group", _saved(group))
 
-        async def feed() -> None:
-            pushed = 0.0
-            async for _ in group.changes():
-                if time.monotonic() - pushed >= _PUSH_SECS:
-                    pushed = time.monotonic()
-                    shown.value = summary(group)
-            shown.value = summary(group)
 
-        group.client.start(feed)
-        return shown
+def in_words(group: JobGroup) -> str:
+    """Return how the runs stand, for a terminal: how many are in which state, and why some failed."""
+    told = [repr(group)]
+    reasons = Counter(handle.job.reason or "" for handle in group if handle.job.state is JobState.FAILED)
+    told += [f"  {count:,} failed: {printable(reason)}" for reason, count in reasons.most_common(MAX_REASONS)]
+    return "\n".join(told) if group.done() else f"{told[0]}; .results() waits for them."
+
+
+def _bundle(group: JobGroup) -> dict[str, Any]:
+    return {MIME_TYPE: _saved(group), "text/html": summary(group), "text/plain": PLAIN}
+
+
+def _saved(group: JobGroup) -> dict[str, Any]:
+    jobs = [handle.job for handle in group.refresh()]
+    return {
+        "version": VERSION,
+        "name": group.name,
+        "org": jobs[0].org_id if jobs else "",
+        "runs": [_run(job) for job in jobs],
+    }
 
 
 def _run(job: Job) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from IPython.core.getipython import get_ipython
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
-from zbrain_nb.client.printing import age, printable, state_style
+from zbrain_nb.client.printing import printable
 from zbrain_nb.model.errors import JobNotFound, UsageError
 from zbrain_nb.model.job import JobState
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.notebook.attaching import attach
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.runs import NotebookRuns
-from zbrain_nb.notebook.tables import plain, show_table
+from zbrain_nb.notebook.tables import JOB_COLUMNS, job_row, plain, show_table
 
 ID_CHARS = 13
 
@@ -141,17 +141,7 @@ def _ls(desk: Desk, options: argparse.Namespace) -> None:
         handles = [handle for handle in seen if options.state in (None, handle.job.state)][-options.limit :][::-1]
     else:
         handles = desk.client.jobs(options.state, options.limit)
-    rows = [
-        (
-            handle.id[:ID_CHARS],
-            f"[{state_style(handle.job.state)}]{handle.job.state}[/]",
-            plain(handle.name),
-            age(handle.job.created_at),
-            plain(handle.job.reason or ""),
-        )
-        for handle in handles
-    ]
-    show_table(("Id", "State", "Name", "Age", "Reason"), rows, "No jobs.")
+    show_table(JOB_COLUMNS, [job_row(handle.job) for handle in handles], "No jobs.")
 
 
 def _logs(desk: Desk, options: argparse.Namespace) -> None:

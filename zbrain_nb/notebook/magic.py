@@ -17,7 +17,7 @@ from zbrain_nb.client.client import Client, parallel_fields
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle, error_of
-from zbrain_nb.client.printing import printable
+from zbrain_nb.client.printing import age, printable
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import UsageError
 from zbrain_nb.model.job import JobSpec
@@ -28,9 +28,11 @@ from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.arguments import PARSER, CellOptions, parse_line, split
 from zbrain_nb.notebook.attaching import find_group
 from zbrain_nb.notebook.binding import OutBindings
-from zbrain_nb.notebook.capture import check_syntax
+from zbrain_nb.notebook.caching import cache_key, imports_of
+from zbrain_nb.notebook.capture import check_syntax, parse_cell
 from zbrain_nb.notebook.defaults import Defaults, Preferences, preferences_of
 from zbrain_nb.notebook.environments import differences, find_kernel, refuse_variables
+from zbrain_nb.notebook.following import Follower
 from zbrain_nb.notebook.grid import combinations, label
 from zbrain_nb.notebook.line import ID_CHARS, Desk, run_line
 from zbrain_nb.notebook.line import PARSER as LINE_PARSER
@@ -58,6 +60,7 @@ class ZBrainMagics(Magics):
 
     shell: InteractiveShell
     _desk: Desk | None = None
+    _follower: Follower | None = None
     _explained: frozenset[str] = frozenset()
 
     @property
@@ -68,12 +71,18 @@ class ZBrainMagics(Magics):
             namespace = self.shell.user_ns
             bindings = OutBindings(client, namespace, self.shell.compile._filename_map)
             self._desk = Desk(client, namespace, NotebookRuns(client, notebook_of(self.shell)), bindings)
+            self._follower = Follower(self._desk)
         return self._desk
 
     @property
     def desk_if_there(self) -> Desk | None:
         """The desk, if something needed it already."""
         return self._desk
+
+    def before_cell(self, info: object) -> None:
+        """Let names follow what was retried elsewhere; IPython calls this before each cell."""
+        if self._follower is not None:
+            self._follower.look()
 
     @property
     def client(self) -> Client:
@@ -110,6 +119,8 @@ class ZBrainMagics(Magics):
             return
         if isinstance(options.keep, list):
             self.desk.bindings.add(sent, options.keep)
+            if sent.cached:
+                sent.wait()  # it has ended: this binds
         if self._waits(options):
             wait_and_show(self.shell, sent)
         elif options.quiet:
@@ -145,17 +156,19 @@ class ZBrainMagics(Magics):
             "resources": options.resources,
             "limits": limits_from_pairs(options.limit),
             "worker": options.on or "local",
+            "org_id": options.org,
         }
         if options.shell:
             shell = shutil.which("bash") or "sh"
             fields["name"] = options.name or next(filter(None, map(str.strip, cell.splitlines())))[:60]
-            return self._attach_or_send(JobSpec(cmd=[shell, "-c", cell], **fields), None, options)
+            spec = JobSpec(cmd=[shell, "-c", cell], **fields)
+            return self._find_or_send(spec, None, options)
         own = Kernel(sys.executable, python=sys.executable)
         kernel = own if options.kernel is None else find_kernel(options.kernel, fields["env"])
         if kernel.python is None:
             refuse_variables(kernel, options)
             self._say_what_stays(kernel)
-            return self._attach_or_send(JobSpec(code=cell, kernel=kernel.folder, **fields), None, options)
+            return self._find_or_send(JobSpec(code=cell, kernel=kernel.folder, **fields), None, options)
         check_syntax(self.shell, cell)
         shipment = ship_cell(self.shell, cell, options.ship)
         if kernel.python != sys.executable and (differs := differences(kernel.python, shipment.modules)):
@@ -165,7 +178,7 @@ class ZBrainMagics(Magics):
         spec = JobSpec(code=cell, keep=keep, kernel=kernel.python, inputs={"cell": "0" * 64}, **fields)
         if options.grid:
             return self._send_grid(spec, shipment, options)
-        return self._attach_or_send(spec, shipment, options)
+        return self._find_or_send(spec, shipment, options)
 
     def _say_what_stays(self, kernel: Kernel) -> None:
         """Say once for each kernel that its cells know nothing of the notebook's variables."""
@@ -212,12 +225,17 @@ class ZBrainMagics(Magics):
             tags[NOTIFY_GROUP_TAG if options.grid else NOTIFY_TAG] = f"{options.notify_after:g}"
         return tags
 
-    def _attach_or_send(self, spec: JobSpec, shipment: Shipment | None, options: CellOptions) -> JobHandle:
-        """Return the active job that does the very same, or submit."""
+    def _find_or_send(self, spec: JobSpec, shipment: Shipment | None, options: CellOptions) -> JobHandle:
+        """Return the active job that does the very same, or one that did (with ``--cache``), or submit."""
         tags = self._tags(options)
         tags[PRINT_TAG] = self._print_of(spec, shipment, tags)
         if (same := self._same(tags, options)) is not None:
             return same
+        if options.cache:
+            imported = imports_of(parse_cell(self.shell, spec.code)) if shipment and spec.code else ()
+            spec = msgspec.structs.replace(spec, cache_key=cache_key(spec, shipment, imported))
+            if (cached := self._cached(spec, options)) is not None:
+                return cached
         spec = msgspec.structs.replace(spec, tags=tags)
         if shipment is not None:
             digest, apart = self.client.call(self.client.asynchronous.put_parcel, shipment.parcel)
@@ -225,6 +243,19 @@ class ZBrainMagics(Magics):
         handle = self.client.submit_many([spec])[0]
         if shipment is not None:
             handle.shipped = shipment.said
+        self.desk.runs.add(handle)
+        return handle
+
+    def _cached(self, spec: JobSpec, options: CellOptions) -> JobHandle | None:
+        """Return a job that gave what this one would give, and say so; None if there is none, or with ``--new``."""
+        if options.new or spec.cache_key is None:
+            return None
+        job = self.client.call(self.client.asynchronous.cached, spec.cache_key)
+        if job is None:
+            return None
+        handle = JobHandle(self.client, job, cached=True)
+        said = f"{printable(handle.name)} did the same {age(job.finished_at or job.created_at)} ago"
+        sys.stdout.write(f"zbrain: nothing ran: {said} (--new: run it anyway).\n")
         self.desk.runs.add(handle)
         return handle
 

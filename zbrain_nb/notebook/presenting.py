@@ -1,7 +1,7 @@
 """How a handle shows itself in a notebook: the live view by its mime type, or the same view as a widget.
 
-JupyterLab and Notebook 7 draw the mime type without a kernel. Where our lab extension cannot be (VS Code, Colab),
-the widget is added to the same bundle, fed by a thread of the kernel when its page cannot reach the server.
+JupyterLab and Notebook 7 draw the mime type without a kernel. For front ends without our lab extension the widget is
+added to the same bundle. Either asks through the kernel where its page cannot reach the server.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 import sys
 import uuid
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from IPython.core.getipython import get_ipython
 from IPython.display import publish_display_data
 
-from zbrain_nb.client.client import Client
 from zbrain_nb.client.handle import JobHandle
-from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.client.printing import printable
 from zbrain_nb.notebook.bundle import MIME_TYPE, mime_bundle, snapshot
-from zbrain_nb.notebook.widget import JobWidget
+from zbrain_nb.notebook.widget import ViewWidget
 
 TAIL = 200
+WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 
 
 class NotebookPresenter:
@@ -29,13 +29,16 @@ class NotebookPresenter:
 
     def bundle(self, handle: JobHandle) -> dict[str, Any]:
         """Return the display bundle of the job as it stands; an ended one comes with its outputs and log's end."""
+        if not is_kernel():
+            return {"text/plain": in_words(handle.refresh())}
+        return self._saved(handle) | widget_part(lambda: self.widget(handle)._repr_mimebundle_())
+
+    def _saved(self, handle: JobHandle) -> dict[str, Any]:
         job = handle.refresh().job
         ended = job.state.ended
-        bundle = mime_bundle(job, log_tail=tail(handle) if ended else (), outputs=handle.outputs if ended else ())
+        log, outputs = (tail(handle), handle.outputs) if ended else ((), ())
+        bundle = mime_bundle(job, log_tail=log, outputs=outputs, cached=handle.cached)
         bundle[MIME_TYPE]["shipped"] = handle.shipped
-        if needs_widget():
-            shown = self.widget(handle)._repr_mimebundle_()
-            bundle |= shown[0] if shown else {}
         return bundle
 
     def display(self, handle: JobHandle) -> None:
@@ -43,21 +46,37 @@ class NotebookPresenter:
 
         The view itself needs no such update. It is for who opens the notebook where no server knows the job.
         """
-        if getattr(get_ipython(), "kernel", None) is None:
-            sys.stdout.write(f"{handle!r} runs; .logs(follow=True) shows its log, .result() waits for it.\n")
+        if not is_kernel():
+            sys.stdout.write(f"{in_words(handle.refresh())}\n")
             return
         shown = {"display_id": f"zbrain-{handle.id}-{uuid.uuid4().hex[:8]}"}
-        publish_display_data(self.bundle(handle), transient=shown)
+        bundle = self.bundle(handle)
+        publish_display_data(bundle, transient=shown)
+        widget = {mime: data for mime, data in bundle.items() if mime == WIDGET_TYPE}
 
         def save(ended: JobHandle) -> None:
-            publish_display_data(self.bundle(ended), transient=shown, update=True)
+            publish_display_data(self._saved(ended) | widget, transient=shown, update=True)
 
         if not handle.job.state.ended:
             handle.add_done_callback(save)
 
-    def widget(self, handle: JobHandle) -> JobWidget:
-        """Return the view as a widget that is fed by the kernel when its page cannot reach the server."""
-        return _FedWidget(handle).widget
+    def widget(self, handle: JobHandle) -> ViewWidget:
+        """Return the view as a widget."""
+        return ViewWidget(handle.client, "job", snapshot(handle.refresh().job, cached=handle.cached))
+
+
+def is_kernel() -> bool:
+    """Whether this IPython is a notebook's; a terminal gets words in place of views."""
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def in_words(handle: JobHandle) -> str:
+    """Return how a job stands, for a terminal."""
+    job = handle.job
+    why = f" {printable(job.reason)}" if job.reason else ""
+    more = ".logs() shows its log, .result() its value" if job.state.ended else ".logs(follow=True) shows its log"
+    waits = "" if job.state.ended else ", .result() waits for it"
+    return f"{handle!r}: {job.state}.{why} ({more}{waits}.)"
 
 
 def tail(handle: JobHandle) -> list[Any]:
@@ -66,63 +85,28 @@ def tail(handle: JobHandle) -> list[Any]:
     return list(handle.logs(from_seq=max(0, lines - TAIL)))
 
 
+def widget_part(show: Callable[[], Any]) -> dict[str, Any]:
+    """Return what shows a widget, of what `show` returns, where the front end has no other way to the live view.
+
+    Elsewhere a widget is better left out: it hides the static summary from readers without a kernel.
+    """
+    if not needs_widget():
+        return {}
+    shown = show()
+    data = (shown[0] if isinstance(shown, tuple) else shown) or {}
+    return {WIDGET_TYPE: data[WIDGET_TYPE]} if WIDGET_TYPE in data else {}
+
+
 def needs_widget() -> bool:
-    """Whether the front end is one that does not have our lab extension, as far as a kernel can tell."""
+    """Whether the front end is one that does not have our lab extension, as far as a kernel can tell.
+
+    VS Code and Colab say who they are. A Jupyter server that has the lab extension has the server extension, too, which
+    tells its kernels where the server is; one that did not is another environment's, or on another machine.
+    """
+    kernel = getattr(get_ipython(), "kernel", None)
+    if kernel is None or not getattr(kernel, "_allow_stdin", True):  # nbclient, papermill: nobody watches
+        return False
     if any(name.startswith("VSCODE_") for name in os.environ) or "COLAB_RELEASE_TAG" in os.environ:
         return True
-    kernel = getattr(get_ipython(), "kernel", None)
-    if kernel is None:
-        return False
-    cell = kernel.get_parent("shell").get("metadata", {}).get("cellId", "")
-    return str(cell).startswith("vscode-")
-
-
-class _FedWidget:
-    """Feeds a widget from the client's loop, once a view asks for it."""
-
-    def __init__(self, handle: JobHandle) -> None:
-        self._handle = handle
-        self._client: Client = handle.client
-        self._feeding = False
-        self.widget = JobWidget(handle.id, handle.name, snapshot(handle.refresh().job), on_act=self._act)
-
-    def _act(self, verb: str) -> str | None:
-        if verb == "refresh":
-            if not self._feeding:
-                self._feeding = True
-                self._client.start(self._feed)
-            return None
-        self._client.start(self._do, verb)
-        return None
-
-    async def _do(self, verb: str) -> None:
-        client = self._client.asynchronous
-        try:
-            if verb == "cancel":
-                await client.cancel(self.widget.job_id)
-            else:
-                job = await client.retry(self.widget.job_id)
-                self._handle = JobHandle(self._client, job)
-                self.widget.job_id, self.widget.name = job.id, job.name
-                self.widget.snapshot = snapshot(job)
-                await self._feed()
-        except ZBrainError as error:
-            self.widget.send({"problem": str(error)})
-
-    async def _feed(self) -> None:
-        client, job_id = self._client.asynchronous, self.widget.job_id
-        async for update in client.follow(job_id):
-            events: list[dict[str, Any]] = []
-            about = {"topic": f"jobs/{job_id}", "job_id": job_id, "attempt": 0, "ts": 0.0}
-            if update.entries:
-                lines = {"entries": msgspec.to_builtins(update.entries)}
-                events.append({**about, "seq": 0, "kind": "job_logged", "data": lines})
-            if update.outputs:
-                events.append(
-                    {**about, "seq": update.seq, "kind": "job_displayed", "data": {"outputs": update.outputs}}
-                )
-            if update.job is not None:
-                patch = msgspec.to_builtins(update.job) | {"name": update.job.name}
-                events.append({**about, "seq": update.job.event_seq, "kind": "job_progressed", "data": patch})
-            self.widget.push(events)
-        self._feeding = False
+    cell = str(kernel.get_parent("shell").get("metadata", {}).get("cellId", ""))
+    return cell.startswith("vscode-") or "ZBRAIN_URL" not in os.environ

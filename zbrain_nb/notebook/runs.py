@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import anyio
+
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.model.job import Job
 from zbrain_nb.notebook.origin import CELL_TAG, NOTEBOOK_TAG, PRINT_TAG
 
 #: So many of a notebook's newest jobs are looked at.
@@ -16,26 +19,72 @@ class NotebookRuns:
     Parameters
     ----------
     client : Client
-        Asks the server, once, for the jobs of before.
+        Asks the server for the jobs of before, and for those that others submitted since (`look`).
     notebook : str
         Which notebook (see `origin.notebook_of`).
     """
 
     def __init__(self, client: Client, notebook: str) -> None:
         self._client = client
-        self._notebook = notebook
-        self._handles: list[JobHandle] | None = None
+        self._tag = (NOTEBOOK_TAG, notebook)
+        self._handles: list[JobHandle] = []
+        self._seq: int | None = None
 
     def all(self) -> list[JobHandle]:
         """Return the notebook's jobs, oldest first."""
-        if self._handles is None:
-            jobs = self._client.jobs(limit=MOST, tag=(NOTEBOOK_TAG, self._notebook))
-            self._handles = jobs[::-1]
+        if self._seq is None:
+            self.look()
         return self._handles
 
     def known(self) -> list[JobHandle]:
         """Return those of the jobs that are known without asking the server, oldest first."""
-        return list(self._handles or [])
+        return list(self._handles)
+
+    def look(self, patience_secs: float | None = None) -> list[tuple[JobHandle, JobHandle]]:
+        """Look for jobs of the notebook that others submitted: a page's Retry makes such.
+
+        Parameters
+        ----------
+        patience_secs : float, optional
+            How long to wait for the server.
+
+        Returns
+        -------
+        list of tuple
+            Which job is repeated by which, oldest first. One that somebody else submitted again is not among them:
+            what it leaves is not this owner's to load.
+
+        Raises
+        ------
+        TimeoutError
+            If the server has not answered by then.
+        """
+        jobs, self._seq = self._client.call(self._submitted, patience_secs)
+        known = {handle.id: handle for handle in self._handles} if jobs else {}
+        repeats = []
+        for job in reversed(jobs):
+            if job.id in known:
+                continue
+            old = known.get(job.retry_of or "")
+            if old is None or old.job.owner != job.owner:
+                again = JobHandle(self._client, job)
+            elif job.id in old.repeats:  # by this kernel's own `retry`
+                again = old.repeats[job.id]
+            else:
+                again = old.repeated_by(job)
+                repeats.append((old, again))
+            known[job.id] = again
+            self._handles.append(again)
+        del self._handles[:-MOST]
+        return repeats
+
+    async def _submitted(self, patience_secs: float | None) -> tuple[list[Job], int]:
+        ask = self._client.asynchronous.submitted
+        with anyio.fail_after(patience_secs):
+            jobs, seq = await ask(self._tag, self._seq, MOST)
+            if self._seq is not None and seq < self._seq:  # another database: its numbers begin anew
+                jobs, seq = await ask(self._tag, None, MOST)
+        return jobs, seq
 
     def add(self, handle: JobHandle) -> None:
         """Remember a job that was submitted here."""

@@ -11,7 +11,7 @@ from IPython.display import clear_output, publish_display_data
 
 from zbrain_nb.client.asynchronous import Update
 from zbrain_nb.client.handle import JobHandle
-from zbrain_nb.model.errors import JobFailedError, ZBrainError
+from zbrain_nb.model.errors import Detached, JobFailedError, ZBrainError
 from zbrain_nb.model.events import LogStream
 from zbrain_nb.notebook.lookalikes import lookalike
 
@@ -22,7 +22,8 @@ _PATIENCE_SECS = 2.0
 def wait_and_show(shell: InteractiveShell, handle: JobHandle) -> None:
     """Print the job's log and show its outputs as they come; raise what it raised.
 
-    The value of its last expression becomes ``_`` and ``Out[n]``. An interrupt detaches: the job goes on.
+    The value of its last expression becomes ``_`` and ``Out[n]``. An interrupt detaches, and so does Detach: the job
+    goes on.
 
     Raises
     ------
@@ -36,7 +37,7 @@ def wait_and_show(shell: InteractiveShell, handle: JobHandle) -> None:
     try:
         for update in handle.updates(whole=True):
             view.take(update)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Detached):
         view.show_held()
         sys.stderr.write("zbrain: detached; the job goes on. _zb.cancel() ends it, _zb.wait() waits again.\n")
         return

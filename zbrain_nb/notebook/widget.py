@@ -1,85 +1,56 @@
-"""The view of a job as an ipywidget, for layouts with other widgets and for pages that cannot reach the server.
+"""The views as ipywidgets, for layouts with other widgets, and for pages without the lab extension (VS Code, Colab).
 
-In the browser it is the same module as the lab extension's, and like that it talks straight to the server where
-it can. Where it cannot (VS Code, Colab, remote kernels) it asks the kernel, and whoever made the widget feeds it:
-see `JobWidget`. Nothing here talks to a server or starts a thread.
+In the browser it is the same module as the lab extension's, and like that it talks straight to the server where it can.
+Where it cannot, it asks through the kernel: see `zbrain_nb.notebook.bridge`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import anywidget
 import traitlets
 
+from zbrain_nb.client.client import Client
+from zbrain_nb.notebook.bridge import Bridge
 from zbrain_nb.notebook.joining import VIEW, join_modules
 
+STYLES = ("zbrain.css", "dashboard/dashboard.css")
 
-class JobWidget(anywidget.AnyWidget):
-    """Live view of one job.
+
+class ViewWidget(anywidget.AnyWidget):
+    """A live view of a job, of a group, or of all jobs.
 
     Parameters
     ----------
-    job_id : str
-        Which job.
-    name : str
-        What to call it until more is known.
-    snapshot : dict or None
-        What to show first, as `zbrain_nb.notebook.bundle.snapshot` makes it.
-    on_act : callable or None
-        Called with what a view without server asks for: ``"refresh"`` (a view opened: set `snapshot`, then `push`
-        what follows), ``"cancel"``, ``"retry"`` or ``"run_again"``. It returns None, or one sentence for the
-        reader when it could not be done. It runs where the kernel handles messages, so it must not block.
+    client : Client
+        Asks the server for pages that cannot.
+    kind : str
+        ``job``, ``group`` or ``dashboard``.
+    saved : dict
+        What to show first, as the display bundle holds it under the view's mime type.
 
     Attributes
     ----------
-    snapshot : dict
-        Assign to replace what is shown, also by another job (after a retry). With ``event_seq``, the number of the
-        last event that its outputs hold.
-    fed : bool
-        Whether a view has asked to be fed by the kernel. While False nobody needs `push`, which does nothing.
+    saved : dict
+        As above. A view that shows another job instead (after a retry) says so here, for pages that open later.
     """
 
     _esm = join_modules("widget.js")
-    _css = (VIEW / "zbrain.css").read_text("utf-8")
+    _css = "\n".join((VIEW / name).read_text("utf-8") for name in STYLES)
 
-    job_id = traitlets.Unicode().tag(sync=True)
-    name = traitlets.Unicode().tag(sync=True)
-    snapshot = traitlets.Dict().tag(sync=True)
+    kind = traitlets.Unicode().tag(sync=True)
+    saved = traitlets.Dict().tag(sync=True)
 
-    def __init__(
-        self,
-        job_id: str,
-        name: str,
-        snapshot: dict[str, Any] | None = None,
-        on_act: Callable[[str], str | None] | None = None,
-    ) -> None:
-        super().__init__(job_id=job_id, name=name, snapshot=snapshot or {})
-        self.fed = False
-        self._on_act = on_act
-        self.on_msg(self._take)
+    def __init__(self, client: Client, kind: Literal["job", "group", "dashboard"], saved: dict[str, Any]) -> None:
+        self.bridge = Bridge(lambda: client, self.send)  # first, for ipywidgets closes one whose making failed, too
+        super().__init__(kind=kind, saved=saved)
+        self.on_msg(lambda _widget, message, _buffers: self.bridge.take(message))
 
-    def push(self, events: Sequence[dict[str, Any]]) -> None:
-        """Hand events to the views that the kernel feeds.
-
-        Parameters
-        ----------
-        events : sequence of dict
-            As the server's event stream sends them, oldest first; one that a view has seen changes nothing.
-        """
-        if self.fed and events:
-            self.send({"events": list(events)})
-
-    def _take(self, _widget: Any, content: dict[str, Any], _buffers: Any) -> None:
-        verb = content.get("act")
-        if verb == "refresh":
-            self.fed = True
-        if verb not in ("refresh", "cancel", "retry", "run_again") or self._on_act is None:
-            return
-        problem = self._on_act(verb)
-        if problem:
-            self.send({"problem": problem})
+    def close(self) -> None:
+        """End the view, on all pages."""
+        self.bridge.close()
+        super().close()
 
     def __repr__(self) -> str:
-        return "<zbrain job>"
+        return f"<zbrain {self.kind}>"

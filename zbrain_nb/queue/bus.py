@@ -86,12 +86,19 @@ class Bus:
         kinds: Container[str] | None = None,
         scope: Principal | None = None,
         renew: Renew | None = None,
+        *,
+        waits: bool = False,
     ) -> Subscription:
         """Add a subscriber (see `JobQueue.subscribe`)."""
-        subscription = Subscription(self, topics, after, kinds, scope, renew)
+        subscription = Subscription(self, topics, after, kinds, scope, renew, waits=waits)
         for members in self._places(subscription):
             members.add(subscription)
         return subscription
+
+    def waiting(self, job_id: str, org_id: str) -> list[Subscription]:
+        """Return who follows a job of an org that they see because they wait for its end."""
+        followers = self._by_job.get(job_id, ())
+        return [subscription for subscription in followers if subscription.waits and subscription.sees(org_id)]
 
     def start(self, last_seq: int) -> None:
         """Begin behind the last event that is committed."""

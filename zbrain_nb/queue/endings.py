@@ -114,8 +114,7 @@ class Endings:
         patch |= {
             "state": JobState.RETRYING,
             "not_before": as_datetime(turn.now + delay),
-            "reason": f"{reason} Attempt {failures} of {job.spec.max_retries + 1} failed; "
-            f"the next starts in {delay:.1f} s.",
+            "reason": f"{reason} The next attempt starts in {delay:.1f} s.",
         }
         return turn.move(entry, "job_retrying", patch, worker_seq)
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 from zbrain_nb.model.access import Principal
+from zbrain_nb.model.job import Job
 from zbrain_nb.queue.attempts import AttemptSide
 from zbrain_nb.queue.batches import BatchSide
+from zbrain_nb.queue.cached import CachedSide
 from zbrain_nb.queue.history import HistorySide
 from zbrain_nb.queue.metrics import Measures
 from zbrain_nb.queue.operating import OperatorSide
@@ -19,7 +21,7 @@ from zbrain_nb.queue.workerside import WorkerSide
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, OverviewSide):
+class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, OverviewSide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.
@@ -50,13 +52,14 @@ class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, Ov
         *,
         scope: Principal | None = None,
         renew: Renew | None = None,
+        waits: bool = False,
     ) -> Subscription:
         """Follow events.
 
         Parameters
         ----------
         topics : iterable of str, optional
-            ``jobs/{id}`` and ``orgs/{org}``; None is everything.
+            ``jobs/{id}``, ``states/{id}`` (without log and outputs) and ``orgs/{org}``; None is everything.
         after : int, optional
             First all events with a greater number, from the store; None begins now.
         kinds : container of str, optional
@@ -65,6 +68,8 @@ class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, Ov
             Who follows: events of orgs that they do not see are left out, and unseen jobs are like unknown ones.
         renew : callable, optional
             Asked before events are handed out: returns who follows, as it stands by then, or raises what ends it.
+        waits : bool
+            Whether the follower waits for the end of a job, and wants to hear when it shall not (see `detach`).
 
         Returns
         -------
@@ -76,7 +81,26 @@ class JobQueue(BatchSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, Ov
         Malformed
             If a topic is none.
         """
-        return self._bus.subscribe(topics, after, kinds, scope, renew)
+        return self._bus.subscribe(topics, after, kinds, scope, renew, waits=waits)
+
+    def count_waiting(self, job: Job) -> int:
+        """Return how many followers wait for the job's end now."""
+        return len(self._bus.waiting(job.id, job.org_id))
+
+    def detach(self, job: Job, *, scope: Principal | None = None) -> int:
+        """Ask all who wait for the job to do so no longer; return how many they are. The job goes on.
+
+        Raises
+        ------
+        Forbidden
+            If who asks may not cancel the job either.
+        """
+        if scope is not None:
+            scope.check_cancel(job.org_id, job.owner)
+        waiting = self._bus.waiting(job.id, job.org_id)
+        for subscription in waiting:
+            subscription.detach()
+        return len(waiting)
 
     def expel(self, is_out: Callable[[Principal], bool]) -> None:
         """End what waits for principals that are out, for their token was revoked: subscriptions, lease requests."""

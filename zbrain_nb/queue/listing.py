@@ -16,7 +16,7 @@ MAX_LIMIT = 10_000
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs are wanted; None lets every value pass."""
+    """Which jobs are wanted; None lets every value pass. Of `after` only the store knows."""
 
     orgs: frozenset[str] | None = None
     state: JobState | None = None
@@ -24,6 +24,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     search: str | None = None
     before: str | None = None
+    after: int | None = None
     tag: tuple[str, str] | None = None
 
     def passes(self, job: Job) -> bool:
@@ -51,6 +52,7 @@ def make_filter(
     search: str | None,
     cursor: str | None,
     tag: tuple[str, str] | None,
+    after: int | None,
 ) -> Filter:
     """Return a filter made of a caller's words.
 
@@ -65,7 +67,7 @@ def make_filter(
         raise Malformed(f"{state!r} is no state.", f"States are {', '.join(JobState)}.") from error
     if cursor is not None and not is_id(cursor):
         raise Malformed("cursor must be the id of a job.")
-    return Filter(orgs=orgs, state=wanted, owner=owner, name=name, search=search, before=cursor, tag=tag)
+    return Filter(orgs=orgs, state=wanted, owner=owner, name=name, search=search, before=cursor, after=after, tag=tag)
 
 
 async def list_jobs(
@@ -73,19 +75,22 @@ async def list_jobs(
 ) -> list[Job]:
     """Return at most `limit` jobs, newest first; `present` gives the latest version of one."""
     limit = max(0, min(limit, MAX_LIMIT))
+    # Which jobs are behind an event their rows alone say; in which state these are now, memory alone.
+    by_store = wanted.after is not None
     # Taken before the store is read: a row may be folded, and leave the memory, meanwhile.
-    moved = {job.id: job for job in index.unfolded.values() if wanted.passes(job)}
+    moved = {} if by_store else {job.id: job for job in index.unfolded.values() if wanted.passes(job)}
     found: dict[str, Job] = {}
     before, floor = wanted.before, ""
     while True:
         rows = await storage.read(
             queries.list_jobs,
             orgs=wanted.orgs,
-            state=wanted.state,
+            state=None if by_store else wanted.state,
             owner=wanted.owner,
             name=wanted.name,
             search=wanted.search,
             before=before,
+            after=wanted.after,
             tag=wanted.tag,
             limit=limit,
         )

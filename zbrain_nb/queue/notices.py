@@ -59,6 +59,11 @@ class Notice:
         """Whose job it was; empty for what concerns the subscription itself."""
         return self._about[3]
 
+    @property
+    def job_id(self) -> str:
+        """Of which job; empty for what concerns the subscription itself."""
+        return self._about[2]
+
     @classmethod
     def of(cls, said: Fact | Job) -> Notice:
         """Return the notice of a committed fact; a job stands for its submit."""
@@ -79,7 +84,7 @@ class Notice:
 
     @classmethod
     def told(cls, kind: str, seq: int, ts: float, data: dict[str, Any]) -> Notice:
-        """Return a notice about the subscription itself, ``lagged`` or ``reset``."""
+        """Return a notice about the subscription itself (see `SUBSCRIPTION_KINDS`)."""
         return cls((seq, kind, "", "", 0, ts), data)
 
     def raw(self) -> bytes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Malformed
-from zbrain_nb.model.events import Event
+from zbrain_nb.model.events import JOB_ONLY, Event
 from zbrain_nb.queue.notices import Notice
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ Renew = Callable[[], Awaitable[Principal]]
 class Subscription:
     """An async iterator of `Event`; also an async context manager that closes it.
 
-    Two events concern the subscription itself, with no job and an empty topic. ``lagged`` says that live events did
+    Some events concern the subscription itself, with no job and an empty topic. ``lagged`` says that live events did
     not fit and that from here on, once, they come from the store. ``reset`` says that events behind `after` are not
     in the store any more: its data holds the followed jobs as they are now, and live events go on from there.
+    ``detached`` says, once, that somebody asked who waits to do so no longer.
 
     Attributes
     ----------
@@ -49,6 +50,8 @@ class Subscription:
         ``event_seq`` up to which everything was delivered: `after` for a next subscription.
     scope : Principal or None
         Who follows.
+    waits : bool
+        Whether its follower is held up until a job ends, and may be asked to go on.
     """
 
     def __init__(
@@ -59,11 +62,16 @@ class Subscription:
         kinds: Container[str] | None = None,
         scope: Principal | None = None,
         renew: Renew | None = None,
+        *,
+        waits: bool = False,
     ) -> None:
+        self.waits = waits
+        self._is_detached = False  # and not told yet
         self.job_ids: list[str] | None = None
         self.org_ids: list[str] | None = None
+        self._quiet: frozenset[str] = frozenset()
         if topics is not None:
-            self.job_ids, self.org_ids = parse_topics(topics)
+            self.job_ids, self.org_ids, self._quiet = parse_topics(topics)
         self._bus = bus
         self._after = after
         self._kinds = kinds
@@ -89,6 +97,10 @@ class Subscription:
         self.scope = scope
         self._seen = None if scope is None else scope.orgs
 
+    def sees(self, org_id: str) -> bool:
+        """Whether who follows sees what belongs to the org."""
+        return self._seen is None or org_id in self._seen
+
     def start(self) -> None:
         """Take the place from which to go on: behind `after`, or behind all that was published."""
         published = self._bus.published_seq
@@ -105,9 +117,9 @@ class Subscription:
 
     def push(self, notice: Notice) -> None:
         """Add a live event; one that does not fit, and all that follow, will be read from the store."""
-        if self._kinds is not None and notice.kind not in self._kinds:
+        if not self._is_wanted(notice):
             return
-        if self._seen is not None and notice.org_id not in self._seen:
+        if not self.sees(notice.org_id):
             return
         size = notice.size_bytes
         if not self._has_gap and not self._fits(size):
@@ -122,6 +134,11 @@ class Subscription:
         self._live_bytes += size
         self._bus.held_bytes += size
 
+    def _is_wanted(self, notice: Notice) -> bool:
+        if self._quiet and notice.kind in JOB_ONLY and notice.job_id in self._quiet:
+            return False
+        return self._kinds is None or notice.kind in self._kinds
+
     def _fits(self, size: int) -> bool:
         if not self._live:
             return True  # one may be larger than all bounds
@@ -135,6 +152,11 @@ class Subscription:
         """Let `next_batch` look again."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
+
+    def detach(self) -> None:
+        """Have the follower told that it shall wait no longer."""
+        self._is_detached = True
+        self.wake()
 
     async def next_batch(self) -> list[Event]:
         """Wait for events and return some, in order; an empty list means closed.
@@ -163,6 +185,9 @@ class Subscription:
         while not self._is_closed:
             if self._renew is not None:  # whoever lost an org since gets nothing of it, however long the socket is open
                 self._admit(await self._renew())
+            if self._is_detached:
+                self._is_detached = False
+                return [Notice.told("detached", self.position, time.time(), {})]
             notices = self._take()
             if not notices and self._has_gap:
                 notices = [self._tell_lag()] if self._lagged else await self._read_past()
@@ -199,7 +224,7 @@ class Subscription:
                 self.position = notice.seq
             else:
                 self.position = notice.seq if self._page else self._page_end
-            if self._seen is not None and notice.org_id not in self._seen:
+            if not self.sees(notice.org_id):
                 continue
             room -= size
             taken.append(notice)
@@ -229,7 +254,7 @@ class Subscription:
                 self._has_gap = True
         if self._is_lost(upto):  # it was dropped while it was read
             return [await self._reset()]
-        self._page.extend(Notice.read(event) for event in found if self._kinds is None or event.kind in self._kinds)
+        self._page.extend(filter(self._is_wanted, map(Notice.read, found)))
         self._page_end = whole
         if not self._page:
             self.position = whole
@@ -292,21 +317,19 @@ class Subscription:
         self.close()
 
 
-def parse_topics(topics: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the ids of the jobs and the names of the orgs.
+def parse_topics(topics: Iterable[str]) -> tuple[list[str], list[str], frozenset[str]]:
+    """Return the ids of the jobs and the names of the orgs, and those of the jobs whose states alone are wanted.
 
     Raises
     ------
     Malformed
-        If a topic is neither ``jobs/ID`` nor ``orgs/ORG``.
+        If a topic is none of ``jobs/ID``, ``states/ID`` and ``orgs/ORG``.
     """
-    jobs, orgs = [], []
+    named: dict[str, list[str]] = {"jobs": [], "states": [], "orgs": []}
     for topic in topics:
         room, _, name = topic.partition("/")
-        if room == "jobs" and name:
-            jobs.append(name)
-        elif room == "orgs" and name:
-            orgs.append(name)
-        else:
-            raise Malformed(f"{topic!r} is no topic.", "Topics are jobs/ID and orgs/ORG.")
-    return jobs, orgs
+        if room not in named or not name:
+            raise Malformed(f"{topic!r} is no topic.", "Topics are jobs/ID, states/ID and orgs/ORG.")
+        named[room].append(name)
+    quiet = frozenset(named["states"]).difference(named["jobs"])
+    return [*named["jobs"], *quiet], named["orgs"], quiet

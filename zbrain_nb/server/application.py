@@ -35,7 +35,9 @@ from zbrain_nb.server.handlers.files import (
 from zbrain_nb.server.handlers.health import HealthHandler
 from zbrain_nb.server.handlers.history import HistoryHandler
 from zbrain_nb.server.handlers.jobs import (
+    CachedHandler,
     CancelHandler,
+    DetachHandler,
     JobHandler,
     JobsHandler,
     LogsHandler,
@@ -58,6 +60,7 @@ PARTS = {
     "verb": "lookup|cancel|retry",
     "name": ".+",
     "sha256": "[0-9a-f]{64}",
+    "cache_key": "[0-9a-f]{64}",
     "org": "[^/]+",
     "kind": "[^/]+",
     "token_id": r"zb[pwa]_[0-9a-f]{16}",
@@ -66,8 +69,10 @@ JOB, WORKER = "jobs/{job_id}", "workers/{worker_id}"
 ROUTES: list[tuple[str, type[ApiHandler]]] = [
     ("jobs", JobsHandler),
     ("jobs/{verb}", ManyHandler),
+    ("cached/{cache_key}", CachedHandler),
     (JOB, JobHandler),
     (JOB + "/cancel", CancelHandler),
+    (JOB + "/detach", DetachHandler),
     (JOB + "/retry", RetryHandler),
     (JOB + "/logs", LogsHandler),
     (JOB + "/outputs", OutputsHandler),

@@ -124,6 +124,7 @@ def list_jobs(
     name: str | None,
     search: str | None,
     before: str | None,
+    after: int | None,
     tag: tuple[str, str] | None,
     limit: int,
 ) -> list[Job]:
@@ -135,8 +136,10 @@ def list_jobs(
         A part of the name, in either case, or the head of the id.
     before : str or None
         Only jobs with a smaller id.
+    after : int or None
+        Only jobs whose submit is an event behind this one.
     tag : tuple of str or None
-        A tag and its value. Others whose spec holds the same words elsewhere may be returned too.
+        A tag and its value. Others that bear the same words in another tag may be returned too.
     """
     where, values = ["true"], list[Any]()
     for clause, value in (
@@ -144,6 +147,7 @@ def list_jobs(
         ("owner = ?", owner),
         ("name = ?", name),
         ("id < ?::UUID", before),
+        ("event_seq > ?", after),
     ):
         if value is not None:
             where.append(clause)
@@ -155,7 +159,7 @@ def list_jobs(
         where.append("(contains(lower(name), lower(?)) OR starts_with(id::VARCHAR, lower(?)))")
         values += [search, search]
     if tag is not None:
-        where.append("contains(spec, ?)")  # as text: what is found is decoded once, what is not never
+        where.append("contains(tags, ?)")  # as text: what is found is decoded once, what is not never
         values.append(f"{_encode(tag[0]).decode()}:{_encode(tag[1]).decode()}")
     # what is sorted is held in memory, with all that is selected: so ids alone are
     ids = cursor.execute(
@@ -196,6 +200,20 @@ def keyed_jobs(cursor: Cursor, owner: str, keys: Iterable[str], since: float = 0
     return {key: (job_id, payload) for key, job_id, payload in rows}
 
 
+def jobs_of_cache_key(cursor: Cursor, owner: str, cache_key: str, from_seq: int, limit: int) -> list[Job]:
+    """Return the owner's jobs under a cache key that may have succeeded, as they were last folded, newest first.
+
+    Only those that were submitted from `from_seq` on.
+    """
+    ids = cursor.execute(
+        "SELECT id::VARCHAR FROM jobs WHERE cache_key = ? AND owner = ? AND event_seq >= ? "
+        "AND state NOT IN ('failed', 'canceled') ORDER BY id DESC LIMIT ?",
+        [cache_key, owner, from_seq, limit],
+    ).fetchall()
+    rows = _rows_of(cursor, [job_id for (job_id,) in ids])
+    return [make_job(row) for row in sorted(rows, key=lambda row: row[0], reverse=True)]
+
+
 def log_entries(cursor: Cursor, job_id: str, from_seq: int, limit: int, stream: str | None) -> list[LogEntry]:
     """Return lines of the job's log from `from_seq` on (inclusive), in order: a page (see `LOG_PAGE_BYTES`)."""
     where = f"job_id = ?::UUID AND log_seq >= ? {'AND stream = ?' if stream else ''}"
@@ -207,12 +225,12 @@ def log_entries(cursor: Cursor, job_id: str, from_seq: int, limit: int, stream: 
     rows = cursor.execute(
         f"SELECT log_seq, attempt, stream, epoch_us(ts), line FROM logs WHERE {where} AND log_seq <= ? "
         "ORDER BY log_seq",
-        [*values, _page_end(sizes)],
+        [*values, page_end(sizes)],
     ).fetchall()
     return [LogEntry(seq, attempt, LogStream(name), ts / 1e6, line) for seq, attempt, name, ts, line in rows]
 
 
-def _page_end(sizes: Iterable[tuple[int, int]]) -> int:
+def page_end(sizes: Iterable[tuple[int, int]]) -> int:
     """Return the number at which `LOG_PAGE_BYTES` are reached, else the last one; given are numbers and sizes."""
     end, total = -1, 0
     for number, size in sizes:
@@ -312,7 +330,7 @@ def events_between(
             page = f"FROM logs WHERE {span} {match_lines} ORDER BY event_seq, log_seq LIMIT {limit:d}"
             sizes = ask(f"SELECT event_seq, strlen(line) {page}")
             if sum(size for _, size in sizes) >= LOG_PAGE_BYTES:
-                whole = named["upto"] = _page_end(sizes)
+                whole = named["upto"] = page_end(sizes)
             lines = ask(
                 "SELECT l.event_seq, l.job_id::VARCHAR, j.org_id, l.attempt, epoch_us(l.ts), l.log_seq, l.stream, "
                 f"l.line FROM (SELECT * {page}) l LEFT JOIN jobs j ON j.id = l.job_id "

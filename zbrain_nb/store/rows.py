@@ -173,8 +173,10 @@ JOBS = Layout(
         "idempotency_key": _TEXT,
         "payload_hash": _TEXT,
         "retry_of": _UUID,
+        "cache_key": _TEXT,
+        "tags": _TEXT,
     },
-    rare=3,
+    rare=5,
 )
 TRANSITIONS = Layout(
     "transitions",
@@ -286,6 +288,8 @@ def job_row(
         job.spec.idempotency_key,
         payload_hash,
         job.retry_of,
+        job.spec.cache_key,
+        encode(job.spec.tags).decode() if job.spec.tags else None,
     )
 
 

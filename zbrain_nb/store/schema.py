@@ -14,7 +14,7 @@ import duckdb
 
 from zbrain_nb.model.errors import ZBrainError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 6
 
 _FIXED = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -45,6 +45,11 @@ CREATE TABLE tokens (
 )
 """
 
+# Who may name which blob (see `zbrain_nb.queue.grants`). `org_id` is empty for a worker's token.
+_GRANTS = """
+CREATE TABLE grants (org_id VARCHAR NOT NULL, owner VARCHAR NOT NULL, sha256 VARCHAR NOT NULL)
+"""
+
 # `first_seq` is a number that every row of the segment exceeds or has, but for those carried over from a dropped
 # one. No key: a row is changed in the transaction that adds the next.
 _SEGMENTS = """
@@ -60,7 +65,8 @@ CREATE TABLE segments (
 #: The columns of each kind's segments.
 COLUMNS = {
     # One row per submit, appended; `lane` and `rank` are its place in line, and null if it waits for other jobs.
-    # The columns from `state` on are folded in later, for lists and history.
+    # The columns from `state` to `folded_seq` are folded in later, for lists and history. `tags` are those of the
+    # spec, as JSON, null if there are none: to look for one in the specs themselves takes ten times as long.
     "jobs": """
     id UUID NOT NULL,
     event_seq BIGINT NOT NULL,
@@ -82,7 +88,9 @@ COLUMNS = {
     exit_code INTEGER,
     reason VARCHAR,
     fields VARCHAR,
-    folded_seq BIGINT
+    folded_seq BIGINT,
+    cache_key VARCHAR,
+    tags VARCHAR
     """,
     # Everything that happened to jobs after their submit; `data` is a JSON patch of the job's fields.
     "transitions": """
@@ -207,6 +215,7 @@ def create_fixed(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_FIXED)
     connection.execute(_SEGMENTS)
     connection.execute(_TOKENS)
+    connection.execute(_GRANTS)
 
 
 def _create(connection: duckdb.DuckDBPyConnection, now: float) -> None:
@@ -240,12 +249,42 @@ def _into_segments(connection: duckdb.DuckDBPyConnection, now: float) -> None:
         show_segments(connection, kind)
 
 
-def _with_access(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+def _add_cache_keys(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Give each segment of jobs the column `cache_key`, null in all that is found."""
+    numbers = connection.execute("SELECT number FROM segments WHERE kind = 'jobs'").fetchall()
+    for (number,) in numbers:
+        connection.execute(f"ALTER TABLE jobs_{number} ADD COLUMN IF NOT EXISTS cache_key VARCHAR")
+    show_segments(connection, "jobs")
+
+
+def _add_tags(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Give each segment of jobs the column `tags`, and fill it from the specs."""
+    numbers = connection.execute("SELECT number FROM segments WHERE kind = 'jobs'").fetchall()
+    for (number,) in numbers:
+        connection.execute(f"ALTER TABLE jobs_{number} ADD COLUMN IF NOT EXISTS tags VARCHAR")
+        connection.execute(
+            f"UPDATE jobs_{number} SET tags = json_extract(spec, '$.tags')::VARCHAR WHERE contains(spec, '\"tags\":')"
+        )
+    show_segments(connection, "jobs")
+
+
+def _add_access(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     """Add tokens and the audit to version 2."""
     connection.execute(_TOKENS)
     create_segment(connection, "audit", 1, 1, now)
     show_segments(connection, "audit")
 
 
+def _add_grants(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Add the table of grants, empty: what somebody else than the directory's holder sent before is sent again."""
+    connection.execute(_GRANTS)
+
+
 #: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
-MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [_into_segments, _with_access]
+MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
+    _into_segments,
+    _add_access,
+    _add_cache_keys,
+    _add_tags,
+    _add_grants,
+]

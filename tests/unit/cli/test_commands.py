@@ -65,6 +65,28 @@ def test_run_interrupted_cancels_the_job(data: DataDir) -> None:
     assert next(job for job in listed if job["name"] == "long")["cancel_requested_at"]
 
 
+def test_run_detached_says_how_to_go_on_and_the_job_goes_on(data: DataDir, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    script = f"echo on; until [ -e {gate} ]; do sleep 0.02; done"
+    process = subprocess.Popen(
+        [*ZBRAIN, "run", "--name", "left", "--org", "lab", "--", "sh", "-c", script],
+        env=environ_of(data),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    assert zbrain(data, "detach", "left").stderr.endswith(": 1 detached\n")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert errors.startswith("zbrain: Nobody waits here any more for the job 'left'; it goes on. `zbrain logs -f ")
+    (job,) = (job for job in json.loads(zbrain(data, "ls", "--json").stdout) if job["name"] == "left")
+    assert (job["state"], job["org_id"]) == ("running", "lab")
+    gate.touch()
+    assert zbrain(data, "result", "left").returncode == 0
+
+
 def test_submit_ls_logs_retry_and_cancel_agree(data: DataDir) -> None:
     job_id = zbrain(data, "submit", "--name", "one", "--", "sh", "-c", "echo line").stdout.strip()
     assert zbrain(data, "logs", "-f", "one").stdout == "line\n"

@@ -34,6 +34,7 @@ from zbrain_nb.client.diagnosis.service import Service, check_service
 from zbrain_nb.model.datadir import DataDir, Owner, lock_holder
 from zbrain_nb.model.hosting import find_or_start_host
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.model.tokens import TokenKind, new_secret
 from zbrain_nb.store.opening import open_connection
 from zbrain_nb.store.schema import SCHEMA_VERSION
 
@@ -95,6 +96,17 @@ def test_stale_token_of_the_environment_is_a_problem(served: DataDir) -> None:
     hint = the_one(found, "server", Level.PROBLEM, "does not take ZBRAIN_TOKEN")
     assert "restart this kernel" in hint
     the_one(found, "two servers", Level.WARNING, "is served by")
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_token_of_ones_own_that_is_refused_is_told_from_one_that_is_mistyped(served: DataDir, is_whole: bool) -> None:
+    owner = served.read_owner()
+    assert owner is not None
+    secret = new_secret(TokenKind.PERSON)
+    found = check_server(served, url=owner.url, token=secret if is_whole else secret[:-1])
+    hint = the_one(found, "server", Level.PROBLEM, "does not take ZBRAIN_TOKEN")
+    assert ("revoked, has expired" in hint, "mistyped" in hint) == (is_whole, not is_whole)
+    assert not said(found, "two servers")
 
 
 def test_host_that_cannot_be_reached_is_a_problem(tmp_path: Path) -> None:

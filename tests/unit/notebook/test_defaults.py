@@ -53,6 +53,35 @@ def test_defaults_that_a_shell_script_cannot_have_are_left_out_of_one() -> None:
     assert (parse_line("", defaults).ship, parse_line("--shell", defaults).ship) == ("none", "auto")
 
 
+@pytest.mark.parametrize(("first", "second"), [({"shell": 1}, {"out": "x"}), ({"in": "a"}, {"shell": True})])
+def test_shell_and_variables_are_not_set_together(first: dict[str, object], second: dict[str, object]) -> None:
+    defaults = Defaults("%zbrain config")
+    (name, value), (other, more) = *first.items(), *second.items()
+    defaults.set(name, value)
+    with pytest.raises(UsageError, match=re.escape("config: a shell script takes no variables along and leaves none")):
+        defaults.set(other, more)
+    assert dict(defaults).keys() == first.keys()
+    defaults.set(name, "")
+    defaults.set(other, more)
+
+
+def test_shell_of_a_later_default_drops_what_it_cannot_have() -> None:
+    config, magic = Defaults("config"), Defaults("new_magic")
+    config.set("out", "x")
+    magic.set("shell", 1)
+    assert parse_line("", config, magic).keep == "auto"
+    with pytest.raises(UsageError, match="a shell script takes no variables"):
+        parse_line("", magic, config)  # what was said last is not dropped in silence
+
+
+def test_cache_of_a_default_is_left_out_of_a_grid() -> None:
+    config = Defaults("config")
+    config.set("cache", 1)
+    assert (parse_line("", config).cache, parse_line("--grid a=1,2", config).cache) == (True, False)
+    with pytest.raises(UsageError, match="--cache is for one job"):
+        parse_line("--grid a=1,2 --cache")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

@@ -4,82 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 
-from tests.conftest import end_everything
-from zbrain_nb.client.client import Client
+from tests.unit.notebook.conftest import Notebook
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.errors import JobFailedError, JobNotFound, UsageError
 from zbrain_nb.model.job import JobState
-from zbrain_nb.notebook.extension import load
-from zbrain_nb.notebook.magic import ZBrainMagics
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    root = tmp_path_factory.mktemp("line") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ZDB_DATA", str(root))
-        yield root
-    end_everything(root)
-
-
-class Notebook:
-    """A notebook in front of the host: runs cells of one id, and may have its kernel restarted."""
-
-    def __init__(self, shell: InteractiveShell) -> None:
-        self.shell = shell
-        self.clients: list[Client] = []
-        self.calls: list[Future[Any]] = []
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget all variables and all that the magics know; what the kernel of before has begun goes on."""
-        self.shell.user_ns = {}
-        magics = ZBrainMagics(self.shell)
-        self.shell.register_magics(magics)
-        self.clients.append(magics.client)
-        start = magics.client.start
-
-        def note(*args: Any) -> Future[Any]:
-            self.calls.append(start(*args))
-            return self.calls[-1]
-
-        magics.client.start = note  # type: ignore[method-assign]
-
-    def close(self) -> None:
-        """Let what waits for jobs, which have all ended, come to its end; then close."""
-        wait(self.calls, 30)
-        for client in self.clients:
-            client.close()
-
-    def cell(self, cell_id: str, line: str, code: str, kind: Any = JobHandle) -> Any:
-        parent = {"metadata": {"cellId": cell_id}}
-        self.shell.kernel = SimpleNamespace(get_parent=lambda _: parent, config=None)  # type: ignore[attr-defined]
-        self.shell.run_cell_magic("zbrain", line, code)
-        found = self.shell.user_ns["_zb"]
-        assert isinstance(found, kind)
-        return found
-
-    def line(self, line: str) -> Any:
-        return self.shell.run_line_magic("zbrain", line)
-
-
-@pytest.fixture
-def pad(root: Path, notebook: InteractiveShell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Notebook]:
-    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "work.ipynb"))
-    load(notebook)
-    pad = Notebook(notebook)
-    yield pad
-    pad.close()
 
 
 def waits_for(gate: Path) -> str:
@@ -277,3 +211,67 @@ def test_sql_keeps_its_quotes_and_returns_the_answer(pad: Notebook) -> None:
     pad.cell("a", "--no-wait --quiet --name 'with space'", "1").wait(60)
     frame = pad.line("sql select name, state from jobs where name = 'with space' -- # a comment")
     assert frame.values.tolist() == [["with space", "succeeded"]]
+
+
+def test_cache_gives_what_the_same_cell_gave_before(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = tmp_path / "ran"
+    code = f"import pathlib\nwith pathlib.Path({str(ran)!r}).open('a') as f: f.write('x')\nfound = 7\nprint('hi')\n8"
+    line = "--no-wait --quiet --cache --out found"
+    first = pad.cell("a", line, code)
+    assert first.result(60) == 8
+    pad.restart()
+    capsys.readouterr()
+    again = pad.cell("b", f"{line} --name other --job held", code)
+    assert (again.id, again.cached, first.cached) == (first.id, True, False)
+    assert pad.shell.user_ns["found"] == 7  # at once
+    assert "nothing ran: import pathlib did the same" in capsys.readouterr().out
+    assert pad.shell.user_ns["held"].result() == 8
+    pad.shell.user_ns |= {"_oh": {}, "_": "", "__": "", "___": ""}  # where IPython keeps values
+    pad.cell("b", "--wait --cache --out found", code)
+    assert "hi\n" in capsys.readouterr().out
+    assert ran.read_text() == "x"
+    anyway = pad.cell("b", f"{line} --new", code)
+    assert (anyway.result(60), anyway.cached, ran.read_text()) == (8, False, "xx")
+    assert pad.cell("b", line, code).id == anyway.id  # the newest
+
+
+def test_cache_runs_again_what_failed_or_changed(pad: Notebook) -> None:
+    pad.shell.user_ns["rate"] = 0
+    line, code = "--no-wait --quiet --cache", "1 / rate"
+    failed = pad.cell("a", line, code)
+    failed.wait(60)
+    assert failed.job.state is JobState.FAILED
+    second = pad.cell("a", line, code)
+    assert second.id != failed.id
+    pad.shell.user_ns["rate"] = 2
+    assert pad.cell("a", line, code).result(60) == 0.5
+    assert pad.cell("b", line, code).cached
+    second.wait(60)
+
+
+def test_org_is_the_jobs(pad: Notebook) -> None:
+    assert pad.cell("a", "--no-wait --quiet --org lab", "1").wait(60).job.org_id == "lab"
+    assert pad.cell("a", "--no-wait --quiet --shell", "true").wait(60).job.org_id == "default"
+
+
+def test_cell_that_waits_is_detached_and_its_names_bind_later(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def detach() -> int:
+        detached = 0
+        while not detached:  # until the cell waits
+            detached = sum(job.detach() for job in pad.clients[-1].jobs(name="held"))
+        return detached
+
+    with ThreadPoolExecutor(1) as threads:
+        detaching = threads.submit(detach)
+        job = pad.cell("a", "--wait --name held --out found --job held", waits_for(tmp_path / "gate"))
+        assert detaching.result(30) == 1
+    assert "zbrain: detached; the job goes on." in capsys.readouterr().err
+    assert pad.shell.user_ns["held"] is job
+    assert "found" not in pad.shell.user_ns
+    (tmp_path / "gate").touch()
+    job.wait(60)
+    assert pad.shell.user_ns["found"] == 7

@@ -142,3 +142,17 @@ async def test_folded_row_is_what_sql_sees(queue):
     )
     assert row[:4] == ("succeeded", 1, "w", 0)
     assert row[4] == (await queue.get(job.id)).finished_at.replace(tzinfo=None)
+
+
+async def test_list_after_an_event_holds_what_was_submitted_since_in_the_state_of_now(filled):
+    queue, _ = filled
+    await queue.submit(JobSpec(cmd=["true"], tags={"kind": "old"}))
+    seq = queue.event_seq
+    assert await listed(queue, after=seq) == []
+    new = await queue.submit_many(JobSpec(cmd=["true"], tags={"kind": kind}) for kind in ("new", "other", "new"))
+    await queue.cancel_job(new[2])
+    assert await listed(queue, after=seq) == new[::-1]
+    assert await listed(queue, after=seq, limit=2) == new[:0:-1]
+    assert await listed(queue, after=seq, state="canceled") == [new[2]]
+    assert await listed(queue, after=seq, tag=("kind", "new")) == [new[2], new[0]]
+    assert await listed(queue, after=seq, tag=("kind", "old")) == []

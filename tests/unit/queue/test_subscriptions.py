@@ -11,7 +11,7 @@ import pytest
 from tests.unit.queue.stage import TRUE, Hand, turns
 from tests.unit.queue.test_events_out import a_life, collect
 from zbrain_nb.model.errors import Unavailable
-from zbrain_nb.model.events import Event, JobLogged
+from zbrain_nb.model.events import Event, JobCompleted, JobDisplayed, JobLogged
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue import subscription as subscriptions
 
@@ -240,3 +240,38 @@ async def test_events_during_the_snapshot_follow_it(queue, monkeypatch):
     (reset,) = await soon(follower)
     assert [raw["state"] for raw in reset.data["jobs"]] == ["pending"]
     assert [event.kind for event in await soon(follower)] == ["job_canceled"]
+
+
+async def test_detach_is_told_once_to_those_who_wait_for_the_job(queue):
+    hand = await Hand(queue).register()
+    job, other = await hand.run(), await hand.run()
+    waits, elsewhere = [queue.subscribe([f"jobs/{one.id}"], waits=True) for one in (job, other)]
+    watches = queue.subscribe([f"jobs/{job.id}"])
+    assert (queue.count_waiting(job.id), queue.count_waiting(other.id), queue.count_waiting("x")) == (1, 1, 0)
+    await hand.send(logged(job, 1))
+    assert queue.detach(job.id) == 1
+    (told,) = await soon(waits)
+    assert (told.kind, told.topic, told.job_id, told.seq) == ("detached", "", "", waits.position)
+    resumed = queue.subscribe([f"jobs/{job.id}"], after=told.seq)
+    for follower in (waits, watches, resumed):
+        assert [event.kind for event in await soon(follower)] == ["job_logged"]
+    await hand.send(logged(other, 1))
+    assert [event.kind for event in await soon(elsewhere)] == ["job_logged"]
+    waits.close()
+    assert (queue.count_waiting(job.id), queue.detach(job.id)) == (0, 0)
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_states_of_a_job_come_without_its_log_and_outputs(queue, late):
+    hand = await Hand(queue).register()
+    job, both = await hand.run(), await hand.run()
+    after = queue.event_seq if late else None
+    topics = [f"states/{job.id}", f"states/{both.id}", f"jobs/{both.id}"]
+    follower = None if late else queue.subscribe(topics)
+    for one in (job, both):
+        await hand.send(logged(one, 1), JobDisplayed(one.id, attempt=1, outputs=[{"output_type": "clear_output"}]))
+        await hand.send(JobCompleted(one.id, attempt=1))
+    follower = follower or queue.subscribe(topics, after=after)
+    events = await collect(follower, queue.event_seq)
+    assert [event.kind for event in events if event.job_id == job.id] == ["job_completed"]
+    assert [event.kind for event in events if event.job_id == both.id][:2] == ["job_logged", "job_displayed"]

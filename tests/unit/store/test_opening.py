@@ -37,8 +37,8 @@ INSERT INTO workers VALUES ('w', '{"id":"w"}');
 INSERT INTO jobs (id, event_seq, org_id, owner, name, created_at, spec, state, fields, folded_seq) VALUES
     ('018f0000-0000-7000-8000-000000000001', 1, 'lab', 'ada', 'done', '2026-01-01', '{"cmd":["true"]}', 'succeeded',
      '{"state":"succeeded","event_seq":3}', 3),
-    ('018f0000-0000-7000-8000-000000000002', 2, 'lab', 'ada', 'waits', '2026-01-01', '{"cmd":["true"]}', 'pending',
-     NULL, NULL);
+    ('018f0000-0000-7000-8000-000000000002', 2, 'lab', 'ada', 'waits', '2026-01-01',
+     '{"cmd":["true"],"tags":{"kind":"a \\"word\\""}}', 'pending', NULL, NULL);
 INSERT INTO transitions VALUES
     (3, '018f0000-0000-7000-8000-000000000001', 'lab', 1, 'job_completed', '2026-01-01',
      '{"state":"succeeded","event_seq":3}', 2);
@@ -66,6 +66,9 @@ async def test_version_1_is_brought_up_to_date_and_used(tmp_path, places):
         assert [jobs[job_id].state for job_id in (DONE, WAITS)] == ["succeeded", "pending"]
         assert [e.line for e in await storage.read(queries.log_entries, DONE, 0, 9, None)] == ["a line"]
         assert await storage.read(queries.workers) == ['{"id":"w"}']
+        tagged = dict.fromkeys(("org_id", "state", "owner", "name", "search", "before", "after"))
+        found = await storage.read(queries.list_jobs, **tagged, tag=("kind", 'a "word"'), limit=9)
+        assert [job.id for job in found] == [WAITS]
         segments = await storage.read(read_segments)
         assert [(s.kind, s.number, s.first_seq, s.closed_at is None) for s in segments] == [
             ("audit", 1, 1, True),

@@ -20,6 +20,7 @@ from zbrain_nb.model.errors import Unauthorized, ZBrainError
 from zbrain_nb.model.hosting import find_host, last_log_line
 from zbrain_nb.model.protocol import WorkerInfo, WorkerState
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.model.tokens import PREFIXES, is_secret
 
 SKEW_SECS = 5.0
 
@@ -133,18 +134,27 @@ def _no_server(service: Service, data: DataDir) -> Diagnosis:
 def _no_answer(endpoint: Endpoint, error: ZBrainError) -> Diagnosis:
     if isinstance(error, Unauthorized):
         where = "ZBRAIN_TOKEN" if endpoint.found == "ZBRAIN_URL" else f"the token of the {endpoint.found}"
-        return problem(
-            "server",
-            f"{endpoint.url} answers, but does not take {where}.",
-            "It is of an earlier server: restart this kernel or terminal from the Jupyter that runs now, or unset "
-            "ZBRAIN_URL and ZBRAIN_TOKEN.",
-        )
+        return problem("server", f"{endpoint.url} answers, but does not take {where}.", _why_refused(endpoint.token))
     return problem("server", error.message, error.hint)
+
+
+def _why_refused(token: str) -> str:
+    """Say what may be wrong with a token, as far as its form tells."""
+    if token.startswith(PREFIXES):
+        if not is_secret(token):
+            return "It is mistyped or cut off, for its checksum does not hold. Set it again, whole."
+        return "It was revoked, has expired, or is of another server. An admin makes another: `zbrain token create`."
+    return (
+        "It is of an earlier server: restart this kernel or terminal from the Jupyter that runs now, or unset "
+        "ZBRAIN_URL and ZBRAIN_TOKEN."
+    )
 
 
 def _other_server(settings: Settings, data: DataDir) -> Iterator[Diagnosis]:
     """Say if the environment leads elsewhere than the data directory: jobs are then found in one place only."""
     owner = find_host(data) if settings.url else None
+    if owner is not None and settings.url == owner.url and (settings.token or "").startswith(PREFIXES):
+        return  # the same server, by a token of one's own
     if owner is not None and settings.token != owner.token:
         yield warning(
             "two servers",

@@ -5,7 +5,51 @@ export class Refused extends Error {
     super(body?.error?.message ?? `The server answered ${status}.`);
     this.status = status;
   }
+  /** What to tell of it where there is no connection. */
+  get told() {
+    return `The server answers: ${this.message}`;
+  }
 }
+
+/** No answer came: the server, or the way to it, is down. */
+export class NoAnswer extends Error {}
+
+/** Thrown where it is known why the server was not asked at all. */
+export class Unreached extends Refused {
+  /** @param {boolean} isSilent whether it may be reached yet */
+  constructor(why, isSilent = false) {
+    super(503, { error: { message: why } });
+    this.isSilent = isSilent;
+  }
+  get told() {
+    return this.message;
+  }
+}
+
+/** The server as a page reaches it that is logged in to Jupyter. */
+export class PageServer {
+  constructor(api) {
+    this.api = api;
+  }
+  ask(path, options) {
+    return ask(this.urlOf(path), options);
+  }
+  events(query) {
+    return new WebSocket(ownSocket(`${this.api.replace(/^http/, 'ws')}events?${query}`));
+  }
+  /** Where a file is. */
+  urlOf(path) {
+    return `${this.api}${path}`;
+  }
+  /** Where the console's page of a job is. */
+  pageOf(id) {
+    return `${this.api.replace(/api\/$/, '')}jobs/${encodeURIComponent(id)}`;
+  }
+  stop() {}
+}
+
+/** The server whose API is at an address; what is a server already stays. */
+export const serverAt = (api) => (typeof api === 'string' ? new PageServer(api) : api);
 
 /** Where the API is, by the page's own configuration; null on a page that is not Jupyter's. */
 export function apiOfPage() {
@@ -21,7 +65,7 @@ export function ownHeaders() {
 }
 
 /** A socket's address with the same: a page cannot send headers with it. */
-export function ownSocket(url) {
+function ownSocket(url) {
   const token = xsrfToken();
   return token ? `${url}&_xsrf=${encodeURIComponent(token)}` : url;
 }
@@ -42,6 +86,8 @@ export async function ask(url, { method = 'GET', body, patience = 30_000 } = {})
     credentials: 'same-origin',
     cache: 'no-store',
     signal: AbortSignal.timeout(patience),
+  }).catch((cause) => {
+    throw new NoAnswer('the server did not answer.', { cause });
   });
   const found = await answer.json().catch(() => null);
   if (!answer.ok) throw new Refused(answer.status, found);

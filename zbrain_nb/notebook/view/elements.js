@@ -23,6 +23,7 @@ export const STATE_WORDS = {
   running: 'Running',
   retrying: 'Retrying',
   succeeded: 'Succeeded',
+  cached: 'Cached',
   failed: 'Failed',
   canceled: 'Canceled',
   reconnecting: 'Reconnecting',
@@ -50,6 +51,7 @@ const GLYPHS = {
   ],
   retrying: () => [stroke('M12.2 7.6A5.25 5.25 0 1 1 10.6 3.2'), stroke('M10.9 .9v2.5H8.4')],
   succeeded: () => [disc(), stroke('M4.3 7.2l1.9 1.9 3.6-4', 'var(--zb-bg)')],
+  cached: () => [ring(), stroke('M4.6 7.2l1.7 1.7 3.1-3.5')],
   failed: () => [disc(), stroke('M4.9 4.9l4.2 4.2M9.1 4.9L4.9 9.1', 'var(--zb-bg)')],
   canceled: () => [ring(), stroke('M3.5 10.5l7-7')],
   reconnecting: () => [
@@ -62,6 +64,7 @@ const ICONS = {
   more: 'M2.5 7h.01M7 7h.01M11.5 7h.01',
   copy: 'M5 4.5h6.5V12H5zM2.5 9.5V2h6.5',
   down: 'M7 2v7.5M3.8 6.6L7 9.8l3.2-3.2M2.5 12h9',
+  apart: 'M4.6 6.4L3 8a2.1 2.1 0 0 0 3 3l1.6-1.6M9.4 7.6L11 6a2.1 2.1 0 0 0-3-3L6.4 4.6M2.5 2.5l9 9',
   tall: 'M4 5.5L7 2.5l3 3M4 8.5l3 3 3-3',
   check: 'M3 7.5l2.8 2.8L11 4.5',
   open: 'M8 2.5h3.5V6M11.5 2.5L6.5 7.5M9.5 8v3.5h-7v-7H6',

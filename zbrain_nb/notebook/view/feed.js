@@ -22,7 +22,11 @@ export class Feed {
   constructor(saved) {
     this.job = { spec: {}, id: saved.id, attempt: 0, ...saved.job, name: saved.name, state: saved.state ?? 'pending' };
     this.outputs = saved.outputs ?? [];
+    this.leftOut = saved.outputs_left_out ?? 0; // of the outputs, the first ones: so many the notebook did not keep
     this.shipped = saved.shipped ?? ''; // the variables that went along, said by the magic alone
+    this.cached = saved.cached ?? false; // nothing ran: the cell took what this job gave before
+    this.parents = []; // the jobs that have to end first, while it waits for them
+    this.attempts = []; // how it was tried so far, read when it is tried again
     this.log = new LogLines();
     this.log.add(saved.log ?? []);
     // "opening" (first try), "live", "reconnecting" (tries again) or "unknown" (the server does not know the job)
@@ -69,14 +73,18 @@ export class Feed {
   }
 
   /** Take one event, at most once, whatever was loaded or seen before. */
-  apply({ kind, seq, data, ts }) {
-    if (kind === 'job_logged') this.log.add(data.entries);
+  apply({ kind, seq, data, ts, job_id: id }) {
+    const at = ts ? ts * 1000 : this.now;
+    if (id && id !== this.job.id) {
+      const place = CHANGES.has(kind) ? this.parents.findIndex((job) => job.id === id && seq > (job.event_seq ?? 0)) : -1;
+      if (place >= 0) this.parents[place] = after(this.parents[place], { ...data, event_seq: seq }, at);
+    } else if (kind === 'job_logged') this.log.add(data.entries);
     else if (kind === 'job_displayed') {
       if (seq <= this.outputsSeq) return;
       this.outputsSeq = seq;
       for (const output of data.outputs) this.#display(output);
     } else if (CHANGES.has(kind) && seq > (this.job.event_seq ?? 0)) {
-      this.#change({ ...this.job, ...data, event_seq: seq }, ts ? ts * 1000 : this.now);
+      this.#change({ ...this.job, ...data, event_seq: seq }, at);
     }
   }
 
@@ -110,6 +118,12 @@ export class Feed {
     this.outputs = this.clearNext ? [output] : [...this.outputs, output];
     this.clearNext = false;
   }
+}
+
+/** Return a job with what changed; `progressAt` says when it was heard how far it is. */
+function after(job, patch, at) {
+  const moved = patch.progress && patch.progress.fraction !== job.progress?.fraction;
+  return { ...job, ...patch, ...(moved && { progressAt: at }) };
 }
 
 /** As `JobSpec.title` says it. */

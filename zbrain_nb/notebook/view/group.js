@@ -2,6 +2,7 @@
 // the run that is picked shows its own view below.
 import { STATE_WORDS, button, clock, h, newId, plural, progressBar, stateMark, twist } from './elements.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
+import { pressIn } from './press.js';
 import { visibleName } from './text.js';
 import { errorText } from './words.js';
 
@@ -11,7 +12,7 @@ const HINT = 'Arrow keys or the pointer pick a run; Enter or a click opens it.';
 /** The state that a group as a whole is in. */
 function faceOfGroup(feed) {
   if (feed.connection === 'reconnecting' && !feed.ended) return 'reconnecting';
-  const states = new Set(feed.jobs.map(({ state }) => state));
+  const states = new Set(feed.jobs.filter(({ id }) => !feed.missing.has(id)).map(({ state }) => state));
   const order = feed.ended ? ['failed', 'canceled', 'succeeded'] : ['running', 'retrying', 'pending'];
   return order.find((state) => states.has(state)) ?? 'succeeded';
 }
@@ -24,6 +25,14 @@ const NOTICES = {
     'No connection to the server. The runs go on; what becomes of them will be here when it is back.',
   unknown: 'This server does not know these runs. They are shown as the notebook saved them.',
 };
+
+function missingOf({ missing, jobs }) {
+  if (!missing.size) return '';
+  const which = `${missing.size.toLocaleString('en')} of these ${plural(jobs.length, 'run')}`;
+  return missing.size === 1
+    ? `${which} is unknown to the server, and shown as the notebook saved it.`
+    : `${which} are unknown to the server, and shown as the notebook saved them.`;
+}
 
 export function renderGroup(el, feed, { renderRun } = {}) {
   const bodyId = newId('group');
@@ -125,7 +134,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
     if (feed.connection !== 'live') return null;
     const disabled = feed.acting != null;
-    const active = feed.jobs.filter((job) => !ended(job) && !job.cancel_requested_at);
+    const active = feed.jobs.filter((job) => !ended(job) && !job.cancel_requested_at && !feed.missing.has(job.id));
     if (!feed.ended && !active.length) return button('Canceling\u2026', { disabled: true });
     if (!feed.ended) return button('Cancel all', { disabled, onclick: () => feed.act('cancel', active) });
     const { failed } = feed;
@@ -197,9 +206,10 @@ export function renderGroup(el, feed, { renderRun } = {}) {
 
   function refresh() {
     frame = 0;
+    if (press.on) return;
     const now = faceOfGroup(feed);
     const done = feed.jobs.filter(ended).length;
-    const key = JSON.stringify([now, feed.counts, feed.connection, feed.acting, feed.jobs.some((job) => job.cancel_requested_at), feed.problem]);
+    const key = JSON.stringify([now, feed.counts, feed.connection, feed.acting, feed.missing.size, feed.jobs.some((job) => job.cancel_requested_at), feed.problem, feed.refusal]);
     if (key !== headKey) {
       headKey = key;
       buildHead(now, done);
@@ -209,7 +219,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           h('li', {}, h('span', { class: 'zb-sq', 'data-state': state, vars: { '--p': 0.5 } }), `${count.toLocaleString('en')} ${state}`),
         ),
       );
-      notice.textContent = feed.problem ?? NOTICES[feed.connection] ?? '';
+      const refusal = feed.connection === 'reconnecting' ? feed.refusal : null;
+      notice.textContent = [feed.problem, refusal, NOTICES[feed.connection], missingOf(feed)].filter(Boolean).join(' ');
       notice.hidden = !notice.textContent;
       if (face != null && face !== now) status.textContent = `${visibleName(feed.name)}: ${STATE_WORDS[now]}`;
       face = now;
@@ -232,6 +243,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const offEnd = tellEnd(el, feed, noticeOfGroup);
   refresh();
@@ -239,6 +251,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   return () => {
     off();
     offEnd();
+    press.dispose();
     cancelAnimationFrame(frame);
     frame = -1;
     opened?.dispose();

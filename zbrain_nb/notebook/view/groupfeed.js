@@ -1,43 +1,50 @@
-// What the view of a group reads: many jobs, looked at in one request and followed on one socket.
-import { Refused, ask, ownSocket } from './ask.js';
+// What the view of a group reads: many jobs, looked at together and followed on one socket. A run that was submitted
+// again, by whomever, stands in the place of what it repeats.
+import { Refused, serverAt } from './ask.js';
+import { Connection, Unknown } from './connection.js';
 import { ENDED } from './feed.js';
-import { pulse } from './pulse.js';
 
-const FIRST_WAIT = 500; // milliseconds
-const LONGEST_WAIT = 30_000;
+const PAGE = 1000; // jobs asked for at once
+const GROUP_TAG = 'zbrain.group';
 
 export class GroupFeed {
-  #api;
+  #server;
   #listeners = new Set();
-  #socket = null;
-  #pulse = null;
-  #turn = 0; // callbacks of an older connection find another number here and do nothing
-  #tries = 0;
-  #timer = null;
+  #connection;
   #places = new Map();
 
-  /** @param {object} saved what the bundle in the notebook holds: name, org and, for each run, id, state and label */
-  constructor(api, saved) {
-    this.#api = api;
+  /**
+   * @param {string | object} server where to ask: the address of the API, or what is a server already
+   * @param {object} saved what the bundle in the notebook holds: name, org and, for each run, id, state and label
+   */
+  constructor(server, saved) {
+    this.#server = serverAt(server);
     this.name = saved.name;
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
     this.labels = saved.runs.map(({ label }) => label ?? '');
-    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" to the server, "saved" (there is none)
+    this.missing = new Set(); // ids of runs that the server does not know, as others of the group
+    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" to the server
+    this.heardAt = null;
     this.nextTryAt = null;
+    this.refusal = null;
     this.problem = null;
     this.acting = null;
+    this.#connection = new Connection(this, this.#server, {
+      topic: () => `orgs/${this.org}`,
+      load: (current) => this.#load(current),
+      take: (event) => this.#take(event),
+    });
     this.#number();
   }
 
   start() {
-    if (this.#api) void this.#connect();
-    else this.connection = 'saved';
+    void this.#connection.connect();
     return this;
   }
 
   stop() {
-    this.#close();
+    this.#connection.close();
   }
 
   on(listener) {
@@ -49,13 +56,14 @@ export class GroupFeed {
   }
 
   get ended() {
-    return this.jobs.every(({ state }) => ENDED.has(state));
+    return this.jobs.every(({ id, state }) => ENDED.has(state) || this.missing.has(id));
   }
   get canAct() {
     return this.connection === 'live' && !this.acting;
   }
+  /** The runs that failed and can be tried again. */
   get failed() {
-    return this.jobs.filter(({ state }) => state === 'failed');
+    return this.jobs.filter(({ id, state }) => state === 'failed' && !this.missing.has(id));
   }
   /** How many runs are in each state, in the order of their life. */
   get counts() {
@@ -65,21 +73,30 @@ export class GroupFeed {
   }
 
   async act(verb, jobs) {
-    if (verb === 'reconnect') return void this.#connect();
+    if (verb === 'reconnect') return void this.#connection.resume();
     if (!this.canAct) return;
     this.acting = verb;
     this.problem = null;
     this.tell();
+    const waits = (why) => {
+      this.problem = why;
+      this.tell();
+    };
     try {
       const ids = jobs.map(({ id }) => id);
-      const [{ jobs: changed }] = await ask(`${this.#api}jobs/${verb}`, { method: 'POST', body: { ids } });
+      const changed = [];
+      for (let at = 0; at < ids.length; at += PAGE) {
+        const body = { ids: ids.slice(at, at + PAGE) };
+        changed.push(...(await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits }))[0].jobs);
+      }
       for (const job of changed) {
         const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
         if (place != null && (verb === 'retry' || job.event_seq >= (this.jobs[place].event_seq ?? 0)))
           this.jobs[place] = job;
       }
       this.#number();
-      if (verb === 'retry') void this.#connect();
+      this.problem = null;
+      if (verb === 'retry') void this.#connection.connect();
     } catch (error) {
       const what = verb === 'cancel' ? 'The runs were not canceled' : 'The runs were not tried again';
       this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
@@ -92,69 +109,57 @@ export class GroupFeed {
     this.#places = new Map(this.jobs.map(({ id }, place) => [id, place]));
   }
 
-  async #connect() {
-    this.#close();
-    const turn = this.#turn;
-    this.nextTryAt = null;
-    try {
-      const [{ jobs, event_seq: seq }] = await ask(`${this.#api}jobs/lookup`, {
-        method: 'POST',
-        body: { ids: this.jobs.map(({ id }) => id) },
-      });
-      if (turn !== this.#turn) return;
-      for (const job of jobs) this.jobs[this.#places.get(job.id)] = job;
-      const known = jobs.length > 0 || !this.jobs.length;
-      if (known && !this.ended) this.#open(turn, seq);
-      this.connection = known ? 'live' : 'unknown';
-      this.#tries = 0;
-      this.tell();
-    } catch {
-      if (turn === this.#turn) this.#lose();
+  async #load(current) {
+    const ids = this.jobs.map(({ id }) => id);
+    const known = [];
+    let seq = null;
+    for (let at = 0; at < ids.length; at += PAGE) {
+      const body = { ids: ids.slice(at, at + PAGE) };
+      const [{ jobs, event_seq: now }] = await this.#server.ask('jobs/lookup', { method: 'POST', body });
+      known.push(...jobs);
+      seq ??= now;
     }
+    if (!known.length) throw new Unknown();
+    const again = await this.#readRepeats(known);
+    if (!current()) return null;
+    this.missing = new Set(ids);
+    for (const job of known) {
+      this.missing.delete(job.id);
+      this.jobs[this.#places.get(job.id)] = job;
+    }
+    for (const job of again) this.#replace(job);
+    return seq;
   }
 
-  #open(turn, seq) {
-    const topic = encodeURIComponent(`orgs/${this.org}`);
-    const socket = new WebSocket(ownSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topic}&after=${seq}`));
-    this.#socket = socket;
-    this.#pulse = pulse(() => turn === this.#turn && this.#lose());
-    socket.onmessage = ({ data }) => {
-      if (turn !== this.#turn) return;
-      this.#pulse.beat();
-      for (const event of JSON.parse(data)) this.#take(event);
-      if (this.ended) this.#close();
-      this.tell();
-    };
-    socket.onclose = () => {
-      if (turn === this.#turn) this.#lose();
-    };
+  /** Jobs that repeat others of the group, oldest first: they bear its tag too. */
+  async #readRepeats(known) {
+    const groups = new Set(known.map(({ spec }) => spec.tags?.[GROUP_TAG]));
+    const [group] = groups;
+    if (groups.size > 1 || !group) return [];
+    const tag = encodeURIComponent(`${GROUP_TAG}=${group}`);
+    const found = [];
+    for (let cursor = ''; cursor != null; ) {
+      const [page] = await this.#server.ask(`jobs?brief=1&tag=${tag}&limit=${PAGE}${cursor && `&cursor=${cursor}`}`);
+      found.push(...page.jobs.filter(({ retry_of: old }) => old));
+      cursor = page.next_cursor;
+    }
+    return found.reverse();
+  }
+
+  /** Put a job in the place of the run that it repeats, if that is here. */
+  #replace(job) {
+    const place = this.#places.get(job.retry_of);
+    if (place == null) return;
+    this.jobs[place] = job;
+    this.missing.delete(job.retry_of);
+    this.#places.set(job.id, place);
+    this.#places.delete(job.retry_of);
   }
 
   #take({ kind, seq, job_id: id, data }) {
-    if (kind === 'reset') return void this.#connect();
+    if (kind === 'job_submitted' && data.retry_of) return this.#replace({ ...data, id, event_seq: seq });
     const job = this.jobs[this.#places.get(id)];
     if (!job || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
     this.jobs[this.#places.get(id)] = { ...job, ...data, event_seq: seq };
-  }
-
-  #lose() {
-    this.#close();
-    this.connection = 'reconnecting';
-    const wait = Math.min(LONGEST_WAIT, FIRST_WAIT * 2 ** this.#tries) * (0.75 + Math.random() / 2);
-    this.#tries += 1;
-    this.nextTryAt = Date.now() + wait;
-    this.#timer = setTimeout(() => void this.#connect(), wait);
-    this.tell();
-  }
-
-  #close() {
-    this.#turn += 1;
-    clearTimeout(this.#timer);
-    this.#pulse?.stop();
-    if (this.#socket) {
-      this.#socket.onclose = null;
-      this.#socket.close();
-    }
-    this.#socket = null;
   }
 }

@@ -8,6 +8,9 @@ const PICTURE = /\.(png|jpe?g|gif|webp)$/i;
 const TEXT = /\.(txt|log|md|csv|tsv|json|ya?ml|toml|py)$/i;
 const TABLE = /\.(csv|tsv)$/i;
 const MAX_PICTURE = 4_000_000;
+const MAX_SENT_PICTURE = 500_000; // through the kernel
+const PEEK_BYTES = 1_000;
+const KEPT_MS = 60_000; // a file that is being saved
 
 export const valueSection = (value) =>
   h(
@@ -54,7 +57,8 @@ export const keptSection = ({ title, variables, reference }) =>
       ),
   );
 
-export const artifactsSection = ({ artifacts, urls }) =>
+/** `urls` says where each is; where it has no address, `read(name, first)` gives it, or its first bytes. */
+export const artifactsSection = ({ artifacts, urls }, read = null) =>
   h(
     'div',
     { class: 'zb-sec' },
@@ -66,52 +70,75 @@ export const artifactsSection = ({ artifacts, urls }) =>
         h(
           'li',
           {},
-          h('div', { class: 'zb-prev' }, preview(name, size, urls[i])),
+          h('div', { class: 'zb-prev' }, preview(name, size, urls[i] ?? (read && ((first) => read(name, first))))),
           h(
             'p',
             {},
             h('b', { class: 'zb-cut', title: visibleName(name) }, visibleName(name)),
             h('span', { class: 'zb-mute zb-size' }, bytes(size)),
-            urls[i] &&
-              h(
-                'a',
-                {
-                  class: 'zb-btn zb-btn-bare zb-btn-icon',
-                  href: urls[i],
-                  download: name.split('/').at(-1),
-                  title: `Download ${visibleName(name)}`,
-                  'aria-label': `Download ${visibleName(name)}`,
-                },
-                icon('down'),
-              ),
+            (urls[i] || read) && download(name, urls[i], read),
           ),
         ),
       ),
     ),
   );
 
-function preview(name, size, url) {
+function download(name, url, read) {
+  const label = `Download ${visibleName(name)}`;
+  const file = name.split('/').at(-1);
+  const looks = { class: 'zb-btn zb-btn-bare zb-btn-icon', title: label, 'aria-label': label };
+  if (url) return h('a', { ...looks, href: url, download: file }, icon('down'));
+  const fetchIt = async () => {
+    press.disabled = true;
+    try {
+      const here = URL.createObjectURL(await read(name));
+      h('a', { href: here, download: file }).click();
+      setTimeout(() => URL.revokeObjectURL(here), KEPT_MS);
+    } catch (error) {
+      press.replaceWith(h('span', { class: 'zb-small zb-mute', role: 'alert' }, error.message));
+    }
+    press.disabled = false;
+  };
+  const press = h('button', { ...looks, type: 'button', onclick: () => void fetchIt() }, icon('down'));
+  return press;
+}
+
+/** `source` is an address, or a function that reads the first bytes. */
+function preview(name, size, source) {
   const none = () =>
     h(
       'span',
       { class: 'zb-small zb-mute' },
       TEXT.test(name) || PICTURE.test(name) ? 'no preview' : 'binary, no preview',
     );
-  if (!url || size === 0) return size === 0 ? h('span', { class: 'zb-small zb-mute' }, 'empty') : none();
-  if (PICTURE.test(name) && size <= MAX_PICTURE) {
-    const img = h('img', { src: url, alt: '', loading: 'lazy', onerror: () => img.replaceWith(none()) });
+  if (!source || size === 0) return size === 0 ? h('span', { class: 'zb-small zb-mute' }, 'empty') : none();
+  if (PICTURE.test(name)) {
+    if (size > (typeof source === 'string' ? MAX_PICTURE : MAX_SENT_PICTURE)) return none();
+    const img = h('img', { alt: '', loading: 'lazy', onerror: () => img.replaceWith(none()) });
+    if (typeof source === 'string') img.src = source;
+    else void showPicture(img, source).catch(() => img.replaceWith(none()));
     return img;
   }
   if (!TEXT.test(name)) return none();
   const slot = h('span', { class: 'zb-peek' });
-  fetch(url, { credentials: 'same-origin', headers: { ...ownHeaders(), Range: 'bytes=0-999' } })
-    .then(async (answer) => {
-      if (!answer.ok) throw new Error(answer.statusText);
-      const lines = (await answer.text()).slice(0, 1000).split('\n').slice(0, 5);
+  textAt(source)
+    .then((text) => {
+      const lines = text.slice(0, PEEK_BYTES).split('\n').slice(0, 5);
       slot.append(TABLE.test(name) ? table(name, lines.slice(0, 4)) : h('pre', {}, plainText(lines.join('\n'))));
     })
     .catch(() => slot.replaceChildren(none()));
   return slot;
+}
+async function textAt(source) {
+  if (typeof source !== 'string') return (await source(PEEK_BYTES)).text();
+  const range = { Range: `bytes=0-${PEEK_BYTES - 1}` };
+  const answer = await fetch(source, { credentials: 'same-origin', headers: { ...ownHeaders(), ...range } });
+  if (!answer.ok) throw new Error(answer.statusText);
+  return answer.text();
+}
+async function showPicture(img, read) {
+  img.src = URL.createObjectURL(await read(MAX_SENT_PICTURE));
+  img.addEventListener('load', () => URL.revokeObjectURL(img.src), { once: true });
 }
 const table = (name, lines) =>
   h(

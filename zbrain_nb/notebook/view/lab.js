@@ -1,10 +1,19 @@
 // What JupyterLab gets beside the views of jobs: the dashboard in outputs, and a tile that opens the console.
 import { apiOfPage } from './ask.js';
-import { showDashboard } from './dashboard/home.js';
 import { h } from './elements.js';
+import { showDashboard } from './homes.js';
+import { commChannel } from './kernel.js';
+import { serverFor } from './ways.js';
 
 export const DASHBOARD_TYPE = 'application/vnd.zbrain.dashboard+json';
 const COMMAND = 'zbrain_nb:open-console';
+
+/** Where what is shown in `widget` (Lumino's) is asked for: by the page, or through the kernel of its document. */
+export function serverOf(widget, saved) {
+  let holder = widget;
+  while (holder && !holder.sessionContext) holder = holder.parent;
+  return serverFor(holder && commChannel(holder.sessionContext), saved);
+}
 
 /** What makes renderers of dashboards, for Jupyter's registry; `Widget` is Lumino's. */
 export function dashboardRenderer(Widget) {
@@ -21,7 +30,13 @@ export function dashboardRenderer(Widget) {
       if (this.isAttached) this.onAfterAttach();
     }
     onAfterAttach() {
-      if (this.saved && !this.shut) this.shut = showDashboard(this.node, apiOfPage(), this.saved).shut;
+      if (!this.saved || this.shut) return;
+      const server = serverOf(this, this.saved);
+      const { shut } = showDashboard(this.node, server, this.saved);
+      this.shut = () => {
+        shut();
+        server.stop();
+      };
     }
     dispose() {
       if (this.isDisposed) return;

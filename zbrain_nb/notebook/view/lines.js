@@ -1,20 +1,27 @@
-// The lines of one job's log, as far as they are here: pages by `seq`, older ones fetched when they are looked at.
+// The lines of one job's log, as far as they are here: pages by `seq`, older ones fetched when they are looked at. So
+// many are kept that a tab stays small however long the job writes; where none can be fetched, the oldest are gone.
 
 const PAGE = 1000;
-const MAX_PAGES = 300;
+const MAX_PAGES = 50;
+const MAX_CHARS = 20_000_000;
+const NEAR = 2; // pages on both sides of what is looked at, which are kept
 const SPAN = 10_000; // lines that are passed over at once
 
 export class LogLines {
   /**
    * @param {?(from: number, limit: number, stream?: string) => Promise<object[]>} fetchLines
    *   null where no older lines can be had
+   * @param {?(from: number, limit: number, text: string) => Promise<{entries: object[], next_seq: number}>} searchLines
+   *   null where lines can only be looked through here
    */
-  constructor(fetchLines = null) {
+  constructor(fetchLines = null, searchLines = null) {
     this.fetchLines = fetchLines;
+    this.searchLines = searchLines;
     this.begin = 0;
     this.end = 0;
     this.stderr = 0;
     this.held = 0;
+    this.chars = 0;
     this.firstMark = null;
     this.starts = []; // [seq, attempt] where a new attempt begins, in order
     this.pages = new Map();
@@ -34,6 +41,7 @@ export class LogLines {
       page[place] = entry;
       added = true;
       this.held += 1;
+      this.chars += entry.line.length;
       if (entry.stream === 'stderr') this.stderr += 1;
       if (isMark(entry)) this.firstMark = Math.min(seq, this.firstMark ?? seq);
       if (!this.fetchLines && (this.held === 1 || seq < this.begin)) this.begin = seq;
@@ -43,12 +51,17 @@ export class LogLines {
       if (before ? before.attempt !== entry.attempt : seq === 0) this.#start(seq, entry.attempt);
       if (after && after.attempt !== entry.attempt) this.#start(seq + 1, after.attempt);
     }
-    if (added && this.fetchLines) this.#evict();
+    if (added) this.#evict();
     return added;
   }
 
   get(seq) {
     return this.pages.get(Math.floor(seq / PAGE))?.[seq % PAGE];
+  }
+
+  /** Keep what stands around this line, for somebody reads it. */
+  lookAt(seq) {
+    this.wanted = Math.floor(seq / PAGE);
   }
 
   /** Where rules between attempts stand; none while there was but one. */
@@ -65,8 +78,8 @@ export class LogLines {
    * Rejects with what the fetching said.
    */
   async read(from, to) {
-    this.wanted = Math.floor(from / PAGE);
-    if (!this.#holds(from, to)) await this.#ask(this.wanted);
+    this.lookAt(from);
+    if (!this.holds(from, to)) await this.#ask(this.wanted);
     return Array.from({ length: to - from }, (_, i) => this.get(from + i));
   }
 
@@ -79,13 +92,20 @@ export class LogLines {
   async pass(from, stream = null) {
     const { end } = this;
     const to = this.pageEnd(from);
-    if (!this.fetchLines || this.#holds(from, to)) {
+    if (!this.fetchLines || this.holds(from, to)) {
       const held = Array.from({ length: to - from }, (_, i) => this.get(from + i));
       return { entries: held.filter((entry) => entry && (!stream || entry.stream === stream)), to };
     }
     const entries = await this.fetchLines(from, SPAN, stream ?? '');
     const last = entries.at(-1)?.seq ?? -1;
     return { entries, to: entries.length < SPAN ? Math.max(end, last + 1) : last + 1 };
+  }
+
+  /** The numbers of lines from `from` on that hold `text` (lower case), some of them, and how far was looked. */
+  async find(from, text, limit) {
+    const { end } = this;
+    const { entries, next_seq: next } = await this.searchLines(from, limit, text);
+    return { hits: entries.map(({ seq }) => seq).filter((seq) => seq < end), to: Math.min(next, end) };
   }
 
   /** Where the first traceback stands; without one, the first line on stderr; null if there is neither. */
@@ -105,7 +125,8 @@ export class LogLines {
     return Math.min(this.end, (Math.floor(seq / PAGE) + 1) * PAGE);
   }
 
-  #holds(from, to) {
+  /** Whether all these lines are here. */
+  holds(from, to) {
     for (let seq = from; seq < to; seq += 1) if (!this.get(seq)) return false;
     return true;
   }
@@ -135,16 +156,24 @@ export class LogLines {
   #evict() {
     const newest = Math.floor((this.end - 1) / PAGE);
     for (const index of this.pages.keys()) {
-      if (this.pages.size <= MAX_PAGES) return;
-      if (index >= newest - 1 || Math.abs(index - this.wanted) < 3) continue;
-      for (const entry of this.pages.get(index)) {
-        if (!entry) continue;
-        this.held -= 1;
-        if (entry.stream === 'stderr') this.stderr -= 1;
-      }
-      this.pages.delete(index);
-      this.asked.delete(index);
+      if (this.pages.size <= MAX_PAGES && this.chars <= MAX_CHARS) return;
+      if (index >= newest - 1 || (this.fetchLines && Math.abs(index - this.wanted) <= NEAR)) continue;
+      this.#drop(index);
     }
+  }
+
+  #drop(index) {
+    for (const entry of this.pages.get(index)) {
+      if (!entry) continue;
+      this.held -= 1;
+      this.chars -= entry.line.length;
+      if (entry.stream === 'stderr') this.stderr -= 1;
+    }
+    this.pages.delete(index);
+    this.asked.delete(index);
+    if (this.fetchLines) return;
+    this.begin = Math.max(this.begin, (index + 1) * PAGE); // pages have come in order
+    if (this.firstMark < this.begin) this.firstMark = null;
   }
 }
 

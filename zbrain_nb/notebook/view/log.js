@@ -1,6 +1,5 @@
 // The log of a job: only the rows in sight are in the page, so that its length costs nothing. It paints at most
 // once a frame, follows its tail until one scrolls up, and searches lines that are not loaded too.
-import { Refused } from './ask.js';
 import { button, h, icon, iconButton, newId, plural, timeOfDay, toClipboard, twist } from './elements.js';
 import { isMark } from './lines.js';
 import { LogSearch } from './search.js';
@@ -25,6 +24,7 @@ export function logPane(feed, { page = false } = {}) {
   let noError = false; // it was looked for, in vain
   let tall = false;
   let at = 0; // how far down the log the reader is, in px of its full height
+  let { begin } = store; // its first line when `at` was taken
   let lastTop = 0;
   let frame = 0;
   let resting = null;
@@ -116,7 +116,7 @@ export function logPane(feed, { page = false } = {}) {
     try {
       await act();
     } catch (error) {
-      feed.problem = `The log could not be read: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      feed.problem = `The log could not be read: ${error.message}`;
     }
     feed.tell();
   }
@@ -205,10 +205,13 @@ export function logPane(feed, { page = false } = {}) {
   }
 
   function paint() {
+    cancelAnimationFrame(frame);
     frame = 0;
     bar();
     box.hidden = isFolded();
     if (box.hidden || !list.isConnected) return;
+    if (!only) at -= (store.begin - begin) * ROW;
+    ({ begin } = store);
     const height = total() * ROW;
     canvas.style.height = `${Math.min(height, MAX_HEIGHT)}px`;
     at = Math.max(0, stick ? height - list.clientHeight : Math.min(at, height - list.clientHeight));
@@ -223,6 +226,7 @@ export function logPane(feed, { page = false } = {}) {
     for (let index = from; index < to; index += 1) {
       const row = rowAt(index, rules);
       const here = row.attempt != null || store.get(row.seq);
+      if (row.seq != null) store.lookAt(row.seq);
       if (!here) hole ??= row.seq;
       wanted.set(row.attempt != null ? `rule ${row.attempt}` : here ? row.seq : `? ${row.seq}`, row);
     }
@@ -317,7 +321,7 @@ export function logPane(feed, { page = false } = {}) {
       if (foldByState && folded == null && shown.size && (!stick || el.contains(document.activeElement)))
         folded = false;
       void search.walk();
-      schedule();
+      paint(); // now: whoever calls this is in a frame already, and another one would show the lines later
     },
     dispose() {
       cancelAnimationFrame(frame);

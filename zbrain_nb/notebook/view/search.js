@@ -1,8 +1,12 @@
 // What is looked for in a log, over lines that are not loaded too: one walk from its first line to its last, which
-// goes on when lines arrive. It knows nothing of the page; `log.js` asks it what to show.
+// goes on when lines arrive. The server looks through what is not here. It knows nothing of the page; `log.js` asks it
+// what to show.
 import { plainText } from './text.js';
 
 const BREATH = 20; // steps between two pauses, in which the page can paint
+const FIRST_HITS = 100; // asked of the server: few at first, so that the first is soon seen
+const MORE_HITS = 1000;
+const MOST_AHEAD = 10_000; // hits behind the one that is stepped to; the walk goes on when one comes near
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 
 export class LogSearch {
@@ -52,13 +56,13 @@ export class LogSearch {
     if (this.#busy || !(this.query || this.only)) return;
     const turn = this.#turn;
     this.#busy = true;
-    for (let steps = 1; this.#at < this.#store.end; steps += 1) {
-      const found = await this.#store.pass(this.#at, this.only ? 'stderr' : null).catch(() => null);
+    for (let steps = 1; this.#at < this.#store.end && !this.#isAhead; steps += 1) {
+      const found = await this.#look().catch(() => null);
       if (steps % BREATH === 0) await pause();
       if (turn !== this.#turn) return;
       this.#stopped = !found;
       if (!found) break;
-      found.entries.forEach((entry) => this.#look(entry));
+      for (const seq of found.hits) this.#hits.push(seq);
       this.#at = found.to;
       if (this.#current < 0) this.step(1);
       this.#tell();
@@ -67,10 +71,20 @@ export class LogSearch {
     this.#tell();
   }
 
-  #look({ seq, stream, line }) {
-    if (stream === 'stderr') this.stderr.push(seq);
-    else if (this.only) return;
-    if (this.query && plainText(line).toLowerCase().includes(this.query)) this.#hits.push(seq);
+  get #isAhead() {
+    return this.#hits.length - this.#current > MOST_AHEAD;
+  }
+
+  /** Look a little further; return what was hit, and up to where it is known. */
+  async #look() {
+    const store = this.#store;
+    if (!this.only && store.searchLines && !store.holds(this.#at, store.pageEnd(this.#at)))
+      return store.find(this.#at, this.query, this.#hits.length ? MORE_HITS : FIRST_HITS);
+    const { entries, to } = await store.pass(this.#at, this.only ? 'stderr' : null);
+    const wanted = this.only ? entries.filter(({ stream }) => stream === 'stderr') : entries;
+    if (this.only) this.stderr.push(...wanted.map(({ seq }) => seq));
+    const hits = this.query ? wanted.filter(({ line }) => plainText(line).toLowerCase().includes(this.query)) : [];
+    return { hits: hits.map(({ seq }) => seq), to };
   }
 
   step(by) {
@@ -78,6 +92,7 @@ export class LogSearch {
     if (!length) return;
     this.#current = (this.#current + by + length) % length;
     this.#onHit(this.hit);
+    void this.walk();
   }
 
   /** The line that was stepped to. */
@@ -88,7 +103,7 @@ export class LogSearch {
   /** What was found, in words; empty while nothing is looked for. */
   get words() {
     if (!this.query) return '';
-    const open = this.#busy || this.#stopped ? '+' : '';
+    const open = this.#at < this.#store.end ? '+' : '';
     const upTo = this.#stopped ? `, searched up to line ${this.#at.toLocaleString('en')}` : '';
     const count = this.#hits.length.toLocaleString('en');
     const said = this.#hits.length ? `${this.#current + 1} of ${count}${open}` : this.#busy ? 'searching' : 'no match';

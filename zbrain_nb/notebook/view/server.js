@@ -1,197 +1,153 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
-import { Refused, ask, ownSocket } from './ask.js';
+import { serverAt } from './ask.js';
+import { Connection, Unknown } from './connection.js';
 import { Feed } from './feed.js';
 import { LogLines } from './lines.js';
-import { pulse } from './pulse.js';
 
 const TAIL = 1000; // lines
-const FIRST_WAIT_MS = 500;
-const MAX_WAIT_MS = 30_000;
-const PATIENCE_MS = 10_000;
+const MOST_PARENTS = 50; // followed and shown
 const SKEW_MS = 3000; // the Date header counts in whole seconds
 
-export class ServerFeed extends Feed {
-  #api;
-  #socket = null;
-  #pulse = null;
-  #turn = 0; // callbacks of an older connection find another number here and do nothing
-  #tries = 0;
-  #timer = null;
-  #lastSeq = null;
-  #buffer = null;
-  #online = () => this.act('reconnect');
+const NOT_DONE = {
+  cancel: 'The job was not canceled',
+  detach: 'Nobody was detached',
+  run_again: 'The job was not run again',
+};
 
-  constructor(api, saved) {
+export class ServerFeed extends Feed {
+  #server;
+  #connection;
+  #attemptsOf = null; // job and attempt up to which `attempts` goes
+
+  /** @param {string | object} server where to ask: the address of the API, or what is a server already */
+  constructor(server, saved) {
     super(saved);
-    this.#api = api;
-    addEventListener('online', this.#online);
+    this.#server = serverAt(server);
+    this.#connection = new Connection(this, this.#server, {
+      topic: () => [`jobs/${this.job.id}`, ...this.parents.map(({ id }) => `states/${id}`)].join(','),
+      load: (current) => this.#load(current),
+      take: (event) => {
+        this.apply(event);
+        void this.#readAttempts();
+      },
+    });
   }
 
   start() {
-    void this.#connect();
+    void this.#connection.connect();
     return this;
   }
 
   stop() {
-    removeEventListener('online', this.#online);
-    this.#close();
+    this.#connection.close();
   }
 
   artifactUrl(name) {
     return this.connection === 'unknown'
       ? null
-      : `${this.#jobUrl()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
+      : this.#server.urlOf(this.#artifactPath(name));
+  }
+  /** An artifact, or its `first` bytes, for pages on which it has no address. */
+  readArtifact(name, first = null) {
+    return this.#server.read(this.#artifactPath(name), first);
+  }
+  #artifactPath(name) {
+    return `${this.#jobPath()}/artifacts/${name.split('/').map(encodeURIComponent).join('/')}`;
   }
 
   /** The page of the job on the console. */
   get pageUrl() {
-    return this.connection === 'unknown' ? null : `${this.#api.replace(/api\/$/, '')}jobs/${encodeURIComponent(this.job.id)}`;
+    return this.pageOf(this.job.id);
+  }
+  pageOf(id) {
+    return this.connection === 'unknown' ? null : this.#server.pageOf(id);
+  }
+
+  /** How many wait for the job's end now, whom `act("detach")` would let go on. */
+  async countWaiting() {
+    const { waiting = 0 } = await this.#fetch(this.#jobPath());
+    return waiting;
   }
 
   async act(verb) {
-    if (verb === 'reconnect') {
-      if (this.connection === 'reconnecting') void this.#connect();
-      return;
-    }
+    if (verb === 'reconnect') return void this.#connection.resume();
     if (this.acting) return;
     this.acting = verb;
     this.problem = null;
     this.tell();
+    const waits = (why) => {
+      this.problem = why;
+      this.tell();
+    };
     try {
       if (verb === 'cancel') {
-        const { job } = await this.#fetch(`${this.#jobUrl()}/cancel`, { method: 'POST' });
+        const { job } = await this.#fetch(`${this.#jobPath()}/cancel`, { method: 'POST', waits });
         if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
-        if (this.ended) this.#close();
+        if (this.ended) this.#connection.close();
+      } else if (verb === 'detach') {
+        await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST', waits });
       } else {
-        this.#follow(await this.#fetch(`${this.#jobUrl()}/retry`, { method: 'POST' }));
+        this.#follow(await this.#fetch(`${this.#jobPath()}/retry`, { method: 'POST', waits }));
       }
+      this.problem = null;
     } catch (error) {
-      const what = verb === 'cancel' ? 'The job was not canceled' : 'The job was not run again';
-      this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      this.problem = `${NOT_DONE[verb] ?? NOT_DONE.run_again}: ${error.message}`;
     }
     this.acting = null;
     this.tell();
   }
 
-  // ---- connection
-
-  async #connect() {
-    this.#close();
-    const turn = this.#turn;
-    this.nextTryAt = null;
-    this.#buffer = [];
-    this.tell();
-    // An ended job changes no more: fifty finished views on a page hold no socket.
-    const needsNone = this.ended;
-    const opened = !needsNone && (await this.#open(turn));
-    if (turn !== this.#turn) return;
-    try {
-      // After a break the socket itself sends what was missed.
-      if (this.#lastSeq == null || !opened) await this.#load(turn);
-    } catch (error) {
-      if (turn !== this.#turn) return;
-      this.refusal = error instanceof Refused ? error.message : null;
-      if (error.status !== 404) return this.#lose();
-      this.#close();
-      this.connection = 'unknown';
-      return this.tell();
-    }
-    if (turn !== this.#turn) return;
-    this.refusal = null;
-    const buffered = this.#buffer;
-    this.#buffer = null;
-    for (const event of buffered) this.#take(event);
-    if (turn !== this.#turn && !this.ended) return;
-    if (this.ended) this.#close();
-    else if (needsNone)
-      return void this.#connect(); // the notebook said "ended", the server says otherwise
-    else if (!this.#socket) return this.#lose();
-    this.connection = 'live';
-    this.#tries = 0;
-    this.tell();
-  }
-
-  #open(turn) {
-    const after = this.#lastSeq == null ? '' : `&after=${this.#lastSeq}`;
-    const socket = new WebSocket(ownSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=jobs/${this.job.id}${after}`));
-    this.#socket = socket;
-    this.#pulse = pulse(() => turn === this.#turn && this.#lose());
-    return new Promise((resolve) => {
-      setTimeout(() => resolve(false), PATIENCE_MS);
-      socket.onopen = () => resolve(true);
-      socket.onmessage = ({ data }) => {
-        if (turn !== this.#turn) return;
-        this.#pulse.beat();
-        for (const event of JSON.parse(data)) this.#take(event);
-        this.tell();
-      };
-      socket.onclose = () => {
-        resolve(false);
-        if (turn === this.#turn && !this.#buffer) this.#lose();
-        else if (this.#socket === socket) this.#socket = null;
-      };
-    });
-  }
-
-  #take(event) {
-    if (this.#buffer) return void this.#buffer.push(event);
-    if (event.kind === 'reset') {
-      this.#lastSeq = null;
-      return void this.#connect();
-    }
-    this.#lastSeq = Math.max(this.#lastSeq ?? 0, event.seq);
-    this.apply(event);
-    if (!this.ended) return;
-    this.#close();
-    this.connection = 'live';
-  }
-
-  #lose() {
-    if (this.connection === 'live') this.heardAt = this.#pulse?.at ?? Date.now();
-    this.#close();
-    this.connection = 'reconnecting';
-    const wait = Math.min(MAX_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#tries) * (0.75 + Math.random() / 2);
-    this.#tries += 1;
-    this.nextTryAt = Date.now() + wait;
-    this.#timer = setTimeout(() => void this.#connect(), wait);
-    this.tell();
-  }
-
-  #close() {
-    this.#turn += 1;
-    clearTimeout(this.#timer);
-    this.#pulse?.stop();
-    this.#pulse = null;
-    if (this.#socket) {
-      this.#socket.onclose = null;
-      this.#socket.close();
-    }
-    this.#socket = null;
-    this.#buffer = null;
-  }
-
   // ---- data
 
-  async #load(turn) {
-    const url = this.#jobUrl();
-    // The outputs first: what the socket is asked for after a break then begins before all that is loaded here.
-    const shown = await this.#fetch(`${url}/outputs`);
-    const job = await this.#fetch(url);
+  async #load(current) {
+    const path = this.#jobPath();
+    // The outputs first: what is followed from their number on then begins before all that is loaded here.
+    const shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
+    const job = await this.#fetch(path).catch(unknownIfMissing);
     const lines = this.loaded
       ? this.log
-      : new LogLines((from, limit, stream) => this.#range(from, limit, stream));
+      : new LogLines(
+          (from, limit, stream) => this.#range(from, limit, stream),
+          (from, limit, text) => this.#lines(`from_seq=${from}&limit=${limit}&q=${encodeURIComponent(text)}`),
+        );
     await this.#fillLog(lines, job.log_lines);
-    if (turn !== this.#turn) return;
+    const parents = await this.#parentsOf(job);
+    if (!current()) return null;
     this.setJob(job);
+    this.parents = parents;
+    void this.#readAttempts();
     this.outputs = shown.outputs;
-    this.outputsSeq = shown.event_seq ?? 0;
+    this.leftOut = 0;
+    this.outputsSeq = shown.event_seq;
     this.log = lines;
     this.loaded = true;
-    this.heardAt = Date.now();
-    this.#lastSeq = Math.max(job.event_seq ?? 0, shown.event_seq ?? 0);
+    return shown.event_seq;
   }
 
-  /** Read the newest of the `count` lines there were; those that come later come by the socket, which is open. */
+  /** The jobs that `job` waits for, as they are now; what becomes of them comes by the socket. */
+  async #parentsOf({ state, spec }) {
+    if (state !== 'pending' || !spec.after?.length) return [];
+    const body = { ids: spec.after.slice(0, MOST_PARENTS) };
+    return (await this.#fetch('jobs/lookup', { method: 'POST', body })).jobs;
+  }
+
+  /** Learn of each attempt how it ended, once it is to be tried again: the job itself tells of the last alone. */
+  async #readAttempts() {
+    const { id, attempt, state } = this.job;
+    const key = `${id} ${attempt}`;
+    if (state !== 'retrying' || key === this.#attemptsOf) return;
+    this.#attemptsOf = key;
+    try {
+      const { attempts } = await this.#fetch(`${this.#jobPath()}/attempts`);
+      if (key !== this.#attemptsOf) return;
+      this.attempts = attempts;
+      this.tell();
+    } catch {
+      this.#attemptsOf = null; // the next event asks again; until then the counts are told
+    }
+  }
+
+  /** Read the newest of the `count` lines there were; those that come later come by the socket. */
   async #fillLog(lines, count = 0) {
     const from = Math.max(lines.end, count - TAIL);
     if (from < count) lines.add(await this.#range(from, count - from));
@@ -211,29 +167,35 @@ export class ServerFeed extends Feed {
   }
 
   #lines(query) {
-    return this.#fetch(`${this.#jobUrl()}/logs?${query}`);
+    return this.#fetch(`${this.#jobPath()}/logs?${query}`);
   }
 
-  #jobUrl() {
-    return `${this.#api}jobs/${encodeURIComponent(this.job.id)}`;
+  #jobPath() {
+    return `jobs/${encodeURIComponent(this.job.id)}`;
   }
 
-  async #fetch(url, options = {}) {
-    const [found, date] = await ask(url, { ...options, patience: 3 * PATIENCE_MS });
+  async #fetch(path, options = {}) {
+    const [found, date] = await this.#server.ask(path, options);
     if (date) this.clockSkew = Math.abs(date - Date.now()) > SKEW_MS ? date - Date.now() : 0;
     return found;
   }
 
   /** Show another job in place of this one: the one that repeats it. */
   #follow(job) {
-    this.#close();
+    this.#connection.close();
     this.setJob(job);
     this.loaded = false;
+    this.cached = false;
+    this.parents = [];
+    this.attempts = [];
     this.outputs = [];
+    this.leftOut = 0;
     this.outputsSeq = 0;
     this.log = new LogLines();
-    this.#lastSeq = null;
-    this.#tries = 0;
-    void this.#connect();
+    void this.#connection.connect();
   }
+}
+
+function unknownIfMissing(error) {
+  throw error.status === 404 ? new Unknown(error.message) : error;
 }

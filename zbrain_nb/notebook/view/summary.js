@@ -3,6 +3,7 @@
 import { h, span } from './elements.js';
 import { textOf } from './outputs.js';
 import { plainText } from './text.js';
+import { leftOutOf } from './words.js';
 
 const MIME_TYPE = 'application/vnd.zbrain.job+json';
 const SPEC_FIELDS = ['max_retries', 'timeout_secs', 'worker', 'resources']; // code, inputs, environment: the server's
@@ -21,22 +22,26 @@ export function bundleOf(feed) {
   job.spec = Object.fromEntries(SPEC_FIELDS.filter((field) => field in spec).map((field) => [field, spec[field]]));
   if (sizeOf(job.output) > MAX_VALUE_CHARS) job.output = null;
   if (sizeOf(job.error) > MAX_VALUE_CHARS) job.error = { ...job.error, traceback: [] };
-  const outputs = [...feed.outputs];
-  while (outputs.length && outputs.reduce((sum, output) => sum + sizeOf(output), 0) > MAX_OUTPUTS_CHARS)
-    outputs.shift();
+  let from = feed.outputs.length;
+  for (let size = 0; from > 0; from -= 1) {
+    size += sizeOf(feed.outputs[from - 1]);
+    if (size > MAX_OUTPUTS_CHARS) break;
+  }
+  const outputs = feed.outputs.slice(from);
   const log = [];
   for (let seq = Math.max(feed.log.begin, feed.log.end - MAX_LOG_LINES); seq < feed.log.end; seq += 1) {
     const entry = feed.log.get(seq);
     if (entry) log.push({ ...entry, line: entry.line.slice(0, MAX_LINE_CHARS) });
   }
   const { id, name, state } = job;
-  const saved = { id, name, version: 1, state, shipped: feed.shipped, job, log, outputs };
+  const saved = { id, name, version: 1, state, shipped: feed.shipped, cached: feed.cached, job, log, outputs };
+  saved.outputs_left_out = from;
   return { [MIME_TYPE]: saved, 'text/html': html(saved), 'text/plain': '<zbrain job>' };
 }
 
-function html({ id, name, state, job, log, outputs }) {
+function html({ id, name, state, cached, job, log, outputs, outputs_left_out: leftOut }) {
   const { ename = '', evalue = '', traceback = [] } = job.error ?? {};
-  const word = `${state[0].toUpperCase()}${state.slice(1)}`;
+  const word = cached ? 'Cached' : `${state[0].toUpperCase()}${state.slice(1)}`;
   const value = job.output;
   const shown = [
     h(
@@ -49,6 +54,7 @@ function html({ id, name, state, job, log, outputs }) {
     ),
     job.reason && h('p', {}, plainText(job.reason)),
     job.error && pre(traceback.join('\n') || `${ename}: ${evalue}`),
+    leftOut > 0 && h('p', {}, leftOutOf({ leftOut })),
     outputs.map(({ data = {} }) => pictureOf(data)),
     value != null && pre(typeof value === 'string' ? value : JSON.stringify(value, null, 2)),
     log.length > 0 && h('details', {}, h('summary', {}, 'Log'), pre(log.map(({ line }) => line).join('\n'))),

@@ -6,9 +6,23 @@ import { logPane } from './log.js';
 import { noticeAsk, noticeAskOf, noticeOfJob, tellEnd } from './notices.js';
 import { outputsPane, renderPlainly } from './outputs.js';
 import { paramsOf, paramsSection } from './params.js';
+import { parentsPane, waitsForParents } from './parents.js';
+import { pressIn } from './press.js';
 import { plainText, visibleName } from './text.js';
 import { failureSection } from './trace.js';
-import { faceOf, failureOf, footOf, fractionOf, noteOf, noticeOf, placeOf, timesOf, triesOf, wordOf } from './words.js';
+import {
+  faceOf,
+  failureOf,
+  footOf,
+  fractionOf,
+  leftOutOf,
+  noteOf,
+  noticeOf,
+  placeOf,
+  timesOf,
+  triesOf,
+  wordOf,
+} from './words.js';
 
 export function render(el, feed, { open = true, renderOutput = renderPlainly } = {}) {
   const bodyId = newId('body');
@@ -88,16 +102,23 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     const disabled = feed.acting != null;
     if (state === 'failed')
       return button('Retry', { class: 'zb-btn-main', disabled, onclick: () => feed.act('retry') });
-    return button('Run again', { disabled, onclick: () => feed.act('run_again') });
+    return button(faceOf(feed) === 'cached' ? 'Run anyway' : 'Run again', { disabled, onclick: () => feed.act('run_again') });
   }
   function menu() {
     const id = newId('menu');
+    const letGo = () => {
+      list.hidePopover();
+      void feed.act('detach');
+    };
+    const title = 'Let the kernel go on that waits for this job; the job goes on too';
+    const detach = button('Detach', { class: 'zb-btn-bare', title, hidden: true, onclick: letGo }, 'apart');
     // In the top layer, because Jupyter clips what leaves an output's box.
     const list = h(
       'div',
       { id, class: 'zb-menu', popover: 'auto' },
       copyButton(`client.job("${feed.job.id}")`, 'Copy client.job("\u2026")', 'copy'),
       copyButton(feed.job.id, 'Copy the id', 'copy'),
+      detach,
       feed.pageUrl &&
         h('a', { class: 'zb-btn zb-btn-bare', href: feed.pageUrl, target: '_blank', rel: 'noopener' }, icon('open'), 'Open its own page'),
     );
@@ -116,11 +137,25 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     list.addEventListener('toggle', ({ newState }) => {
       if (newState !== 'open') return removeEventListener('scroll', close, true);
       addEventListener('scroll', close, true);
+      place();
+      void offerDetach();
+    });
+    function place() {
       const at = opener.getBoundingClientRect();
       const below = innerHeight - at.bottom > list.offsetHeight + 8;
       list.style.top = `${below ? at.bottom + 4 : at.top - list.offsetHeight - 4}px`;
       list.style.left = `${Math.max(4, at.right - list.offsetWidth)}px`;
-    });
+    }
+    async function offerDetach() {
+      detach.hidden = true;
+      if (feed.ended || !feed.canAct || !feed.countWaiting) return;
+      try {
+        detach.hidden = !(await feed.countWaiting());
+        place();
+      } catch {
+        // Without an answer nobody is known to wait, and Detach could not be done either.
+      }
+    }
     return [opener, list];
   }
   function toggle() {
@@ -157,8 +192,10 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)),
     },
     { data: () => noticeAskOf(noticeOfJob(feed)), make: (ask) => noticeAsk(ask, schedule) },
+    { pane: 'parents', when: () => waitsForParents(feed) },
     { data: triesOf, make: triesSection },
     { data: failureOf, make: failureSection },
+    { data: leftOutOf, make: (text) => h('p', { class: 'zb-sec zb-small zb-mute' }, text) },
     { pane: 'outputs', when: () => feed.displays.length },
     { pane: 'value', when: () => feed.values.length },
     {
@@ -166,10 +203,14 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       make: valueSection,
     },
     { data: keptOf, make: keptSection },
-    { data: artifactsOf, make: artifactsSection },
+    {
+      data: artifactsOf,
+      make: ({ reads, ...data }) => artifactsSection(data, reads ? (name, first) => feed.readArtifact(name, first) : null),
+    },
     { pane: 'log', when: () => feed.log.end },
     {
       data: paramsOf,
+      from: () => feed.job.spec, // it may be large, and is the same at every frame
       make: (rows) => paramsSection(rows, paramsOpen, (now) => (paramsOpen = now)),
     },
     { data: footOf, make: footSection },
@@ -184,9 +225,9 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   }
   function artifactsOf({ job }) {
     const artifacts = job.artifacts ?? [];
-    return artifacts.length
-      ? { artifacts, urls: artifacts.map((each) => feed.artifactUrl?.(each.name) ?? null) }
-      : null;
+    if (!artifacts.length) return null;
+    const urls = artifacts.map(({ name }) => feed.artifactUrl(name));
+    return { artifacts, urls, reads: feed.canAct && urls.includes(null) };
   }
   const disposePanes = () => Object.values(panes).forEach((pane) => pane.dispose());
   function refreshBody() {
@@ -197,6 +238,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         outputs: outputsPane(`Outputs of ${name()}`, null, () => feed.displays, renderOutput),
         value: outputsPane(`Value of ${name()}`, 'Value', () => feed.values, renderOutput),
         log: logPane(feed),
+        parents: parentsPane(feed),
       };
     }
     for (const part of PARTS) {
@@ -207,6 +249,9 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         pane.sync();
         continue;
       }
+      const from = part.from?.();
+      if (from && from === part.was) continue;
+      part.was = from;
       const data = part.data(feed);
       const key = data ? JSON.stringify([faceOf(feed), data]) : null;
       if (key === part.key) continue;
@@ -219,6 +264,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   // ---- when
   function refresh() {
     frame = 0;
+    if (press.on) return;
     const { job } = feed;
     const now = faceOf(feed);
     const key = JSON.stringify([
@@ -246,6 +292,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const offEnd = tellEnd(el, feed, noticeOfJob);
   const clockwork = setInterval(() => {
@@ -256,6 +303,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   return () => {
     off();
     offEnd();
+    press.dispose();
     clearInterval(clockwork);
     cancelAnimationFrame(frame);
     frame = -1;

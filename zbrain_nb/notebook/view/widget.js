@@ -1,44 +1,32 @@
-// The view as an ipywidget. `widget.py` joins this file and those it imports into the one module of an anywidget.
-import { apiOfPage, ownHeaders } from './ask.js';
-import { h } from './elements.js';
+// The views as ipywidgets. `widget.py` joins this file and those it imports into the one module of an anywidget.
+import { showDashboard, showGroup, showJob } from './homes.js';
 import { jupyterRenderer } from './jupyter.js';
-import { KernelFeed } from './kernel.js';
-import { ServerFeed } from './server.js';
-import { render } from './view.js';
+import { modelChannel } from './kernel.js';
+import { serverFor } from './ways.js';
 
-const PROBE_MS = 3000;
-
-async function reaches(api, jobId) {
-  if (!api) return false;
-  try {
-    const answer = await fetch(`${api}jobs/${jobId}`, {
-      credentials: 'same-origin',
-      headers: ownHeaders(),
-      signal: AbortSignal.timeout(PROBE_MS),
-    });
-    return answer.ok;
-  } catch {
-    return false;
-  }
-}
+const SHOW = { job: showJob, group: showGroup, dashboard: showDashboard };
 
 export default {
   async render({ model, el }) {
-    const api = apiOfPage();
-    const id = model.get('job_id');
-    const direct = await reaches(api, id);
-    const feed = direct
-      ? new ServerFeed(api, { id, name: model.get('name'), ...model.get('snapshot') }).start()
-      : new KernelFeed(model);
-    const card = h('div');
-    el.append(card);
+    const saved = model.get('saved');
+    const kind = model.get('kind');
+    const server = serverFor(modelChannel(model), saved);
     const { rendermime } = (await model.widget_manager) ?? {};
     // A widget is shown only in a trusted notebook, and by the kernel that ran its cell.
     const renderOutput = rendermime && jupyterRenderer(rendermime, true);
-    const dispose = render(card, feed, { renderOutput });
+    const { feed, shut } = SHOW[kind](el, server, saved, { renderOutput });
+    // A page that opens later shows the job that repeats this one.
+    const keep = () => {
+      if (kind !== 'job' || feed.job.id === model.get('saved').id) return;
+      const { id, name, state } = feed.job;
+      model.set('saved', { id, name, state });
+      model.save_changes();
+    };
+    const off = feed.on(keep);
     return () => {
-      dispose();
-      feed.stop();
+      off();
+      shut();
+      server.stop();
     };
   },
 };

@@ -9,9 +9,15 @@ const reasonOf = (job) => said(job.reason);
 const ms = (iso) => (iso ? Date.parse(iso) : null);
 const inside = (text) => (/^[A-Z][a-z ]/.test(text) ? text[0].toLowerCase() + text.slice(1) : text);
 const sentence = (text) => (/[.!?\u2026]$/.test(text) ? text : `${text}.`);
-const attemptsOf = (job) => Math.max(job.attempt, (job.spec.max_retries ?? 0) + 1 + (job.losses ?? 0));
+/** How many attempts there may be: neither a lost one nor one that a worker gave back unstarted uses up a retry. */
+export function attemptsOf({ attempt, state, spec, failures = 0, losses = 0 }) {
+  const open = state === 'running' || state === 'succeeded' || state === 'canceled' ? 1 : 0; // it is no failure
+  const free = losses + Math.max(0, attempt - failures - losses - open);
+  return Math.max(attempt, (spec.max_retries ?? 0) + 1 + free);
+}
 
 export function faceOf(feed) {
+  if (feed.cached && feed.job.state === 'succeeded') return 'cached';
   if (feed.ended || feed.connection === 'live' || feed.connection === 'opening') return feed.job.state;
   return feed.connection;
 }
@@ -64,12 +70,14 @@ export function noteOf(feed, open) {
   if (job.state === 'retrying') {
     return `${startsIn(job, now)}${open || !job.reason ? '' : `; ${inside(reasonOf(job))}`}`;
   }
+  if (faceOf(feed) === 'cached') return `${open ? 'from' : 'same code and inputs as'} ${whenOf(job)}`;
   if (job.state === 'succeeded') return keptOf(feed).join(', ');
   if (job.state === 'failed') return open ? '' : errorText(job).split('\n')[0];
   return [job.canceled_by && `by ${said(job.canceled_by)}`, job.started_at && `after ${clock(ranFor(job, now))}`]
     .filter(Boolean)
     .join(', ');
 }
+const whenOf = (job) => timeOfDay(ms(job.finished_at ?? job.created_at), false);
 function ago(millis) {
   const secs = Math.max(0, millis / 1000);
   return secs < 100 ? `${Math.round(secs)} s` : clock(secs);
@@ -90,7 +98,7 @@ function offline(feed) {
   const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
   const next = left > 0 ? `Next try in ${left} s.` : 'Trying now.';
   const saved = feed.loaded ? '' : ' What the notebook saved is shown.';
-  if (feed.refusal) return `The server answers: ${sentence(feed.refusal)}${saved} ${next}`;
+  if (feed.refusal) return `${sentence(feed.refusal)}${saved} ${next}`;
   if (saved) return `No connection to the server.${saved} ${next}`;
   const since = `No connection to the server since ${timeOfDay(feed.heardAt)}.`;
   if (feed.ended) return `${since} ${next}`;
@@ -103,6 +111,13 @@ function stateNotice(feed) {
   if (job.state === 'pending') {
     const again = job.retry_of ? 'A new job with the same code and inputs; the old one stays in the history.' : '';
     return [job.reason && sentence(reasonOf(job)), again].filter(Boolean).join(' ');
+  }
+  if (faceOf(feed) === 'cached') {
+    const took = job.started_at ? `, which took ${clock(ranFor(job))}` : '';
+    const kept = [hasValue(feed) && 'value', job.variables?.length && 'variables', feed.displays.length && 'outputs'].filter(Boolean);
+    const list = kept.length > 1 ? `${kept.slice(0, -1).join(', ')} and ${kept.at(-1)}` : kept[0];
+    const shown = list ? ` Its ${list} ${list === 'value' ? 'is' : 'are'} shown.` : '';
+    return `Nothing ran: same code and same inputs as ${said(job.name)} of ${whenOf(job)}${took}.${shown}`;
   }
   if (job.state !== 'canceled') return '';
   const who = reasonOf(job) || `Canceled${job.canceled_by ? ` by ${said(job.canceled_by)}` : ''}`;
@@ -122,7 +137,7 @@ function stateNotice(feed) {
 /** Elapsed time and what stands beside it. */
 export function timesOf(feed) {
   const { job, now } = feed;
-  if (faceOf(feed) === 'unknown' || job.state === 'retrying') return ['', ''];
+  if (faceOf(feed) === 'unknown' || faceOf(feed) === 'cached' || job.state === 'retrying') return ['', ''];
   if (job.state === 'pending') return job.created_at ? [clock((now - ms(job.created_at)) / 1000), 'waiting'] : ['', ''];
   const ran = job.started_at ? clock(ranFor(job, now)) : '';
   if (!ENDED.has(job.state)) return [ran, etaOf(feed)];
@@ -145,7 +160,7 @@ export const fractionOf = (feed) => {
     ? Math.min(1, Math.max(0, done))
     : null;
 };
-export const placeOf = ({ job }) => said(job.spec.worker);
+export const placeOf = (feed) => (faceOf(feed) === 'cached' ? 'nothing ran' : said(feed.job.spec.worker));
 
 /** The attempts of a job between two of them: at most four blocks, however many there are. */
 export function triesOf(feed) {
@@ -156,10 +171,12 @@ export function triesOf(feed) {
   const range = (a, b) => (a === b ? `Attempt ${a}` : `Attempts ${a} to ${b}`);
   const at = job.not_before ? `, at ${timeOfDay(ms(job.not_before))}` : '';
   const next = startsIn(job, now);
+  const states = statesOf(feed);
+  const ended = (state) => (state === 'lost' ? 'lost' : 'failed');
   return [
-    last > 1 && { state: 'failed', name: range(1, last - 1), note: 'Did not succeed either' },
+    last > 1 && { ...earlierOf(feed, states), name: range(1, last - 1) },
     last > 0 && {
-      state: 'failed',
+      state: ended(states?.at(-1)),
       name: range(last, last),
       note: job.reason ? sentence(reasonOf(job)) : 'Did not succeed',
     },
@@ -171,10 +188,32 @@ export function triesOf(feed) {
     all > last + 1 && { state: 'pending', name: range(last + 2, all), note: 'If needed' },
   ].filter(Boolean);
 }
+/** How each attempt ended, oldest first; null where only the counts are known, and do not tell. */
+function statesOf({ job, attempts }) {
+  const { attempt: count, failures = 0, losses = 0 } = job;
+  if (attempts.length === count && attempts.at(-1)?.attempt === count) return attempts.map(({ state }) => state);
+  if (losses === count) return Array(count).fill('lost');
+  return failures === count ? Array(count).fill('failed') : null;
+}
+/** What is told of all attempts but the last, as one: the reason of a single one, else how many ended how. */
+function earlierOf({ job, attempts }, states) {
+  if (!states) return { state: 'failed', note: 'Did not succeed either' };
+  const before = states.slice(0, -1);
+  const lost = before.filter((state) => state === 'lost').length;
+  const reason = before.length === 1 && attempts.length === job.attempt ? said(attempts[0].reason) : '';
+  const counts = [before.length > lost && `${before.length - lost} failed`, lost && `${lost} lost`];
+  const one = lost ? 'Lost' : 'Failed';
+  return {
+    state: lost === before.length ? 'lost' : 'failed',
+    note: reason ? sentence(reason) : before.length === 1 ? one : counts.filter(Boolean).join(', '),
+  };
+}
 
 /** The facts of the foot, as pairs. */
-export function footOf({ job, shipped }) {
+export function footOf(feed) {
+  const { job, shipped } = feed;
   const { spec } = job;
+  if (faceOf(feed) === 'cached') return null; // its facts are those of a run that was not made
   const ended = ENDED.has(job.state);
   const { cpus, memory_mb: memory, gpus } = spec.resources ?? {};
   const asks = [
@@ -198,4 +237,13 @@ export function footOf({ job, shipped }) {
     'timeout_secs' in spec && ['Deadline', limit == null ? 'none' : `${clock(limit)}${until}`],
   ].filter(Boolean);
   return facts.length ? facts : null;
+}
+
+/** That the notebook did not keep all outputs; empty once they are here. */
+export function leftOutOf({ leftOut }) {
+  if (!leftOut) return null;
+  const where = 'kept with the job: open it in zbrain.';
+  return leftOut === 1
+    ? `The first output was too large for the notebook, and is ${where}`
+    : `The first ${leftOut.toLocaleString('en')} outputs were too large for the notebook, and are ${where}`;
 }

@@ -30,10 +30,18 @@ class SubmittedJob(ShownJob, kw_only=True):
     deduplicated: bool = False
 
 
+class Detached(msgspec.Struct):
+    """How many were let go on who waited for the job."""
+
+    detached: int
+    job: ShownJob
+
+
 class JobInFull(ShownJob, kw_only=True):
-    """One job, with the number of its log lines."""
+    """One job, with the number of its log lines, and of those who wait for its end."""
 
     log_lines: int
+    waiting: int
 
 
 class RowSpec(msgspec.Struct):
@@ -71,10 +79,14 @@ class JobRow(msgspec.Struct, kw_only=True):
 
 
 class JobPage(msgspec.Struct):
-    """Jobs, newest first; ``next_cursor`` asks for those behind them and is null on the last page."""
+    """Jobs, newest first; ``next_cursor`` asks for those behind them and is null on the last page.
+
+    ``event_seq`` asks, as ``after``, for what is submitted from now on.
+    """
 
     jobs: list[ShownJob]
     next_cursor: str | None
+    event_seq: int
 
 
 class RowPage(msgspec.Struct):
@@ -82,6 +94,7 @@ class RowPage(msgspec.Struct):
 
     jobs: list[JobRow]
     next_cursor: str | None
+    event_seq: int
 
 
 class ManyJobs(msgspec.Struct):

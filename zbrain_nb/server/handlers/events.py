@@ -23,7 +23,7 @@ MAX_TOPICS = 1000
 QUIET_SECS = 15.0
 #: Why a socket is closed (RFC 6455, section 7.4.1, and IANA's registry).
 GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013
-_TOPIC = re.compile(r"jobs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
+_TOPIC = re.compile(r"(jobs|states)/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
 
 
 class EventsQuery(msgspec.Struct):
@@ -31,15 +31,22 @@ class EventsQuery(msgspec.Struct):
 
     topics: Annotated[
         list[Annotated[str, Meta(extra_json_schema={"pattern": f"^({_TOPIC.pattern})$"})]],
-        Meta(description="`jobs/ID` and `orgs/ORG`; left out, everything.", extra_json_schema={"maxItems": MAX_TOPICS}),
+        Meta(
+            description="`jobs/ID`, `states/ID` and `orgs/ORG`; left out, all.",
+            extra_json_schema={"maxItems": MAX_TOPICS},
+        ),
     ] = []
     after: (
         Annotated[int, Meta(ge=0, le=2**53, description="Send what came behind this `event_seq`, then go on.")] | None
     ) = None
+    waits: Annotated[int, Meta(ge=0, le=1, description="1: tell me too when I shall wait for the job no longer.")] = 0
 
 
 class EventsHandler(ApiHandler, websocket.WebSocketHandler):
-    """Sends JSON arrays of events; ``after=SEQ`` resumes without gap or repeat."""
+    """Sends JSON arrays of events; ``after=SEQ`` resumes without gap or repeat.
+
+    ``waits=1`` says that whoever reads is held up until the job ends: it is told when somebody detaches it.
+    """
 
     _sending: asyncio.Task[None] | None = None
     _subscription: Subscription | None = None
@@ -52,10 +59,13 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
     async def get(self, *args: str, **kwargs: str) -> None:
         """Check the query before the upgrade, while an error can still be told."""
         check_upgrade(self)
-        topics, after = self.query(EventsQuery).topics, self.query(EventsQuery).after
+        query = self.query(EventsQuery)
+        topics = query.topics
         if len(topics) > MAX_TOPICS or not all(map(_TOPIC.fullmatch, topics)):
-            raise Malformed("topics takes up to 1,000 of jobs/ID and orgs/ORG, separated by commas.")
-        self._subscription = self.queue.subscribe(topics or None, after, scope=self.principal, renew=self.identify)
+            raise Malformed("topics takes up to 1,000 of jobs/ID, states/ID and orgs/ORG, separated by commas.")
+        self._subscription = self.queue.subscribe(
+            topics or None, query.after, scope=self.principal, renew=self.identify, waits=query.waits == 1
+        )
         await super().get(*args, **kwargs)
         if self._sending is None:  # no upgrade came of it
             self._subscription.close()

@@ -16,6 +16,7 @@ from zbrain_nb.model.errors import (
     KeyConflict,
     Malformed,
     MissingBlobs,
+    NotFound,
     OverQuota,
     TooLarge,
     WrongState,
@@ -26,6 +27,7 @@ from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import Accepted
 from zbrain_nb.server.handlers.answers import (
     Canceled,
+    Detached,
     JobInFull,
     JobPage,
     LogPage,
@@ -41,6 +43,7 @@ from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
 MAX_LOG = 10_000
+MAX_SEARCH = 1_000
 MAX_BATCH = 10_000
 #: What `job_row` shows, and so many characters of what an exception says.
 ROW_FIELDS = (
@@ -100,6 +103,10 @@ class ListQuery(msgspec.Struct):
     limit: Annotated[int, Meta(ge=1, le=MAX_LIST)] = 50
     cursor: Annotated[Uuid | None, Meta(description="`next_cursor` of the page before.")] = None
     brief: Annotated[bool, Meta(description="Show of each job only what a table shows.")] = False
+    after: (
+        Annotated[int, Meta(ge=0, le=2**53, description="`event_seq` of an earlier answer: what was submitted since.")]
+        | None
+    ) = None
 
     def tag_pair(self) -> tuple[str, str] | None:
         """Return the tag asked for.
@@ -129,6 +136,7 @@ class LogQuery(msgspec.Struct):
     from_seq: Annotated[int, Meta(ge=0, le=2**53, description="The first line wanted.")] = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_LOG)] = 1000
     stream: LogStream | None = None
+    q: Annotated[str, Meta(max_length=MAX_SEARCH, description="Only lines that hold this, in either case.")] = ""
 
 
 def job_json(job: Job, **more: Any) -> msgspec.Raw:
@@ -227,8 +235,11 @@ class JobsHandler(ApiHandler):
 
     @operation(admits=PEOPLE, query=ListQuery, answers={200: (JobPage, RowPage)})
     async def get(self) -> None:
-        """List jobs, newest first; with ``?brief=1`` only what a table shows of each."""
-        wanted = self.query(ListQuery)
+        """List jobs, newest first; with ``?brief=1`` only what a table shows of each.
+
+        ``?after=`` takes the ``event_seq`` of an earlier answer: only what was submitted since is listed.
+        """
+        wanted, seq = self.query(ListQuery), self.queue.event_seq
         jobs = await self.queue.list(
             wanted.org,
             wanted.state,
@@ -237,11 +248,12 @@ class JobsHandler(ApiHandler):
             name=wanted.name,
             q=wanted.q,
             tag=wanted.tag_pair(),
+            after=wanted.after,
             scope=self.principal,
         )
         show = job_row if wanted.brief else job_json
-        more = len(jobs) == wanted.limit
-        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": jobs[-1].id if more else None})
+        cursor = jobs[-1].id if len(jobs) == wanted.limit else None
+        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": cursor, "event_seq": seq})
 
 
 class JobHandler(ApiHandler):
@@ -249,9 +261,22 @@ class JobHandler(ApiHandler):
 
     @operation(admits=ALL, answers={200: JobInFull}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
-        """Show one job, with the number of its log lines."""
+        """Show one job, with the number of its log lines, and how many wait for its end."""
         job = await self.job(job_id)
-        self.reply(job_json(job, log_lines=await self.queue.count_log_lines(job.id, scope=self.principal)))
+        lines = await self.queue.count_log_lines(job.id, scope=self.principal)
+        self.reply(job_json(job, log_lines=lines, waiting=self.queue.count_waiting(job)))
+
+
+class CachedHandler(ApiHandler):
+    """``GET cached/{key}``."""
+
+    @operation(admits=PEOPLE, answers={200: ShownJob}, refuses=(NotFound,))
+    async def get(self, cache_key: str) -> None:
+        """Show the caller's newest job that succeeded under a cache key; 404 if there is none whose files are here."""
+        found = await self.queue.cached_job(cache_key, owner=self.principal.owner, scope=self.principal)
+        if found is None:
+            raise NotFound("No job of yours has succeeded under this cache key.", "Submit one.")
+        self.reply(job_json(found))
 
 
 class CancelHandler(ApiHandler):
@@ -268,6 +293,16 @@ class CancelHandler(ApiHandler):
         if result is CancelResult.NOT_FOUND:
             await self.job(job_id)
         self.reply({"result": result, "job": job_json(await self.job(job_id))})
+
+
+class DetachHandler(ApiHandler):
+    """``POST jobs/{id}/detach``."""
+
+    @operation(admits=PEOPLE, act="detach", answers={200: Detached}, refuses=(JobNotFound,))
+    async def post(self, job_id: str) -> None:
+        """Let go on who waits for the job, and say how many these were; harmless for an ended job."""
+        job = await self.job(job_id)
+        self.reply({"detached": self.queue.detach(job, scope=self.principal), "job": job_json(job)})
 
 
 class RetryHandler(ApiHandler):
@@ -288,7 +323,7 @@ class RetryHandler(ApiHandler):
 class JobIds(msgspec.Struct):
     """Body of what is asked about many jobs at once."""
 
-    ids: Annotated[list[Uuid], Meta(extra_json_schema={"maxItems": MAX_BATCH})]
+    ids: Annotated[list[str], Meta(extra_json_schema={"maxItems": MAX_BATCH})]
 
 
 class ManyHandler(ApiHandler):
@@ -326,10 +361,19 @@ class LogsHandler(ApiHandler):
 
     @operation(admits=PEOPLE, query=LogQuery, answers={200: LogPage}, refuses=(JobNotFound,))
     async def get(self, job_id: str) -> None:
-        """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new."""
+        """Page through the log by ``log_seq``; ``next_seq`` repeats when nothing is new.
+
+        With ``?q=TEXT`` only lines that hold it, in either case. ``next_seq`` then says up to where was looked: such a
+        page may be short, or empty, and more may come behind it.
+        """
         job = await self.job(job_id)
-        wanted = self.query(LogQuery)
-        entries = await self.queue.get_logs(job.id, wanted.from_seq, wanted.limit, wanted.stream, scope=self.principal)
+        wanted, job_id = self.query(LogQuery), job.id
+        part = wanted.from_seq, wanted.limit, wanted.stream
+        if wanted.q:
+            found = await self.queue.search_logs(job_id, wanted.q, *part, scope=self.principal)
+            self.reply({"entries": found.entries, "next_seq": found.next_seq})
+            return
+        entries = await self.queue.get_logs(job_id, *part, scope=self.principal)
         self.reply({"entries": entries, "next_seq": entries[-1].seq + 1 if entries else wanted.from_seq})
 
 

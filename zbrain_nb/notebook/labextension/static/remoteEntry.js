@@ -47,15 +47,14 @@
       open() {
         this.shut?.();
         const { saved, trusted } = this.model;
-        const card = document.createElement('div');
-        this.node.replaceChildren(card);
-        const feed = new view.ServerFeed(view.apiOfPage(), saved).start();
+        const server = view.serverOf(this, saved);
+        const renderOutput = view.jupyterRenderer(this.rendermime, trusted);
+        const { feed, shut } = view.showJob(this.node, server, saved, { renderOutput });
         const off = feed.on(() => this.keep(feed));
-        const dispose = view.render(card, feed, { renderOutput: view.jupyterRenderer(this.rendermime, trusted) });
         this.shut = () => {
           off();
-          dispose();
-          feed.stop();
+          shut();
+          server.stop();
         };
       }
 
@@ -93,10 +92,11 @@
 
       async renderModel(output) {
         const saved = output.data[GROUP_TYPE];
-        const key = `${saved.runs.map(({ id }) => id).join()} ${output.trusted}`;
+        this.output = output;
+        this.model = { saved, trusted: output.trusted };
+        const key = this.keyOf(saved.runs);
         if (this.key === key) return; // only states have changed: the feed knows better
         this.key = key;
-        this.model = { saved, trusted: output.trusted };
         if (this.isAttached) this.open();
       }
 
@@ -107,24 +107,28 @@
       open() {
         this.shut?.();
         const { saved, trusted } = this.model;
-        const api = view.apiOfPage();
+        const server = view.serverOf(this, saved);
         const renderOutput = view.jupyterRenderer(this.rendermime, trusted);
-        const card = document.createElement('div');
-        this.node.replaceChildren(card);
-        const feed = new view.GroupFeed(api, saved).start();
-        const renderRun = (host, job) => {
-          const one = new view.ServerFeed(api, { id: job.id, name: view.nameOf(job), state: job.state }).start();
-          const dispose = view.render(host, one, { renderOutput });
-          return () => {
-            dispose();
-            one.stop();
-          };
-        };
-        const dispose = view.renderGroup(card, feed, { renderRun });
+        const { feed, shut } = view.showGroup(this.node, server, saved, { renderOutput });
+        const off = feed.on(() => this.keep(feed));
         this.shut = () => {
-          dispose();
-          feed.stop();
+          off();
+          shut();
+          server.stop();
         };
+      }
+
+      keyOf(runs) {
+        return `${runs.map(({ id }) => id).join()} ${this.model.trusted}`;
+      }
+
+      /** Let the notebook hold the runs that the view shows, and at the end of all what they came to. */
+      keep(feed) {
+        if (!view.isNews(feed, this.model.saved)) return;
+        const bundle = view.groupBundleOf(feed);
+        this.model = { saved: bundle[GROUP_TYPE], trusted: this.model.trusted };
+        this.key = this.keyOf(feed.jobs);
+        this.output.setData({ data: bundle });
       }
 
       dispose() {

@@ -5,13 +5,17 @@ import { STATE_WORDS, button, clock, h, newId, progressBar, span, stateMark, tim
 import { artifactsSection, keptSection, valueSection } from '../kept.js';
 import { logPane } from '../log.js';
 import { outputsPane } from '../outputs.js';
+import { parentsPane, waitsForParents } from '../parents.js';
+import { pressIn } from '../press.js';
 import { ServerFeed } from '../server.js';
 import { visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
-import { faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, wordOf } from '../words.js';
+import { attemptsOf, faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, wordOf } from '../words.js';
 import { aboutJob } from './about.js';
 import { codeSection } from './code.js';
 import { sandboxed } from './sandbox.js';
+
+const LOOK_MS = 3000; // who waits for the job comes and goes without an event
 
 export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const feed = new ServerFeed(api, { id, name: '\u2026' }).start();
@@ -26,11 +30,13 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   let current = null;
   let settled = false; // whether `current` was chosen when it was known how the job stands
   let frame = 0;
+  let waiting = 0; // how many the job holds up
 
   const crumb = h('p', { class: 'zb-crumb' });
   const title = h('h1');
   const line = h('div', { class: 'zb-line' });
   const notice = h('div', { class: 'zb-notice', role: 'note', hidden: true });
+  const parentsSlot = h('div');
   const tabs = h('div', { class: 'zb-tabs', role: 'tablist', 'aria-label': 'Job', onkeydown: moveTab });
   const liveBox = h('div');
   const madeBox = h('div');
@@ -40,6 +46,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   main.append(
     h('header', { class: 'zb-jobhead' }, crumb, title, line, tabs),
     notice,
+    parentsSlot,
     h('div', { class: 'zb-split' }, panel, aside),
     status,
   );
@@ -106,13 +113,28 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
     if (!feed.canAct) return null;
     if (feed.canceling) return button('Canceling\u2026', { disabled: true });
-    if (!feed.ended) return button('Cancel', { onclick: () => feed.act('cancel') });
+    if (!feed.ended) return [waiting > 0 && detachButton(), button('Cancel', { onclick: () => feed.act('cancel') })];
     const failed = feed.job.state === 'failed';
     return button(failed ? 'Retry' : 'Run again', {
       class: failed ? 'zb-btn-main' : '',
       disabled: feed.acting != null,
       onclick: () => feed.act(failed ? 'retry' : 'run_again'),
     });
+  }
+  const detachButton = () =>
+    button('Detach', {
+      title: 'Let the kernel go on that waits for this job; the job goes on too',
+      onclick: () => void feed.act('detach').then(lookForWaiting),
+    });
+  /** See whether somebody waits for the job: the server tells it who asks. */
+  async function lookForWaiting() {
+    if (feed.ended || !feed.canAct || document.hidden) return;
+    try {
+      waiting = await feed.countWaiting();
+      schedule();
+    } catch {
+      // It is asked again soon; meanwhile the connection itself shows that it is lost.
+    }
   }
   let bar = null;
   const percent = h('b');
@@ -149,7 +171,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     const [ran, rest] = timesOf(feed);
     setText(elapsed, ran);
     setText(beside, rest);
-    setText(attempt, `${job.attempt} of ${Math.max(job.attempt, (job.spec.max_retries ?? 0) + 1 + (job.losses ?? 0))}`);
+    setText(attempt, `${job.attempt} of ${attemptsOf(job)}`);
     setText(place, job.worker_id ?? '');
     setText(owner, job.owner ?? '');
     const has = [percent.textContent || note.textContent, ran, job.attempt, job.worker_id, job.owner];
@@ -159,9 +181,10 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   // ---- tabs
   function refreshTabs() {
     const there = TABS.filter(({ when }) => when());
-    const key = JSON.stringify(there.map(({ key: each, count }) => [each, count?.()]));
-    const asked = there.find((tab) => tab.key === chosen) ?? (settled && there.find((tab) => tab === current));
-    const tab = asked || (feed.loaded ? there[0] : there.find((each) => each.key === 'log'));
+    const key = JSON.stringify(there.map(({ key: each }) => each));
+    const kept = settled && !(current?.key === 'log' && !feed.log.end) && there.find((tab) => tab === current);
+    const asked = there.find((tab) => tab.key === chosen) ?? kept;
+    const tab = asked || firstOf(there);
     settled = feed.loaded;
     if (key !== tabsKey || tab !== current) {
       tabsKey = key;
@@ -181,16 +204,23 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
               onclick: () => choose(each.key),
             },
             each.name,
-            each.count && h('small', {}, each.count().toLocaleString('en')),
+            each.count && h('small'),
           ),
         ),
       );
       if (held) tabs.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
     }
+    there.forEach(({ count }, i) => count && setText(tabs.children[i].lastChild, count().toLocaleString('en')));
     if (tab !== current) {
       current = tab;
       panel.setAttribute('aria-labelledby', `${panelId}-${tab.key}`);
     }
+  }
+  /** The tab that a reader who asked for none sees: the log, unless an error or, beside an empty log, outputs say more. */
+  function firstOf(there) {
+    const log = there.find(({ key }) => key === 'log');
+    if (!feed.loaded) return log;
+    return (!feed.log.end && there.find(({ key }) => key === 'outputs' || key === 'error')) || there[0];
   }
   function choose(key) {
     chosen = key;
@@ -214,6 +244,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       log: logPane(feed, { page: true }),
       outputs: outputsPane(`Outputs of ${name()}`, null, () => feed.displays, renderOutput),
       value: outputsPane(`Value of ${name()}`, 'Value', () => feed.values, renderOutput),
+      parents: parentsPane(feed),
     };
     liveKey = null;
   }
@@ -236,9 +267,16 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     for (const each of live) each.sync();
   }
 
+  function refreshParents() {
+    const { parents } = panes;
+    if (!waitsForParents(feed)) parentsSlot.replaceChildren();
+    else if (parentsSlot.firstChild !== parents.el) parentsSlot.replaceChildren(parents.el);
+    parents.sync();
+  }
+
   function attemptsSection() {
     const { attempts } = history;
-    const all = Math.max(attempts.at(-1)?.attempt ?? 0, (feed.job.spec.max_retries ?? 0) + 1 + (feed.job.losses ?? 0));
+    const all = Math.max(attempts.at(-1)?.attempt ?? 0, attemptsOf(feed.job));
     const next = (triesOf(feed) ?? []).find(({ state }) => state === 'retrying');
     if (!attempts.length) return null;
     return h(
@@ -319,6 +357,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   let asideKey = null;
   function refresh() {
     frame = 0;
+    if (press.on) return;
     const { job } = feed;
     if (job.id !== shownId) {
       // A Retry shows the new job, and the address is its own.
@@ -328,7 +367,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       history = { attempts: [], chain: [] };
       window.history.pushState(null, '', jobUrl(job.id));
     }
-    const key = JSON.stringify([faceOf(feed), wordOf(feed), job.id, job.name, feed.connection, feed.canceling, feed.acting]);
+    const key = JSON.stringify([faceOf(feed), wordOf(feed), job.id, job.name, feed.connection, feed.canceling, feed.acting, waiting > 0]);
     if (key !== headKey) {
       headKey = key;
       buildHead();
@@ -340,6 +379,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     notice.dataset.state = faceOf(feed);
     refreshTabs();
     refreshPanel();
+    refreshParents();
     const { progress, ...rest } = job;
     const about = JSON.stringify([rest, feed.loaded]);
     if (about !== asideKey) {
@@ -353,10 +393,12 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const press = pressIn(main, schedule);
   feed.on(schedule);
   setInterval(() => {
     if (!feed.ended || feed.connection === 'reconnecting') schedule();
   }, 1000);
+  setInterval(() => void lookForWaiting(), LOOK_MS);
   addEventListener('popstate', () => {
     if (location.pathname !== jobUrl(feed.job.id)) location.reload();
   });

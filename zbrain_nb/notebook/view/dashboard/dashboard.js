@@ -1,6 +1,7 @@
 // The dashboard: `renderDashboard(el, feed, {jobUrl, target, keysOn}) -> dispose`. Numbers and charts, workers with
 // what ran on them, filters, acts on many jobs, and the table. It reads the feed and asks it to act.
 import { STATE_WORDS, button, bytes, clock, h, plural, stateMark, timeOfDay } from '../elements.js';
+import { pressIn } from '../press.js';
 import { bars, lines } from './charts.js';
 import { lanes } from './lanes.js';
 import { canCancel, canRetry, grouped, groupings, sorted, wanted } from './rows.js';
@@ -196,22 +197,23 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   }
 
   // ---- filters and acts
-  let segKey = null;
-  function buildFilters() {
-    const now = JSON.stringify([feed.counts, filter.state]);
-    if (now !== segKey) {
-      segKey = now;
-      const held = seg.contains(document.activeElement) ? document.activeElement.dataset.pick : null;
-      const choice = (state, label, count) =>
-        h(
-          'button',
-          { type: 'button', class: 'zb-btn', 'data-pick': state, 'data-state': state, 'aria-pressed': filter.state === state, onclick: () => refilter({ state }) },
-          state && stateMark(state, '').firstChild,
-          label,
-          h('span', {}, (count ?? 0).toLocaleString('en')),
-        );
-      seg.replaceChildren(choice('', 'All', feed.total), ...STATES.map((state) => choice(state, STATE_WORDS[state], feed.counts[state])));
-      if (held != null) seg.querySelector(`[data-pick="${held}"]`)?.focus({ preventScroll: true });
+  seg.append(
+    ...['', ...STATES].map((state) =>
+      h(
+        'button',
+        { type: 'button', class: 'zb-btn', 'data-pick': state, 'data-state': state, onclick: () => refilter({ state }) },
+        state && stateMark(state, '').firstChild,
+        STATE_WORDS[state] ?? 'All',
+        h('span'),
+      ),
+    ),
+  );
+  function patchFilters() {
+    for (const choice of seg.children) {
+      const { pick: state } = choice.dataset;
+      choice.setAttribute('aria-pressed', filter.state === state);
+      const count = ((state ? feed.counts[state] : feed.total) ?? 0).toLocaleString('en');
+      if (choice.lastChild.textContent !== count) choice.lastChild.textContent = count;
     }
   }
   let optionsKey = null;
@@ -292,23 +294,23 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
 
   function noticeText() {
     if (feed.problem) return [feed.problem, ''];
-    if (feed.connection === 'saved') return [`This page cannot reach the server. The newest jobs as of ${timeOfDay(feed.savedAt * 1000)} are shown.`, ''];
     if (feed.connection !== 'reconnecting') return ['', ''];
     const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
     const since = feed.heardAt ? ` since ${timeOfDay(feed.heardAt)}` : '';
-    const said = feed.refusal ? `The server answers: ${feed.refusal}` : `No connection to the server${since}. Jobs go on; what is shown may be old.`;
+    const said = feed.refusal ?? `No connection to the server${since}. Jobs go on; what is shown may be old.`;
     return [said, left > 0 ? `Next try in ${left} s.` : 'Trying now.'];
   }
 
   /** All that the feed says; while events pour in, rows are put in order only now and then. */
   function update() {
     frame = 0;
+    if (press.on) return;
     const [text, next] = noticeText();
     if (noticeSaid.textContent !== text) noticeSaid.textContent = text;
     if (noticeNext.textContent !== next) noticeNext.textContent = next;
     notice.hidden = !text;
     el.dataset.connection = feed.connection;
-    buildFilters();
+    patchFilters();
     if (feed.overview && feed.overview !== overview) {
       overview = feed.overview;
       strip.hidden = false;
@@ -356,6 +358,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   }
   keysOn.addEventListener('keydown', onKey);
 
+  const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const clockwork = setInterval(() => {
     if (!document.hidden) schedule();
@@ -365,6 +368,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
 
   return () => {
     off();
+    press.dispose();
     clearInterval(clockwork);
     clearTimeout(later);
     clearTimeout(findLater);

@@ -1,8 +1,8 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
-import { Refused, ask, ownSocket } from '../ask.js';
+import { Refused, serverAt } from '../ask.js';
+import { Connection } from '../connection.js';
 import { ENDED, nameOf } from '../feed.js';
-import { pulse } from '../pulse.js';
 
 const FIRST_PAGE = 200;
 const PAGE = 1000;
@@ -10,8 +10,6 @@ export const MOST_ROWS = 10_000;
 const SPARE_ROWS = 500; // rows above `MOST_ROWS` that are let in before the oldest go
 const OVERVIEW_MS = 5_000;
 const LOOK_UP_MS = 200;
-const FIRST_WAIT_MS = 500;
-const LONGEST_WAIT_MS = 30_000;
 const MAX_TEXT = 300;
 const FIELDS = [
   'owner',
@@ -46,29 +44,26 @@ function trimmed(data) {
 }
 
 export class JobsFeed {
-  #api;
+  #server;
   #listeners = new Set();
-  #socket = null;
-  #pulse = null;
-  #turn = 0; // callbacks of an older connection find another number here and do nothing
-  #tries = 0;
+  #connection;
   #timers = {};
+  #isLooking = false;
   #unknown = new Set();
-  #seen = () => document.hidden || void this.#readOverview();
+  #seen = () => document.hidden || void this.#lookOver();
 
   /**
-   * @param {?string} api where to ask; null where no server can be reached
-   * @param {object} saved what a notebook holds: the org, the newest rows, and when they were read
+   * @param {string | object} server where to ask: the address of the API, or what is a server already
+   * @param {object} saved what a notebook holds: the org and the newest rows
    */
-  constructor(api, { org = null, rows = [], saved_at: savedAt = null } = {}) {
-    this.#api = api;
+  constructor(server, { org = null, rows = [] } = {}) {
+    this.#server = serverAt(server);
     this.org = org;
     this.rows = new Map(rows.map((row) => [row.id, row])); // by id
-    this.savedAt = savedAt;
     this.version = 0; // grows whenever a row changes
     this.overview = null;
     this.counts = {};
-    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "saved" (there is no server to ask)
+    this.connection = 'opening'; // or "live", "reconnecting" (tries again)
     this.complete = false; // whether `rows` are all jobs there are
     this.loading = false;
     this.heardAt = null;
@@ -77,6 +72,12 @@ export class JobsFeed {
     this.problem = null;
     this.acting = null;
     this.clockSkew = 0;
+    this.#connection = new Connection(this, this.#server, {
+      topic: () => `orgs/${this.org}`,
+      load: (current) => this.#load(current),
+      take: (event) => this.#take(event),
+      forget: () => this.#forget(),
+    });
   }
 
   get now() {
@@ -88,21 +89,16 @@ export class JobsFeed {
   }
 
   start() {
-    if (!this.#api) {
-      this.connection = 'saved';
-      this.#countSaved();
-      return this;
-    }
     document.addEventListener('visibilitychange', this.#seen);
     this.#timers.overview = setInterval(this.#seen, OVERVIEW_MS);
-    void this.#connect();
+    void this.#connection.connect();
     return this;
   }
   stop() {
     document.removeEventListener('visibilitychange', this.#seen);
     clearInterval(this.#timers.overview);
     clearTimeout(this.#timers.lookup);
-    this.#close();
+    this.#connection.close();
   }
   on(listener) {
     this.#listeners.add(listener);
@@ -112,54 +108,45 @@ export class JobsFeed {
     for (const listener of this.#listeners) listener();
   }
 
-  /** Take rows that a kernel read, where the server cannot be asked. */
-  refill({ org, rows, saved_at: savedAt }) {
-    if (this.connection !== 'saved') return;
-    this.#forget();
-    this.org = org;
-    this.savedAt = savedAt;
-    for (const row of rows) this.#set(row);
-    this.#countSaved();
-    this.tell();
-  }
-  #countSaved() {
-    for (const { state } of this.rows.values()) this.counts[state] = (this.counts[state] ?? 0) + 1;
-  }
-
   /** Show another org. */
   choose(org) {
     this.org = org;
     this.#forget();
-    void this.#connect();
+    void this.#connection.connect();
   }
 
   async act(verb, ids) {
-    if (verb === 'reconnect') return void this.#connect();
+    if (verb === 'reconnect') return void this.#connection.resume();
     if (this.acting || !ids.length) return;
     this.acting = verb;
     this.problem = null;
     this.tell();
+    const waits = (why) => {
+      this.problem = why;
+      this.tell();
+    };
     try {
       for (let at = 0; at < ids.length; at += PAGE) {
         const body = { ids: ids.slice(at, at + PAGE) };
-        const [{ jobs }] = await ask(`${this.#api}jobs/${verb}`, { method: 'POST', body });
+        const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits });
         for (const job of jobs) this.#put(job);
       }
+      this.problem = null;
     } catch (error) {
       const what = verb === 'cancel' ? 'Not all jobs were canceled' : 'Not all jobs were tried again';
       this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
     }
     this.acting = null;
     this.tell();
-    void this.#readOverview();
+    void this.#lookOver();
   }
 
   /** Fetch older jobs that fit, when not all are here. */
   async find({ state, q }) {
-    if (!this.#api || this.complete || !(state || q)) return;
+    if (this.complete || !(state || q)) return;
     const query = new URLSearchParams({ ...(state && { state }), ...(q && { q }) });
     try {
-      await this.#readPage(this.#turn, String(query), PAGE);
+      await this.#readPage(String(query), PAGE);
       this.tell();
     } catch (error) {
       this.problem = `Older jobs could not be looked for: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
@@ -169,49 +156,50 @@ export class JobsFeed {
 
   // ---- connection
 
-  async #connect() {
-    this.#close();
-    const turn = this.#turn;
-    this.nextTryAt = null;
+  /** Read the newest rows; the others follow while the socket already brings what changes. */
+  async #load(current) {
     this.loading = true;
     this.tell();
-    try {
-      const seq = await this.#readOverview(turn);
-      let cursor = await this.#readPage(turn, '', FIRST_PAGE);
-      if (turn !== this.#turn) return;
-      this.#open(turn, seq);
-      this.connection = 'live';
-      this.refusal = null;
-      this.#tries = 0;
-      this.tell();
-      for (const state of ACTIVE) await this.#readPage(turn, `state=${state}`, PAGE);
-      while (cursor && turn === this.#turn && this.rows.size < MOST_ROWS) {
-        cursor = await this.#readPage(turn, `cursor=${cursor}`, Math.min(PAGE, MOST_ROWS - this.rows.size));
-        this.tell();
-      }
-      if (turn !== this.#turn) return;
-      this.complete = !cursor;
-      this.loading = false;
-      this.tell();
-    } catch (error) {
-      if (turn !== this.#turn) return;
-      this.refusal = error instanceof Refused ? error.message : null;
-      this.#lose();
-    }
+    const seq = await this.#readOverview();
+    const cursor = await this.#readPage('', FIRST_PAGE);
+    if (current()) void this.#readOthers(current, cursor);
+    return seq;
   }
 
-  async #readOverview(turn = this.#turn) {
-    const query = this.org == null ? '' : `?org=${encodeURIComponent(this.org)}`;
-    let found;
+  async #readOthers(current, cursor) {
     try {
-      const [overview, date] = await ask(`${this.#api}overview${query}`);
-      found = overview;
-      if (date) this.clockSkew = Math.abs(date - Date.now()) > 3000 ? date - Date.now() : 0;
+      for (const state of ACTIVE) await this.#readPage(`state=${state}`, PAGE);
+      while (cursor && current() && this.rows.size < MOST_ROWS) {
+        cursor = await this.#readPage(`cursor=${cursor}`, Math.min(PAGE, MOST_ROWS - this.rows.size));
+        this.tell();
+      }
     } catch (error) {
-      if (this.loading) throw error;
-      return null; // the socket tells whether the server is there
+      if (current()) this.#connection.lose(error);
+      return;
     }
-    if (turn !== this.#turn) return found.event_seq;
+    if (!current()) return;
+    this.complete = !cursor;
+    this.loading = false;
+    this.tell();
+  }
+
+  async #lookOver() {
+    if (this.#isLooking) return; // a kernel that is busy answers later
+    this.#isLooking = true;
+    try {
+      await this.#readOverview();
+    } catch {
+      // The socket tells whether the server is there.
+    }
+    this.#isLooking = false;
+  }
+
+  async #readOverview() {
+    const { org } = this;
+    const query = org == null ? '' : `?org=${encodeURIComponent(org)}`;
+    const [found, date] = await this.#server.ask(`overview${query}`);
+    if (date) this.clockSkew = Math.abs(date - Date.now()) > 3000 ? date - Date.now() : 0;
+    if (org !== this.org) return found.event_seq; // another was chosen meanwhile
     this.org = found.org_id;
     this.overview = found;
     this.counts = { ...found.states };
@@ -219,38 +207,17 @@ export class JobsFeed {
     return found.event_seq;
   }
 
-  async #readPage(turn, query, limit) {
-    const org = encodeURIComponent(this.org);
-    const [{ jobs, next_cursor: cursor }] = await ask(`${this.#api}jobs?brief=1&org=${org}&limit=${limit}&${query}`);
-    if (turn !== this.#turn) return null;
+  async #readPage(query, limit) {
+    const { org } = this;
+    const where = `org=${encodeURIComponent(org)}&limit=${limit}&${query}`;
+    const [{ jobs, next_cursor: cursor }] = await this.#server.ask(`jobs?brief=1&${where}`);
+    if (org !== this.org) return null;
     for (const row of jobs) this.#keep(row);
     this.#bound();
     return cursor;
   }
 
-  #open(turn, seq) {
-    const topic = encodeURIComponent(`orgs/${this.org}`);
-    const socket = new WebSocket(ownSocket(`${this.#api.replace(/^http/, 'ws')}events?topics=${topic}&after=${seq}`));
-    this.#socket = socket;
-    this.#pulse = pulse(() => turn === this.#turn && this.#lose());
-    socket.onmessage = ({ data }) => {
-      if (turn !== this.#turn) return;
-      this.#pulse.beat();
-      this.heardAt = Date.now();
-      for (const event of JSON.parse(data)) this.#take(event);
-      this.#bound();
-      this.tell();
-    };
-    socket.onclose = () => {
-      if (turn === this.#turn) this.#lose();
-    };
-  }
-
   #take({ kind, seq, job_id: id, data }) {
-    if (kind === 'reset') {
-      this.#forget();
-      return void this.#connect();
-    }
     if (!id || kind === 'job_logged' || kind === 'job_displayed') return;
     const row = this.rows.get(id);
     if (kind === 'job_submitted') {
@@ -280,7 +247,7 @@ export class JobsFeed {
       const ids = [...this.#unknown].slice(0, PAGE);
       this.#unknown.clear();
       try {
-        const [{ jobs }] = await ask(`${this.#api}jobs/lookup`, { method: 'POST', body: { ids } });
+        const [{ jobs }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids } });
         for (const job of jobs) if (!ENDED.has(job.state)) this.#put(job);
         this.tell();
       } catch {
@@ -289,33 +256,11 @@ export class JobsFeed {
     }, LOOK_UP_MS);
   }
 
-  #lose() {
-    if (this.connection === 'live') this.heardAt = this.#pulse?.at ?? Date.now();
-    this.#close();
-    this.loading = false;
-    this.connection = 'reconnecting';
-    const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#tries) * (0.75 + Math.random() / 2);
-    this.#tries += 1;
-    this.nextTryAt = Date.now() + wait;
-    this.#timers.retry = setTimeout(() => void this.#connect(), wait);
-    this.tell();
-  }
-
-  #close() {
-    this.#turn += 1;
-    clearTimeout(this.#timers.retry);
-    this.#pulse?.stop();
-    if (this.#socket) {
-      this.#socket.onclose = null;
-      this.#socket.close();
-    }
-    this.#socket = null;
-  }
-
   // ---- rows
 
   #put(job) {
     this.#keep({ id: job.id, event_seq: job.event_seq, ...trimmed(job) });
+    this.#bound();
   }
   #keep(row) {
     const old = this.rows.get(row.id);

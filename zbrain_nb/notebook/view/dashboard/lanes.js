@@ -6,6 +6,7 @@ const HOUR_MS = 3_600_000;
 const QUIET_MS = 45_000; // a worker is heard every 10 to 20 seconds
 const MOST_SLOTS = 16; // rows of one lane
 const MOST_PIPS = 32;
+const GRAIN_MS = 12_000; // some 3 px; brief runs in it are drawn as one, or thousands of them would slow the page
 
 const at = (iso) => (iso ? Date.parse(iso) : null);
 
@@ -20,6 +21,18 @@ function spread(runs, slots) {
       freeAt[row] = Math.max(freeAt[row], run.to);
       return { ...run, row };
     });
+}
+
+/** Brief runs of a row that ended alike and began close to each other, as one: of `many`, the last. */
+function gathered(runs) {
+  const found = new Map();
+  for (const run of runs) {
+    const brief = run.to - run.from < GRAIN_MS && run.row_.state !== 'running';
+    const key = brief ? `${run.row} ${run.row_.state} ${Math.floor(run.from / GRAIN_MS)}` : run;
+    const { from = run.from, to = run.to, many = 0 } = found.get(key) ?? {};
+    found.set(key, { ...run, from, to: Math.max(to, run.to), many: many + 1 });
+  }
+  return [...found.values()];
 }
 
 function runsOf(rows, now) {
@@ -93,15 +106,16 @@ function lane(id, worker, runs, now, serverNow, jobUrl, target) {
         'aria-label': `${id}: ${counted}; last hour by slot`,
         vars: { '--h': `${rowCount * rowHeight + 4}px` },
       },
-      spread(runs, rowCount).map((run) => span(run, rowHeight, gap, now, jobUrl, target)),
+      gathered(spread(runs, rowCount)).map((run) => span(run, rowHeight, gap, now, jobUrl, target)),
     ),
   ];
 }
 
-function span({ from, to, row, row_: job }, rowHeight, gap, now, jobUrl, target) {
+function span({ from, to, row, row_: job, many }, rowHeight, gap, now, jobUrl, target) {
   const left = Math.max(0, (from - now + HOUR_MS) / HOUR_MS);
   const right = Math.min(1, (to - now + HOUR_MS) / HOUR_MS);
   const name = visibleName(job.name);
+  const said = `${name}: ${STATE_WORDS[job.state].toLowerCase()}, ${clock((to - from) / 1000)}`;
   return h('a', {
     class: 'zb-span',
     href: jobUrl(job.id),
@@ -109,7 +123,7 @@ function span({ from, to, row, row_: job }, rowHeight, gap, now, jobUrl, target)
     tabindex: -1, // the table has the same, for the keyboard
     'aria-label': name,
     'data-state': job.state,
-    title: `${name}: ${STATE_WORDS[job.state].toLowerCase()}, ${clock((to - from) / 1000)}`,
+    title: many > 1 ? `${many.toLocaleString('en')} ${STATE_WORDS[job.state].toLowerCase()}, the last ${name}` : said,
     vars: {
       left: `${(left * 100).toFixed(3)}%`,
       width: `calc(${((right - left) * 100).toFixed(3)}% - 1px)`,

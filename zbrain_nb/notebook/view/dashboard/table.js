@@ -55,9 +55,8 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
     const box = h('input', { type: 'checkbox', 'aria-label': `Select ${name}`, onchange: () => onChoose([row], box.checked) });
     const cell = Object.fromEntries(COLUMNS.map(([key, , kind]) => [key, h('td', { 'data-c': key, class: kind })]));
     for (const key of ['owner', 'notebook', 'where', 'created', 'reason']) cell[key].classList.add('zb-s');
-    cell.name.append(
-      h('a', { href: jobUrl?.(row.id), target, tabindex: 0, title: name, onfocus: () => (active = row.id) }, h('bdi', {}, name)),
-    );
+    const link = h('a', { target, tabindex: 0, title: name, onfocus: () => (active = row.id) }, h('bdi', {}, name));
+    cell.name.append(link);
     cell.owner.textContent = row.owner;
     const notebook = visibleName(notebookOf(row));
     cell.notebook.textContent = notebook.split('/').at(-1);
@@ -70,6 +69,8 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
     return {
       tr,
       patch(row, time) {
+        const url = jobUrl?.(row.id); // only known once the server is
+        if (url && !link.href) link.href = url;
         if (state !== row.state) {
           state = row.state;
           tr.dataset.state = state;

@@ -1,0 +1,116 @@
+"""How a page answers: a line is there in the next frame, and a click counts although what was pressed has changed.
+
+A press takes a person a tenth of a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Locator, Page, WebSocket, expect
+
+from tests.browser.conftest import log_in
+from tests.browser.stub import StubServer
+from tests.browser.worker import HandWorker
+from zbrain_nb.model.datadir import Owner
+
+pytestmark = pytest.mark.browser
+
+TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+def open_page(page: Page, address: str) -> WebSocket:
+    """Open it, and return the socket that brings its events."""
+    with page.expect_websocket(lambda socket: "/events?" in socket.url) as found:
+        page.goto(address)
+    return found.value
+
+
+def press(page: Page, target: Locator, socket: WebSocket, meanwhile: Callable[[], None], said: str) -> None:
+    """Press a button, release it when what happened `meanwhile` is in the page."""
+    target.hover()
+    page.mouse.down()
+    with socket.expect_event("framereceived", lambda frame: said in str(frame)):
+        meanwhile()
+    page.evaluate(TWO_FRAMES)
+    page.mouse.up()
+
+
+def test_button_of_a_view_that_changes_under_the_pointer_takes_the_click(page: Page, stub: StubServer) -> None:
+    job_id = stub.add("running")
+    socket = open_page(page, stub.url())
+    cancel = page.get_by_role("button", name="Cancel")
+    press(
+        page, cancel, socket, lambda: stub.emit("job_progressed", job_id, {"progress": {"fraction": 0.5}}), "progressed"
+    )
+    expect(page.get_by_role("button", name="Canceling")).to_be_visible()
+    assert [post.split()[0] for post in stub.posts] == ["cancel"]
+    expect(page.get_by_role("progressbar")).to_be_visible()  # what waited for the release is shown then
+
+
+def test_button_of_a_group_that_changes_under_the_pointer_takes_the_click(page: Page, stub: StubServer) -> None:
+    first, *_ = stub.add_group(["running", "running", "running"])
+    socket = open_page(page, stub.url())
+    cancel = page.get_by_role("button", name="Cancel")
+    press(page, cancel, socket, lambda: stub.emit("job_completed", first, {"state": "succeeded"}), "completed")
+    expect(page.locator(".zb-counts")).to_contain_text("3 canceled")
+
+
+def test_tab_of_a_job_that_writes_takes_the_click_and_keeps_the_focus(
+    host: Owner, hand: HandWorker, page: Page
+) -> None:
+    (job_id,) = hand.submit(name="it writes", code="x = 1")
+    hand.start()
+    hand.log(job_id, "one")
+    log_in(page, host)
+    socket = open_page(page, f"{host.url}zbrain/jobs/{job_id}")
+    log, code = page.get_by_role("tab", name="Log"), page.get_by_role("tab", name="Code")
+    expect(log).to_have_text("Log1")
+    press(page, code, socket, lambda: hand.log(job_id, "two"), "two")
+    expect(page.locator(".zb-src")).to_be_visible()
+    expect(code).to_have_attribute("aria-selected", "true")
+    code.focus()
+    code.evaluate("tab => { window.lost = 0; tab.addEventListener('blur', () => { window.lost += 1; }); }")
+    hand.log(job_id, "three")
+    expect(log).to_have_text("Log3")
+    expect(code).to_be_focused()
+    assert page.evaluate("window.lost") == 0  # or a screen reader would say the tab again with each line
+
+
+def test_filter_and_bulk_act_of_a_busy_dashboard_take_the_click(host: Owner, hand: HandWorker, page: Page) -> None:
+    hand.submit(3, name="to be filtered")
+    running = hand.start(2)
+    log_in(page, host)
+    socket = open_page(page, f"{host.url}zbrain")
+    rows = page.locator(".zb-jobs tbody tr").filter(has_text="to be filtered")
+    expect(rows).to_have_count(3)
+    failed = page.locator(".zb-seg [data-pick=failed]")
+    error = {"ename": "ValueError", "evalue": "no", "traceback": []}
+    press(page, failed, socket, lambda: hand.send(running[0], "failed", error=error), "job_failed")
+    expect(rows).to_have_count(1)
+    expect(failed).to_have_attribute("aria-pressed", "true")
+    page.locator(".zb-seg [data-pick='']").click()
+    expect(rows).to_have_count(3)
+    for row in range(3):
+        rows.nth(row).get_by_role("checkbox").check()
+    cancel = page.get_by_role("button", name="Cancel 2")
+    press(page, cancel, socket, lambda: hand.send(running[1], "failed", error=error), "job_failed")
+    expect(page.locator(".zb-jobs tbody tr[data-state=canceled]").filter(has_text="to be filtered")).to_have_count(1)
+
+
+def test_line_is_shown_in_the_first_frame_after_it_came(page: Page, stub: StubServer) -> None:
+    job_id = stub.add("running")
+    stub.stored(job_id, "one")
+    page.goto(stub.url())
+    expect(page.locator(".zb-lines")).to_contain_text("one")
+    shown = page.evaluate(
+        """() => new Promise((done) => {
+          const { feed } = views[0];
+          feed.apply({ kind: 'job_logged', data: { entries: [{ ...feed.log.get(0), seq: 1, line: 'two' }] } });
+          feed.tell();
+          // Asked for behind the view's own: it runs in the same frame, after that.
+          requestAnimationFrame(() => done(document.querySelector('.zb-lines').textContent.includes('two')));
+        })"""
+    )
+    assert shown

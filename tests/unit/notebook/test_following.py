@@ -1,0 +1,134 @@
+"""What is retried by a page or a command is known to the notebook at its next cell, on a real host with a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+import zbrain_nb
+from tests.unit.notebook.conftest import Notebook
+from zbrain_nb.client.client import Client
+from zbrain_nb.client.group import JobGroup
+from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.notebook import following
+
+QUIET = "--no-wait --quiet"
+
+
+@pytest.fixture
+def page(pad: Notebook) -> Iterator[Client]:
+    """Somebody else who asks the same server, as the buttons of a view do."""
+    with zbrain_nb.connect() as client:
+        yield client
+
+
+def fails_without(file: Path, then: str) -> str:
+    return f"import pathlib\nassert pathlib.Path({str(file)!r}).exists()\n{then}"
+
+
+def test_names_follow_a_retry_made_elsewhere_before_the_next_cell_runs(
+    pad: Notebook, page: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pad.shell.user_ns["model"] = "old"
+    cell = fails_without(tmp_path / "data", "model = 7")
+    first = pad.cell("a", f"{QUIET} --name train --out model --job run", cell).wait(60)
+    assert first.job.state == "failed"
+    assert pad.shell.user_ns["model"] == "old"
+    (tmp_path / "data").touch()
+    failed_again = page.job(first.id).retry().wait(60)  # and a second press of the button
+    again = failed_again.retry().wait(60)
+    capsys.readouterr()
+    pad.shell.run_cell("seen = (run.id, _zb.id, model)")
+    assert pad.shell.user_ns["seen"] == (again.id, again.id, 7)
+    assert "zbrain: retried elsewhere: train; `_zb`, `run` hold what runs instead.\n" in capsys.readouterr().out
+    assert [handle.id for handle in pad.desk.runs.all()] == [first.id, failed_again.id, again.id]
+    pad.shell.run_cell("pass")
+    assert "retried" not in capsys.readouterr().out
+
+
+def test_names_wait_for_a_retry_that_still_runs_and_attach_finds_it(
+    pad: Notebook, page: Client, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    wait = f"import time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\nfound = 7"
+    first = pad.cell("a", f"{QUIET} --out found --job run", fails_without(tmp_path / "data", wait)).wait(60)
+    (tmp_path / "data").touch()
+    again = page.job(first.id).retry()
+    pad.shell.user_ns["found"] = "mine"
+    pad.shell.run_cell("pass")
+    assert "found" not in pad.shell.user_ns
+    pad.line("attach")
+    assert pad.shell.user_ns["_zb"].id == again.id
+    gate.touch()
+    pad.shell.user_ns["run"].wait(60)
+    assert pad.shell.user_ns["found"] == 7
+
+
+def test_group_takes_retried_runs_in_the_place_of_those_that_failed(
+    pad: Notebook, page: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = f"import pathlib\nassert a == 2 or pathlib.Path({str(tmp_path / 'data')!r}).exists()\na"
+    runs = pad.cell("g", f"{QUIET} --grid a=1,2,3 --job runs", code, JobGroup).wait(60)
+    assert runs.last_counts() == {"succeeded": 1, "failed": 2}
+    (tmp_path / "data").touch()
+    for handle in (runs[0], runs[2]):
+        page.job(handle.id).retry()
+    pad.shell.run_cell("results = runs.results(timeout=60)")
+    assert pad.shell.user_ns["results"] == [1, 2, 3]
+    assert capsys.readouterr().out.count("retried elsewhere") == 1
+
+
+def test_retry_of_this_kernel_or_of_another_owner_moves_no_name(pad: Notebook, page: Client) -> None:
+    first = pad.cell("a", f"{QUIET} --job run", "1 / 0").wait(60)
+    first.retry().wait(60)
+    pad.shell.run_cell("pass")
+    assert pad.shell.user_ns["run"].id == first.id
+    first.update(msgspec.structs.replace(first.job, owner="bob"))
+    page.job(first.id).retry().wait(60)
+    pad.shell.run_cell("pass")
+    assert pad.shell.user_ns["run"].id == first.id
+    assert len(pad.desk.runs.all()) == 3
+
+
+def test_server_that_does_not_answer_holds_up_one_cell_and_is_told_of(
+    pad: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pad.cell("a", QUIET, "1").wait(60)
+    asked = []
+
+    async def never(*args: object) -> None:
+        asked.append(args)
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(pad.desk.client.asynchronous, "submitted", never)
+    monkeypatch.setattr(following, "PATIENCE_SECS", 0.01)
+    for _ in range(2):
+        pad.shell.run_cell("pass")
+    assert len(asked) == 1
+    assert "is not known: the server does not answer." in capsys.readouterr().err
+
+
+def test_where_no_server_runs_none_is_started_and_nothing_is_asked(
+    pad: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pad.cell("a", QUIET, "1").wait(60)
+    transport = pad.desk.client.asynchronous.transport
+    monkeypatch.setattr(transport, "request", None)
+    monkeypatch.setattr(following, "search", lambda _: iter(()))
+    monkeypatch.setattr(transport, "_endpoint", None)
+    capsys.readouterr()
+    pad.shell.run_cell("pass")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_loading_twice_keeps_what_the_notebook_knows(pad: Notebook) -> None:
+    handle: JobHandle = pad.cell("a", QUIET, "1").wait(60)
+    desk = pad.desk
+    pad.shell.run_line_magic("load_ext", "zbrain_nb")
+    pad.shell.run_line_magic("reload_ext", "zbrain_nb")
+    assert pad.desk is desk
+    assert [one.id for one in pad.desk.runs.known()] == [handle.id]

@@ -1,0 +1,85 @@
+"""Retries that were made elsewhere, by a page's button or the command line: the notebook's names follow them.
+
+The server says nothing to a kernel of jobs that have ended. So it is asked before each cell, in one request that costs
+about a millisecond however many the jobs: whatever the cell reads is then what the reader of the page expects. A socket
+held open for that would keep the host from ending when idle, and would not be heard while a cell runs anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+
+from zbrain_nb.client.group import JobGroup
+from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.client.locating import search
+from zbrain_nb.client.printing import printable
+from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.settings import read_settings
+from zbrain_nb.notebook.line import Desk
+from zbrain_nb.notebook.origin import VARIABLE_TAG
+
+#: So long a cell is held up at most by a server that does not answer, and so long it is not asked again then.
+PATIENCE_SECS = 2.0
+PAUSE_SECS = 30.0
+
+
+class Follower:
+    """Lets the names of one notebook follow its retried jobs.
+
+    Parameters
+    ----------
+    desk : Desk
+        The notebook's jobs, variables and bindings.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._next_look = 0.0
+
+    def look(self) -> None:
+        """Ask for retries, and move to each the ``--job`` variable, ``_zb`` and the ``--out`` names of what it repeats.
+
+        What hinders it is said, not raised: the cell that is about to run may have nothing to do with jobs.
+        """
+        if not self._desk.runs.known() or time.monotonic() < self._next_look or not self._is_there():
+            return
+        try:
+            repeats = self._desk.runs.look(PATIENCE_SECS)
+        except (ZBrainError, TimeoutError) as error:
+            self._next_look = time.monotonic() + PAUSE_SECS
+            why = str(error) or "the server does not answer."
+            sys.stderr.write(f"zbrain: whether jobs of this notebook were retried elsewhere is not known: {why}\n")
+            return
+        names: dict[str, None] = {}
+        jobs: dict[str, None] = {}
+        for old, again in repeats:
+            for name in self._move(old, again):
+                names[f"`{name}`"] = jobs[printable(old.name)] = None
+        if names:
+            now = f"{', '.join(names)} hold{'s' if len(names) == 1 else ''} what runs instead"
+            sys.stdout.write(f"zbrain: retried elsewhere: {', '.join(jobs)}; {now}.\n")
+        for _, again in repeats:
+            if again.job.state.ended and isinstance(again.job.spec.keep, list):
+                with contextlib.suppress(ZBrainError):  # the binding itself tells of it, as at every job's end
+                    self._desk.bindings.finish(again)
+
+    def _is_there(self) -> bool:
+        """Whether there is a server; none is started for this, for without one nobody can have retried."""
+        if self._desk.client.asynchronous.transport.is_connected:
+            return True
+        return any(finding.endpoint is not None for finding in search(read_settings()))
+
+    def _move(self, old: JobHandle, again: JobHandle) -> list[str]:
+        """Let the names of `old` stand for `again`; return those that do."""
+        namespace = self._desk.namespace
+        moved = []
+        for name in filter(None, ("_zb", old.job.spec.tags.get(VARIABLE_TAG))):
+            held = namespace.get(name)
+            if isinstance(held, JobHandle) and held.id == old.id:
+                namespace[name] = again
+            elif not (isinstance(held, JobGroup) and held.put(again)):
+                continue
+            moved.append(name)
+        return moved

@@ -1,0 +1,154 @@
+// The connection that a feed lives by: what there is comes over HTTP, what happens after that by one WebSocket. A lost
+// one is tried again for as long as it takes. After a short break the socket itself sends what was missed (`after=`);
+// after a long one, or where the server has forgotten it (`reset`), everything is loaded again.
+import { Refused, serverAt } from './ask.js';
+
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 30_000;
+const OPEN_MS = 10_000;
+const QUIET_MS = 40_000; // the server sends something at least every 15 s, and browsers do not say when it stops
+const LOOK_MS = 5_000;
+const SHORT_BREAK_MS = 60_000; // what was missed in a longer one is more than what is loaded
+
+/** Thrown by `load`: the server answers, but does not know what is followed. */
+export class Unknown extends Error {}
+
+export class Connection {
+  #feed;
+  #server;
+  #source;
+  #socket = null;
+  #turn = 0; // callbacks of an older try find another number here and do nothing
+  #tries = 0;
+  #timer = null; // of the next try
+  #watch = null; // of the silent socket
+  #seq = null; // up to where everything was heard
+  #online = () => void this.resume();
+
+  /**
+   * @param {object} feed told of changes by `tell()` and by what is set on it: `connection` ("live", "reconnecting" or
+   *   "unknown"), `heardAt`, `nextTryAt`, and `refusal`, what the server said if it answered and refused. One that has
+   *   `ended` is loaded but not followed; one that is still `loading` when it breaks is loaded again
+   * @param {string | object} server where to ask: the address of the API, or what is a server already
+   * @param {object} source
+   * @param {() => string} source.topic what to follow
+   * @param {(current: () => boolean) => Promise<number>} source.load load all there is, and say from which event on to
+   *   follow; what is loaded once `current` says no is not to be shown
+   * @param {(event: object) => void} source.take take one event
+   * @param {() => void} [source.forget] drop what is here: numbers of the events begin anew
+   */
+  constructor(feed, server, source) {
+    this.#feed = feed;
+    this.#server = serverAt(server);
+    this.#source = source;
+  }
+
+  /** Begin from the beginning, whatever went on. */
+  connect() {
+    this.#seq = null;
+    this.#tries = 0;
+    return this.#try();
+  }
+
+  /** Try at once, if it would try again later. */
+  async resume() {
+    if (this.#feed.connection === 'reconnecting') await this.#try();
+  }
+
+  /** Hold no socket, and try no more. */
+  close() {
+    this.#turn += 1;
+    clearTimeout(this.#timer);
+    clearInterval(this.#watch);
+    removeEventListener('online', this.#online);
+    if (this.#socket) {
+      this.#socket.onclose = null;
+      this.#socket.close();
+    }
+    this.#socket = null;
+  }
+
+  /** Give up the connection and try again in a while; after an error from the beginning. */
+  lose(error = null) {
+    this.close();
+    const feed = this.#feed;
+    if (error) {
+      this.#seq = null;
+      feed.refusal = error instanceof Refused ? error.told : null;
+    }
+    feed.connection = 'reconnecting';
+    const wait = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#tries) * (0.75 + Math.random() / 2);
+    this.#tries += 1;
+    feed.nextTryAt = Date.now() + wait;
+    this.#timer = setTimeout(() => void this.#try(), wait);
+    addEventListener('online', this.#online);
+    feed.tell();
+  }
+
+  async #try() {
+    this.close();
+    const feed = this.#feed;
+    const turn = this.#turn;
+    const current = () => turn === this.#turn;
+    feed.nextTryAt = null;
+    feed.tell();
+    if (this.#seq == null || feed.loading || Date.now() - feed.heardAt > SHORT_BREAK_MS) {
+      try {
+        this.#seq = await this.#source.load(current);
+      } catch (error) {
+        if (!current()) return;
+        if (!(error instanceof Unknown)) return this.lose(error);
+        this.close();
+        feed.refusal = null;
+        feed.connection = 'unknown';
+        return feed.tell();
+      }
+      if (!current()) return;
+      feed.heardAt = Date.now();
+      feed.refusal = null;
+    }
+    // Of what has ended nothing comes any more: fifty finished views on a page hold no socket.
+    if (!feed.ended && !(await this.#open(current))) {
+      this.#seq = current() ? null : this.#seq; // the next try asks over HTTP, where a server can say what it has
+      return current() ? this.lose() : undefined;
+    }
+    if (!current()) return;
+    feed.connection = 'live';
+    this.#tries = 0;
+    feed.tell();
+  }
+
+  #open(current) {
+    const topics = encodeURIComponent(this.#source.topic());
+    const socket = this.#server.events(`topics=${topics}&after=${this.#seq}`);
+    this.#socket = socket;
+    return new Promise((resolve) => {
+      const late = setTimeout(() => resolve(false), OPEN_MS);
+      socket.onopen = () => {
+        clearTimeout(late);
+        if (!current()) return;
+        this.#feed.heardAt = Date.now();
+        this.#watch = setInterval(() => Date.now() - this.#feed.heardAt >= QUIET_MS && this.lose(), LOOK_MS);
+        socket.onclose = () => this.lose();
+        resolve(true);
+      };
+      socket.onclose = () => resolve(false);
+      socket.onmessage = ({ data }) => current() && this.#hear(JSON.parse(data));
+    });
+  }
+
+  #hear(events) {
+    const feed = this.#feed;
+    feed.heardAt = Date.now();
+    for (const event of events) {
+      if (event.kind === 'reset') {
+        this.#source.forget?.();
+        return void this.connect();
+      }
+      this.#seq = Math.max(this.#seq, event.seq);
+      this.#source.take(event);
+    }
+    if (feed.ended) this.close();
+    feed.tell();
+  }
+}

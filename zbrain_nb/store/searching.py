@@ -1,0 +1,80 @@
+"""Looks for text in a job's log, window by window of its lines, so that no read transaction lasts long.
+
+Takes a reader's cursor and blocks, as `queries` do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from zbrain_nb.model.events import LogEntry, LogStream
+from zbrain_nb.store.queries import Cursor, page_end
+
+#: A search that has taken so long ends where it is; one window more may be under way then.
+BUDGET_SECS = 0.4
+#: Lines in the first window; the next ones are larger or smaller, so that each takes about as long as it shall.
+FIRST_WINDOW, LAST_WINDOW = 50_000, 2_000_000
+WINDOW_SECS = 0.1
+
+# What a view shows of a line: escape sequences say how it looks, not what it says. Few lines have any.
+_ESCAPES = r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
+_MATCHES = f"contains(lower(if(contains(line, chr(27)), regexp_replace(line, '{_ESCAPES}', '', 'g'), line)), lower(?))"
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Lines that hold a text, in order, and the number of the line at which to go on looking."""
+
+    entries: list[LogEntry]
+    next_seq: int
+
+
+def search_log(
+    cursor: Cursor,
+    job_id: str,
+    text: str,
+    from_seq: int,
+    end: int,
+    limit: int,
+    stream: str | None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Found:
+    """Look for `text`, in either case, in the lines ``from_seq <= seq < end`` of the job's log.
+
+    Returns
+    -------
+    Found
+        Up to `limit` lines, fewer if they are long (see `LOG_PAGE_BYTES`) or if `BUDGET_SECS` are over: then maybe
+        none, and what was not looked at yet begins at ``next_seq``.
+    """
+    where = f"job_id = ?::UUID AND log_seq >= ? AND log_seq < ? {'AND stream = ?' if stream else ''}"
+    more = [stream] if stream else []
+    sizes: list[tuple[int, int]] = []
+    window, at, started = FIRST_WINDOW, from_seq, clock()
+    now = started
+    while at < end and len(sizes) < limit and now - started < BUDGET_SECS:
+        to = min(end, at + window)
+        # what is sorted is held in memory, however long the lines: so numbers and lengths come first
+        sizes += cursor.execute(
+            f"SELECT log_seq, strlen(line) FROM logs WHERE {where} AND {_MATCHES} ORDER BY log_seq LIMIT ?",
+            [job_id, at, to, *more, text, limit - len(sizes)],
+        ).fetchall()
+        spent, now = clock() - now, clock()
+        at = to
+        window = max(1, min(LAST_WINDOW, window * 4, round(window * WINDOW_SECS / max(spent, 1e-6))))
+    last = page_end(sizes)
+    if len(sizes) == limit or (sizes and last < sizes[-1][0]):
+        at = last + 1
+    wanted = [seq for seq, _ in sizes if seq <= last]
+    rows = (
+        cursor.execute(
+            "SELECT log_seq, attempt, stream, epoch_us(ts), line FROM logs "
+            "WHERE job_id = ?::UUID AND log_seq BETWEEN ? AND ? AND log_seq IN (SELECT unnest(?)) ORDER BY log_seq",
+            [job_id, wanted[0], last, wanted],
+        ).fetchall()
+        if wanted
+        else []
+    )
+    return Found([LogEntry(seq, attempt, LogStream(name), ts / 1e6, line) for seq, attempt, name, ts, line in rows], at)
