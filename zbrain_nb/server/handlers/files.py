@@ -139,6 +139,7 @@ class BlobHandler(StreamedBody, ApiHandler):
         """
         self.raise_refusal()
         if name := self._laid():
+            self.principal.check_holder("lay files into the artifact store")
             await asyncio.to_thread(self.queue.artifacts.take_file, name, sha256)
             self.reply({"sha256": sha256}, 201)
             return
@@ -149,13 +150,17 @@ class BlobHandler(StreamedBody, ApiHandler):
             await asyncio.to_thread(upload.commit)
         finally:
             upload.pause()
+        await self.queue.grants.add(sha256, self.principal)
         self.reply({"sha256": sha256}, 201)
 
     @operation(admits=ALL, answers={200: Content(headers=(_SIZE,))}, refuses=(NotFound,))
-    def head(self, sha256: str) -> None:
-        """Say whether the blob is here, its size is the length; if not, how much of it has arrived."""
+    async def head(self, sha256: str) -> None:
+        """Say whether the caller has the blob here, its size is the length; if not, how much of it has arrived.
+
+        Bytes that only others have sent are not here.
+        """
         self.raise_refusal()
-        if not self.queue.artifacts.has(sha256):
+        if not await self.queue.grants.has(sha256, self.principal):
             if arrived := self.queue.artifacts.arrived(sha256, self.principal.owner):
                 self.set_status(404)
                 self.set_header(OFFSET_HEADER, str(arrived))
