@@ -141,6 +141,16 @@ class WorkerSide(QueueCore):
         await self.open()
         return self._desk.heartbeat(worker_id, req, scope)
 
+    def is_leased_to(self, scope: Principal, job: Job, attempt: int) -> bool:
+        """Whether this is the job's running attempt, and a worker of who asks has its lease.
+
+        Whoever holds the data directory speaks for every worker.
+        """
+        running = self.running_attempt(job.id, attempt)
+        if running is None or running.worker_id is None:
+            return False
+        return scope.is_holder or self._desk.holder_of(running.worker_id) == scope.holder
+
     def workers(self, *, scope: Principal | None = None) -> list[WorkerInfo]:
         """Return the registered workers, by id: to who asks, their own and those that serve all of an org of theirs."""
         return self._desk.workers(scope)

@@ -76,8 +76,8 @@ class Link(Protocol):
         """Give the queue the bytes of an open file, from its start."""
         ...
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
-        """Write an input of a leased job to `target`, its hash checked (``function`` is the pickled call)."""
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
+        """Write an input of a leased attempt to `target`, its hash checked (``function`` is the pickled call)."""
         ...
 
     async def has_job(self, job_id: str) -> bool:
@@ -135,9 +135,9 @@ class HttpLink:
         else:
             await upload(self._transport, sha256, size, partial(_chunks, file))
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
         """See `Link`."""
-        path = f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}"
+        path = f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}?attempt={attempt}"
         head = await self._transport.request("HEAD", path, expect=(200, NotFound.status, BlobMismatch.status))
         if head.status_code != 200:
             await self._transport.request("GET", path)  # raises: this answer has no words for what is wrong
