@@ -21,6 +21,7 @@ from zbrain_nb.queue.bus import Bus
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
 from zbrain_nb.queue.endings import Endings
+from zbrain_nb.queue.grants import Grants
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
 from zbrain_nb.queue.limits import Limits
@@ -59,6 +60,7 @@ class QueueCore:
         self.default_org_id = default_org_id
         self.owner = owner or getpass.getuser()
         self.events = TakenEvents()
+        self.grants = Grants(self.storage, self.artifacts, self.owner)
         self._clock = clock or Clock()
         self._limits = limits or Limits()
         self._opening: asyncio.Lock | None = None

@@ -16,7 +16,7 @@ from zbrain_nb.client.downloading import download
 from zbrain_nb.client.locating import Endpoint, Locator, direct
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import RESUMABLE_BYTES, put, upload
-from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.datadir import HUB_FILE, DataDir, read_upstream
 from zbrain_nb.model.errors import (
     BlobMismatch,
     JobNotFound,
@@ -76,8 +76,8 @@ class Link(Protocol):
         """Give the queue the bytes of an open file, from its start."""
         ...
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
-        """Write an input of a leased job to `target`, its hash checked (``function`` is the pickled call)."""
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
+        """Write an input of a leased attempt to `target`, its hash checked (``function`` is the pickled call)."""
         ...
 
     async def has_job(self, job_id: str) -> bool:
@@ -135,9 +135,9 @@ class HttpLink:
         else:
             await upload(self._transport, sha256, size, partial(_chunks, file))
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
         """See `Link`."""
-        path = f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}"
+        path = f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}?attempt={attempt}"
         head = await self._transport.request("HEAD", path, expect=(200, NotFound.status, BlobMismatch.status))
         if head.status_code != 200:
             await self._transport.request("GET", path)  # raises: this answer has no words for what is wrong
@@ -189,6 +189,18 @@ async def _chunks(file: BinaryIO, offset: int = 0) -> AsyncIterator[bytes]:
     file.seek(offset)
     while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
         yield chunk
+
+
+def follow_hub(folder: Path) -> Locator:
+    """Return a function that finds the Hub's service as the user's own server last named it, with its Hub token."""
+
+    def locate() -> Endpoint:
+        upstream = read_upstream(folder)
+        if upstream is None:
+            raise ServerUnreachable(f"{folder / HUB_FILE} names no service: no server of JupyterHub wrote it.")
+        return Endpoint(upstream.url, upstream.token, "JupyterHub")
+
+    return locate
 
 
 def follow(data: DataDir) -> Locator:

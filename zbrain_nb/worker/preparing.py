@@ -108,7 +108,7 @@ class Preparer:
             while not path.exists():
                 assert self._link is not None
                 try:
-                    await self._link.fetch_input(job.id, name, sha256, path)
+                    await self._link.fetch_input(job.id, job.attempt, name, sha256, path)
                     await asyncio.to_thread(self._trim)
                 except ZBrainError as error:
                     if not is_passing(error):

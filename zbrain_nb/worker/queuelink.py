@@ -95,7 +95,7 @@ class QueueLink:
 
         await asyncio.to_thread(copy)
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
         """See `Link`."""
 
         def copy() -> None:

@@ -182,7 +182,7 @@ class MemoryLink:
         assert hashlib.sha256(content).hexdigest() == sha256
         (self.queue.folder / sha256).write_bytes(content)
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
         self._check()
         await asyncio.to_thread(shutil.copyfile, self.queue.folder / sha256, target)
 

@@ -160,7 +160,7 @@ async def test_input_that_many_jobs_read_at_once_comes_once(tmp_path: Path) -> N
     fetched: list[str] = []
 
     class SlowLink:
-        async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+        async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
             fetched.append(sha256)
             await asyncio.sleep(0)
             target.write_bytes(b"call")

@@ -71,8 +71,8 @@ class HostContext:
         Is told who did what.
     instance : str
         Random, new for each host process.
-    host_names : set of str
-        Names by which this host may be addressed (DNS rebinding).
+    host_names : set of str or None
+        Names by which this host may be addressed (DNS rebinding); None is any.
     requests : int
         Requests of clients so far (not of workers): the host's idle watch looks at it.
     followers : int
@@ -90,7 +90,7 @@ class HostContext:
     tokens: Tokens
     audit: AuditLog
     instance: str
-    host_names: set[str]
+    host_names: set[str] | None
     requests: int = 0
     followers: int = 0
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -138,7 +138,8 @@ class ApiHandler(Audited, web.RequestHandler):
     async def prepare(self) -> None:
         """Admit only callers that name this host and are known to it; read the query as the method declares it."""
         name = httputil.split_host_and_port(self.request.host.lower())[0]
-        if name not in self.context.host_names and name.strip("[]") != self._arrived_at():
+        names = self.context.host_names
+        if names is not None and name not in names and name.strip("[]") != self._arrived_at():
             raise Forbidden(
                 f"This host does not answer to the name {name[:200]!r}.",
                 "`zbrain serve --name` gives it further names.",
