@@ -200,6 +200,7 @@ ASKED: dict[tuple[str, str], list[Asked]] = {
     ("post", "tokens"): [sending(lambda ids: {"roles": {ids.org: "viewer"}})],
     ("delete", "tokens/{token_id}"): [about("token_id")],
     ("get", "audit"): [asking(org="org"), about(query=lambda ids: {"who": ANN.owner}, tells=False)],
+    ("get", "whoami"): [],
     ("get", "health"): [],
     ("get", "openapi.json"): [],
     ("post", "backup"): [],

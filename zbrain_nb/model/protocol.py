@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from zbrain_nb.model.access import Role
 from zbrain_nb.model.checks import check_number, check_org_id, check_text, check_texts
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import AnyWorkerEvent
@@ -367,3 +368,21 @@ class EventBatchAnswer(msgspec.Struct):
     """One result for each attempt in the batch. Over HTTP the status is 409 when all are stale."""
 
     results: list[EventResult] = []
+
+
+class Identified(msgspec.Struct):
+    """As whom the server sees the caller.
+
+    Attributes
+    ----------
+    owner : str
+        Owner of the jobs that they submit.
+    home : str
+        The org of jobs that name none.
+    roles : dict of str to Role, or None
+        By org; None is all of them.
+    """
+
+    owner: str
+    home: str
+    roles: dict[str, Role] | None

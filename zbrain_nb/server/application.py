@@ -50,6 +50,7 @@ from zbrain_nb.server.handlers.openapi import OpenApiHandler
 from zbrain_nb.server.handlers.overview import AttemptsHandler, OverviewHandler
 from zbrain_nb.server.handlers.queues import PauseHandler, QueuesHandler, ResumeHandler
 from zbrain_nb.server.handlers.tokens import TokenHandler, TokensHandler
+from zbrain_nb.server.handlers.whoami import WhoAmIHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
 from zbrain_nb.server.openapi import document
 
@@ -97,6 +98,7 @@ ROUTES: list[tuple[str, type[ApiHandler]]] = [
     ("tokens", TokensHandler),
     ("tokens/{token_id}", TokenHandler),
     ("audit", AuditHandler),
+    ("whoami", WhoAmIHandler),
     ("health", HealthHandler),
     ("openapi.json", OpenApiHandler),
 ]
