@@ -15,6 +15,7 @@ import sys
 import time
 
 from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir, is_locked, lock_holder
+from zbrain_nb.model.environment import serving_environ
 from zbrain_nb.model.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -90,5 +91,10 @@ class LocalWorkerWatch:
         command = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(self._data.root)]
         command += ["--concurrency", str(self._settings.worker_concurrency)]
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._data.root, umask=self._umask
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=self._data.root,
+            umask=self._umask,
+            env=serving_environ(),
         )
