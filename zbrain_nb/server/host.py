@@ -143,6 +143,7 @@ class Host:
             identity=identity,
             sessions=sessions,
             tokens=tokens,
+            job_tokens=job_tokens,
             audit=audit,
             instance=secrets.token_hex(8),
             host_names=self._host_names(),
