@@ -270,9 +270,16 @@ def check_lease_request(request: LeaseRequest) -> None:
 
 
 class Lease(msgspec.Struct):
-    """A job handed to a worker; ``job.attempt`` is the fencing token."""
+    """A job handed to a worker; ``job.attempt`` is the fencing token.
+
+    Attributes
+    ----------
+    token : str
+        The attempt's own: for the code of the job, worth something while the attempt runs. Empty in one process.
+    """
 
     job: Job
+    token: str = ""
 
 
 class LeaseAnswer(msgspec.Struct):

@@ -85,6 +85,9 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZBRAIN_MAX_PENDING_PER_OWNER``: how many jobs of one org, or owner, run and wait at once.
     url, token : str or None
         ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
+    host_data : str or None
+        ``ZBRAIN_HOST_DATA``: set in jobs whose host serves a data directory of this machine; its owner file says where
+        that is, also after a restart.
     warm_pool : bool
         ``ZBRAIN_WARM_POOL``: whether the worker forks cells from processes that have imported what they need.
     wait : bool or None
@@ -122,6 +125,7 @@ class Settings(msgspec.Struct, kw_only=True):
     owner_pending: int | None = None
     url: str | None = None
     token: str | None = None
+    host_data: str | None = None
     warm_pool: bool = True
     wait: bool | None = None
     log_transitions: bool = False
@@ -166,6 +170,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         owner_pending=number.limit("ZBRAIN_MAX_PENDING_PER_OWNER"),
         url=environ.get("ZBRAIN_URL") or None,
         token=environ.get("ZBRAIN_TOKEN") or None,
+        host_data=environ.get("ZBRAIN_HOST_DATA") or None,
         warm_pool=number.flag("ZBRAIN_WARM_POOL") is not False,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,

@@ -147,6 +147,7 @@ class Host:
             identity=identity,
             sessions=sessions,
             tokens=tokens,
+            job_tokens=job_tokens,
             audit=audit,
             instance=secrets.token_hex(8),
             host_names=None if self._gate else self._host_names(),

@@ -84,6 +84,10 @@ class Link(Protocol):
         """Whether the queue keeps a job, ended or not."""
         ...
 
+    def way_back(self) -> dict[str, str]:
+        """Return the variables by which a job finds the queue; its token is not among them."""
+        ...
+
     async def close(self) -> None:
         """Close the connections."""
         ...
@@ -151,6 +155,16 @@ class HttpLink:
         except JobNotFound:
             return False
         return True
+
+    def way_back(self) -> dict[str, str]:
+        """See `Link`; on the host's own machine its data directory tells where it is after a restart."""
+        if self._wires is None:
+            return {}
+        endpoint = self._wires[0]
+        found = {"ZBRAIN_URL": endpoint.url}
+        if endpoint.lock:
+            found["ZBRAIN_HOST_DATA"] = os.path.dirname(endpoint.lock)
+        return found
 
     async def close(self) -> None:
         """See `Link`."""

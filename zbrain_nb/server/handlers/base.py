@@ -35,6 +35,7 @@ from zbrain_nb.server.handlers.arguments import read_arguments
 from zbrain_nb.server.handlers.audited import Audited
 from zbrain_nb.server.handlers.declaration import operation_of
 from zbrain_nb.server.identity import Identity
+from zbrain_nb.server.job_tokens import JobTokens
 from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.tokens import Tokens
 
@@ -67,6 +68,8 @@ class HostContext:
         Browsers that a person sent here.
     tokens : Tokens
         Those that are kept.
+    job_tokens : JobTokens
+        Those of attempts.
     audit : AuditLog
         Is told who did what.
     instance : str
@@ -88,6 +91,7 @@ class HostContext:
     identity: Identity
     sessions: Sessions
     tokens: Tokens
+    job_tokens: JobTokens
     audit: AuditLog
     instance: str
     host_names: set[str] | None
