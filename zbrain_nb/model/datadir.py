@@ -111,11 +111,12 @@ class DataDir:
         Raises
         ------
         ZBrainError
-            If the file holds no secret: an empty one would open the host to everybody.
+            If the file holds no secret: an empty one would open the host to everybody. If another account made it:
+            it would open the host to that account.
         """
         if not self.token_file.exists():
             self._make_token()
-        token = self.token_file.read_text().strip()
+        token = _read_own(self.token_file).decode().strip()
         if not _TOKEN.fullmatch(token):
             raise ZBrainError(
                 f"{self.token_file} holds no token.",
@@ -141,9 +142,14 @@ class DataDir:
 
         With `of_any_boot`, what the file says is returned even if it was written before the last boot, or on another
         machine that shares the directory.
+
+        Raises
+        ------
+        ZBrainError
+            If another account made the file: code and data would go to whom it names.
         """
         try:
-            owner = msgspec.json.decode(self.owner_file.read_bytes(), type=Owner)
+            owner = msgspec.json.decode(_read_own(self.owner_file), type=Owner)
         except (FileNotFoundError, PermissionError, msgspec.DecodeError, msgspec.ValidationError):
             return None
         return owner if of_any_boot or owner.boot_id == boot_id() else None
@@ -227,6 +233,18 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _read_own(path: Path) -> bytes:
+    """Return what a file holds that this account or root made; in a folder that others may write, others make files."""
+    with path.open("rb") as file:
+        maker = os.fstat(file.fileno()).st_uid
+        if maker not in (os.geteuid(), 0):
+            raise ZBrainError(
+                f"{path} was made by another account (uid {maker}), which could listen to all that is sent.",
+                "Remove it, and see that nobody else may write that folder; or set ZDB_DATA to one of your own.",
+            )
+        return file.read()
 
 
 def is_locked(path: str | os.PathLike[str]) -> bool:
