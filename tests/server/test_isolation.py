@@ -63,6 +63,7 @@ class Ids:
     key: str = "red-key"
     sha256: str = field(default_factory=lambda: hashlib.sha256(DATA).hexdigest())
     verb: str = "lookup"  # of routes that name it
+    cache_key: str = "0" * 64
     token_id: str = "zbp_" + "0" * 16
 
     def hide(self, text: str) -> str:
@@ -163,6 +164,8 @@ ASKED: dict[tuple[str, str], list[Asked]] = {
     ],
     ("get", "jobs/{job_id}"): [about("job_id")],
     ("post", "jobs/{job_id}/cancel"): [about("job_id"), about("ended_id")],
+    ("post", "jobs/{job_id}/detach"): [about("job_id"), about("ended_id")],
+    ("get", "cached/{cache_key}"): [about("cache_key", tells=False)],  # of own jobs alone
     ("post", "jobs/{job_id}/retry"): [about("ended_id"), about("job_id")],
     ("get", "jobs/{job_id}/logs"): [about("ended_id")],
     ("get", "jobs/{job_id}/outputs"): [about("ended_id")],

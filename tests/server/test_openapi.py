@@ -75,7 +75,7 @@ async def test_argument_that_a_route_does_not_know_is_refused_by_name(api: httpx
 @anyio_test
 @pytest.mark.parametrize("query", ["_=1732854500", "1732854500123", "_xsrf=2|a|b", "_", "state=", "limit=&q="])
 async def test_argument_against_caches_or_without_a_value_changes_nothing(api: httpx.AsyncClient, query: str) -> None:
-    assert (await api.get(f"jobs?{query}")).json() == {"jobs": [], "next_cursor": None}
+    assert (await api.get(f"jobs?{query}")).json() == (await api.get("jobs")).json()
 
 
 @anyio_test

@@ -247,12 +247,11 @@ class ZBrainMagics(Magics):
         return handle
 
     def _cached(self, spec: JobSpec, options: CellOptions) -> JobHandle | None:
-        """Return a job that gave what this one would give, and say so; not one that kept less than ``--out`` names."""
+        """Return a job that gave what this one would give, and say so; None if there is none, or with ``--new``."""
         if options.new or spec.cache_key is None:
             return None
         job = self.client.call(self.client.asynchronous.cached, spec.cache_key)
-        kept = {variable.name for variable in job.variables} if job is not None else set()
-        if job is None or (isinstance(options.keep, list) and not kept.issuperset(options.keep)):
+        if job is None:
             return None
         handle = JobHandle(self.client, job, cached=True)
         said = f"{printable(handle.name)} did the same {age(job.finished_at or job.created_at)} ago"

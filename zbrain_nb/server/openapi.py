@@ -28,6 +28,7 @@ _PARTS = {
     "sha256": ("SHA-256 of the bytes, in lower-case hexadecimal.", {}),
     "org": ("An org.", {}),
     "kind": ("A kind of worker.", {}),
+    "cache_key": ("SHA-256 of a cell, what it reads and what runs it, in lower-case hexadecimal.", {}),
     "token_id": ("A token's id, as lists show it; never its secret.", {}),
 }
 _SCHEMES = {
@@ -172,6 +173,8 @@ def _arguments(query: type[msgspec.Struct], schemas: _Schemas) -> list[Schema]:
         value = _given(schema)
         text = value.pop("description", "")
         parameter = {"name": name, "in": "query", "required": name in own.get("required", ()), "schema": value}
+        if not parameter["required"]:
+            parameter["allowEmptyValue"] = True  # which counts as left out
         if text:
             parameter["description"] = text
         if value.get("type") == "array":

@@ -90,7 +90,9 @@ class Notebook:
 
     def cell(self, cell_id: str, line: str, code: str, kind: Any = JobHandle) -> Any:
         parent = {"metadata": {"cellId": cell_id}}
-        self.shell.kernel = SimpleNamespace(get_parent=lambda _: parent, config=None)  # type: ignore[attr-defined]
+        comms = SimpleNamespace(register_target=lambda *_: None)
+        kernel = SimpleNamespace(get_parent=lambda _: parent, config=None, comm_manager=comms)
+        self.shell.kernel = kernel  # type: ignore[attr-defined]
         self.shell.run_cell_magic("zbrain", line, code)
         found = self.shell.user_ns["_zb"]
         assert isinstance(found, kind)

@@ -6,8 +6,11 @@ from collections import Counter
 
 import pytest
 
+from zbrain_nb import JobQueue, JobSpec
 from zbrain_nb.model.audit import Outcome, Record
 from zbrain_nb.model.errors import Unavailable
+from zbrain_nb.model.settings import Lifetimes
+from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server import audit as module
 from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.store.audit import AuditQuery
@@ -128,12 +131,10 @@ async def test_what_the_store_refuses_is_held_and_written_when_it_takes_it_again
 
 
 async def test_records_go_with_their_segment_when_their_time_is_over(audit, storage, tmp_path, clock):
-    from zbrain_nb import JobQueue
-    from zbrain_nb.model.settings import Lifetimes
-    from zbrain_nb.queue.maintenance import Maintenance
 
     async with JobQueue(storage, tmp_path / "blobs", clock=clock) as queue:
         maintenance = Maintenance.of(queue, Lifetimes(audit_secs=1200))
+        await queue.submit(JobSpec(cmd=["true"]))
         audit.note(act(object_id="old"))
         await audit.flush()
         clock.advance(200)

@@ -323,7 +323,7 @@ class RetryHandler(ApiHandler):
 class JobIds(msgspec.Struct):
     """Body of what is asked about many jobs at once."""
 
-    ids: Annotated[list[Uuid], Meta(extra_json_schema={"maxItems": MAX_BATCH})]
+    ids: Annotated[list[str], Meta(extra_json_schema={"maxItems": MAX_BATCH})]
 
 
 class ManyHandler(ApiHandler):
