@@ -25,6 +25,7 @@ from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
 from zbrain_nb.queue.loading import Folder, load, restore_positions
+from zbrain_nb.queue.lograte import LogRates
 from zbrain_nb.queue.past import StoredPast
 from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.refill import Refill
@@ -79,7 +80,8 @@ class QueueCore:
         self._commits.measure = self._watch.metrics.committed
         self._endings = Endings(self._index)
         self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock)
-        self._intake = Intake(self._endings, self._desk.start)
+        self._rates = LogRates(self.quotas, self._clock)
+        self._intake = Intake(self._endings, self._desk.start, self._rates)
         self._folder = Folder(self.storage, self._index)
         self._refill = Refill(self.storage, self._index, self._serve)
         self._key_reader: asyncio.Task[None] | None = None

@@ -55,7 +55,7 @@ async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
     index.spare_collector()
     index.ready.paused.update(await read_pauses(storage))
     for org_id, quota in (await read_quotas(storage)).items():
-        index.ready.quotas.set(org_id, quota)
+        index.ready.quotas.replace(org_id, quota)
     known = [msgspec.json.decode(text, type=WorkerInfo) for text in await storage.read(queries.workers)]
     return {info.id: info for info in known}
 

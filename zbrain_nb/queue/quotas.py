@@ -33,6 +33,7 @@ class QuotaBook:
         self.usual = usual
         self._set: dict[str, OrgQuota] = {}
         self._merged: dict[str, Quota] = {}
+        self._limited = self._all_given()
 
     def of_org(self, org_id: str) -> Quota:
         """Return what holds for an org."""
@@ -49,14 +50,13 @@ class QuotaBook:
 
     def limits(self, quota: str) -> bool:
         """Whether anybody has a limit of this name, so that it has to be counted."""
-        quotas = (self.usual.org, self.usual.owner, *self._merged.values())
-        return any(getattr(each, quota) is not None for each in quotas)
+        return quota in self._limited
 
     def set_for(self, org_id: str) -> OrgQuota:
         """Return what was set for an org."""
         return self._set.get(org_id, _NOTHING_SET)
 
-    def set(self, org_id: str, quota: OrgQuota) -> None:
+    def replace(self, org_id: str, quota: OrgQuota) -> None:
         """Let other limits hold for an org from now on."""
         if quota == _NOTHING_SET:
             self._set.pop(org_id, None)
@@ -64,6 +64,11 @@ class QuotaBook:
         else:
             self._set[org_id] = quota
             self._merged[org_id] = quota.over(self.usual.org)
+        self._limited = self._all_given()
+
+    def _all_given(self) -> set[str]:
+        quotas = (self.usual.org, self.usual.owner, *self._merged.values())
+        return {name for quota in quotas for name in quota.given()}
 
 
 async def read_quotas(storage: Storage) -> dict[str, OrgQuota]:

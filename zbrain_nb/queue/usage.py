@@ -57,7 +57,7 @@ class UsageSide(QueueCore):
             _check_lower(quota, was.granted.over(self.quotas.usual.org), org_id)
             now = msgspec.structs.replace(was, own=quota)
         await save_quota(self.storage, org_id, now)
-        self.quotas.set(org_id, now)
+        self.quotas.replace(org_id, now)
         self._index.ready.release_all()
         self._serve()
         return self._org_limits(org_id)
@@ -77,6 +77,7 @@ class UsageSide(QueueCore):
         used = {
             "running": account.running if account is not None else 0,
             "pending": account.waiting if account is not None else 0,
+            "log_bytes_per_sec": self._rates.rate(of, name),
             "sockets": self._bus.count_followers(of, name),
         }
         limits = self.quotas.of(of, name).given()

@@ -11,7 +11,7 @@ from tests.unit.queue.stage import Hand
 from zbrain_nb import JobQueue, JobSpec, Storage
 from zbrain_nb.model.access import Principal, Role
 from zbrain_nb.model.errors import Forbidden, OverQuota
-from zbrain_nb.model.events import JobCompleted
+from zbrain_nb.model.events import JobCanceled, JobCompleted, JobDisplayed, JobLogged, JobProgress, LogStream
 from zbrain_nb.model.quotas import Quota, Quotas
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +35,7 @@ async def test_many_submits_at_once_never_pass_a_limit(tmp_path, clock):
         submits += [queue.submit(spec(), owner="eve") for _ in range(20)]
         results = await asyncio.gather(*submits, return_exceptions=True)
         assert {type(result) for result in results} >= {list, OverQuota}
-        waiting = Counter(job.owner for job in (await queue.list())[0])
+        waiting = Counter(job.owner for job in await queue.list())
         assert waiting.total() == 10
         assert max(waiting["ann"], waiting["bob"], waiting["eve"]) <= 7
 
@@ -59,6 +59,7 @@ async def test_limits_of_an_org_outlive_a_restart_and_take_effect_at_once(tmp_pa
     assert [job.id for job in await hand.lease(limit=9)] == ids[:1]
     await queue.submit(spec(org_id="lab"))
     await queue.close()
+    queue = limited(tmp_path, clock, org=Quota(running=3))
     with pytest.raises(OverQuota, match="its limit is 4"):
         await queue.submit(spec(org_id="lab"))
     hand = await Hand(queue).register()
@@ -118,3 +119,56 @@ async def test_followers_over_the_limit_are_refused_until_one_goes(tmp_path, clo
         queue.subscribe(scope=HOLDER)
         follower.close()
         queue.subscribe(scope=ADMIN)
+
+
+# The rate of logs
+
+
+def logged(job, seq, size, text="x"):
+    return JobLogged(job.id, attempt=job.attempt, after=seq - 1, seq=seq, lines=[(LogStream.STDOUT, 1.0, text * size)])
+
+
+async def lines_of(queue, job):
+    return [(entry.stream, entry.line[:40]) for entry in await queue.get_logs(job.id)]
+
+
+@pytest.mark.parametrize("what", ["org", "owner"])
+async def test_log_that_comes_too_fast_is_put_off_and_nothing_of_it_is_lost(tmp_path, clock, what):
+    async with limited(tmp_path, clock, **{what: Quota(log_bytes_per_sec=1_024)}) as queue:
+        hand = await Hand(queue).register()
+        job, other = await hand.run(spec()), await hand.run(spec(org_id="else"), owner="eve")
+        ending = JobCompleted(job.id, attempt=1, after=3, seq=4)
+        events = [logged(job, 1, 6_000), logged(job, 2, 7_000), logged(job, 3, 100), ending]
+        mine, theirs = await hand.send(*events, logged(other, 1, 100))
+        assert (mine.status, mine.high, theirs.status) == ("later", 2, "ok")
+        assert mine.wait_secs == pytest.approx(3.2, abs=0.1)
+        whose = "the org default" if what == "org" else "ada"
+        assert mine.message == f"The logs of {whose} come faster than 1 KiB a second, their limit."
+        (again,) = await hand.send(*events[2:])
+        assert (again.status, again.high) == ("later", 2)
+        clock.advance(mine.wait_secs)
+        (result,) = await hand.send(*events[2:])
+        assert (result.status, result.high) == ("ok", 4)
+        said = f"{mine.message} What is over it"[:40]
+        assert await lines_of(queue, job) == [
+            ("stdout", "x" * 40),
+            ("stdout", "x" * 40),
+            ("system", said),
+            ("stdout", "x" * 40),
+        ]
+
+
+async def test_outputs_count_for_the_rate_and_what_carries_none_is_taken(tmp_path, clock):
+    async with limited(tmp_path, clock, owner=Quota(log_bytes_per_sec=1_000)) as queue:
+        hand = await Hand(queue).register()
+        job = await hand.run(spec())
+        shown = [{"output_type": "stream", "name": "stdout", "text": "x" * 20_000}]
+        (result,) = await hand.send(
+            JobDisplayed(job.id, attempt=1, after=0, seq=1, outputs=shown),
+            JobProgress(job.id, attempt=1, after=1, seq=2, progress=0.5),
+            JobDisplayed(job.id, attempt=1, after=2, seq=3, outputs=shown),
+        )
+        assert (result.status, result.high) == ("later", 2)
+        assert [use.used for use in queue.uses("default", "ada")] == [1_000]
+        (result,) = await hand.send(JobCanceled(job.id, attempt=1, after=2, seq=3))
+        assert result.status == "ok"
