@@ -45,6 +45,7 @@ from zbrain_nb.server.handlers.jobs import (
     OutputsHandler,
     RetryHandler,
 )
+from zbrain_nb.server.handlers.limits import LimitsHandler
 from zbrain_nb.server.handlers.metrics import MetricsHandler
 from zbrain_nb.server.handlers.openapi import OpenApiHandler
 from zbrain_nb.server.handlers.overview import AttemptsHandler, OverviewHandler
@@ -91,6 +92,7 @@ ROUTES: list[tuple[str, type[ApiHandler]]] = [
     ("queues", QueuesHandler),
     ("queues/{org}/{kind}/pause", PauseHandler),
     ("queues/{org}/{kind}/resume", ResumeHandler),
+    ("orgs/{org}/limits", LimitsHandler),
     ("history", HistoryHandler),
     ("overview", OverviewHandler),
     ("events", EventsHandler),

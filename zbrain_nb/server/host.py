@@ -24,7 +24,6 @@ from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.webhooks import read_webhooks
 from zbrain_nb.queue.jobqueue import JobQueue
-from zbrain_nb.queue.limits import Limits
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.application import Gate, make_application
 from zbrain_nb.server.audit import AuditLog
@@ -115,7 +114,7 @@ class Host:
             ArtifactStore(self.data.artifacts, storage.room),
             lease_ttl_secs=self.settings.lease_ttl_secs,
             default_org_id=self.settings.default_org_id,
-            limits=_limits(self.settings),
+            quotas=self.settings.quotas,
         )
         await queue.open()
         queue.start_lease_cleanup()
@@ -236,12 +235,3 @@ class Host:
         if owner is not None and owner.instance == context.instance:
             self.data.owner_file.unlink(missing_ok=True)
         self._lock.release()
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        org_running=settings.org_running,
-        owner_running=settings.owner_running,
-        org_pending=settings.org_pending,
-        owner_pending=settings.owner_pending,
-    )

@@ -35,6 +35,8 @@ class Run:
         Whether its processes are gone: it takes up no slot.
     canceled, stale, stopped : bool
         Whether its processes shall end; of a stale one nothing is told any more, a stopped one is lost.
+    is_put_off : bool
+        Whether the queue wants nothing of it for a while.
     failures : int
         How often the worker failed at it without getting any further.
     lease : Lease or None
@@ -55,6 +57,7 @@ class Run:
     canceled: bool = False
     stale: bool = False
     stopped: bool = False
+    is_put_off: bool = False
     failures: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None

@@ -276,6 +276,8 @@ class ApiHandler(Audited, web.RequestHandler):
             allowed = self.methods()
             error = MethodNotAllowed(f"This address does not take {self.request.method}.", f"It takes {allowed}.")
             self.set_header("Allow", allowed)
+        if "retry_after_secs" in error.details:
+            self.set_header("Retry-After", str(error.details["retry_after_secs"]))
         self.set_status(error.status)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(error.as_json()))
