@@ -75,6 +75,7 @@ async function serve(message) {{
     if (kernel.isDead) return;
     const bytes = new TextEncoder().encode(data);
     const half = Math.ceil(bytes.length / 2); // also through the middle of a letter
+    if (status !== 200) return fire('msg:custom', {{ page, id, status, more: false }}, [new DataView(bytes.buffer)]);
     parts[id] ??= 0;
     for (const more of [true, false]) {{
       const view = more ? new DataView(bytes.buffer, 0, half) : new DataView(bytes.buffer, half);

@@ -87,7 +87,7 @@ def test_waits_between_tries_grow_and_say_what_the_server_answers(page: Page, st
         until(page, f"loaded === {tries} && feed.nextTryAt != null")
         wait = page.evaluate("feed.nextTryAt - Date.now()")
         assert 0.5 * 2 ** (tries - 1) * 0.7 <= wait / 1000 <= 0.5 * 2 ** (tries - 1) * 1.3
-        assert page.evaluate("[feed.connection, feed.refusal]") == ["reconnecting", "Not for you."]
+        assert page.evaluate("[feed.connection, feed.refusal]") == ["reconnecting", "The server answers: Not for you."]
         page.clock.fast_forward(wait + 1)
     until(page, "feed.connection === 'live'")
     assert page.evaluate("[feed.refusal, feed.nextTryAt]") == [None, None]

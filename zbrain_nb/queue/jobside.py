@@ -398,12 +398,20 @@ class JobSide(QueueCore):
         _, lines = await self.storage.read(queries.positions, [job_id])
         return lines.get(job_id, 0)
 
-    async def list_outputs(self, job_id: str, *, scope: Principal | None = None) -> builtins.list[dict[str, Any]]:
-        """Return the rich outputs of the job's last attempt as nbformat output dicts, in order."""
+    async def list_outputs(
+        self, job_id: str, *, upto: int | None = None, scope: Principal | None = None
+    ) -> builtins.list[dict[str, Any]]:
+        """Return the rich outputs of the job's last attempt as nbformat output dicts, in order.
+
+        They are those of the events up to `upto`, by default of all that is published: whoever follows the events
+        behind that number gets each of the others once.
+        """
+        await self.open()
+        seq = self.event_seq if upto is None else upto
         job = await self.get(job_id, scope=scope)
         if job is None:
             return []
-        return reduce_outputs(await self.storage.read(queries.displays, job_id, job.attempt))
+        return reduce_outputs(await self.storage.read(queries.displays, job_id, job.attempt, seq))
 
     async def list_artifacts(self, job_id: str, *, scope: Principal | None = None) -> builtins.list[JobArtifact]:
         """Return the files kept with the job; none for an unknown job."""

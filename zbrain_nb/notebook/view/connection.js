@@ -27,7 +27,7 @@ export class Connection {
 
   /**
    * @param {object} feed told of changes by `tell()` and by what is set on it: `connection` ("live", "reconnecting" or
-   *   "unknown"), `heardAt`, `nextTryAt`, and `refusal`, what the server said if it answered and refused. One that has
+   *   "unknown"), `heardAt`, `nextTryAt`, and `refusal`, why not, in words for a reader. One that has
    *   `ended` is loaded but not followed; one that is still `loading` when it breaks is loaded again
    * @param {string | object} server where to ask: the address of the API, or what is a server already
    * @param {object} source

@@ -106,7 +106,7 @@ export class LogSearch {
     const open = this.#at < this.#store.end ? '+' : '';
     const upTo = this.#stopped ? `, searched up to line ${this.#at.toLocaleString('en')}` : '';
     const count = this.#hits.length.toLocaleString('en');
-    const said = this.#hits.length ? `${this.#current + 1} of ${count}${open}` : this.#busy ? 'searching' : 'no match';
+    const said = this.#hits.length ? `${(this.#current + 1).toLocaleString('en')} of ${count}${open}` : this.#busy ? 'searching' : 'no match';
     return said + upTo;
   }
 }

@@ -385,4 +385,5 @@ class OutputsHandler(ApiHandler):
         """Show the rich outputs, as they stand, as nbformat output dicts."""
         job = await self.job(job_id)
         seq = self.queue.event_seq
-        self.reply({"outputs": await self.queue.list_outputs(job.id, scope=self.principal), "event_seq": seq})
+        outputs = await self.queue.list_outputs(job.id, upto=seq, scope=self.principal)
+        self.reply({"outputs": outputs, "event_seq": seq})
