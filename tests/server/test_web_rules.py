@@ -51,7 +51,7 @@ async def test_every_route_wants_a_token_its_own_name_and_no_foreign_page(api: h
         base_url=owner.url, headers={"Sec-Fetch-Site": "same-origin"}, trust_env=False
     ) as http:
         assert (await http.get((await api.post("sessions")).json()["login"])).status_code == 200
-        async with httpx.AsyncClient(base_url=owner.url, trust_env=False) as stranger:
+        async with httpx.AsyncClient(base_url=owner.url, trust_env=False, limits=anew) as stranger:
             for method, path in closed_operations():
                 address = f"zbrain/api/{path}"
 
