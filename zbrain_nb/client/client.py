@@ -20,6 +20,7 @@ from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.loop import shared_loop
 from zbrain_nb.client.naming import Params
+from zbrain_nb.client.trust import check_trusted
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound, ZBrainError
 from zbrain_nb.model.job import Job, JobSpec, JobState
@@ -72,6 +73,12 @@ class Client:
     def start(self, function: Callable[..., Awaitable[T]], *args: Any) -> concurrent.futures.Future[T]:
         """Start a coroutine function in the client's own loop and return its future."""
         return self._loop.start(function, *args)
+
+    def check_trusted(self, jobs: Iterable[Job], what: str, how: str) -> None:
+        """Refuse to load what jobs of others have left (see `trust.check_trusted`)."""
+        jobs = list(jobs)
+        if jobs:
+            check_trusted(jobs, self.call(self.asynchronous.whoami).owner, what, how)
 
     def close(self) -> None:
         """Close the connections; the loop itself is shared and ends with the process."""

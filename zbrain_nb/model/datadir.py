@@ -12,6 +12,8 @@
     host.log               what host and local worker log
     webhooks.json          how far webhooks were told (the host alone writes it)
     worker/                the local worker's folder: its lock, spools, sockets
+    hub-worker/            on JupyterHub, in a user's home: the folder of the user's own worker, and in it
+                           hub.json: url of the Hub's service, and a token for it (mode 0600)
 """
 
 from __future__ import annotations
@@ -32,13 +34,14 @@ from zbrain_nb.model.errors import ZBrainError
 
 #: Tells the worker that holds ``worker.lock`` to end at once: its jobs go on, for the next worker on its folder.
 LEAVE_SIGNAL = signal.SIGUSR1
+HUB_FILE = "hub.json"
 PROBE_TRIES = 5
 _TOKEN = re.compile(r"[0-9a-f]{64}")
 PROBE_PAUSE_SECS = 0.002
 
 
-class Owner(msgspec.Struct):
-    """Content of ``owner.json``.
+class Upstream(msgspec.Struct):
+    """Where a queue is served, and content of ``hub.json``.
 
     Attributes
     ----------
@@ -46,6 +49,17 @@ class Owner(msgspec.Struct):
         Root of the host, ending in ``/``; clients append ``zbrain/api/``.
     token : str
         Opens the host's routes.
+    """
+
+    url: str
+    token: str
+
+
+class Owner(Upstream):
+    """Content of ``owner.json``.
+
+    Attributes
+    ----------
     pid : int
         The host's process.
     boot_id : str
@@ -56,8 +70,6 @@ class Owner(msgspec.Struct):
         Folder of its artifact store; who shares the account may lay files there (see `ArtifactStore.take_file`).
     """
 
-    url: str
-    token: str
     pid: int
     boot_id: str
     instance: str
@@ -148,12 +160,35 @@ class DataDir:
 
     def write_owner(self, owner: Owner) -> None:
         """Publish who serves, in one step, readable by this account only."""
-        fresh = self.owner_file.with_suffix(f".{os.getpid()}")
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(owner))
-        fresh.replace(self.owner_file)
+        _publish(self.owner_file, owner)
+
+    def hub_worker(self, server: str = "") -> Path:
+        """Return the folder of a user's worker beside a server of JupyterHub; each named server has its own."""
+        name = f"hub-worker-{hashlib.sha256(server.encode()).hexdigest()[:8]}" if server else "hub-worker"
+        return self.root / name
+
+
+def write_upstream(folder: Path, upstream: Upstream) -> None:
+    """Publish to the worker on `folder` where the Hub's service is, in one step, readable by this account only."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _publish(folder / HUB_FILE, upstream)
+
+
+def read_upstream(folder: Path) -> Upstream | None:
+    """Return the Hub's service and a token for it, or None if no server of the user has named it."""
+    try:
+        return msgspec.json.decode((folder / HUB_FILE).read_bytes(), type=Upstream)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _publish(file: Path, content: Upstream) -> None:
+    fresh = file.with_suffix(f".{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as output:
+        output.write(msgspec.json.encode(content))
+    fresh.replace(file)
 
 
 class FileLock:

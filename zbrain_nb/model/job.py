@@ -232,6 +232,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return {name: value for name, value in self.tags.items() if not name.startswith(PRIVATE_TAG)}
 
     @property
+    def blobs(self) -> list[str]:
+        """The blobs that the job reads, in order."""
+        return [*self.inputs.values(), *([] if self.function is None else [self.function])]
+
+    @property
     def is_plain_call(self) -> bool:
         """Whether it is a function that needs nothing but a Python, or a command that needs nothing special.
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from zbrain_nb.model.access import Role
 from zbrain_nb.model.checks import check_number, check_org_id, check_text, check_texts
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import AnyWorkerEvent
@@ -269,9 +270,16 @@ def check_lease_request(request: LeaseRequest) -> None:
 
 
 class Lease(msgspec.Struct):
-    """A job handed to a worker; ``job.attempt`` is the fencing token."""
+    """A job handed to a worker; ``job.attempt`` is the fencing token.
+
+    Attributes
+    ----------
+    token : str
+        The attempt's own: for the code of the job, worth something while the attempt runs. Empty in one process.
+    """
 
     job: Job
+    token: str = ""
 
 
 class LeaseAnswer(msgspec.Struct):
@@ -351,19 +359,41 @@ class EventResult(msgspec.Struct):
     status : str
         ``ok``: all are committed (now or before). ``gap``: those up to `high` are committed, send again from
         there. ``stale``: none was taken, the attempt is over; end its processes. ``invalid``: the event cannot
-        be taken as it is, `message` says why.
+        be taken as it is, `message` says why. ``later``: those up to `high` are committed, the next carries output
+        and the log comes too fast, as `message` says; keep it and all behind it, and send again in `wait_secs`.
     high : int
         The highest ``worker_seq`` that is committed.
+    wait_secs : float
+        See ``later``.
     """
 
     job_id: str
     attempt: int
-    status: Literal["ok", "gap", "stale", "invalid"]
+    status: Literal["ok", "later", "gap", "stale", "invalid"]
     high: int = 0
     message: str = ""
+    wait_secs: float = 0.0
 
 
 class EventBatchAnswer(msgspec.Struct):
     """One result for each attempt in the batch. Over HTTP the status is 409 when all are stale."""
 
     results: list[EventResult] = []
+
+
+class Identified(msgspec.Struct):
+    """As whom the server sees the caller.
+
+    Attributes
+    ----------
+    owner : str
+        Owner of the jobs that they submit.
+    home : str
+        The org of jobs that name none.
+    roles : dict of str to Role, or None
+        By org; None is all of them.
+    """
+
+    owner: str
+    home: str
+    roles: dict[str, Role] | None

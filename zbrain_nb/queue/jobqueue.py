@@ -16,12 +16,13 @@ from zbrain_nb.queue.operating import OperatorSide
 from zbrain_nb.queue.overview import OverviewSide
 from zbrain_nb.queue.submits import Accepted
 from zbrain_nb.queue.subscription import Renew, Subscription
+from zbrain_nb.queue.usage import UsageSide
 from zbrain_nb.queue.workerside import WorkerSide
 
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, OverviewSide):
+class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, OverviewSide, UsageSide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.
@@ -40,8 +41,8 @@ class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, His
         The owner of jobs submitted without one; None is the account of this process.
     clock : Clock
         For tests.
-    limits : Limits
-        How many jobs an org or an owner may have; none unless given.
+    quotas : Quotas
+        How much an org or an owner may use; no limits unless given. Orgs may have own ones besides (`set_limits`).
     """
 
     def subscribe(
@@ -80,6 +81,8 @@ class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, His
         ------
         Malformed
             If a topic is none.
+        OverQuota
+            If `scope` has no room for one more follower.
         """
         return self._bus.subscribe(topics, after, kinds, scope, renew, waits=waits)
 

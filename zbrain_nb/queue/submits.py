@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from zbrain_nb.model.access import Party
 from zbrain_nb.model.checks import check_org_id, check_text
 from zbrain_nb.model.errors import Conflict, InvalidSpec, KeyConflict, ZBrainError
 from zbrain_nb.model.job import MAX_NAME, Job, JobSpec, JobState
@@ -86,14 +87,13 @@ def payload_hash(job: Job) -> str | None:
     return digest.hexdigest()
 
 
-def blobs_of(jobs: Sequence[Job]) -> list[str]:
-    """Return the blobs that the jobs read, each once."""
-    named: dict[str, None] = {}
+def blobs_of(jobs: Sequence[Job]) -> dict[str, set[Party]]:
+    """Return the blobs that the jobs read, in order, and as whom."""
+    used: dict[str, set[Party]] = {}
     for job in jobs:
-        named.update(dict.fromkeys(job.spec.inputs.values()))
-        if job.spec.function is not None:
-            named[job.spec.function] = None
-    return list(named)
+        for sha256 in job.spec.blobs:
+            used.setdefault(sha256, set()).add((job.org_id, job.owner))
+    return used
 
 
 def decide_plain(turn: Turn) -> None:

@@ -24,15 +24,14 @@ from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.webhooks import read_webhooks
 from zbrain_nb.queue.jobqueue import JobQueue
-from zbrain_nb.queue.limits import Limits
 from zbrain_nb.queue.maintenance import Maintenance
-from zbrain_nb.server.application import make_application
+from zbrain_nb.server.application import Gate, make_application
 from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.job_tokens import JobTokens
-from zbrain_nb.server.local_worker import LocalWorkerWatch
+from zbrain_nb.server.local_worker import LocalWorkerWatch, host_worker_command
 from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.tokens import Tokens
 from zbrain_nb.server.webhooks import Notifier
@@ -60,6 +59,8 @@ class Host:
         Under which it answers besides its addresses and, where it listens beyond loopback, the machine's own name.
     worker_umask : int
         The local worker's and its jobs'; -1 leaves them this process's.
+    gate : Gate, optional
+        Another login than the token; then it answers to every name, for the login tells who may ask.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Host:
         port: int = 0,
         names: Collection[str] = (),
         worker_umask: int = -1,
+        gate: Gate | None = None,
     ) -> None:
         self.data = data
         self.settings = settings
@@ -78,6 +80,7 @@ class Host:
         self._port = port
         self._names = names
         self._worker_umask = worker_umask
+        self._gate = gate
         self._lock = FileLock(data.host_lock)
         self._http: HTTPServer | None = None
         self._worker: LocalWorkerWatch | None = None
@@ -111,7 +114,7 @@ class Host:
             ArtifactStore(self.data.artifacts, storage.room),
             lease_ttl_secs=self.settings.lease_ttl_secs,
             default_org_id=self.settings.default_org_id,
-            limits=_limits(self.settings),
+            quotas=self.settings.quotas,
         )
         await queue.open()
         queue.start_lease_cleanup()
@@ -143,9 +146,10 @@ class Host:
             identity=identity,
             sessions=sessions,
             tokens=tokens,
+            job_tokens=job_tokens,
             audit=audit,
             instance=secrets.token_hex(8),
-            host_names=self._host_names(),
+            host_names=None if self._gate else self._host_names(),
             metrics=registry_of(queue),
         )
         try:
@@ -158,12 +162,13 @@ class Host:
             raise ZBrainError(
                 f"The host cannot listen on {self._bind}:{self._port}: {error.strerror}.", "Choose another --port."
             ) from error
-        self._http = HTTPServer(make_application(context), max_buffer_size=MAX_BODY_BYTES)
+        self._http = HTTPServer(make_application(context, self._gate), max_buffer_size=MAX_BODY_BYTES)
         self._http.add_sockets(sockets)
         address = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self._bind, self._bind)
         address = f"[{address}]" if ":" in address else address
+        root = self._gate.prefix if self._gate else "/"
         owner = Owner(
-            url=f"http://{address}:{sockets[0].getsockname()[1]}/",
+            url=f"http://{address}:{sockets[0].getsockname()[1]}{root}",
             token=token,
             pid=os.getpid(),
             boot_id=boot_id(),
@@ -175,7 +180,9 @@ class Host:
             self._notifier = Notifier(queue, webhooks, self.data.told)
             self._notifier.start()
         if self.settings.worker_mode == "local":
-            self._worker = LocalWorkerWatch(self.data, self.settings, umask=self._worker_umask)
+            self._worker = LocalWorkerWatch(
+                self.data.worker, host_worker_command(self.data, self.settings), umask=self._worker_umask
+            )
             self._worker.start()
         log.info("host serves", extra={"url": owner.url, "data": str(self.data.root), "pid": owner.pid})
         return owner
@@ -228,12 +235,3 @@ class Host:
         if owner is not None and owner.instance == context.instance:
             self.data.owner_file.unlink(missing_ok=True)
         self._lock.release()
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        org_running=settings.org_running,
-        owner_running=settings.owner_running,
-        org_pending=settings.org_pending,
-        owner_pending=settings.owner_pending,
-    )

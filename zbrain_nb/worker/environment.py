@@ -16,7 +16,7 @@ def spawner_environment() -> dict[str, str]:
     return {**travelling_environ(), **({} if preload is None else {"ZBRAIN_PRELOAD": preload})}
 
 
-def job_environment(job: Job, request: RunRequest, secrets: Mapping[str, str]) -> dict[str, str]:
+def job_environment(job: Job, request: RunRequest, way_back: Mapping[str, str], token: str = "") -> dict[str, str]:
     """Return the complete environment of one attempt.
 
     Parameters
@@ -25,8 +25,10 @@ def job_environment(job: Job, request: RunRequest, secrets: Mapping[str, str]) -
         Whose spec may set variables.
     request : RunRequest
         Its paths.
-    secrets : mapping of str to str
-        Values of the secrets that the spec names.
+    way_back : mapping of str to str
+        How its code finds the queue (see `Link.way_back`).
+    token : str
+        The attempt's own, which opens the queue to its code; empty if it has none.
     """
     own = {
         "ZBRAIN_JOB_ID": job.id,
@@ -38,5 +40,7 @@ def job_environment(job: Job, request: RunRequest, secrets: Mapping[str, str]) -
         "ZBRAIN_CHECKPOINTS": request.checkpoints,
         "ZBRAIN_EVENTS": request.events_path,
     }
+    if token:
+        own["ZBRAIN_TOKEN"] = token
     unbuffered = {"PYTHONUNBUFFERED": "1"} if job.spec.cmd is not None else {}
-    return {**travelling_environ(), **unbuffered, **job.spec.env, **secrets, **own}
+    return {**travelling_environ(), **unbuffered, **job.spec.env, **way_back, **own}

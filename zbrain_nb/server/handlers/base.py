@@ -35,6 +35,7 @@ from zbrain_nb.server.handlers.arguments import read_arguments
 from zbrain_nb.server.handlers.audited import Audited
 from zbrain_nb.server.handlers.declaration import operation_of
 from zbrain_nb.server.identity import Identity
+from zbrain_nb.server.job_tokens import JobTokens
 from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.tokens import Tokens
 
@@ -67,12 +68,14 @@ class HostContext:
         Browsers that a person sent here.
     tokens : Tokens
         Those that are kept.
+    job_tokens : JobTokens
+        Those of attempts.
     audit : AuditLog
         Is told who did what.
     instance : str
         Random, new for each host process.
-    host_names : set of str
-        Names by which this host may be addressed (DNS rebinding).
+    host_names : set of str or None
+        Names by which this host may be addressed (DNS rebinding); None is any.
     requests : int
         Requests of clients so far (not of workers): the host's idle watch looks at it.
     followers : int
@@ -88,9 +91,10 @@ class HostContext:
     identity: Identity
     sessions: Sessions
     tokens: Tokens
+    job_tokens: JobTokens
     audit: AuditLog
     instance: str
-    host_names: set[str]
+    host_names: set[str] | None
     requests: int = 0
     followers: int = 0
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -138,7 +142,8 @@ class ApiHandler(Audited, web.RequestHandler):
     async def prepare(self) -> None:
         """Admit only callers that name this host and are known to it; read the query as the method declares it."""
         name = httputil.split_host_and_port(self.request.host.lower())[0]
-        if name not in self.context.host_names and name.strip("[]") != self._arrived_at():
+        names = self.context.host_names
+        if names is not None and name not in names and name.strip("[]") != self._arrived_at():
             raise Forbidden(
                 f"This host does not answer to the name {name[:200]!r}.",
                 "`zbrain serve --name` gives it further names.",
@@ -271,6 +276,8 @@ class ApiHandler(Audited, web.RequestHandler):
             allowed = self.methods()
             error = MethodNotAllowed(f"This address does not take {self.request.method}.", f"It takes {allowed}.")
             self.set_header("Allow", allowed)
+        if "retry_after_secs" in error.details:
+            self.set_header("Retry-After", str(error.details["retry_after_secs"]))
         self.set_status(error.status)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(error.as_json()))
