@@ -116,7 +116,7 @@ def test_log_of_a_job_cannot_steer_the_terminal(data: DataDir, job_id: str) -> N
 
 def test_words_that_others_choose_cannot_steer_the_terminal(data: DataDir) -> None:
     escapes = "\x1b]0;title\x07\x1b[2J\x9b2J\u202e[link=evil.example]here"
-    script = "mkdir out; echo x > \"out/$1\"; printf '{\"a\": \"%s\"}' '\\u001b]0;title\\u0007' > $ZBRAIN_OUTPUT"
+    script = 'mkdir out; echo x > "out/$1"; printf \'{"a": "%s"}\' \'\\u001b]0;title\\u0007\' > $ZBRAIN_OUTPUT'
     folder = data.root.parent / "steering"
     folder.mkdir()
     words = ("--name", "[bold]steers", "--tag", f"k={escapes}", "--artifacts", "out/*")
