@@ -155,3 +155,35 @@ def test_find_artifacts_names_that_are_no_text_are_made_text(tmp_path: Path) -> 
     assert [one.name for one in found] == ["bad\ufffd___.txt"]
     with open_beneath(found[0].root, found[0].path) as file:
         assert file.read() == b"x"
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+@pytest.mark.parametrize("step", range(4))
+def test_open_beneath_reads_nothing_outside_whenever_a_link_takes_a_parts_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, step: int
+) -> None:
+    root, secrets = tmp_path / "root", tmp_path / "secrets"
+    for folder, text in ((root / "a" / "b", "the job's"), (secrets / "b", "secret")):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(text)
+    (one,), _ = find_artifacts(str(tmp_path / "none"), str(root), ["a"])
+    opened, steps = os.open, []
+
+    def swap() -> None:
+        target, to = (root / "a", secrets) if what == "folder" else (root / "a" / "b" / "file", secrets / "b" / "file")
+        target.rename(tmp_path / "moved")
+        target.symlink_to(to)
+
+    def open_and_swap(*args: Any, **more: Any) -> int:
+        if len(steps) == step:
+            swap()
+        steps.append(args)
+        return opened(*args, **more)
+
+    monkeypatch.setattr(os, "open", open_and_swap)
+    try:
+        with open_beneath(one.root, one.path) as file:
+            assert file.read() == b"the job's"
+    except OSError:
+        pass
+    assert len(steps) > step
