@@ -33,7 +33,8 @@ def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture
 def victim(jupyter: Lab) -> Iterator[httpx.Client]:
     """The browser of somebody who is logged in, and what it sends by itself: cookies."""
-    with httpx.Client(base_url=f"{jupyter.url}zbrain/", trust_env=False, timeout=30) as client:
+    anew = httpx.Limits(max_keepalive_connections=0)  # Jupyter hangs up after some refusals
+    with httpx.Client(base_url=f"{jupyter.url}zbrain/", trust_env=False, timeout=30, limits=anew) as client:
         client.get(jupyter.url, params={"token": jupyter.token})
         assert client.get("").status_code == 200  # the console sets the XSRF cookie
         yield client

@@ -47,11 +47,10 @@ def test_nothing_is_open_to_everybody_but_what_holds_nothing() -> None:
 
 
 async def test_every_route_wants_a_token_its_own_name_and_no_foreign_page(api: httpx.AsyncClient, owner: Owner) -> None:
-    async with httpx.AsyncClient(
-        base_url=owner.url, headers={"Sec-Fetch-Site": "same-origin"}, trust_env=False
-    ) as http:
+    page, anew = {"Sec-Fetch-Site": "same-origin"}, httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=owner.url, headers=page, trust_env=False, limits=anew) as http:
         assert (await http.get((await api.post("sessions")).json()["login"])).status_code == 200
-        async with httpx.AsyncClient(base_url=owner.url, trust_env=False) as stranger:
+        async with httpx.AsyncClient(base_url=owner.url, trust_env=False, limits=anew) as stranger:
             for method, path in closed_operations():
                 address = f"zbrain/api/{path}"
 

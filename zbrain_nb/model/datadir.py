@@ -177,7 +177,7 @@ def write_upstream(folder: Path, upstream: Upstream) -> None:
 def read_upstream(folder: Path) -> Upstream | None:
     """Return the Hub's service and a token for it, or None if no server of the user has named it."""
     try:
-        return msgspec.json.decode((folder / HUB_FILE).read_bytes(), type=Upstream)
+        return msgspec.json.decode(_read_own(folder / HUB_FILE), type=Upstream)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 

@@ -381,8 +381,9 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
             url = f"ws{self.address(upstream).removeprefix('http')}"
             try:
                 headers = bearer(upstream) | self.own_token()
-                request = HTTPRequest(url, headers=headers, follow_redirects=False)
-                return await websocket.websocket_connect(request, max_message_size=1 << 30, ping_interval=20)
+                return await websocket.websocket_connect(
+                    HTTPRequest(url, headers=headers), max_message_size=1 << 30, ping_interval=20
+                )
             except HTTPClientError as error:
                 raise web.HTTPError(error.code, str(error)) from error
             except OSError:
