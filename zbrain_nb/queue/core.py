@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,6 +59,8 @@ class QueueCore:
         self.default_org_id = default_org_id
         self.owner = owner or getpass.getuser()
         self.events = TakenEvents()
+        #: Whether the values of a job's secrets are kept; only a host does that.
+        self.holds_secrets: Callable[[str], bool] = lambda job_id: False
         self._clock = clock or Clock()
         self._limits = limits or Limits()
         self._opening: asyncio.Lock | None = None

@@ -27,7 +27,7 @@ from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Owner
 from zbrain_nb.model.errors import NotFound, ServerUnreachable, Unauthorized, ZBrainError
-from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
+from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER, SECRETS_HEADER
 from zbrain_nb.model.tokens import has_secret_form
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
@@ -49,6 +49,7 @@ _REQUEST_HEADERS = (
     "Content-Encoding",
     LENGTH_HEADER,
     OFFSET_HEADER,
+    SECRETS_HEADER,
 )
 _ANSWER_HEADERS = (
     "Content-Type",
