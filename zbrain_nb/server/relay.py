@@ -36,7 +36,7 @@ from zbrain_nb.model.errors import (
     ZBrainError,
     error_from_json,
 )
-from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
+from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER, SECRETS_HEADER
 from zbrain_nb.model.tokens import has_secret_form, hide_secrets, shows_secret
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
@@ -61,6 +61,7 @@ _REQUEST_HEADERS = (
     "Content-Encoding",
     LENGTH_HEADER,
     OFFSET_HEADER,
+    SECRETS_HEADER,
 )
 _ANSWER_HEADERS = (
     "Content-Type",
