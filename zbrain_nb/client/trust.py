@@ -2,7 +2,7 @@
 
 One's own jobs are trusted: their code is one's own, and the queue leases them to nobody but one's own workers, those
 of the host's account and those that an admin of the org has approved with a token. Who one is, the server says; a
-job of anybody else is loaded by who asks for it in so many words.
+job of anybody else is loaded by who asks for it in so many words. (An executor loads only what it has submitted.)
 """
 
 from __future__ import annotations
