@@ -192,6 +192,8 @@ ASKED: dict[tuple[str, str], list[Asked]] = {
     ("get", "queues"): [],
     ("post", "queues/{org}/{kind}/pause"): [about("org", "kind")],
     ("post", "queues/{org}/{kind}/resume"): [about("org", "kind")],
+    ("get", "orgs/{org}/limits"): [about("org")],
+    ("post", "orgs/{org}/limits"): [sending(lambda ids: {"running": 4}, "org")],
     ("get", "history"): [about(query=partial(_of_table, table, name)) for table in TABLES for name in ("org", "job")],
     ("get", "overview"): [asking(org="org")],
     ("get", "events"): [],  # a socket: see the test below
@@ -200,6 +202,7 @@ ASKED: dict[tuple[str, str], list[Asked]] = {
     ("post", "tokens"): [sending(lambda ids: {"roles": {ids.org: "viewer"}})],
     ("delete", "tokens/{token_id}"): [about("token_id")],
     ("get", "audit"): [asking(org="org"), about(query=lambda ids: {"who": ANN.owner}, tells=False)],
+    ("get", "whoami"): [],
     ("get", "health"): [],
     ("get", "openapi.json"): [],
     ("post", "backup"): [],

@@ -7,6 +7,7 @@
     artifacts/             content-addressed blobs (unless ZBRAIN_ARTIFACTS names another place)
     owner.json             who serves: url, token, pid, boot id, instance (mode 0600)
     token                  the secret of this data directory, made once (mode 0600)
+    secrets/               values of living jobs' secrets, encrypted
     host.lock              held by the host while it lives
     console.html           leads a browser to the console, by a code that works once (mode 0600)
     host.log               what host and local worker log
@@ -104,6 +105,7 @@ class DataDir:
         self.log = self.root / "host.log"
         self.told = self.root / "webhooks.json"
         self.worker = self.root / "worker"
+        self.secrets = self.root / "secrets"
 
     def token(self) -> str:
         """Return the secret of this data directory; the first caller makes it.
@@ -111,11 +113,12 @@ class DataDir:
         Raises
         ------
         ZBrainError
-            If the file holds no secret: an empty one would open the host to everybody.
+            If the file holds no secret: an empty one would open the host to everybody. If another account made it:
+            it would open the host to that account.
         """
         if not self.token_file.exists():
             self._make_token()
-        token = self.token_file.read_text().strip()
+        token = _read_own(self.token_file).decode().strip()
         if not _TOKEN.fullmatch(token):
             raise ZBrainError(
                 f"{self.token_file} holds no token.",
@@ -141,9 +144,14 @@ class DataDir:
 
         With `of_any_boot`, what the file says is returned even if it was written before the last boot, or on another
         machine that shares the directory.
+
+        Raises
+        ------
+        ZBrainError
+            If another account made the file: code and data would go to whom it names.
         """
         try:
-            owner = msgspec.json.decode(self.owner_file.read_bytes(), type=Owner)
+            owner = msgspec.json.decode(_read_own(self.owner_file), type=Owner)
         except (FileNotFoundError, PermissionError, msgspec.DecodeError, msgspec.ValidationError):
             return None
         return owner if of_any_boot or owner.boot_id == boot_id() else None
@@ -171,7 +179,7 @@ def write_upstream(folder: Path, upstream: Upstream) -> None:
 def read_upstream(folder: Path) -> Upstream | None:
     """Return the Hub's service and a token for it, or None if no server of the user has named it."""
     try:
-        return msgspec.json.decode((folder / HUB_FILE).read_bytes(), type=Upstream)
+        return msgspec.json.decode(_read_own(folder / HUB_FILE), type=Upstream)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
@@ -227,6 +235,18 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _read_own(path: Path) -> bytes:
+    """Return what a file holds that this account or root made; in a folder that others may write, others make files."""
+    with path.open("rb") as file:
+        maker = os.fstat(file.fileno()).st_uid
+        if maker not in (os.geteuid(), 0):
+            raise ZBrainError(
+                f"{path} was made by another account (uid {maker}), which could listen to all that is sent.",
+                "Remove it, and see that nobody else may write that folder; or set ZDB_DATA to one of your own.",
+            )
+        return file.read()
 
 
 def is_locked(path: str | os.PathLike[str]) -> bool:

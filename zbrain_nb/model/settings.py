@@ -13,6 +13,7 @@ import platformdirs
 from zbrain_nb.model.access import Role
 from zbrain_nb.model.checks import check_org_id
 from zbrain_nb.model.errors import InvalidSpec, ZBrainError
+from zbrain_nb.model.quotas import Quota, Quotas
 
 #: The first is the default; with "none" the host leaves the jobs to workers that come by themselves.
 WORKER_MODES = ("local", "none")
@@ -80,11 +81,14 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZWORKER_TEMP_DIR``: where jobs without a ``cwd`` run.
     default_org_id : str
         ``ZDEFAULT_ORG_ID``: the org of a single user.
-    org_running, owner_running, org_pending, owner_pending : int or None
-        ``ZBRAIN_MAX_RUNNING``, ``ZBRAIN_MAX_RUNNING_PER_OWNER``, ``ZBRAIN_MAX_PENDING``,
-        ``ZBRAIN_MAX_PENDING_PER_OWNER``: how many jobs of one org, or owner, run and wait at once.
+    quotas : Quotas
+        ``ZBRAIN_MAX_RUNNING``, ``ZBRAIN_MAX_PENDING``, ``ZBRAIN_MAX_STORED_MB``, ``ZBRAIN_MAX_LOG_KB_PER_SEC``,
+        ``ZBRAIN_MAX_SOCKETS``, and each with ``_PER_OWNER``: how much one org, or one owner, may use.
     url, token : str or None
         ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
+    host_data : str or None
+        ``ZBRAIN_HOST_DATA``: set in jobs whose host serves a data directory of this machine; its owner file says where
+        that is, also after a restart.
     warm_pool : bool
         ``ZBRAIN_WARM_POOL``: whether the worker forks cells from processes that have imported what they need.
     wait : bool or None
@@ -116,12 +120,10 @@ class Settings(msgspec.Struct, kw_only=True):
     worker_concurrency: int = 4
     worker_temp_dir: str | None = None
     default_org_id: str = "default"
-    org_running: int | None = None
-    owner_running: int | None = None
-    org_pending: int | None = None
-    owner_pending: int | None = None
+    quotas: Quotas = Quotas()
     url: str | None = None
     token: str | None = None
+    host_data: str | None = None
     warm_pool: bool = True
     wait: bool | None = None
     log_transitions: bool = False
@@ -160,12 +162,10 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         worker_concurrency=int(number("ZWORKER_CONCURRENCY", 4, low=1, whole=True)),
         worker_temp_dir=_absolute(environ.get("ZWORKER_TEMP_DIR")),
         default_org_id=number.org("ZDEFAULT_ORG_ID", "default"),
-        org_running=number.limit("ZBRAIN_MAX_RUNNING"),
-        owner_running=number.limit("ZBRAIN_MAX_RUNNING_PER_OWNER"),
-        org_pending=number.limit("ZBRAIN_MAX_PENDING"),
-        owner_pending=number.limit("ZBRAIN_MAX_PENDING_PER_OWNER"),
+        quotas=Quotas(org=_read_quota(number, ""), owner=_read_quota(number, "_PER_OWNER")),
         url=environ.get("ZBRAIN_URL") or None,
         token=environ.get("ZBRAIN_TOKEN") or None,
+        host_data=environ.get("ZBRAIN_HOST_DATA") or None,
         warm_pool=number.flag("ZBRAIN_WARM_POOL") is not False,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
@@ -177,6 +177,16 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         hub_roles=number.roles("ZBRAIN_HUB_ROLES"),
         webhooks=_absolute(environ.get("ZBRAIN_WEBHOOKS")),
         keep=_read_lifetimes(number),
+    )
+
+
+def _read_quota(number: _Reader, tail: str) -> Quota:
+    return Quota(
+        running=number.limit("ZBRAIN_MAX_RUNNING" + tail),
+        pending=number.limit("ZBRAIN_MAX_PENDING" + tail),
+        stored_bytes=number.limit("ZBRAIN_MAX_STORED_MB" + tail, 1 << 20),
+        log_bytes_per_sec=number.limit("ZBRAIN_MAX_LOG_KB_PER_SEC" + tail, 1 << 10),
+        sockets=number.limit("ZBRAIN_MAX_SOCKETS" + tail),
     )
 
 
@@ -216,8 +226,8 @@ class _Reader:
             )
         return value
 
-    def limit(self, name: str) -> int | None:
-        return int(self(name, 0, low=1, whole=True)) or None
+    def limit(self, name: str, unit: int = 1) -> int | None:
+        return unit * int(self(name, 0, low=1, whole=True)) or None
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         text = self._environ.get(name) or choices[0]

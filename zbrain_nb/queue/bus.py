@@ -9,6 +9,7 @@ from zbrain_nb.model.access import Principal
 from zbrain_nb.model.events import JOB_ONLY
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue.notices import Notice
+from zbrain_nb.queue.quotas import QuotaBook, over_sockets
 from zbrain_nb.queue.subscription import Renew, Subscription
 from zbrain_nb.queue.turn import Fact
 from zbrain_nb.store.queries import StoredEvent
@@ -47,6 +48,8 @@ class Bus:
         Where a subscription reads what it missed.
     open : callable
         Opens the queue; the first to wait for events does so if nobody did before.
+    quotas : QuotaBook
+        How many may follow.
 
     Attributes
     ----------
@@ -58,9 +61,10 @@ class Bus:
         How often a subscriber fell behind, and asked for what is kept no more.
     """
 
-    def __init__(self, past: Past, open: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, past: Past, open: Callable[[], Awaitable[object]], quotas: QuotaBook) -> None:
         self.past = past
         self.open = open
+        self._quotas = quotas
         self.is_open = False
         self.published_seq = 0
         self.held_bytes = 0
@@ -90,10 +94,23 @@ class Bus:
         waits: bool = False,
     ) -> Subscription:
         """Add a subscriber (see `JobQueue.subscribe`)."""
+        if scope is not None:
+            self._check_room(scope)
         subscription = Subscription(self, topics, after, kinds, scope, renew, waits=waits)
         for members in self._places(subscription):
             members.add(subscription)
         return subscription
+
+    def _check_room(self, scope: Principal) -> None:
+        for what, name in (("org", scope.home), ("owner", scope.owner)):
+            most = self._quotas.of(what, name).sockets
+            if most is not None and (used := self.count_followers(what, name)) >= most:
+                raise over_sockets(what, name, most, used)
+
+    def count_followers(self, what: str, name: str) -> int:
+        """Return how many follow events for an ``owner``, or for who has their home in an ``org``."""
+        scopes = [subscription.scope for subscription in self._everybody()]
+        return sum(name == (scope.home if what == "org" else scope.owner) for scope in scopes if scope is not None)
 
     def waiting(self, job_id: str, org_id: str) -> list[Subscription]:
         """Return who follows a job of an org that they see because they wait for its end."""

@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from zbrain_nb.model.errors import (
     ZBrainError,
 )
 from zbrain_nb.model.job import Job, JobState
+from zbrain_nb.model.quotas import Quotas
 from zbrain_nb.queue.bus import Bus
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
@@ -24,9 +25,10 @@ from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.grants import Grants
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
-from zbrain_nb.queue.limits import Limits
 from zbrain_nb.queue.loading import Folder, load, restore_positions
+from zbrain_nb.queue.lograte import LogRates
 from zbrain_nb.queue.past import StoredPast
+from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.refill import Refill
 from zbrain_nb.queue.taken import TakenEvents
 from zbrain_nb.queue.turn import Borrowed, Command, LookAgain, Turn
@@ -53,7 +55,7 @@ class QueueCore:
         default_org_id: str = "default",
         owner: str | None = None,
         clock: Clock | None = None,
-        limits: Limits | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self.storage = storage
         self.artifacts = artifacts if isinstance(artifacts, ArtifactStore) else ArtifactStore(artifacts)
@@ -61,26 +63,29 @@ class QueueCore:
         self.owner = owner or getpass.getuser()
         self.events = TakenEvents()
         self.grants = Grants(self.storage, self.artifacts, self.owner)
+        #: Whether the values of a job's secrets are kept; only a host does that.
+        self.holds_secrets: Callable[[str], bool] = lambda job_id: False
         self._clock = clock or Clock()
-        self._limits = limits or Limits()
+        self.quotas = QuotaBook(quotas or Quotas())
         self._opening: asyncio.Lock | None = None
         self._is_open = False
         self._cleanup: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._bus = Bus(StoredPast(self.storage, self.get), self.open)
+        self._bus = Bus(StoredPast(self.storage, self.get), self.open, self.quotas)
         self._watch = Watch(self._bus)
         self._keys_since = 0.0
         self._set_up(lease_ttl_secs)
 
     def _set_up(self, lease_ttl_secs: float) -> None:
-        self._index = Index(self._clock, self._limits)
+        self._index = Index(self._clock, self.quotas)
         self._index.leases.ttl_secs = lease_ttl_secs
         self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
         self._commits.measure = self._watch.metrics.committed
         self._endings = Endings(self._index)
         self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock)
-        self._intake = Intake(self._endings, self._desk.start)
+        self._rates = LogRates(self.quotas, self._clock)
+        self._intake = Intake(self._endings, self._desk.start, self._rates)
         self._folder = Folder(self.storage, self._index)
         self._refill = Refill(self.storage, self._index, self._serve)
         self._key_reader: asyncio.Task[None] | None = None

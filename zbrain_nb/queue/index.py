@@ -19,7 +19,7 @@ from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.keys import Keys
 from zbrain_nb.queue.lanes import Lane, Place
 from zbrain_nb.queue.leases import Leases
-from zbrain_nb.queue.limits import Limits
+from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.ready import ReadyQueues
 
 #: Ended jobs that are kept in memory, for those who ask at once.
@@ -102,14 +102,14 @@ class Index:
         Jobs that ended with a greater ``event_seq`` are all in memory.
     """
 
-    def __init__(self, clock: Clock, limits: Limits) -> None:
+    def __init__(self, clock: Clock, quotas: QuotaBook) -> None:
         self._clock = clock
         self.live: dict[str, Entry] = {}
         self.recent: OrderedDict[str, Entry] = OrderedDict()
         self.unfolded: dict[str, Job] = {}
         self.keys = Keys()
         self.children: dict[str, list[str]] = {}
-        self.ready = ReadyQueues(limits)
+        self.ready = ReadyQueues(quotas)
         self.delayed: list[tuple[float, str]] = []
         self.leases = Leases(clock)
         self.applied_seq = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from zbrain_nb.model.events import (
     JobLogged,
     JobProgress,
     JobStarted,
+    LogStream,
     WorkerEvent,
 )
 from zbrain_nb.model.job import INLINE_BYTES, JobArtifact, JobState
@@ -29,6 +31,7 @@ from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry
 from zbrain_nb.queue.loglines import as_columns, clean, from_texts
+from zbrain_nb.queue.lograte import LogRates, carries_output, size_of
 from zbrain_nb.queue.turn import Turn
 
 MAX_ARTIFACT_NAME = 1000
@@ -38,7 +41,9 @@ MAX_EXIT_CODE = 2**31 - 1
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 #: The worker who reports, or None for a caller in this process, who is trusted to know; and what it may have.
 Reporter = tuple[str | None, WorkerBinding]
-Status = Literal["ok", "gap", "stale", "invalid"]
+Status = Literal["ok", "later", "gap", "stale", "invalid"]
+#: It is remembered of so many attempts that their logs were told to be slowed down.
+MAX_SLOWED = 10_000
 
 
 class Intake:
@@ -50,11 +55,15 @@ class Intake:
         For events that end an attempt.
     start : callable
         ``start(turn, entry, worker_id)`` leases a waiting job for a worker that runs it unasked.
+    rates : LogRates
+        How fast output is taken.
     """
 
-    def __init__(self, endings: Endings, start: Callable[[Turn, Entry, str], Entry]) -> None:
+    def __init__(self, endings: Endings, start: Callable[[Turn, Entry, str], Entry], rates: LogRates) -> None:
         self._endings = endings
         self._start = start
+        self._rates = rates
+        self._slowed: OrderedDict[tuple[str, int], None] = OrderedDict()  # attempts whose log says so
 
     def take(
         self,
@@ -87,7 +96,11 @@ class Intake:
             if result is not None and result.status != "ok":
                 continue
             status, attempt, high, message = self._take_one(turn, event, reporter, absent, taken)
-            results[key] = EventResult(event.job_id, attempt, status, high, message)
+            result = results[key] = EventResult(event.job_id, attempt, status, high, message)
+            if status == "later":
+                entry = turn.entry(event.job_id)
+                assert entry is not None, "it was put off"
+                result.wait_secs = self._rates.wait_secs(entry.job.org_id, entry.job.owner)
         return list(results.values())
 
     def _take_one(
@@ -130,12 +143,29 @@ class Intake:
             return "gap", attempt, entry.high, ""
         if seq <= after:
             return "invalid", attempt, entry.high, "seq must be greater than after."
+        is_output = self._rates.are_limited and carries_output(event)
+        if is_output and worker_id is not None and self._rates.wait_secs(job.org_id, job.owner):
+            return "later", attempt, entry.high, self._slow_down(turn, entry)
         try:
             entry = self._change(turn, entry, event, seq, absent)
         except InvalidSpec as error:
             return "invalid", attempt, entry.high, error.message
+        if is_output:
+            self._rates.charge(job.org_id, job.owner, size_of(event))
         taken.append(msgspec.structs.replace(event, attempt=attempt, after=after, seq=seq))
         return "ok", attempt, seq, ""
+
+    def _slow_down(self, turn: Turn, entry: Entry) -> str:
+        """Return why more of a log comes later, in words; the log says so too, once for each attempt."""
+        job = entry.job
+        key, why = (job.id, job.attempt), self._rates.why(job.org_id, job.owner)
+        if key not in self._slowed:
+            self._slowed[key] = None
+            if len(self._slowed) > MAX_SLOWED:
+                self._slowed.popitem(last=False)
+            line = f"{why} What is over it is kept with the worker and comes later."
+            turn.append_log(entry, as_columns([(LogStream.SYSTEM, turn.now, line)]), None)
+        return why
 
     def _change(self, turn: Turn, entry: Entry, event: WorkerEvent, seq: int, absent: set[tuple[str, str]]) -> Entry:
         if isinstance(event, JobStarted):

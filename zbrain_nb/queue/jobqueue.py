@@ -40,8 +40,8 @@ class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, His
         The owner of jobs submitted without one; None is the account of this process.
     clock : Clock
         For tests.
-    limits : Limits
-        How many jobs an org or an owner may have; none unless given.
+    quotas : Quotas
+        How much an org or an owner may use; no limits unless given. Orgs may have own ones besides (`set_limits`).
     """
 
     def subscribe(
@@ -80,6 +80,8 @@ class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, His
         ------
         Malformed
             If a topic is none.
+        OverQuota
+            If `scope` has no room for one more follower.
         """
         return self._bus.subscribe(topics, after, kinds, scope, renew, waits=waits)
 

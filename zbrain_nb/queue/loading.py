@@ -14,6 +14,7 @@ from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.lanes import LaneKey, Place, base_of
 from zbrain_nb.queue.pauses import read_pauses
+from zbrain_nb.queue.quotas import read_quotas
 from zbrain_nb.queue.ready import window_for
 from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.rows import folded_row
@@ -53,6 +54,8 @@ async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
         log.info("Jobs were found in the store.", extra={"live": len(index.live), "parked": index.ready.parked})
     index.spare_collector()
     index.ready.paused.update(await read_pauses(storage))
+    for org_id, quota in (await read_quotas(storage)).items():
+        index.ready.quotas.replace(org_id, quota)
     known = [msgspec.json.decode(text, type=WorkerInfo) for text in await storage.read(queries.workers)]
     return {info.id: info for info in known}
 

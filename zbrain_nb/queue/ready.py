@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue.branches import Branch, Want
 from zbrain_nb.queue.lanes import Account, Lane, LaneKey, Place
-from zbrain_nb.queue.limits import Limits
+from zbrain_nb.queue.quotas import QuotaBook
 
 if TYPE_CHECKING:
     from zbrain_nb.queue.index import Entry
@@ -44,7 +44,7 @@ class ReadyQueues:
 
     Attributes
     ----------
-    limits : Limits
+    quotas : QuotaBook
         How many jobs an org or an owner may run.
     paused : dict of (org, kind) to str
         Queues from which nothing is leased, and why, in words.
@@ -58,8 +58,8 @@ class ReadyQueues:
         How many jobs of a lane are kept in memory, now.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, quotas: QuotaBook) -> None:
+        self.quotas = quotas
         self.paused: dict[tuple[str, str], str] = {}
         self.lanes: dict[LaneKey, Lane] = {}
         self.hungry: dict[Lane, None] = {}
@@ -244,10 +244,10 @@ class ReadyQueues:
         if self.is_paused(job.org_id, spec.kind):
             return self.paused[job.org_id, spec.kind]
         org, owner = self.orgs.get(job.org_id), self.owners.get(job.owner)
-        most = self.limits.org_running
+        most = self.quotas.of_org(job.org_id).running
         if most is not None and org is not None and org.running >= most:
             return f"Over the limit of the org {job.org_id}: {most} may run at once."
-        most = self.limits.owner_running
+        most = self.quotas.of_owner.running
         if most is not None and owner is not None and owner.running >= most:
             return f"Over the limit of {job.owner}: {most} may run at once."
         group = self.groups.get((job.org_id, spec.concurrency_group)) if spec.concurrency_group else None
@@ -267,11 +267,11 @@ class ReadyQueues:
         """Whether some lane has what is wanted; its jobs may turn out to be gone."""
         if want.owner is not None and want.owner not in self.owners:
             return False
-        most = self.limits.org_running
+        of_org = self.quotas.of_org
         return any(
             branch.may_fit(want)
             for org in self._wanted(want)
-            if most is None or org.running < most
+            if (most := of_org(org.name).running) is None or org.running < most
             for branch in self._open_branches(org, want)
         )
 
@@ -293,13 +293,14 @@ class ReadyQueues:
         is_wanted : callable
             Whether a job that is ready is one of those that `want` is restricted to.
         """
-        most = self.limits.org_running
+        of_org = self.quotas.of_org
         # Time moves on with the leases of all kinds: of orgs that it overtook, the one served least goes first.
         turns = [(max(org.time, self._time), org.time, n, org) for n, org in enumerate(self._wanted(want))]
         best: tuple[float, Lane, _Org] | None = None
         for turn, time, _, org in sorted(turns):
             if best is not None and (turn, time) > (best[0], best[2].time):
                 break
+            most = of_org(org.name).running
             if most is not None and org.running + leased[org] >= most:
                 continue
             for branch in self._open_branches(org, want):
@@ -389,7 +390,7 @@ class ReadyQueues:
 
     def _holder(self, lane: Lane, leased: Counter[Account]) -> Account | None:
         """Return the account whose limit holds the lane back."""
-        group, owner, most = lane.group, lane.owner, self.limits.owner_running
+        group, owner, most = lane.group, lane.owner, self.quotas.of_owner.running
         if group is not None and group.running + leased[group] >= lane.key.limit:
             return group
         if most is not None and owner.running + leased[owner] >= most:

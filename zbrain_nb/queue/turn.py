@@ -20,8 +20,8 @@ from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.keys import FirstOf, KeyOf
 from zbrain_nb.queue.lanes import Account, rank_of
-from zbrain_nb.queue.limits import over_pending
 from zbrain_nb.queue.loglines import Columns
+from zbrain_nb.queue.quotas import over_pending
 from zbrain_nb.store.lines import Lines
 from zbrain_nb.store.rows import Change, encode, job_row
 
@@ -282,13 +282,13 @@ class Turn(Change):
             Naming the limit and how much of it is used.
         """
         ready, created = self._stage.index.ready, self._stage.created
-        if not ready.limits.limits_pending:
+        if not ready.quotas.limits("pending"):
             return
         more = Counter(("org", job.org_id) for job in jobs) + Counter(("owner", job.owner) for job in jobs)
         for (what, name), number in more.items():
             account = (ready.orgs if what == "org" else ready.owners).get(name)
             used = (account.waiting if account is not None else 0) + created[what, name]
-            most = ready.limits.org_pending if what == "org" else ready.limits.owner_pending
+            most = ready.quotas.of(what, name).pending
             if most is not None and used + number > most:
                 raise over_pending(what, name, most, used, number)
         created.update(more)

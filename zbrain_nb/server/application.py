@@ -45,11 +45,13 @@ from zbrain_nb.server.handlers.jobs import (
     OutputsHandler,
     RetryHandler,
 )
+from zbrain_nb.server.handlers.limits import LimitsHandler
 from zbrain_nb.server.handlers.metrics import MetricsHandler
 from zbrain_nb.server.handlers.openapi import OpenApiHandler
 from zbrain_nb.server.handlers.overview import AttemptsHandler, OverviewHandler
 from zbrain_nb.server.handlers.queues import PauseHandler, QueuesHandler, ResumeHandler
 from zbrain_nb.server.handlers.tokens import TokenHandler, TokensHandler
+from zbrain_nb.server.handlers.whoami import WhoAmIHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
 from zbrain_nb.server.openapi import document
 
@@ -90,6 +92,7 @@ ROUTES: list[tuple[str, type[ApiHandler]]] = [
     ("queues", QueuesHandler),
     ("queues/{org}/{kind}/pause", PauseHandler),
     ("queues/{org}/{kind}/resume", ResumeHandler),
+    ("orgs/{org}/limits", LimitsHandler),
     ("history", HistoryHandler),
     ("overview", OverviewHandler),
     ("events", EventsHandler),
@@ -97,6 +100,7 @@ ROUTES: list[tuple[str, type[ApiHandler]]] = [
     ("tokens", TokensHandler),
     ("tokens/{token_id}", TokenHandler),
     ("audit", AuditHandler),
+    ("whoami", WhoAmIHandler),
     ("health", HealthHandler),
     ("openapi.json", OpenApiHandler),
 ]

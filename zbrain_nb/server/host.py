@@ -24,7 +24,6 @@ from zbrain_nb.model.errors import Conflict, ZBrainError
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.webhooks import read_webhooks
 from zbrain_nb.queue.jobqueue import JobQueue
-from zbrain_nb.queue.limits import Limits
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.application import Gate, make_application
 from zbrain_nb.server.audit import AuditLog
@@ -33,6 +32,7 @@ from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.job_tokens import JobTokens
 from zbrain_nb.server.local_worker import LocalWorkerWatch, host_worker_command
+from zbrain_nb.server.secrets import Secrets
 from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.tokens import Tokens
 from zbrain_nb.server.webhooks import Notifier
@@ -115,7 +115,7 @@ class Host:
             ArtifactStore(self.data.artifacts, storage.room),
             lease_ttl_secs=self.settings.lease_ttl_secs,
             default_org_id=self.settings.default_org_id,
-            limits=_limits(self.settings),
+            quotas=self.settings.quotas,
         )
         await queue.open()
         queue.start_lease_cleanup()
@@ -134,6 +134,8 @@ class Host:
         tokens = Tokens(storage, audit, end_tokens, home=self.settings.default_org_id)
         await tokens.start()
         job_tokens = JobTokens(token, queue.running_attempt)
+        kept_secrets = Secrets(self.data.secrets, token, queue)
+        await kept_secrets.start()
 
         async def find(secret: str) -> Principal | None:
             return tokens.find(secret) or job_tokens.find(secret)
@@ -147,6 +149,8 @@ class Host:
             identity=identity,
             sessions=sessions,
             tokens=tokens,
+            job_tokens=job_tokens,
+            secrets=kept_secrets,
             audit=audit,
             instance=secrets.token_hex(8),
             host_names=None if self._gate else self._host_names(),
@@ -155,6 +159,7 @@ class Host:
         try:
             sockets = bind_sockets(self._port, self._bind)
         except OSError as error:
+            await kept_secrets.stop()
             await tokens.stop()
             await audit.stop()
             await maintenance.stop()
@@ -227,6 +232,7 @@ class Host:
             await self._worker.stop(end_worker=end_worker)
         if self._http is not None:
             await self._http.close_all_connections()
+        await context.secrets.stop()
         await context.tokens.stop()
         await context.audit.stop()
         await context.maintenance.stop()
@@ -235,12 +241,3 @@ class Host:
         if owner is not None and owner.instance == context.instance:
             self.data.owner_file.unlink(missing_ok=True)
         self._lock.release()
-
-
-def _limits(settings: Settings) -> Limits:
-    return Limits(
-        org_running=settings.org_running,
-        owner_running=settings.owner_running,
-        org_pending=settings.org_pending,
-        owner_pending=settings.owner_pending,
-    )

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir, is_locked, lock_holder
+from zbrain_nb.model.environment import serving_environ
 from zbrain_nb.model.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class LocalWorkerWatch:
             start_new_session=True,
             cwd=self._lock.parent.parent,
             umask=self._umask,
+            env=serving_environ(),
         )
 
 

@@ -27,9 +27,17 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, parse_response_start_l
 from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Upstream
-from zbrain_nb.model.errors import Forbidden, NotFound, ServerUnreachable, Unauthorized, ZBrainError
-from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
-from zbrain_nb.model.tokens import has_secret_form
+from zbrain_nb.model.errors import (
+    Forbidden,
+    Malformed,
+    NotFound,
+    ServerUnreachable,
+    Unauthorized,
+    ZBrainError,
+    error_from_json,
+)
+from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER, SECRETS_HEADER
+from zbrain_nb.model.tokens import has_secret_form, hide_secrets, shows_secret
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
 from zbrain_nb.server.handlers.events import check_upgrade
@@ -53,6 +61,7 @@ _REQUEST_HEADERS = (
     "Content-Encoding",
     LENGTH_HEADER,
     OFFSET_HEADER,
+    SECRETS_HEADER,
 )
 _ANSWER_HEADERS = (
     "Content-Type",
@@ -67,6 +76,7 @@ _ANSWER_HEADERS = (
     "Referrer-Policy",
     "Cross-Origin-Resource-Policy",
     OFFSET_HEADER,
+    "Retry-After",
 )
 _BODILESS = ("GET", "HEAD", "DELETE")
 _NO_ANSWER = 599  # tornado's status for a request that got no answer
@@ -108,8 +118,25 @@ class _RelayHandler(JupyterHandler):
         if not self.own_token() and not self._has_kernel_token():
             super().check_xsrf_cookie()
 
+    def refuse_secret_in_address(self) -> None:
+        """Refuse what shows a token of zbrain's to all who read addresses, and keep it out of Jupyter's own log.
+
+        Raises
+        ------
+        Malformed
+            If one stands there: as the host would say, which does not see a ``token`` in the query.
+        """
+        address = self.request.uri or ""
+        if shows_secret(address):
+            self.request.uri = hide_secrets(address)
+            raise Malformed(
+                "A token stands in the address, where logs and histories keep it.",
+                "Send it as `Authorization: token ...`, and have this one revoked.",
+            )
+
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
         """Admit the caller."""
+        self.refuse_secret_in_address()
         await super().prepare(_redirect_to_login=False)
         if self.own_token() or self._has_kernel_token():
             return
@@ -318,6 +345,7 @@ class RelayPageHandler(RelayHandler):
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
         """Learn who it is; the kernels' token opens no pages."""
         self._chunks = []
+        self.refuse_secret_in_address()
         await JupyterHandler.prepare(self)
 
     async def _page(self, *args: str) -> None:
@@ -367,7 +395,7 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
                     HTTPRequest(url, headers=headers), max_message_size=1 << 30, ping_interval=20
                 )
             except HTTPClientError as error:
-                raise web.HTTPError(error.code, str(error)) from error
+                raise _refusal_of(error) from error
             except OSError:
                 self.link.lost(upstream)
         raise ServerUnreachable("The zbrain host does not answer.", "Try again in a moment.")
@@ -393,6 +421,16 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
             self._pumping.cancel()
         if self._upstream is not None:
             self._upstream.close()
+
+
+def _refusal_of(error: HTTPClientError) -> Exception:
+    """Return what the host says in place of an upgrade."""
+    body = error.response.body if error.response is not None else b""
+    try:
+        said = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return web.HTTPError(error.code, str(error))
+    return error_from_json(said, error.code)
 
 
 def relay_routes() -> list[tuple[str, Any]]:

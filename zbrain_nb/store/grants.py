@@ -15,8 +15,6 @@ from zbrain_nb.model.access import Party
 #: Org, owner and SHA-256.
 Grant = tuple[str, str, str]
 
-_COLUMNS = "unnest(?::VARCHAR[]) AS org_id, unnest(?::VARCHAR[]) AS owner, unnest(?::VARCHAR[]) AS sha256"
-
 
 def grants_of(parties: Iterable[Party], names: Iterable[str]) -> set[Grant]:
     """Return the grants by which each of `parties` may name each of the blobs."""
@@ -24,16 +22,15 @@ def grants_of(parties: Iterable[Party], names: Iterable[str]) -> set[Grant]:
     return {(org_id, owner, sha256) for org_id, owner in parties for sha256 in names}
 
 
-def stored_grants(cursor: duckdb.DuckDBPyConnection, wanted: Collection[Grant]) -> set[Grant]:
+def stored_grants(cursor: duckdb.DuckDBPyConnection, wanted: set[Grant]) -> set[Grant]:
     """Return those of `wanted` that are stored."""
     if not wanted:
         return set()
+    heads = list({_head(sha256) for _, _, sha256 in wanted})
     rows = cursor.execute(
-        f"SELECT DISTINCT * FROM grants WHERE sha256 IN (SELECT unnest(?::VARCHAR[])) "
-        f"AND (org_id, owner, sha256) IN (SELECT (org_id, owner, sha256) FROM (SELECT {_COLUMNS}))",
-        [list({sha256 for _, _, sha256 in wanted}), *_columns(wanted)],
+        "SELECT org_id, owner, sha256 FROM grants WHERE head IN (SELECT unnest(?::UBIGINT[]))", [heads]
     ).fetchall()
-    return set(rows)
+    return wanted.intersection(rows)
 
 
 def granted_blobs(cursor: duckdb.DuckDBPyConnection) -> list[str]:
@@ -43,7 +40,13 @@ def granted_blobs(cursor: duckdb.DuckDBPyConnection) -> list[str]:
 
 def add_grants(connection: duckdb.DuckDBPyConnection, grants: Collection[Grant]) -> None:
     """Add grants."""
-    connection.execute(f"INSERT INTO grants SELECT {_COLUMNS}", _columns(grants))
+    heads = [_head(sha256) for _, _, sha256 in grants]
+    columns = [list(column) for column in zip(*grants, strict=True)]
+    connection.execute(
+        "INSERT INTO grants SELECT unnest(?::UBIGINT[]), unnest(?::VARCHAR[]), unnest(?::VARCHAR[]), "
+        "unnest(?::VARCHAR[])",
+        [heads, *columns],
+    )
 
 
 def forget_grants(connection: duckdb.DuckDBPyConnection, names: Collection[str]) -> None:
@@ -51,5 +54,5 @@ def forget_grants(connection: duckdb.DuckDBPyConnection, names: Collection[str])
     connection.execute("DELETE FROM grants WHERE sha256 IN (SELECT unnest(?::VARCHAR[]))", [list(names)])
 
 
-def _columns(grants: Collection[Grant]) -> list[list[str]]:
-    return [list(column) for column in zip(*grants, strict=True)]
+def _head(sha256: str) -> int:
+    return int(sha256[:16], 16)

@@ -45,9 +45,15 @@ CREATE TABLE tokens (
 )
 """
 
-# Who may name which blob (see `zbrain_nb.queue.grants`). `org_id` is empty for a worker's token.
+# Who may name which blob (see `zbrain_nb.queue.grants`). `org_id` is empty for a worker's token. `head` is the
+# beginning of the hash as a number, by which rows are found ten times as fast; an index would be held in memory.
 _GRANTS = """
-CREATE TABLE grants (org_id VARCHAR NOT NULL, owner VARCHAR NOT NULL, sha256 VARCHAR NOT NULL)
+CREATE TABLE grants (
+    head UBIGINT NOT NULL,
+    org_id VARCHAR NOT NULL,
+    owner VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL
+)
 """
 
 # `first_seq` is a number that every row of the segment exceeds or has, but for those carried over from a dropped

@@ -110,5 +110,9 @@ class QueueLink:
         """See `Link`."""
         return await self._queue.get(job_id) is not None
 
+    def way_back(self) -> dict[str, str]:
+        """See `Link`: there is no way into this process."""
+        return {}
+
     async def close(self) -> None:
         """Do nothing: the queue belongs to the caller."""

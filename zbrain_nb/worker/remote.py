@@ -44,8 +44,9 @@ from zbrain_nb.worker.patience import Patience, is_passing
 log = logging.getLogger(__name__)
 Key = tuple[str, int]
 LEASE_WAIT_SECS = 20.0
-#: Events that may wait before `handle_worker_event` makes its caller wait too.
+#: Events that may wait before `handle_worker_event` makes its caller wait too, in all and of an attempt put off.
 BACKLOG = 10_000
+MOST_PUT_OFF = 100
 BATCH = 2_000
 #: How many turns of the loop slots have to say what they have to, before a request is made of it.
 TURNS = 8
@@ -113,6 +114,7 @@ class RemoteQueue:
         self._waiting: deque[_Waiting] = deque()
         self._running: set[Key] = set()
         self._begun: dict[Key, float] = {}  # of those that have not said their end: when they were handed out
+        self._put_off: dict[Key, list[_Waiting]] = {}  # of attempts whose log comes too fast for the queue
         self._trouble: dict[Key, ZBrainError] = {}  # of events whose sender did not wait for the answer
         self._drained = asyncio.Event()
         self._is_scheduled = False
@@ -173,7 +175,7 @@ class RemoteQueue:
         if ends and (began := self._begun.pop(key, None)):
             self._learn(now() - began)
         taken = asyncio.get_running_loop().create_future() if ends else None
-        self._waiting.append(_Waiting(event, taken))
+        self._put_off.get(key, self._waiting).append(_Waiting(event, taken))
         self._schedule()
         if taken is not None:
             try:
@@ -181,7 +183,7 @@ class RemoteQueue:
             finally:
                 self._running.discard(key)
                 self._trouble.pop(key, None)
-        while len(self._waiting) > BACKLOG:
+        while len(self._waiting) > BACKLOG or len(self._put_off.get(key, ())) > MOST_PUT_OFF:
             self._drained.clear()
             await self._drained.wait()
 
@@ -458,6 +460,9 @@ class RemoteQueue:
 
     def _settle(self, batch: list[_Waiting], results: list[EventResult]) -> None:
         by_key = {(result.job_id, result.attempt): result for result in results}
+        for result in results:
+            if result.status == "later":
+                batch = self._hold(result, batch)
         for event, taken in batch:
             key = event.job_id, event.attempt or 0
             self._giving.pop(key, None)
@@ -470,6 +475,24 @@ class RemoteQueue:
                 taken.set_result(None)
             else:
                 taken.set_exception(self._trouble.get(key, error))
+
+    def _hold(self, result: EventResult, batch: list[_Waiting]) -> list[_Waiting]:
+        """Keep for a while what the queue wants later of an attempt; return the rest of the batch."""
+        key = result.job_id, result.attempt
+
+        def is_put_off(waiting: _Waiting) -> bool:
+            event = waiting.event
+            return (event.job_id, event.attempt or 0) == key and (event.seq or 0) > result.high
+
+        self._put_off[key] = [waiting for waiting in (*batch, *self._waiting) if is_put_off(waiting)]
+        self._waiting = deque(waiting for waiting in self._waiting if not is_put_off(waiting))
+        asyncio.get_running_loop().call_later(result.wait_secs, self._go_on, key)
+        return [waiting for waiting in batch if not is_put_off(waiting)]
+
+    def _go_on(self, key: Key) -> None:
+        self._waiting.extend(self._put_off.pop(key))
+        self._drained.set()
+        self._schedule()
 
 
 def _returned(job: Job, reason: str) -> AnyWorkerEvent:

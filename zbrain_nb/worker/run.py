@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from zbrain_nb.model.job import Job
+from zbrain_nb.model.protocol import Lease
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.grip import Grip
 from zbrain_nb.worker.request import RunRequest
@@ -34,8 +35,12 @@ class Run:
         Whether its processes are gone: it takes up no slot.
     canceled, stale, stopped : bool
         Whether its processes shall end; of a stale one nothing is told any more, a stopped one is lost.
+    is_put_off : bool
+        Whether the queue wants nothing of it for a while.
     failures : int
         How often the worker failed at it without getting any further.
+    lease : Lease or None
+        The whole of what was leased, if that is known.
     session, number : Session or None, int
         Of a call: the session that runs it, and its number there.
     """
@@ -52,11 +57,13 @@ class Run:
     canceled: bool = False
     stale: bool = False
     stopped: bool = False
+    is_put_off: bool = False
     failures: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     session: Session | None = None
     number: int = 0
+    lease: Lease | None = None
 
     @property
     def key(self) -> Key:

@@ -55,14 +55,14 @@ class Sender:
         is_busy = False
         while True:
             await self._registered.wait()
-            waiting = [run for run in self._runs.all() if run.delivery.waiting and not run.stale]
+            waiting = self._waiting()
             if not waiting:
                 self._something.clear()
                 await self._something.wait()
                 continue
             if is_busy and len(waiting) < _MANY_RUNS:
                 await asyncio.sleep(BUSY_GATHER_SECS)
-                waiting = [run for run in self._runs.all() if run.delivery.waiting and not run.stale]
+                waiting = self._waiting()
             elif not any(run.delivery.urgent for run in waiting):
                 await asyncio.sleep(GATHER_SECS)
             events = self._gather(waiting, limit)
@@ -87,6 +87,9 @@ class Sender:
             limit = BATCH_BYTES
             for result in answer.results:
                 self._apply(result)
+
+    def _waiting(self) -> list[Run]:
+        return [run for run in self._runs.all() if run.delivery.waiting and not (run.stale or run.is_put_off)]
 
     def _gather(self, waiting: list[Run], limit: int) -> list[AnyWorkerEvent]:
         """Return the next batch: one run after the other comes first, and all others get what is left to each.
@@ -118,7 +121,20 @@ class Sender:
         elif not run.delivery.acknowledge(result.high):
             log.warning("queue lacks events", extra={"job": run.job_id, "high": result.high})
             self._runs.restart(run, result.high)
+        elif result.status == "later":
+            self._put_off(run, result.wait_secs)
         self._runs.heard(run)
+
+    def _put_off(self, run: Run, secs: float) -> None:
+        """Send nothing of a run for a while: its log comes too fast. What it goes on to say stays in its spool."""
+
+        def go_on() -> None:
+            run.is_put_off = False
+            self.notify()
+
+        if not run.is_put_off:
+            run.is_put_off = True
+            asyncio.get_running_loop().call_later(secs, go_on)
 
     def _replace(self, result: EventResult) -> None:
         run = self._find(result)

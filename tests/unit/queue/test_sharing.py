@@ -12,7 +12,7 @@ from zbrain_nb import JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.errors import InvalidSpec, OverQuota
 from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.model.job import Resources
-from zbrain_nb.queue.limits import Limits
+from zbrain_nb.model.quotas import Quota, Quotas
 
 pytestmark = pytest.mark.anyio
 
@@ -21,8 +21,8 @@ def spec(**fields):
     return JobSpec(cmd=["true"], **fields)
 
 
-def limited(tmp_path, clock, **limits):
-    return JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada", limits=Limits(**limits))
+def limited(tmp_path, clock, **quotas):
+    return JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada", quotas=Quotas(**quotas))
 
 
 async def names(hand, limit):
@@ -184,7 +184,7 @@ async def test_lease_that_could_not_be_written_leaves_the_group_free(queue, monk
 
 
 async def test_org_over_its_running_limit_waits_and_says_so(tmp_path, clock):
-    async with limited(tmp_path, clock, org_running=2) as queue:
+    async with limited(tmp_path, clock, org=Quota(running=2)) as queue:
         ids = await queue.submit_many([spec(org_id="lab") for _ in range(4)] + [spec(org_id="else")])
         hand = await Hand(queue).register()
         assert sorted(await names(hand, 9)) == ["else", "lab", "lab"]
@@ -194,7 +194,7 @@ async def test_org_over_its_running_limit_waits_and_says_so(tmp_path, clock):
 
 
 async def test_owner_over_its_running_limit_does_not_hold_up_others(tmp_path, clock):
-    async with limited(tmp_path, clock, owner_running=1) as queue:
+    async with limited(tmp_path, clock, owner=Quota(running=1)) as queue:
         await queue.submit_many([spec() for _ in range(3)], owner="ada")
         await queue.submit_many([spec() for _ in range(3)], owner="bob")
         hand = await Hand(queue).register()
@@ -204,14 +204,13 @@ async def test_owner_over_its_running_limit_does_not_hold_up_others(tmp_path, cl
         assert [job.owner for job in await hand.lease(limit=9)] == ["bob"]
 
 
-@pytest.mark.parametrize("limits", [{"org_pending": 3}, {"owner_pending": 3}])
-async def test_submit_over_the_pending_limit_is_refused_with_the_figures(tmp_path, clock, limits):
-    async with limited(tmp_path, clock, **limits) as queue:
+@pytest.mark.parametrize("what", ["org", "owner"])
+async def test_submit_over_the_pending_limit_is_refused_with_the_figures(tmp_path, clock, what):
+    async with limited(tmp_path, clock, **{what: Quota(pending=3)}) as queue:
         await queue.submit(spec())
         with pytest.raises(OverQuota) as caught:
             await queue.submit_many([spec() for _ in range(3)])
-        (quota,) = limits
-        assert caught.value.details == {"quota": quota, "limit": 3, "used": 1}
+        assert caught.value.details == {"quota": f"{what}_pending", "limit": 3, "used": 1, "retry_after_secs": 10}
         assert queue.active_jobs() == 1
         results = await asyncio.gather(*(queue.submit(spec()) for _ in range(4)), return_exceptions=True)
         assert Counter(type(result) for result in results) == {str: 2, OverQuota: 2}
@@ -221,7 +220,7 @@ async def test_submit_over_the_pending_limit_is_refused_with_the_figures(tmp_pat
 
 
 async def test_key_of_a_known_job_is_answered_though_the_limit_is_reached(tmp_path, clock):
-    async with limited(tmp_path, clock, org_pending=1) as queue:
+    async with limited(tmp_path, clock, org=Quota(pending=1)) as queue:
         first = await queue.submit(spec(idempotency_key="k"))
         assert await queue.submit(spec(idempotency_key="k")) == first
 

@@ -15,7 +15,7 @@ from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import JobCompleted, JobFailed, JobLogged, JobStarted, LogStream
 from zbrain_nb.model.job import INLINE_BYTES, JobArtifact, Resources
 from zbrain_nb.model.protocol import HeartbeatRequest, LeaseRequest
-from zbrain_nb.queue.limits import Limits
+from zbrain_nb.model.quotas import Quota, Quotas
 
 pytestmark = pytest.mark.anyio
 
@@ -185,8 +185,8 @@ async def test_request_for_calls_ahead_alone_is_not_held_open(queue):
 
 
 async def test_calls_leased_ahead_count_for_the_limit_of_the_owner(tmp_path, clock):
-    storage = Storage(tmp_path)
-    async with JobQueue(storage, tmp_path / "blobs", clock=clock, owner="ada", limits=Limits(owner_running=2)) as queue:
+    storage, quotas = Storage(tmp_path), Quotas(owner=Quota(running=2))
+    async with JobQueue(storage, tmp_path / "blobs", clock=clock, owner="ada", quotas=quotas) as queue:
         queue.artifacts.put_bytes(_CALL_BYTES)
         hand = await Hand(queue).register()
         await queue.submit_many([CALL] * 5)

@@ -35,6 +35,8 @@ from zbrain_nb.server.handlers.arguments import read_arguments
 from zbrain_nb.server.handlers.audited import Audited
 from zbrain_nb.server.handlers.declaration import operation_of
 from zbrain_nb.server.identity import Identity
+from zbrain_nb.server.job_tokens import JobTokens
+from zbrain_nb.server.secrets import Secrets
 from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.tokens import Tokens
 
@@ -67,6 +69,10 @@ class HostContext:
         Browsers that a person sent here.
     tokens : Tokens
         Those that are kept.
+    job_tokens : JobTokens
+        Those of attempts.
+    secrets : Secrets
+        Keeps the values of jobs' secrets.
     audit : AuditLog
         Is told who did what.
     instance : str
@@ -88,6 +94,8 @@ class HostContext:
     identity: Identity
     sessions: Sessions
     tokens: Tokens
+    job_tokens: JobTokens
+    secrets: Secrets
     audit: AuditLog
     instance: str
     host_names: set[str] | None
@@ -272,6 +280,8 @@ class ApiHandler(Audited, web.RequestHandler):
             allowed = self.methods()
             error = MethodNotAllowed(f"This address does not take {self.request.method}.", f"It takes {allowed}.")
             self.set_header("Allow", allowed)
+        if "retry_after_secs" in error.details:
+            self.set_header("Retry-After", str(error.details["retry_after_secs"]))
         self.set_status(error.status)
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(error.as_json()))

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 from tornado import websocket
 
-from zbrain_nb.model.errors import Forbidden, Malformed, Unauthorized, ZBrainError
+from zbrain_nb.model.errors import Forbidden, Malformed, OverQuota, Unauthorized, ZBrainError
 from zbrain_nb.queue.subscription import Subscription
 from zbrain_nb.server.handlers.base import ApiHandler
 from zbrain_nb.server.handlers.declaration import PEOPLE, operation
@@ -55,7 +55,7 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
         """Refuse browsers without a session here: they come through Jupyter's relay, which sends no origin."""
         return self.takes_session() and self.context.sessions.find(session_of(self.request)) is not None
 
-    @operation(admits=PEOPLE, query=EventsQuery, answers={101: None})
+    @operation(admits=PEOPLE, query=EventsQuery, answers={101: None}, refuses=(OverQuota,))
     async def get(self, *args: str, **kwargs: str) -> None:
         """Check the query before the upgrade, while an error can still be told."""
         check_upgrade(self)

@@ -1,0 +1,106 @@
+"""Which limits hold for which org and owner, the refusals that name them, and how what was set for an org is kept.
+
+Who counts what is used looks here for what may be: the ready queues (running), a turn (pending), the bus (sockets),
+the intake of worker events (log). What was set for an org outlives restarts.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from zbrain_nb.model.errors import OverQuota
+from zbrain_nb.model.quotas import OrgQuota, Quota, Quotas
+from zbrain_nb.store import waiting
+from zbrain_nb.store.storage import Storage
+
+_NOTHING_SET = OrgQuota()
+#: Under keys that begin so the store keeps what was set for orgs.
+_HEAD = "quota:"
+#: When to try again what is refused until others have ended.
+PENDING_RETRY_SECS, SOCKET_RETRY_SECS = 10, 30
+
+
+class QuotaBook:
+    """The limits of all orgs and owners.
+
+    Parameters
+    ----------
+    usual : Quotas
+        What holds for an org for which nothing was set, and for each owner.
+    """
+
+    def __init__(self, usual: Quotas) -> None:
+        self.usual = usual
+        self._set: dict[str, OrgQuota] = {}
+        self._merged: dict[str, Quota] = {}
+        self._limited = self._all_given()
+
+    def of_org(self, org_id: str) -> Quota:
+        """Return what holds for an org."""
+        return self._merged.get(org_id, self.usual.org) if self._merged else self.usual.org
+
+    @property
+    def of_owner(self) -> Quota:
+        """What holds for each owner."""
+        return self.usual.owner
+
+    def of(self, what: str, name: str) -> Quota:
+        """Return what holds for ``org`` or ``owner`` of that name."""
+        return self.of_org(name) if what == "org" else self.of_owner
+
+    def limits(self, quota: str) -> bool:
+        """Whether anybody has a limit of this name, so that it has to be counted."""
+        return quota in self._limited
+
+    def set_for(self, org_id: str) -> OrgQuota:
+        """Return what was set for an org."""
+        return self._set.get(org_id, _NOTHING_SET)
+
+    def replace(self, org_id: str, quota: OrgQuota) -> None:
+        """Let other limits hold for an org from now on."""
+        if quota == _NOTHING_SET:
+            self._set.pop(org_id, None)
+            self._merged.pop(org_id, None)
+        else:
+            self._set[org_id] = quota
+            self._merged[org_id] = quota.over(self.usual.org)
+        self._limited = self._all_given()
+
+    def _all_given(self) -> set[str]:
+        quotas = (self.usual.org, self.usual.owner, *self._merged.values())
+        return {name for quota in quotas for name in quota.given()}
+
+
+async def read_quotas(storage: Storage) -> dict[str, OrgQuota]:
+    """Return what was set for orgs."""
+    found = await storage.read(waiting.metas, _HEAD)
+    return {org_id: msgspec.json.decode(text, type=OrgQuota) for org_id, text in found.items()}
+
+
+async def save_quota(storage: Storage, org_id: str, quota: OrgQuota) -> None:
+    """Keep what was set for an org."""
+    text = None if quota == _NOTHING_SET else msgspec.json.encode(quota).decode()
+    await storage.write(lambda database: database.save_meta(_HEAD + org_id, text))
+
+
+def over_pending(what: str, name: str, limit: int, used: int, more: int) -> OverQuota:
+    """Return the refusal of `more` jobs that would go over a limit."""
+    jobs = "one more" if more == 1 else f"{more:,} more"
+    message = f"{what.capitalize()} {name!r} has {used:,} waiting jobs and cannot add {jobs}: its limit is {limit:,}."
+    if more > limit:
+        return _refusal(what, "pending", message, "Submit them in parts, each when some have started.", limit, used)
+    hint = "Submit again when some of them have started, or cancel some."
+    return _refusal(what, "pending", message, hint, limit, used, PENDING_RETRY_SECS)
+
+
+def over_sockets(what: str, name: str, limit: int, used: int) -> OverQuota:
+    """Return the refusal of one more follower of events."""
+    message = f"{what.capitalize()} {name!r} follows events by {used:,} connections already: its limit is {limit:,}."
+    return _refusal(what, "sockets", message, "Close views that are not needed.", limit, used, SOCKET_RETRY_SECS)
+
+
+def _refusal(
+    what: str, quota: str, message: str, hint: str, limit: int, used: int, retry_after_secs: int | None = None
+) -> OverQuota:
+    wait = {} if retry_after_secs is None else {"retry_after_secs": retry_after_secs}
+    return OverQuota(message, hint, quota=f"{what}_{quota}", limit=limit, used=used, **wait)
