@@ -35,6 +35,8 @@ CREDENTIALS = dict.fromkeys(_NAMES.split(), MARK) | {
     "ZBRAIN_TOKEN": MARK,
     "ZBRAIN_URL": f"http://{MARK}/",
 }
+#: All but what a job has of its own, with another value (see `Link.way_back`).
+THEIRS = sorted(CREDENTIALS.keys() - {"ZBRAIN_TOKEN", "ZBRAIN_URL"})
 HARMLESS = {
     "PATH_OF_MINE": "/opt",
     "TOKENIZERS_PARALLELISM": "false",
@@ -46,7 +48,7 @@ HARMLESS = {
 LOOK = f"""
 import os
 from pathlib import Path
-found = [name for name, value in os.environ.items() if {MARK!r} in value or name in {sorted(CREDENTIALS)!r}]
+found = [name for name, value in os.environ.items() if {MARK!r} in value or name in {THEIRS!r}]
 pid = os.getpid()
 for _ in range({{generations}}):
     found += ["a process"] * ({MARK!r}.encode() in Path(f"/proc/{{{{pid}}}}/environ").read_bytes())
