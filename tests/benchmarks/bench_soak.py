@@ -191,7 +191,7 @@ async def soak(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     load = Load(options.submits, options.lines)
 
     async def folded() -> None:
-        """Nothing: `fold_on` does it."""
+        """Nothing: `fold_on` does it, and there are no blobs."""
 
     maintenance = Maintenance(
         storage,
@@ -199,6 +199,7 @@ async def soak(folder: Path, options: argparse.Namespace) -> dict[str, object]:
         keep,
         living=lambda: [job.id for job in load.jobs],
         fold=folded,
+        forget_grants=folded,
     )
     watch, read_times, dropped = Watch(storage.path), list[float](), list[str]()
     others = [

@@ -166,6 +166,7 @@ class StubServer:
         self.search_window = 20_000
         self.answer_posts = True
         self.waiting = 0
+        self.viewer = "ada"
         self.attempts: list[dict[str, Any]] = []
         self.while_loading: Callable[[str | None], None] | None = None
         self._seq = 100
@@ -182,6 +183,7 @@ class StubServer:
                 (r"/view/(.*)", StaticFileHandler, {"path": str(VIEW)}),
                 (r"/widget.js", _Widget),
                 (r"/(page|widget)", _Page, {"stub": self}),
+                (r"/zbrain/api/whoami", _WhoAmI, {"stub": self}),
                 (r"/zbrain/api/jobs", _List, {"stub": self}),
                 (r"/(remoteEntry.js)", StaticFileHandler, {"path": str(VIEW.parent / "labextension" / "static")}),
                 (r"/zbrain/api/events", _Events, {"stub": self}),
@@ -358,6 +360,16 @@ class _Widget(RequestHandler):
     def get(self) -> None:
         self.set_header("Content-Type", "text/javascript")
         self.finish(str(ViewWidget._esm))
+
+
+class _WhoAmI(RequestHandler):
+    def initialize(self, stub: StubServer) -> None:
+        self.stub = stub
+
+    def get(self) -> None:
+        if self.stub.down:
+            raise HTTPError(503)
+        self.finish({"owner": self.stub.viewer, "home": "default", "roles": None})
 
 
 class _Jobs(RequestHandler):

@@ -312,7 +312,8 @@ async def test_list_query_that_does_not_hold_is_malformed(untouched: httpx.Async
 @pytest.mark.parametrize("name", ["org", "name", "q"])
 @pytest.mark.parametrize("value", ["a%00b", "%25", "'", "_", "x" * 10_000, "%F0%9F%92%A9", "%E2%80%AE"])
 async def test_list_query_of_odd_text_finds_nothing(untouched: httpx.AsyncClient, name: str, value: str) -> None:
-    assert (await untouched.get(f"jobs?{name}={value}")).json() == {"jobs": [], "next_cursor": None}
+    found = (await untouched.get(f"jobs?{name}={value}")).json()
+    assert (found["jobs"], found["next_cursor"]) == ([], None)
 
 
 @pytest.mark.parametrize("query", ["from_seq=-1", "from_seq=x", "from_seq=1e3", "limit=0", "limit=10001", "stream=odd"])

@@ -98,10 +98,10 @@ async def test_damaged_input_is_not_handed_to_the_worker(
     assert (await api.get(f"jobs/{job['id']}/inputs/data")).json()["error"]["code"] == "blob_mismatch"
     link = HttpLink(follow(host.data))
     with pytest.raises(BlobMismatch, match="damaged"):
-        await link.fetch_input(job["id"], "data", digest, tmp_path / "copy")
+        await link.fetch_input(job["id"], 1, "data", digest, tmp_path / "copy")
     path.unlink()
     with pytest.raises(NotFound):
-        await link.fetch_input(job["id"], "data", digest, tmp_path / "copy")
+        await link.fetch_input(job["id"], 1, "data", digest, tmp_path / "copy")
     await link.close()
 
 

@@ -20,10 +20,11 @@ pytestmark = pytest.mark.anyio
 
 
 class Upstream:
-    """Proves itself, and answers all else with bytes without end."""
+    """Proves itself, and answers all else with bytes without end, or sends elsewhere."""
 
     def __init__(self, token: str) -> None:
         self.token = token
+        self.elsewhere = ""
         self.heads: list[str] = []
         self.left = asyncio.Event()
 
@@ -36,7 +37,12 @@ class Upstream:
                 await writer.drain()
             else:
                 self.heads.append(head)
-                await self._pour(writer)
+                if self.elsewhere:
+                    leads = f"Location: {self.elsewhere}\r\nSet-Cookie: session=fixed\r\nContent-Length: 0\r\n\r\n"
+                    writer.write(f"HTTP/1.1 302 Found\r\n{leads}".encode())
+                    await writer.drain()
+                else:
+                    await self._pour(writer)
         writer.close()
 
     async def _pour(self, writer: asyncio.StreamWriter) -> None:
@@ -82,3 +88,31 @@ async def test_relay_asks_the_host_for_nothing_that_nobody_wants(upstream: tuple
         assert host.heads[0].startswith("GET /zbrain/api/jobs?limit=1 HTTP")
     said = (lab.folder / "server.log").read_text()
     assert "Traceback" not in said, said
+
+
+async def test_relay_follows_no_redirect_and_passes_on_no_cookie_either_way(upstream: tuple[Upstream, Lab]) -> None:
+    host, lab = upstream
+    heard = bytearray()
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.extend(await reader.read(65536))
+        writer.close()
+
+    thief = await asyncio.start_server(hear, "127.0.0.1", 0)
+    host.elsewhere = f"http://127.0.0.1:{thief.sockets[0].getsockname()[1]}/zbrain/api/jobs"
+    login = {"Authorization": f"token {lab.token}", "Cookie": "mine=1", "X-Forwarded-For": "10.0.0.1", "TE": "trailers"}
+    async with httpx.AsyncClient(base_url=f"{lab.url}zbrain/", trust_env=False, headers=login, timeout=20) as http:
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+        for path, headers in (("api/jobs", {}), ("", {}), ("api/events", upgrade)):
+            answer = await http.get(path, headers=headers)
+            assert answer.status_code == 302, path
+            assert "location" not in answer.headers, path
+            assert "fixed" not in str(answer.headers), path
+    assert len(host.heads) == 3
+    for head in host.heads:
+        assert f"Authorization: token {host.token}\r\n" in head
+        for word in (lab.token, "Cookie", "X-Forwarded", "TE:"):
+            assert word not in head
+    thief.close()
+    assert heard == b""

@@ -199,7 +199,7 @@ async def test_input_fetched_over_a_breaking_line_comes_about_once(
     for _ in range(10):
         link = HttpLink(lambda: near_end)
         try:
-            await link.fetch_input(job["id"], "data", SHA, target)
+            await link.fetch_input(job["id"], 1, "data", SHA, target)
             break
         except ServerUnreachable:
             continue

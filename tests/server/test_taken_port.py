@@ -70,11 +70,11 @@ async def test_relay_looks_anew_when_the_host_it_knows_has_ended(
     host: Host, owner: Owner, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = HostLink(host.data, host.settings)
-    assert await link.owner() == owner
+    assert await link.upstream() == owner
     await stranger()
     found = Owner("http://127.0.0.1:1/", owner.token, 1, owner.boot_id, "next")
     monkeypatch.setattr(hostlink, "find_or_start_host", lambda *_, **__: found)
-    assert await link.owner() == found
+    assert await link.upstream() == found
 
 
 async def test_relay_asks_whether_the_host_lives_without_its_token(
@@ -82,7 +82,7 @@ async def test_relay_asks_whether_the_host_lives_without_its_token(
 ) -> None:
     lost = asyncio.Event()
     link = HostLink(host.data, host.settings)
-    await link.owner()
+    await link.upstream()
     heard = await stranger()
     monkeypatch.setattr(type(host.data), "is_served_by", lambda *_: True)  # it ends right after it was looked at
     monkeypatch.setattr(link, "lost", lambda owner: lost.set())

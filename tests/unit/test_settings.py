@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from zbrain_nb.model.access import Role
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.settings import Lifetimes, read_settings
 
@@ -34,6 +35,10 @@ def test_settings_defaults_are_the_seeds() -> None:
         ("ZBRAIN_KEEP_LOGS_DAYS", "-1"),
         ("ZBRAIN_KEEP_BLOBS_HOURS", "0.5"),
         ("ZBRAIN_KEEP_KEYS_HOURS", "nan"),
+        ("ZBRAIN_HUB_URL", "hub:8000"),
+        ("ZBRAIN_HUB_CACHE_SECS", "0"),
+        ("ZBRAIN_HUB_ROLES", "leads"),
+        ("ZBRAIN_HUB_ROLES", "leads=king"),
     ],
 )
 def test_settings_bad_value_names_the_variable(name: str, value: str) -> None:
@@ -48,6 +53,14 @@ def test_settings_empty_value_counts_as_absent() -> None:
 @pytest.mark.parametrize("mode", ["local", "none"])
 def test_settings_worker_mode_takes_those_that_exist(mode: str) -> None:
     assert read_settings({"ZWORKER_MODE": mode}).worker_mode == mode
+
+
+def test_settings_hub_address_ends_in_a_slash_and_roles_go_by_group() -> None:
+    given = read_settings(
+        {"ZBRAIN_HUB_URL": "http://hub/services/zbrain", "ZBRAIN_HUB_ROLES": "leads=operator, a=b=admin"}
+    )
+    assert given.hub_url == "http://hub/services/zbrain/"
+    assert given.hub_roles == {"leads": Role.OPERATOR, "a=b": Role.ADMIN}
 
 
 def test_settings_life_times_have_defaults_and_units() -> None:

@@ -39,6 +39,7 @@ def serve(
     name: Annotated[
         list[str] | None, typer.Option(help="A further name under which others reach it; may be repeated.")
     ] = None,
+    hub: Annotated[bool, typer.Option("--hub", help="As a service of the JupyterHub that starts this.")] = False,
 ) -> None:
     """Serve the queue of the data directory.
 
@@ -47,7 +48,7 @@ def serve(
     from zbrain_nb.server.serving import main as serve_main
 
     names = [word for one in name or [] for word in ("--name", one)]
-    raise typer.Exit(serve_main(["--bind", bind, "--port", str(port), *names]))
+    raise typer.Exit(serve_main(["--bind", bind, "--port", str(port), *names, *(["--hub"] if hub else [])]))
 
 
 def worker(

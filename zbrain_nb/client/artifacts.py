@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import getpass
 import hashlib
 import io
 import pickle
@@ -15,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from zbrain_nb.model.errors import BlobMismatch, NotFound, Unreadable, UntrustedResult
+from zbrain_nb.model.errors import BlobMismatch, NotFound, Unreadable
 from zbrain_nb.model.job import Job, JobArtifact
 
 if TYPE_CHECKING:
@@ -264,11 +263,9 @@ class Artifact:
         return Path(name).suffix
 
     def _unpickle(self, *, trust: bool) -> Any:
-        if not trust and self._job.owner != getpass.getuser():
-            raise UntrustedResult(
-                f"Artifact {self.name!r} is a pickle of a job of {self._job.owner!r}: loading runs whatever is in it.",
-                "`.load(trust=True)` if you trust them; `.read()` gives its bytes.",
-            )
+        if not trust:
+            hint = "`.load(trust=True)` if you trust both; `.read()` gives its bytes."
+            self._client.check_trusted([self._job], f"The artifact {self.name!r}", hint)
         try:
             return pickle.loads(self.read())
         except Exception as error:  # its classes may raise whatever they like

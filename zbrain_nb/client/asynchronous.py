@@ -16,7 +16,8 @@ import msgspec
 
 from zbrain_nb.client.downloading import download
 from zbrain_nb.client.handover import hand_over
-from zbrain_nb.client.locating import Locator
+from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.client.secrets import SecretValues
 from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import upload
@@ -25,7 +26,7 @@ from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, SUBSCRIPTION_KINDS,
 from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.packing import Parcel
-from zbrain_nb.model.protocol import WorkerInfo
+from zbrain_nb.model.protocol import Identified, WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.model.transitions import read_patch
@@ -106,6 +107,9 @@ class AsyncClient:
 
     def __init__(self, locate: Locator) -> None:
         self.transport = Transport(locate)
+        self._me: tuple[Endpoint, Identified] | None = None
+        #: The values of secrets that specs name.
+        self.secrets = SecretValues()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -123,6 +127,13 @@ class AsyncClient:
         """
         await self.transport.request("GET", "workers")
 
+    async def whoami(self) -> Identified:
+        """Return as whom the server sees this client; asked once of each server that is found."""
+        endpoint = await self.transport.endpoint()
+        if self._me is None or self._me[0] is not endpoint:
+            self._me = endpoint, await self.transport.get("whoami", Identified)
+        return self._me[1]
+
     async def submit(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Submit jobs, all or nothing; what is returned is committed.
 
@@ -136,6 +147,7 @@ class AsyncClient:
             If the server refuses a spec.
         """
         key = {"Idempotency-Key": f"client-{uuid.uuid4().hex}"}
+        key |= await self.secrets.headers(self.transport, specs)
         return await self.transport.post("jobs", list(specs), list[Job], headers=key)
 
     async def get(self, job_id: str) -> Job:

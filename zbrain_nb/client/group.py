@@ -173,7 +173,9 @@ class JobGroup(Sequence[JobHandle]):
             for handle in handles.get(job.id, ()):
                 handle.update(job)
 
-    def results(self, errors: Literal["raise", "return"] = "raise", timeout: float | None = None) -> list[Any]:
+    def results(
+        self, errors: Literal["raise", "return"] = "raise", timeout: float | None = None, *, trust: bool = False
+    ) -> list[Any]:
         """Wait, and return what the jobs gave, in order (see `JobHandle.result`).
 
         Parameters
@@ -182,11 +184,15 @@ class JobGroup(Sequence[JobHandle]):
             ``raise`` raises the error of the first job that did not succeed, ``return`` puts each in its place.
         timeout : float, optional
             Seconds to wait.
+        trust : bool
+            Load the values of somebody else's jobs too (see `JobHandle.result`).
 
         Raises
         ------
         JobFailedError, JobCanceledError, ValueNotKept
             With ``errors="raise"``.
+        UntrustedResult
+            If one is the value of a cell or function of somebody else.
         TimeoutError
             If some have not ended after `timeout` seconds; they go on.
         """
@@ -200,6 +206,9 @@ class JobGroup(Sequence[JobHandle]):
             if first is not None:
                 raise first
         good = [job for job, error in zip(jobs, found, strict=True) if error is None and job.spec.cmd is None]
+        if not trust:
+            loaded = [job for job in good if job.result is not None]
+            self._client.check_trusted(loaded, "The value", "`.results(trust=True)` if you trust both.")
         data = self._client.call(self._client.asynchronous.results, good)
         return [_value(job, data) if error is None else error for job, error in zip(jobs, found, strict=True)]
 
@@ -210,7 +219,7 @@ class JobGroup(Sequence[JobHandle]):
         -------
         pandas.DataFrame
             ``id``, ``name``, a column for each parameter or tag, ``state``, the times, ``seconds`` that the job
-            ran, ``attempt``, ``result`` (of jobs that succeeded with a small one) and ``reason``.
+            ran, ``attempt``, ``result`` (of one's own jobs that succeeded with a small one) and ``reason``.
 
         Raises
         ------
@@ -223,8 +232,10 @@ class JobGroup(Sequence[JobHandle]):
             raise ZBrainError("df() needs pandas, which is not installed here.", "pip install pandas") from None
         jobs = [handle.job for handle in self.refresh()]
         small = [job for job in jobs if job.result is not None and job.result.size <= SMALL_BYTES]
+        me = self._client.call(self._client.asynchronous.whoami).owner
+        small = [job for job in small if job.owner == me]
         data = self._client.call(self._client.asynchronous.results, small)
-        return pd.DataFrame([_row(job, data) for job in jobs])
+        return pd.DataFrame([_row(job, data if job.owner == me else {}) for job in jobs])
 
     def cancel(self) -> JobGroup:
         """Cancel all that have not ended, in one request; returns itself."""

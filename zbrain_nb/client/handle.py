@@ -137,8 +137,15 @@ class JobHandle:
         """Wait, and return what `result` would raise, or None if the job succeeded."""
         return error_of(self.wait(timeout)._job)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None, *, trust: bool = False) -> Any:
         """Wait, and return what the job gave.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait.
+        trust : bool
+            Load the value of somebody else's job too: loading it runs whatever its maker put in.
 
         Returns
         -------
@@ -149,6 +156,8 @@ class JobHandle:
         ------
         ValueNotKept
             If the job succeeded, but its value was too large or cannot be pickled; the message says which.
+        UntrustedResult
+            If it is the value of a cell or function of somebody else.
         JobFailedError
             If the job failed; the message ends with the remote traceback.
         JobCanceledError
@@ -167,6 +176,8 @@ class JobHandle:
             if missing := unkept(self._job):
                 raise missing
             return None
+        if not trust:
+            self._client.check_trusted([self._job], "The value", "`.result(trust=True)` if you trust both.")
         if self._job.result.data is not None:
             return load_value(self._job.result.data)
         return load_value(self._client.call(self._client.asynchronous.read, f"jobs/{self.id}/result"))
@@ -250,10 +261,13 @@ class JobHandle:
         return Artifacts((artifact.name, Artifact(self._client, self._job, artifact)) for artifact in found)
 
     @property
-    def vars(self) -> Mapping[str, Any]:
-        """The variables kept with the job, by name; each is fetched when looked up."""
+    def vars(self) -> Variables:
+        """The variables kept with the job, by name; each is fetched when looked up.
+
+        Those of somebody else's job raise `UntrustedResult`; ``vars.load(name, trust=True)`` loads one nevertheless.
+        """
         self.refresh()
-        return _Variables(self._client, self._job)
+        return Variables(self._client, self._job)
 
     def add_done_callback(self, call: Callable[[JobHandle], object]) -> concurrent.futures.Future[None]:
         """Call `call` with this handle, in a thread of its own, once the job has ended.
@@ -321,18 +335,40 @@ def unkept(job: Job) -> ValueNotKept | None:
     return ValueNotKept(job.reason)
 
 
-class _Variables(Mapping[str, Any]):
+class Variables(Mapping[str, Any]):
+    """The variables kept with a job; looking one up fetches and loads it."""
+
     def __init__(self, client: Client, job: Job) -> None:
         self._client = client
-        self._job_id = job.id
+        self._job = job
         self._known = {variable.name: variable for variable in job.variables}
 
     def __getitem__(self, name: str) -> Any:
+        return self.load(name)
+
+    def load(self, name: str, *, trust: bool = False) -> Any:
+        """Return a variable.
+
+        Parameters
+        ----------
+        trust : bool
+            Load that of somebody else's job too: loading it runs whatever its maker put in.
+
+        Raises
+        ------
+        NotFound
+            If the job keeps none of this name.
+        UntrustedResult
+            If the job is somebody else's.
+        """
         if name not in self._known:
             raise NotFound(
-                f"Job {self._job_id} keeps no variable {name!r}.", f"It keeps: {', '.join(self._known) or 'none'}."
+                f"Job {self._job.id} keeps no variable {name!r}.", f"It keeps: {', '.join(self._known) or 'none'}."
             )
-        return load_value(self._client.call(self._client.asynchronous.read, f"jobs/{self._job_id}/variables/{name}"))
+        if not trust:
+            hint = f"`.vars.load({name!r}, trust=True)` if you trust both."
+            self._client.check_trusted([self._job], f"The variable {name!r}", hint)
+        return load_value(self._client.call(self._client.asynchronous.read, f"jobs/{self._job.id}/variables/{name}"))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from zbrain_nb.client.transport import Transport
-from zbrain_nb.model.errors import NotFound
+from zbrain_nb.model.errors import Forbidden, NotFound
 
 #: Less than this goes through HTTP in any case: a file costs more than it saves.
 BY_FILE_BYTES = 1 << 20
@@ -49,7 +49,7 @@ async def hand_over(transport: Transport, data: memoryview, sha256: str) -> bool
         return False
     try:
         await transport.request("PUT", f"blobs/{sha256}?file={file.name}", content=b"", timeout=None)
-    except NotFound:  # the server that answered has other folders than the one that was found
+    except (NotFound, Forbidden):  # its folders are not those that were found, or not for who asks
         return False
     finally:
         file.unlink(missing_ok=True)

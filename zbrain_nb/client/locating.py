@@ -76,6 +76,13 @@ def search(settings: Settings, url: str | None = None, token: str | None = None)
     if url is not None:
         yield Finding("argument", url, Endpoint(_root(url), token or settings.token or "", "argument"))
         return
+    if settings.host_data and settings.token:
+        data = DataDir(settings.host_data)
+        owner = find_host(data)
+        if owner is not None:  # it has proved to know the directory's token, so it may be told the job's
+            endpoint = msgspec.structs.replace(direct(data, owner, "ZBRAIN_HOST_DATA"), token=settings.token)
+            yield Finding("ZBRAIN_HOST_DATA", f"{data.owner_file}: {owner.url}", endpoint)
+            return
     data = DataDir(settings.data, settings.artifacts)
     owner = find_host(data)
     if settings.url:

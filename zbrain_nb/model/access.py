@@ -89,6 +89,10 @@ class WorkerBinding(msgspec.Struct, frozen=True, kw_only=True):
         return (self.orgs is None or org_id in self.orgs) and self.owner in (None, owner) and self.pool in (None, kind)
 
 
+#: Whose a blob is: an owner in an org; of a worker's token, its principal in none.
+Party = tuple[str, str]
+
+
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody who asks, and what they may do where.
 
@@ -146,6 +150,13 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
             orgs = None if self.worker.orgs is None else sorted(self.worker.orgs)
             return msgspec.json.encode(["pool", self.owner, orgs, self.worker.owner, self.worker.pool]).decode()
         return "" if self.roles is None else msgspec.json.encode(["person", self.owner]).decode()
+
+    @property
+    def parties(self) -> frozenset[Party]:
+        """As whom it sends blobs; empty for who holds the data directory, who needs no grants."""
+        if self.worker is not None:
+            return frozenset({("", self.holder)})
+        return frozenset((org_id, self.owner) for org_id in self.roles or ())
 
     def among(self, org_id: str | None) -> frozenset[str] | None:
         """Return which orgs are meant by who names one, or all with None: those of them that it sees; None is all."""

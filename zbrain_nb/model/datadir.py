@@ -7,11 +7,14 @@
     artifacts/             content-addressed blobs (unless ZBRAIN_ARTIFACTS names another place)
     owner.json             who serves: url, token, pid, boot id, instance (mode 0600)
     token                  the secret of this data directory, made once (mode 0600)
+    secrets/               values of living jobs' secrets, encrypted
     host.lock              held by the host while it lives
     console.html           leads a browser to the console, by a code that works once (mode 0600)
     host.log               what host and local worker log
     webhooks.json          how far webhooks were told (the host alone writes it)
     worker/                the local worker's folder: its lock, spools, sockets
+    hub-worker/            on JupyterHub, in a user's home: the folder of the user's own worker, and in it
+                           hub.json: url of the Hub's service, and a token for it (mode 0600)
 """
 
 from __future__ import annotations
@@ -32,13 +35,14 @@ from zbrain_nb.model.errors import ZBrainError
 
 #: Tells the worker that holds ``worker.lock`` to end at once: its jobs go on, for the next worker on its folder.
 LEAVE_SIGNAL = signal.SIGUSR1
+HUB_FILE = "hub.json"
 PROBE_TRIES = 5
 _TOKEN = re.compile(r"[0-9a-f]{64}")
 PROBE_PAUSE_SECS = 0.002
 
 
-class Owner(msgspec.Struct):
-    """Content of ``owner.json``.
+class Upstream(msgspec.Struct):
+    """Where a queue is served, and content of ``hub.json``.
 
     Attributes
     ----------
@@ -46,6 +50,17 @@ class Owner(msgspec.Struct):
         Root of the host, ending in ``/``; clients append ``zbrain/api/``.
     token : str
         Opens the host's routes.
+    """
+
+    url: str
+    token: str
+
+
+class Owner(Upstream):
+    """Content of ``owner.json``.
+
+    Attributes
+    ----------
     pid : int
         The host's process.
     boot_id : str
@@ -56,8 +71,6 @@ class Owner(msgspec.Struct):
         Folder of its artifact store; who shares the account may lay files there (see `ArtifactStore.take_file`).
     """
 
-    url: str
-    token: str
     pid: int
     boot_id: str
     instance: str
@@ -92,6 +105,7 @@ class DataDir:
         self.log = self.root / "host.log"
         self.told = self.root / "webhooks.json"
         self.worker = self.root / "worker"
+        self.secrets = self.root / "secrets"
 
     def token(self) -> str:
         """Return the secret of this data directory; the first caller makes it.
@@ -99,11 +113,12 @@ class DataDir:
         Raises
         ------
         ZBrainError
-            If the file holds no secret: an empty one would open the host to everybody.
+            If the file holds no secret: an empty one would open the host to everybody. If another account made it:
+            it would open the host to that account.
         """
         if not self.token_file.exists():
             self._make_token()
-        token = self.token_file.read_text().strip()
+        token = _read_own(self.token_file).decode().strip()
         if not _TOKEN.fullmatch(token):
             raise ZBrainError(
                 f"{self.token_file} holds no token.",
@@ -129,9 +144,14 @@ class DataDir:
 
         With `of_any_boot`, what the file says is returned even if it was written before the last boot, or on another
         machine that shares the directory.
+
+        Raises
+        ------
+        ZBrainError
+            If another account made the file: code and data would go to whom it names.
         """
         try:
-            owner = msgspec.json.decode(self.owner_file.read_bytes(), type=Owner)
+            owner = msgspec.json.decode(_read_own(self.owner_file), type=Owner)
         except (FileNotFoundError, PermissionError, msgspec.DecodeError, msgspec.ValidationError):
             return None
         return owner if of_any_boot or owner.boot_id == boot_id() else None
@@ -142,12 +162,35 @@ class DataDir:
 
     def write_owner(self, owner: Owner) -> None:
         """Publish who serves, in one step, readable by this account only."""
-        fresh = self.owner_file.with_suffix(f".{os.getpid()}")
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(owner))
-        fresh.replace(self.owner_file)
+        _publish(self.owner_file, owner)
+
+    def hub_worker(self, server: str = "") -> Path:
+        """Return the folder of a user's worker beside a server of JupyterHub; each named server has its own."""
+        name = f"hub-worker-{hashlib.sha256(server.encode()).hexdigest()[:8]}" if server else "hub-worker"
+        return self.root / name
+
+
+def write_upstream(folder: Path, upstream: Upstream) -> None:
+    """Publish to the worker on `folder` where the Hub's service is, in one step, readable by this account only."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _publish(folder / HUB_FILE, upstream)
+
+
+def read_upstream(folder: Path) -> Upstream | None:
+    """Return the Hub's service and a token for it, or None if no server of the user has named it."""
+    try:
+        return msgspec.json.decode(_read_own(folder / HUB_FILE), type=Upstream)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _publish(file: Path, content: Upstream) -> None:
+    fresh = file.with_suffix(f".{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as output:
+        output.write(msgspec.json.encode(content))
+    fresh.replace(file)
 
 
 class FileLock:
@@ -192,6 +235,18 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _read_own(path: Path) -> bytes:
+    """Return what a file holds that this account or root made; in a folder that others may write, others make files."""
+    with path.open("rb") as file:
+        maker = os.fstat(file.fileno()).st_uid
+        if maker not in (os.geteuid(), 0):
+            raise ZBrainError(
+                f"{path} was made by another account (uid {maker}), which could listen to all that is sent.",
+                "Remove it, and see that nobody else may write that folder; or set ZDB_DATA to one of your own.",
+            )
+        return file.read()
 
 
 def is_locked(path: str | os.PathLike[str]) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from zbrain_nb.model.datadir import DataDir, Owner, proof
+from zbrain_nb.model.environment import serving_environ
 from zbrain_nb.model.errors import ServerUnreachable
 
 START_SECS = 30.0
@@ -90,7 +91,13 @@ def start_host(data: DataDir, *, idle_secs: float | None = None) -> subprocess.P
     _started[:] = [process for process in _started if process.poll() is None]
     with os.fdopen(os.open(data.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=data.root
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=data.root,
+            env=serving_environ(),
         )
     _started.append(process)
     return process

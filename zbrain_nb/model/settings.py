@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import platformdirs
 
+from zbrain_nb.model.access import Role
 from zbrain_nb.model.checks import check_org_id
 from zbrain_nb.model.errors import InvalidSpec, ZBrainError
 from zbrain_nb.model.quotas import Quota, Quotas
@@ -85,12 +86,24 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZBRAIN_MAX_SOCKETS``, and each with ``_PER_OWNER``: how much one org, or one owner, may use.
     url, token : str or None
         ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
+    host_data : str or None
+        ``ZBRAIN_HOST_DATA``: set in jobs whose host serves a data directory of this machine; its owner file says where
+        that is, also after a restart.
     warm_pool : bool
         ``ZBRAIN_WARM_POOL``: whether the worker forks cells from processes that have imported what they need.
     wait : bool or None
         ``ZBRAIN_WAIT``: whether the magic waits; None is when nobody watches.
     log_transitions : bool
         ``ZBRAIN_LOG_TRANSITIONS``: whether the host's log has a line for each change of a job's state.
+    hub_url : str or None
+        ``ZBRAIN_HUB_URL``: root of the Hub's zbrain service, to which a user's own Jupyter server relays.
+    hub_token, hub_user, hub_server : str or None
+        ``JUPYTERHUB_API_TOKEN``, ``JUPYTERHUB_USER``, ``JUPYTERHUB_SERVER_NAME``: set by the Hub for the server of a
+        user; the last is None for the one without a name.
+    hub_roles : dict of str to Role
+        ``ZBRAIN_HUB_ROLES``: roles that Hub groups give to their members, as ``GROUP=ROLE,GROUP=ROLE``.
+    hub_cache_secs : float
+        ``ZBRAIN_HUB_CACHE_SECS``: how long the service believes what the Hub said of a token: its user, and the groups.
     webhooks : str or None
         ``ZBRAIN_WEBHOOKS``: the file that says who is told that jobs ended (see `zbrain_nb.model.webhooks`).
     keep : Lifetimes
@@ -110,9 +123,16 @@ class Settings(msgspec.Struct, kw_only=True):
     quotas: Quotas = Quotas()
     url: str | None = None
     token: str | None = None
+    host_data: str | None = None
     warm_pool: bool = True
     wait: bool | None = None
     log_transitions: bool = False
+    hub_url: str | None = None
+    hub_token: str | None = None
+    hub_user: str | None = None
+    hub_server: str | None = None
+    hub_roles: dict[str, Role] = {}
+    hub_cache_secs: float = 30.0
     webhooks: str | None = None
     keep: Lifetimes = Lifetimes()
 
@@ -145,9 +165,16 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         quotas=Quotas(org=_read_quota(number, ""), owner=_read_quota(number, "_PER_OWNER")),
         url=environ.get("ZBRAIN_URL") or None,
         token=environ.get("ZBRAIN_TOKEN") or None,
+        host_data=environ.get("ZBRAIN_HOST_DATA") or None,
         warm_pool=number.flag("ZBRAIN_WARM_POOL") is not False,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
+        hub_url=number.url("ZBRAIN_HUB_URL"),
+        hub_token=environ.get("JUPYTERHUB_API_TOKEN") or None,
+        hub_user=environ.get("JUPYTERHUB_USER") or None,
+        hub_server=environ.get("JUPYTERHUB_SERVER_NAME") or None,
+        hub_cache_secs=number("ZBRAIN_HUB_CACHE_SECS", 30, low=1, whole=True),
+        hub_roles=number.roles("ZBRAIN_HUB_ROLES"),
         webhooks=_absolute(environ.get("ZBRAIN_WEBHOOKS")),
         keep=_read_lifetimes(number),
     )
@@ -216,6 +243,24 @@ class _Reader:
                 f"{name}={text[:200]!r} does not hold: it takes a name without control characters, commas and slashes."
             ) from error
         return text
+
+    def url(self, name: str) -> str | None:
+        text = self._environ.get(name)
+        if text and not text.startswith(("http://", "https://")):
+            raise ZBrainError(
+                f"{name}={text!r} does not hold: it takes an address that starts with http:// or https://."
+            )
+        return f"{text.rstrip('/')}/" if text else None
+
+    def roles(self, name: str) -> dict[str, Role]:
+        pairs = [pair.rpartition("=") for pair in self._environ.get(name, "").split(",") if pair.strip()]
+        try:
+            return {group.strip(): Role(role.strip()) for group, _, role in pairs}
+        except ValueError as error:
+            raise ZBrainError(
+                f"{name}={self._environ[name]!r} does not hold: it takes GROUP=ROLE, separated by commas; a role is "
+                f"one of {', '.join(Role)}."
+            ) from error
 
     def flag(self, name: str) -> bool | None:
         text = self._environ.get(name, "").lower()

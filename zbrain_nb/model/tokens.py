@@ -212,6 +212,11 @@ def shows_secret(text: str) -> bool:
     return SECRET_FORM.search(text) is not None
 
 
+def hide_secrets(text: str) -> str:
+    """Return `text` with no more of the secrets in it than how they begin."""
+    return SECRET_FORM.sub(lambda found: f"{found[0][:4]}...", text)
+
+
 #: How the secrets of stored tokens begin.
 PREFIXES = tuple(kind.prefix for kind in TokenKind)
 

@@ -64,6 +64,8 @@ class OutBindings:
         ------
         BlobMismatch
             If what arrived is not what the job kept.
+        UntrustedResult
+            If the job is somebody else's.
         ZBrainError
             If a variable cannot be fetched or loaded.
         """
@@ -81,6 +83,9 @@ class OutBindings:
 
     def _fetch(self, handle: JobHandle, names: list[str]) -> dict[str, Any]:
         known = {variable.name: variable for variable in handle.job.variables}
+        if names:
+            hint = "`job.vars.load(NAME, trust=True)` if you trust both."
+            self._client.check_trusted([handle.job], "What --out binds", hint)
         assigned = assigned_by(handle.job.spec.code or "")
         values = {}
         for name in names:

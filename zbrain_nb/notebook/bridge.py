@@ -35,7 +35,7 @@ from zbrain_nb.notebook.pacing import PART_BYTES, Mailbox, Pace
 JOB = r"jobs/[0-9a-f-]{36}"
 #: What views ask, and nothing else that the client's token would open.
 ROUTES = {
-    "GET": re.compile(rf"jobs|overview|workers|{JOB}(/logs|/outputs|/attempts)?|{JOB}/(artifacts|variables)/.+"),
+    "GET": re.compile(rf"jobs|overview|whoami|workers|{JOB}(/logs|/outputs|/attempts)?|{JOB}/(artifacts|variables)/.+"),
     "POST": re.compile(rf"jobs/(lookup|cancel|retry)|{JOB}/(cancel|retry|detach)"),
     "EVENTS": re.compile(r"events"),
 }

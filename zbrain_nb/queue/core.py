@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from zbrain_nb.queue.bus import Bus
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
 from zbrain_nb.queue.endings import Endings
+from zbrain_nb.queue.grants import Grants
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
 from zbrain_nb.queue.loading import Folder, load, restore_positions
@@ -61,6 +62,9 @@ class QueueCore:
         self.default_org_id = default_org_id
         self.owner = owner or getpass.getuser()
         self.events = TakenEvents()
+        self.grants = Grants(self.storage, self.artifacts, self.owner)
+        #: Whether the values of a job's secrets are kept; only a host does that.
+        self.holds_secrets: Callable[[str], bool] = lambda job_id: False
         self._clock = clock or Clock()
         self.quotas = QuotaBook(quotas or Quotas())
         self._opening: asyncio.Lock | None = None

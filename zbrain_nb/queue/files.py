@@ -16,15 +16,17 @@ from zbrain_nb.queue.intake import check_artifact_name
 from zbrain_nb.store.artifacts import ArtifactStore
 
 
-async def keep_files(store: ArtifactStore, events: Sequence[WorkerEvent]) -> tuple[list[WorkerEvent], set[str]]:
-    """Store the files of `events` and look for the blobs that they name.
+async def keep_files(
+    store: ArtifactStore, events: Sequence[WorkerEvent]
+) -> tuple[list[WorkerEvent], list[tuple[str, str]]]:
+    """Store the files of `events` and find the blobs that they name.
 
     Returns
     -------
     list of WorkerEvent
         The events, each `WorkerArtifact` replaced by the `JobArtifact` that it became.
-    set of str
-        Blobs that are named and not here.
+    list of (str, str)
+        Jobs and the blobs that are named as left by them.
 
     Raises
     ------
@@ -32,7 +34,7 @@ async def keep_files(store: ArtifactStore, events: Sequence[WorkerEvent]) -> tup
         If a file cannot be read.
     """
     kept: list[WorkerEvent] = []
-    named: list[str] = []
+    named: list[tuple[str, str]] = []
     for event in events:
         if isinstance(event, ENDINGS):
             artifacts: list[Any] = []
@@ -41,12 +43,11 @@ async def keep_files(store: ArtifactStore, events: Sequence[WorkerEvent]) -> tup
                 if isinstance(artifact, WorkerArtifact):
                     stored = await _keep(store, artifact)
                 artifacts.append(stored)
-            named += _blobs(artifacts, event)
+            named += [(event.job_id, sha256) for sha256 in _blobs(artifacts, event)]
             kept.append(msgspec.structs.replace(event, artifacts=artifacts) if artifacts else event)
         else:
             kept.append(event)
-    absent = await asyncio.to_thread(store.missing, named) if named else []
-    return kept, set(absent)
+    return kept, named
 
 
 def _blobs(artifacts: list[Any], event: Any) -> list[str]:

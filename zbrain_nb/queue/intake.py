@@ -70,7 +70,7 @@ class Intake:
         turn: Turn,
         events: Sequence[WorkerEvent],
         reporter: Reporter,
-        absent: set[str],
+        absent: set[tuple[str, str]],
         taken: list[WorkerEvent],
     ) -> list[EventResult]:
         """Take a batch.
@@ -79,8 +79,8 @@ class Intake:
         ----------
         reporter : Reporter
             Who reports.
-        absent : set of str
-            Blobs that an event names and that are not in the artifact store.
+        absent : set of (str, str)
+            By job and blob: what an event names and is not here, or not the reporter's to give.
         taken : list
             Gets the events that changed something, with their numbers.
 
@@ -104,7 +104,7 @@ class Intake:
         return list(results.values())
 
     def _take_one(
-        self, turn: Turn, event: WorkerEvent, reporter: Reporter, absent: set[str], taken: list[WorkerEvent]
+        self, turn: Turn, event: WorkerEvent, reporter: Reporter, absent: set[tuple[str, str]], taken: list[WorkerEvent]
     ) -> tuple[Status, int, int, str]:
         worker_id, binding = reporter
         entry = turn.entry(event.job_id)
@@ -167,7 +167,7 @@ class Intake:
             turn.append_log(entry, as_columns([(LogStream.SYSTEM, turn.now, line)]), None)
         return why
 
-    def _change(self, turn: Turn, entry: Entry, event: WorkerEvent, seq: int, absent: set[str]) -> Entry:
+    def _change(self, turn: Turn, entry: Entry, event: WorkerEvent, seq: int, absent: set[tuple[str, str]]) -> Entry:
         if isinstance(event, JobStarted):
             return turn.move(entry, "job_started", {"started_at": as_datetime(turn.now)}, seq)
         if isinstance(event, JobLogged):
@@ -246,7 +246,7 @@ def _check_outputs(outputs: Any) -> None:
         check_depth("outputs", output)
 
 
-def _checked_ending(event: Any, absent: set[str]) -> Any:
+def _checked_ending(event: Any, absent: set[tuple[str, str]]) -> Any:
     artifacts = [as_artifact(artifact) for artifact in event.artifacts]
     result = getattr(event, "result", None)
     for kept in [*artifacts, *event.variables, *([result] if result else [])]:
@@ -255,7 +255,7 @@ def _checked_ending(event: Any, absent: set[str]) -> Any:
         check_number("size", kept.size, low=0, high=MAX_COUNT, whole=True)
         if getattr(kept, "data", None) is not None:
             _check_inline(kept, is_result=kept is result)
-        elif kept.sha256 in absent:
+        elif (event.job_id, kept.sha256) in absent:
             raise InvalidSpec(f"The blob of {kept.name!r} is not here.", "Upload it first.", field="artifacts")
     changed: dict[str, Any] = {"artifacts": artifacts}
     if isinstance(event, JobCompleted):

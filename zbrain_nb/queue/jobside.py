@@ -74,10 +74,17 @@ class JobSide(QueueCore):
     def _own(self, given: Job | JobSpec, owner: str | None, scope: Principal | None) -> Job:
         """Return the queue's own copy of what somebody submits who may do so."""
         if scope is None:
-            return as_job(given, owner, self.owner, self.default_org_id)
-        own = as_job(given, scope.owner, self.owner, scope.home)
-        if scope.roles is not None:
-            scope.check(Verb.SUBMIT, own.org_id)
+            own = as_job(given, owner, self.owner, self.default_org_id)
+        else:
+            own = as_job(given, scope.owner, self.owner, scope.home)
+            if scope.roles is not None:
+                scope.check(Verb.SUBMIT, own.org_id)
+        if own.spec.secrets and not self.holds_secrets(own.id):
+            raise InvalidSpec(
+                "The values of its secrets are not here: they are forgotten when a job ends.",
+                "Submit it again where they are.",
+                field="secrets",
+            )
         return own
 
     async def submit_many(
@@ -93,6 +100,7 @@ class JobSide(QueueCore):
         owner: str | None = None,
         meanwhile: Meanwhile | None = None,
         scope: Principal | None = None,
+        lent: frozenset[str] = frozenset(),
     ) -> builtins.list[Accepted]:
         """Submit jobs, all or none.
 
@@ -107,6 +115,8 @@ class JobSide(QueueCore):
             be made by then. It must not be given to anybody before this returns.
         scope : Principal, optional
             Who submits: the owner of the jobs, and of those that name no org the home is theirs.
+        lent : frozenset of str
+            Blobs that the jobs may read without a grant, for they repeat jobs that do.
 
         Returns
         -------
@@ -118,7 +128,7 @@ class JobSide(QueueCore):
         InvalidSpec, KeyConflict, Conflict, Forbidden
             If one does not hold, or its org is not open to who submits; in a batch ``details["index"]`` says which.
         MissingBlobs
-            If blobs were not uploaded; ``details["blobs"]`` lists them all.
+            If blobs were not uploaded by who submits (see `Grants`); ``details["blobs"]`` lists them all.
         """
         await self.open()
         own = []
@@ -136,8 +146,8 @@ class JobSide(QueueCore):
             return await self._accept_plain(own, meanwhile)
         blobs = blobs_of(own)
         if blobs:
-            missing = await asyncio.to_thread(self.artifacts.missing, blobs)
-            if missing:
+            blobs |= {sha256: set() for sha256 in lent & blobs.keys()}
+            if missing := await self.grants.missing(blobs, scope):
                 raise MissingBlobs("Blobs that the job reads are not here.", "Upload them.", blobs=missing)
         keys = await self._stored_keys(own)
         ids = {parent for job in own for parent in job.spec.after} | {job_id for job_id, _ in keys.values()}
@@ -307,13 +317,13 @@ class JobSide(QueueCore):
         self, jobs: Iterable[Job], *, owner: str | None = None, scope: Principal | None = None
     ) -> builtins.list[Job]:
         """Submit ended jobs again, all or none (see `retry_job`); others, and unseen ones, are passed over."""
-        again = [_again(job, owner) for job in jobs if job.state.ended and self._sees(scope, job)]
-        return [accepted.job for accepted in await self.accept(again, scope=scope)]
+        repeated = [job for job in jobs if job.state.ended and self._sees(scope, job)]
+        return await self._repeat(repeated, owner, scope)
 
     async def retry_job(self, job_id: str, *, owner: str | None = None, scope: Principal | None = None) -> Job:
         """Submit an ended job again, as a new job with ``retry_of``, in the same org; return that.
 
-        It belongs to who asks.
+        It belongs to who asks, and reads what the job read: who sees a job may run it with its inputs.
 
         Raises
         ------
@@ -331,7 +341,12 @@ class JobSide(QueueCore):
             scope.check(Verb.SUBMIT, job.org_id)
         if not job.state.ended:
             raise WrongState(f"The job is {job.state}.", "Wait for it, or cancel it first.", state=str(job.state))
-        return (await self.accept([_again(job, owner)], scope=scope))[0].job
+        return (await self._repeat([job], owner, scope))[0]
+
+    async def _repeat(self, jobs: builtins.list[Job], owner: str | None, scope: Principal | None) -> builtins.list[Job]:
+        lent = frozenset(sha256 for job in jobs for sha256 in job.spec.blobs)
+        again = [_again(job, owner) for job in jobs]
+        return [accepted.job for accepted in await self.accept(again, scope=scope, lent=lent)]
 
     async def get_logs(
         self,
@@ -390,12 +405,20 @@ class JobSide(QueueCore):
         _, lines = await self.storage.read(queries.positions, [job_id])
         return lines.get(job_id, 0)
 
-    async def list_outputs(self, job_id: str, *, scope: Principal | None = None) -> builtins.list[dict[str, Any]]:
-        """Return the rich outputs of the job's last attempt as nbformat output dicts, in order."""
+    async def list_outputs(
+        self, job_id: str, *, upto: int | None = None, scope: Principal | None = None
+    ) -> builtins.list[dict[str, Any]]:
+        """Return the rich outputs of the job's last attempt as nbformat output dicts, in order.
+
+        They are those of the events up to `upto`, by default of all that is published: whoever follows the events
+        behind that number gets each of the others once.
+        """
+        await self.open()
+        seq = self.event_seq if upto is None else upto
         job = await self.get(job_id, scope=scope)
         if job is None:
             return []
-        return reduce_outputs(await self.storage.read(queries.displays, job_id, job.attempt))
+        return reduce_outputs(await self.storage.read(queries.displays, job_id, job.attempt, seq))
 
     async def list_artifacts(self, job_id: str, *, scope: Principal | None = None) -> builtins.list[JobArtifact]:
         """Return the files kept with the job; none for an unknown job."""

@@ -54,6 +54,8 @@ class Maintenance:
         Returns the ids of the jobs that are in memory and have not ended, or whose end the table does not show yet.
     fold : callable
         Brings the jobs table up to date.
+    forget_grants : callable
+        Removes the grants of blobs that are gone.
     forget_keys : callable
         Gets the time (seconds since the epoch) before which idempotency keys are to be forgotten in memory.
     clock : Clock
@@ -68,6 +70,7 @@ class Maintenance:
         *,
         living: Callable[[], Collection[str]],
         fold: Callable[[], Awaitable[None]],
+        forget_grants: Callable[[], Awaitable[None]],
         forget_keys: Callable[[float], None] = lambda before: None,
         clock: Clock | None = None,
     ) -> None:
@@ -76,6 +79,7 @@ class Maintenance:
         self._keep = keep
         self._living = living
         self._fold = fold
+        self._forget_grants = forget_grants
         self._forget_keys = forget_keys
         self._clock = clock or Clock()
         self._task: asyncio.Task[None] | None = None
@@ -92,6 +96,7 @@ class Maintenance:
             keep,
             living=queue.ids_in_memory,
             fold=queue.fold,
+            forget_grants=queue.grants.forget_gone,
             forget_keys=queue.forget_keys,
             clock=queue.clock,
         )
@@ -190,6 +195,7 @@ class Maintenance:
                     named |= await self._storage.read(blobs_named, segment, names)
                 unnamed = [name for name in names if name not in named]
                 removed += await asyncio.to_thread(self._artifacts.remove_old, unnamed, before)
+            await self._forget_grants()
             if removed:
                 log.info("Blobs that no job names were removed.", extra={"removed": removed})
             return removed

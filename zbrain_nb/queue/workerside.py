@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from zbrain_nb.model.access import EVERY_JOB, Principal, WorkerBinding
+from zbrain_nb.model.access import EVERY_JOB, Principal
 from zbrain_nb.model.errors import (
     Conflict,
     InvalidSpec,
@@ -31,7 +31,7 @@ from zbrain_nb.model.protocol import (
     check_lease_request,
     check_worker,
 )
-from zbrain_nb.queue.bindings import binding_of, want_of
+from zbrain_nb.queue.bindings import admits, binding_of, want_of
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.files import keep_files
 from zbrain_nb.queue.leases import is_seen
@@ -120,7 +120,7 @@ class WorkerSide(QueueCore):
         if not req.events:
             return await self._desk.lease(worker_id, req, scope)
         self._desk.record(worker_id, scope)
-        taken = await self._post_events(req.events, worker_id, binding_of(scope))
+        taken = await self._post_events(req.events, worker_id, scope)
         answer = await self._desk.lease(worker_id, msgspec.structs.replace(req, wait_secs=0.0), scope)
         answer.results = await taken
         return answer
@@ -141,6 +141,16 @@ class WorkerSide(QueueCore):
         await self.open()
         return self._desk.heartbeat(worker_id, req, scope)
 
+    def is_leased_to(self, scope: Principal, job: Job, attempt: int) -> bool:
+        """Whether this is the job's running attempt, and a worker of who asks has its lease.
+
+        Whoever holds the data directory speaks for every worker.
+        """
+        running = self.running_attempt(job.id, attempt)
+        if running is None or running.worker_id is None:
+            return False
+        return scope.is_holder or self._desk.holder_of(running.worker_id) == scope.holder
+
     def workers(self, *, scope: Principal | None = None) -> list[WorkerInfo]:
         """Return the registered workers, by id: to who asks, their own and those that serve all of an org of theirs."""
         return self._desk.workers(scope)
@@ -157,7 +167,7 @@ class WorkerSide(QueueCore):
         """
         await self.open()
         self._desk.record(worker_id, scope)
-        return EventBatchAnswer(await self._take(batch.events, worker_id, binding_of(scope)))
+        return EventBatchAnswer(await self._take(batch.events, worker_id, scope))
 
     async def handle_worker_event(self, event: WorkerEvent) -> None:
         """Take one event in process; without numbers it means the current attempt, and the next.
@@ -186,19 +196,23 @@ class WorkerSide(QueueCore):
             raise InvalidSpec(result.message)
 
     async def _take(
-        self, events: Sequence[WorkerEvent], worker_id: str | None, binding: WorkerBinding = EVERY_JOB
+        self, events: Sequence[WorkerEvent], worker_id: str | None, scope: Principal | None = None
     ) -> list[EventResult]:
         while True:
             try:
-                return await (await self._post_events(events, worker_id, binding))
+                return await (await self._post_events(events, worker_id, scope))
             except LookAgain:
                 continue
 
     async def _post_events(
-        self, events: Sequence[WorkerEvent], worker_id: str | None, binding: WorkerBinding
+        self, events: Sequence[WorkerEvent], worker_id: str | None, scope: Principal | None
     ) -> asyncio.Future[list[EventResult]]:
         """Put events before the decider; what the future gives is durable."""
-        kept, absent = await keep_files(self.artifacts, events)
+        kept, named = await keep_files(self.artifacts, events)
+        binding = binding_of(scope)
+        jobs = {job_id: await self.get(job_id) for job_id in {job_id for job_id, _ in named}}
+        left = [(job, name) for job_id, name in named if (job := jobs[job_id]) is not None and admits(binding, job)]
+        absent = await self.grants.take_left(left, scope)
         borrowed = await self._borrow({event.job_id for event in events})
         taken: list[WorkerEvent] = []
 

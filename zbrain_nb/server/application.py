@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from tornado import routing, web
@@ -49,6 +51,7 @@ from zbrain_nb.server.handlers.openapi import OpenApiHandler
 from zbrain_nb.server.handlers.overview import AttemptsHandler, OverviewHandler
 from zbrain_nb.server.handlers.queues import PauseHandler, QueuesHandler, ResumeHandler
 from zbrain_nb.server.handlers.tokens import TokenHandler, TokensHandler
+from zbrain_nb.server.handlers.whoami import WhoAmIHandler
 from zbrain_nb.server.handlers.workers import HeartbeatHandler, LeasesHandler, WorkerEventsHandler, WorkersHandler
 from zbrain_nb.server.openapi import document
 
@@ -97,6 +100,7 @@ ROUTES: list[tuple[str, type[ApiHandler]]] = [
     ("tokens", TokensHandler),
     ("tokens/{token_id}", TokenHandler),
     ("audit", AuditHandler),
+    ("whoami", WhoAmIHandler),
     ("health", HealthHandler),
     ("openapi.json", OpenApiHandler),
 ]
@@ -117,24 +121,64 @@ PAGES: list[tuple[str, Any]] = [
     (r"/static/(.+)", ModuleHandler),
     (r"/frame", FrameHandler),
 ]
-#: What stands before each route; clients append it to the host's address.
-API = "/zbrain/api/"
 
 
-def make_application(context: HostContext) -> web.Application:
-    """Return the host's application, serving ``/zbrain/api/`` and the console at ``/zbrain``."""
-    routes: list[tuple[str, Any]] = [(f"{API}{pattern_of(route)}", handler) for route, handler in ROUTES + OWN_ROUTES]
-    blobs = [route for route in routes if route[1] is BlobHandler]  # the one route that streams what it takes
-    routes += [*((f"/zbrain{pattern}", handler) for pattern, handler in PAGES), ("/zbrain/login", LoginHandler)]
-    in_chunks = [(pattern, _collecting(handler)) for pattern, handler in [*routes, (r".*", UnknownRoute)]]
+class Gate(Protocol):
+    """What stands before the routes where callers have another login than the host's own (see `server.hub`)."""
+
+    @property
+    def prefix(self) -> str:
+        """What stands before ``zbrain`` in all addresses, with a slash at both ends."""
+        ...
+
+    def wrap(self, handler: type[ApiHandler]) -> type[ApiHandler]:
+        """Return a handler that learns who asks before it looks at the request."""
+        ...
+
+    def routes(self) -> list[tuple[Any, ...]]:
+        """Return further routes that the login needs."""
+        ...
+
+
+def make_application(context: HostContext, gate: Gate | None = None) -> web.Application:
+    """Return the host's application, serving ``/zbrain/api/`` and the console at ``/zbrain``.
+
+    Parameters
+    ----------
+    context : HostContext
+        What the handlers reach.
+    gate : Gate, optional
+        Another login than the host's own.
+    """
+    root, wrap = ("/", _as_it_is) if gate is None else (gate.prefix, gate.wrap)
+    api = f"{root}zbrain/api/"
+    served = [route for route in ROUTES + OWN_ROUTES if gate is None or route[1] is not SessionsHandler]
+    routes: list[tuple[str, Any]] = [(f"{api}{pattern_of(route)}", wrap(handler)) for route, handler in served]
+    blobs = [route for route in routes if issubclass(route[1], BlobHandler)]  # the one that streams what it takes
+    routes += [(f"{root}zbrain{pattern}", wrap(handler)) for pattern, handler in PAGES]
+    if gate is None:
+        routes.append((f"{root}zbrain/login", LoginHandler))
+    unknown, too_large = wrap(UnknownRoute), wrap(TooLargeHandler)
+    in_chunks = [(pattern, _collecting(handler)) for pattern, handler in [*routes, (r".*", unknown)]]
     return web.Application(
-        [*blobs, routing.Rule(OverLimit(), TooLargeHandler), routing.Rule(Unannounced(), in_chunks), *routes],
-        default_handler_class=UnknownRoute,
+        [
+            *(gate.routes() if gate is not None else ()),
+            *blobs,
+            routing.Rule(OverLimit(), too_large),
+            routing.Rule(Unannounced(), in_chunks),
+            *routes,
+        ],
+        default_handler_class=unknown,
         context=context,
+        cookie_secret=hmac.digest(context.token.encode(), b"zbrain-cookies", hashlib.sha256),
         document=_document,
         websocket_ping_interval=20,
         log_function=lambda handler: None,
     )
+
+
+def _as_it_is(handler: type[ApiHandler]) -> type[ApiHandler]:
+    return handler
 
 
 @cache

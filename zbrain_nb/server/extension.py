@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import secrets
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 from jupyter_server.extension.application import ExtensionApp
 from tornado.httpclient import AsyncHTTPClient
-from traitlets import Enum, Unicode
+from traitlets import Enum, Float, Unicode
 
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.settings import read_settings
-from zbrain_nb.server.hostlink import HostLink
+from zbrain_nb.server.hostlink import HostLink, Link
+from zbrain_nb.server.hub.keepalive import ActivityKeeper
+from zbrain_nb.server.hub.link import HubLink
 from zbrain_nb.server.relay import relay_routes
 
 
@@ -30,7 +34,15 @@ class ZBrainExtension(ExtensionApp):
         "queue then slows notebooks).",
     ).tag(config=True)
 
-    _link: HostLink | None = None
+    keep_server_hours = Float(
+        24.0,
+        min=0.0,
+        help="On JupyterHub: for how many hours after the last activity of anybody else running jobs keep this server "
+        "from being culled; 0 lets it be culled.",
+    ).tag(config=True)
+
+    _link: Link | None = None
+    _keeper: ActivityKeeper | None = None
 
     def initialize_settings(self) -> None:
         """Put the link to the host where the relay's handlers find it."""
@@ -38,9 +50,11 @@ class ZBrainExtension(ExtensionApp):
         if self.data:
             settings = msgspec.structs.replace(settings, data=self.data)
         data = DataDir(settings.data, settings.artifacts)
-        self._link = HostLink(data, settings, inline=self.host_mode == "inline")
+        on_hub = settings.hub_url is not None
+        self._link = HubLink(data, settings) if on_hub else HostLink(data, settings, inline=self.host_mode == "inline")
         self.settings["zbrain_link"] = self._link
-        self.settings["zbrain_token"] = data.token()
+        # on a Hub not the directory's, which opens a host that somebody starts beside
+        self.settings["zbrain_token"] = secrets.token_hex(32) if on_hub else data.token()
         self.settings["zbrain_http"] = AsyncHTTPClient(force_instance=True, max_clients=1000, max_body_size=1 << 40)
 
     def initialize_handlers(self) -> None:
@@ -53,9 +67,15 @@ class ZBrainExtension(ExtensionApp):
         os.environ["ZBRAIN_TOKEN"] = self.settings["zbrain_token"]
         assert self._link is not None
         self._link.start()
+        if isinstance(self._link, HubLink) and self.keep_server_hours:
+            cap = timedelta(hours=self.keep_server_hours)
+            self._keeper = ActivityKeeper(serverapp.web_app, self._link.folder, cap, self.log)
+            self._keeper.start()
 
     async def stop_extension(self) -> None:
         """Let go of the host when Jupyter ends; it outlives Jupyter."""
+        if self._keeper is not None:
+            await self._keeper.stop()
         if self._link is not None:
             await self._link.stop()
         self.settings["zbrain_http"].close()

@@ -25,13 +25,14 @@ from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.webhooks import read_webhooks
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
-from zbrain_nb.server.application import make_application
+from zbrain_nb.server.application import Gate, make_application
 from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.job_tokens import JobTokens
-from zbrain_nb.server.local_worker import LocalWorkerWatch
+from zbrain_nb.server.local_worker import LocalWorkerWatch, host_worker_command
+from zbrain_nb.server.secrets import Secrets
 from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.tokens import Tokens
 from zbrain_nb.server.webhooks import Notifier
@@ -59,6 +60,8 @@ class Host:
         Under which it answers besides its addresses and, where it listens beyond loopback, the machine's own name.
     worker_umask : int
         The local worker's and its jobs'; -1 leaves them this process's.
+    gate : Gate, optional
+        Another login than the token; then it answers to every name, for the login tells who may ask.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Host:
         port: int = 0,
         names: Collection[str] = (),
         worker_umask: int = -1,
+        gate: Gate | None = None,
     ) -> None:
         self.data = data
         self.settings = settings
@@ -77,6 +81,7 @@ class Host:
         self._port = port
         self._names = names
         self._worker_umask = worker_umask
+        self._gate = gate
         self._lock = FileLock(data.host_lock)
         self._http: HTTPServer | None = None
         self._worker: LocalWorkerWatch | None = None
@@ -129,6 +134,8 @@ class Host:
         tokens = Tokens(storage, audit, end_tokens, home=self.settings.default_org_id)
         await tokens.start()
         job_tokens = JobTokens(token, queue.running_attempt)
+        kept_secrets = Secrets(self.data.secrets, token, queue)
+        await kept_secrets.start()
 
         async def find(secret: str) -> Principal | None:
             return tokens.find(secret) or job_tokens.find(secret)
@@ -142,14 +149,17 @@ class Host:
             identity=identity,
             sessions=sessions,
             tokens=tokens,
+            job_tokens=job_tokens,
+            secrets=kept_secrets,
             audit=audit,
             instance=secrets.token_hex(8),
-            host_names=self._host_names(),
+            host_names=None if self._gate else self._host_names(),
             metrics=registry_of(queue),
         )
         try:
             sockets = bind_sockets(self._port, self._bind)
         except OSError as error:
+            await kept_secrets.stop()
             await tokens.stop()
             await audit.stop()
             await maintenance.stop()
@@ -157,12 +167,13 @@ class Host:
             raise ZBrainError(
                 f"The host cannot listen on {self._bind}:{self._port}: {error.strerror}.", "Choose another --port."
             ) from error
-        self._http = HTTPServer(make_application(context), max_buffer_size=MAX_BODY_BYTES)
+        self._http = HTTPServer(make_application(context, self._gate), max_buffer_size=MAX_BODY_BYTES)
         self._http.add_sockets(sockets)
         address = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self._bind, self._bind)
         address = f"[{address}]" if ":" in address else address
+        root = self._gate.prefix if self._gate else "/"
         owner = Owner(
-            url=f"http://{address}:{sockets[0].getsockname()[1]}/",
+            url=f"http://{address}:{sockets[0].getsockname()[1]}{root}",
             token=token,
             pid=os.getpid(),
             boot_id=boot_id(),
@@ -174,7 +185,9 @@ class Host:
             self._notifier = Notifier(queue, webhooks, self.data.told)
             self._notifier.start()
         if self.settings.worker_mode == "local":
-            self._worker = LocalWorkerWatch(self.data, self.settings, umask=self._worker_umask)
+            self._worker = LocalWorkerWatch(
+                self.data.worker, host_worker_command(self.data, self.settings), umask=self._worker_umask
+            )
             self._worker.start()
         log.info("host serves", extra={"url": owner.url, "data": str(self.data.root), "pid": owner.pid})
         return owner
@@ -219,6 +232,7 @@ class Host:
             await self._worker.stop(end_worker=end_worker)
         if self._http is not None:
             await self._http.close_all_connections()
+        await context.secrets.stop()
         await context.tokens.stop()
         await context.audit.stop()
         await context.maintenance.stop()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from typing import Protocol
 
-from zbrain_nb.model.datadir import DataDir, Owner
+from zbrain_nb.model.datadir import DataDir, Owner, Upstream
 from zbrain_nb.model.errors import Conflict, ServerUnreachable, ZBrainError
 from zbrain_nb.model.hosting import find_or_start_host, probe
 from zbrain_nb.model.settings import Settings
@@ -17,6 +18,34 @@ CHECK_SECS = 2.0
 IDLE_SECS = 600.0
 READY_SECS = 20.0
 PROBE_SECS = 10.0
+
+
+class Link(Protocol):
+    """What the relay asks: where the queue is.
+
+    Attributes
+    ----------
+    person : str or None
+        For whom alone the upstream's token speaks; None where all callers are one.
+    """
+
+    person: str | None
+
+    def start(self) -> None:
+        """Begin to look after the upstream."""
+        ...
+
+    async def stop(self) -> None:
+        """Cease to look after it; harmless if not started."""
+        ...
+
+    async def upstream(self) -> Upstream:
+        """Return where the queue is now, waiting for a host that is being started."""
+        ...
+
+    def lost(self, upstream: Upstream) -> None:
+        """Say that it did not answer."""
+        ...
 
 
 class HostLink:
@@ -31,6 +60,8 @@ class HostLink:
     inline : bool
         Run the host in this process instead of starting one.
     """
+
+    person: str | None = None
 
     def __init__(self, data: DataDir, settings: Settings, *, inline: bool = False) -> None:
         self._data = data
@@ -57,7 +88,7 @@ class HostLink:
             await self._host.stop()
             self._host = None
 
-    async def owner(self) -> Owner:
+    async def upstream(self) -> Owner:
         """Return where the host is now, waiting for one that is being started.
 
         Raises
@@ -74,9 +105,9 @@ class HostLink:
         except TimeoutError as error:
             raise ServerUnreachable("The zbrain host is still starting.", "Try again in a moment.") from error
 
-    def lost(self, owner: Owner) -> None:
-        """Say that `owner` did not answer: the next `owner()` looks anew."""
-        if self._owner == owner:
+    def lost(self, upstream: Upstream) -> None:
+        """Say that `upstream` did not answer: the next `upstream()` looks anew."""
+        if self._owner == upstream:
             self._owner = None
 
     async def _find(self) -> Owner:
@@ -93,7 +124,7 @@ class HostLink:
     async def _supervise(self) -> None:
         while True:
             try:
-                owner = await self.owner()
+                owner = await self.upstream()
                 if await asyncio.to_thread(probe, owner.url, owner.token, timeout_secs=PROBE_SECS) is None:
                     log.warning("host does not answer", extra={"url": owner.url})
                     self.lost(owner)
@@ -102,6 +133,6 @@ class HostLink:
             await asyncio.sleep(CHECK_SECS)
 
 
-def bearer(owner: Owner) -> dict[str, str]:
+def bearer(upstream: Upstream) -> dict[str, str]:
     """Return the header that opens the host's routes."""
-    return {"Authorization": f"token {owner.token}"}
+    return {"Authorization": f"token {upstream.token}"}

@@ -1,4 +1,6 @@
-"""The host's watch over its local worker: starts it, starts it again, adopts the one that already lives.
+"""The watch over a local worker, the host's or, on JupyterHub, a user's own.
+
+It starts the worker, starts it again when it ended, and adopts one that already lives.
 
 The worker is a process of its own in its own session, so that it outlives the host; it is known by the lock in
 its folder.
@@ -13,8 +15,10 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir, is_locked, lock_holder
+from zbrain_nb.model.environment import serving_environ
 from zbrain_nb.model.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,23 +28,22 @@ STOP_SECS = 10.0
 
 
 class LocalWorkerWatch:
-    """Keeps one local worker running for a data directory.
+    """Keeps one local worker running on a folder.
 
     Parameters
     ----------
-    data : DataDir
-        Whose worker.
-    settings : Settings
-        `worker_concurrency` slots.
+    folder : Path
+        The worker's.
+    command : list of str
+        What runs it.
     umask : int
         The worker's and its jobs'; -1 leaves them this process's.
     """
 
-    def __init__(self, data: DataDir, settings: Settings, *, umask: int = -1) -> None:
-        self._data = data
+    def __init__(self, folder: Path, command: list[str], *, umask: int = -1) -> None:
+        self._command = command
         self._umask = umask
-        self._settings = settings
-        self._lock = data.worker / "worker.lock"
+        self._lock = folder / "worker.lock"
         self._process: subprocess.Popen[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -87,8 +90,17 @@ class LocalWorkerWatch:
             await asyncio.sleep(CHECK_SECS)  # the worker may not be our child: its lock has no event to wait for
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(self._data.root)]
-        command += ["--concurrency", str(self._settings.worker_concurrency)]
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._data.root, umask=self._umask
+            self._command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=self._lock.parent.parent,
+            umask=self._umask,
+            env=serving_environ(),
         )
+
+
+def host_worker_command(data: DataDir, settings: Settings) -> list[str]:
+    """Return what runs the worker of a data directory's host."""
+    command = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(data.root)]
+    return [*command, "--concurrency", str(settings.worker_concurrency)]

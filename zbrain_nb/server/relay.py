@@ -20,23 +20,35 @@ import msgspec
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
+from jupyter_server.utils import ensure_async
 from tornado import web, websocket
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest, HTTPResponse
 from tornado.httputil import HTTPHeaders, HTTPInputError, parse_response_start_line, url_concat
 from tornado.iostream import StreamClosedError
 
-from zbrain_nb.model.datadir import Owner
-from zbrain_nb.model.errors import NotFound, ServerUnreachable, Unauthorized, ZBrainError, error_from_json
-from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
-from zbrain_nb.model.tokens import has_secret_form
+from zbrain_nb.model.datadir import Upstream
+from zbrain_nb.model.errors import (
+    Forbidden,
+    Malformed,
+    NotFound,
+    ServerUnreachable,
+    Unauthorized,
+    ZBrainError,
+    error_from_json,
+)
+from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER, SECRETS_HEADER
+from zbrain_nb.model.tokens import has_secret_form, hide_secrets, shows_secret
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
 from zbrain_nb.server.handlers.events import check_upgrade
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
-from zbrain_nb.server.hostlink import HostLink, bearer
+from zbrain_nb.server.hostlink import Link, bearer
 
 log = logging.getLogger(__name__)
 _ALLOWED = [re.compile(rf"/api/{pattern_of(route)}\Z") for route, _ in ROUTES if route != "events"]
+_RUNS_CODE = re.compile(r"/api/jobs(/retry|/[^/]+/retry)?\Z")
+#: The same for all. JupyterHub takes a cookie only beside the XSRF token, which no `<script src>` can send.
+_PUBLIC_PAGES = re.compile(r"/(static/.+|frame)\Z")
 _ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
 _REQUEST_HEADERS = (
     "Content-Type",
@@ -49,6 +61,7 @@ _REQUEST_HEADERS = (
     "Content-Encoding",
     LENGTH_HEADER,
     OFFSET_HEADER,
+    SECRETS_HEADER,
 )
 _ANSWER_HEADERS = (
     "Content-Type",
@@ -74,8 +87,8 @@ class _RelayHandler(JupyterHandler):
     """Admits by Jupyter's login or the kernel's token, and writes errors in zbrain's shape."""
 
     @property
-    def link(self) -> HostLink:
-        link: HostLink = self.settings["zbrain_link"]
+    def link(self) -> Link:
+        link: Link = self.settings["zbrain_link"]
         return link
 
     @property
@@ -83,11 +96,11 @@ class _RelayHandler(JupyterHandler):
         """What stands behind ``zbrain`` in the path, escaped as it was sent: names may hold any character."""
         return (self.request.path or "").removeprefix(f"{self.base_url}zbrain")
 
-    def upstream(self, owner: Owner) -> str:
-        """Return the address at the host; a Jupyter token in the query is not for it."""
+    def address(self, upstream: Upstream) -> str:
+        """Return the address at the host; Jupyter's own tokens in the query are not for it."""
         parts = (self.request.query or "").split("&")
-        query = "&".join(part for part in parts if unquote_plus(part.partition("=")[0]) != "token")
-        return f"{owner.url}zbrain{self.rest}" + (f"?{query}" if query else "")
+        query = "&".join(part for part in parts if unquote_plus(part.partition("=")[0]) not in ("token", "_xsrf"))
+        return f"{upstream.url}zbrain{self.rest}" + (f"?{query}" if query else "")
 
     def _has_kernel_token(self) -> bool:
         scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
@@ -105,13 +118,55 @@ class _RelayHandler(JupyterHandler):
         if not self.own_token() and not self._has_kernel_token():
             super().check_xsrf_cookie()
 
+    def refuse_secret_in_address(self) -> None:
+        """Refuse what shows a token of zbrain's to all who read addresses, and keep it out of Jupyter's own log.
+
+        Raises
+        ------
+        Malformed
+            If one stands there: as the host would say, which does not see a ``token`` in the query.
+        """
+        address = self.request.uri or ""
+        if shows_secret(address):
+            self.request.uri = hide_secrets(address)
+            raise Malformed(
+                "A token stands in the address, where logs and histories keep it.",
+                "Send it as `Authorization: token ...`, and have this one revoked.",
+            )
+
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
         """Admit the caller."""
+        self.refuse_secret_in_address()
         await super().prepare(_redirect_to_login=False)
-        if self.own_token():
+        if self.own_token() or self._has_kernel_token():
             return
-        if not self._has_kernel_token() and self.current_user is None:
+        if self.current_user is None:
             raise Unauthorized("This request carries no login and no valid token.", "Open it from Jupyter.")
+        await self.authorize()
+
+    async def authorize(self) -> None:
+        """Refuse what Jupyter's authorizer does not allow, and the token of anybody for whom the relay cannot speak.
+
+        Raises
+        ------
+        Forbidden
+            If the user may not do this.
+        """
+        user, person = self.current_user, self.link.person
+        if person is not None and self.token_authenticated and user.username != person:
+            raise Forbidden(
+                f"This server speaks to the queue for {person} alone, and the token is one of {user.username}.",
+                "Send it to the Hub's zbrain service itself.",
+            )
+        action = self.action()
+        if not await ensure_async(self.authorizer.is_authorized(self, user, action, "zbrain")):
+            raise Forbidden(f"{user.username} is not authorized to {action} zbrain on this server.")
+
+    def action(self) -> str:
+        """Return the request's action in the terms of Jupyter's authorizer: what makes code run is ``execute``."""
+        if self.request.method in ("GET", "HEAD"):
+            return "read"
+        return "execute" if _RUNS_CODE.match(self.rest) else "write"
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write any failure in the one shape."""
@@ -196,11 +251,11 @@ class RelayHandler(StreamedBody, _RelayHandler):
 
     async def _forward(self) -> None:
         for attempt in range(1, TRIES + 1):
-            owner = await self.link.owner()
+            upstream = await self.link.upstream()
             try:
-                await self._fetch(owner)
+                await self._fetch(upstream)
             except OSError as error:
-                self.link.lost(owner)
+                self.link.lost(upstream)
                 # The same request may go to the host that comes next if nothing was delivered, or does no harm twice.
                 again = isinstance(error, ConnectionRefusedError) or self.request.method in ("GET", "HEAD")
                 if attempt == TRIES or self._body is not None or self._started or not again:
@@ -208,14 +263,14 @@ class RelayHandler(StreamedBody, _RelayHandler):
             else:
                 return
 
-    async def _fetch(self, owner: Owner) -> None:
-        headers = HTTPHeaders(bearer(owner))
+    async def _fetch(self, upstream: Upstream) -> None:
+        headers = HTTPHeaders(bearer(upstream))
         for name in _REQUEST_HEADERS:
             if name in self.request.headers:
                 headers[name] = self.request.headers[name]
         headers.update(self.own_token())
         request = HTTPRequest(
-            self.upstream(owner),
+            self.address(upstream),
             method=self.request.method or "GET",
             headers=headers,
             body=None if self._body is not None or self.request.method in _BODILESS else b"".join(self._chunks),
@@ -290,12 +345,17 @@ class RelayPageHandler(RelayHandler):
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
         """Learn who it is; the kernels' token opens no pages."""
         self._chunks = []
+        self.refuse_secret_in_address()
         await JupyterHandler.prepare(self)
 
     async def _page(self, *args: str) -> None:
+        if self.link.person is not None and _PUBLIC_PAGES.match(self.rest):
+            await self._forward()
+            return
         if self.current_user is None:
             self.redirect(url_concat(self.get_login_url(), {"next": self.request.uri or ""}))
             return
+        await self.authorize()
         if not any(pattern.match(self.rest) for pattern in self.allowed):
             raise web.HTTPError(404)
         self.xsrf_token  # noqa: B018 # sets the cookie that the page sends back with what it asks to be done
@@ -303,9 +363,9 @@ class RelayPageHandler(RelayHandler):
 
     get = head = _page
 
-    def upstream(self, owner: Owner) -> str:
+    def address(self, upstream: Upstream) -> str:
         """Return the address at the host; pages take no query."""
-        return f"{owner.url}zbrain{self.rest}"
+        return f"{upstream.url}zbrain{self.rest}"
 
 
 class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandler):
@@ -327,17 +387,17 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
 
     async def _connect(self) -> websocket.WebSocketClientConnection:
         for _ in range(TRIES):
-            owner = await self.link.owner()
-            url = f"ws{self.upstream(owner).removeprefix('http')}"
+            upstream = await self.link.upstream()
+            url = f"ws{self.address(upstream).removeprefix('http')}"
             try:
-                headers = bearer(owner) | self.own_token()
+                headers = bearer(upstream) | self.own_token()
                 return await websocket.websocket_connect(
                     HTTPRequest(url, headers=headers), max_message_size=1 << 30, ping_interval=20
                 )
             except HTTPClientError as error:
                 raise _refusal_of(error) from error
             except OSError:
-                self.link.lost(owner)
+                self.link.lost(upstream)
         raise ServerUnreachable("The zbrain host does not answer.", "Try again in a moment.")
 
     def open(self, *args: Any, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ import sys
 import urllib.parse
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,16 +23,27 @@ from zbrain_nb.model.logs import configure_logging, log_transitions
 from zbrain_nb.model.settings import Settings, read_settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
+from zbrain_nb.server.application import Gate
 from zbrain_nb.server.host import Host
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.inspection import inspect_database
 from zbrain_nb.store.storage import Storage
 
+if TYPE_CHECKING:
+    from zbrain_nb.server.hub.service import HubService
+
 log = logging.getLogger(__name__)
 
 
 async def serve(
-    data: DataDir, settings: Settings, *, bind: str, port: int, idle_secs: float | None, names: Collection[str] = ()
+    data: DataDir,
+    settings: Settings,
+    *,
+    bind: str,
+    port: int,
+    idle_secs: float | None,
+    names: Collection[str] = (),
+    gate: Gate | None = None,
 ) -> None:
     """Serve until a signal comes or, with `idle_secs`, until nobody has needed the host for so long.
 
@@ -43,9 +54,9 @@ async def serve(
     Conflict
         If another host serves the directory.
     """
-    host = Host(data, settings, bind=bind, port=port, names=names, worker_umask=os.umask(0o077))
+    host = Host(data, settings, bind=bind, port=port, names=names, worker_umask=os.umask(0o077), gate=gate)
     owner = await host.start()
-    if host.is_open:
+    if host.is_open and gate is None:
         sys.stderr.write(_about_network(data, bind, owner.url))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -95,6 +106,16 @@ async def back_up(data: DataDir, settings: Settings, to: Path) -> None:
         lock.release()
 
 
+def _hub_service(settings: Settings) -> HubService:
+    try:
+        from zbrain_nb.server.hub.service import HubService
+    except ModuleNotFoundError as error:
+        raise ZBrainError(
+            f"`zbrain serve --hub` needs the package {error.name}.", "Install zbrain_nb[hub] beside the Hub."
+        ) from error
+    return HubService(settings)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``python -m zbrain_nb.server``; returns the exit code."""
     parser = argparse.ArgumentParser(prog="zbrain serve", description="Serve the queue of a data directory.")
@@ -104,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
     parser.add_argument("--name", action="append", default=[], help="a further name of this machine; may be repeated")
     parser.add_argument("--idle-secs", type=float, help="end after so long without jobs and clients (default: never)")
+    parser.add_argument("--hub", action="store_true", help="serve as a service of the JupyterHub that started this")
     parser.add_argument("--inspect", action="store_true", help="serve nothing; say in JSON whether the database opens")
     options = parser.parse_args(arguments)
     if options.inspect:
@@ -118,6 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.data:
             settings = msgspec.structs.replace(settings, data=options.data)
         data = DataDir(settings.data, options.artifacts or settings.artifacts)
+        gate: HubService | None = None
+        if options.hub:
+            gate = _hub_service(settings)
+            # it never executes jobs: each is run in its owner's account
+            settings = msgspec.structs.replace(settings, worker_mode="none")
+            options.bind, options.port = gate.bind, gate.port
         asyncio.run(
             serve(
                 data,
@@ -126,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 port=options.port,
                 idle_secs=options.idle_secs,
                 names=options.name,
+                gate=gate,
             ),
         )
     except Conflict as error:

@@ -207,6 +207,10 @@ class ArtifactStore:
         """Return those of `names` that are not here, in order; the others are young now (see `has`)."""
         return [name for name in names if not self.has(name)]
 
+    def gone(self, names: Iterable[str]) -> list[str]:
+        """Return those of `names` that are not here; none becomes young by that."""
+        return [name for name in names if not self.path(name).exists()]
+
     def size(self, sha256: str) -> int:
         """Return the blob's size in bytes.
 

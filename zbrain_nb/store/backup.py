@@ -79,7 +79,7 @@ class Backup:
         for segment in segments:
             cursor.execute(f"CREATE TABLE {_NAME}.{segment.table} ({COLUMNS[segment.kind]})")
             cursor.execute(f"INSERT INTO {_NAME}.{segment.table} BY NAME SELECT * FROM {segment.table}")
-        for table in ("meta", "workers", "tokens", "segments"):
+        for table in ("meta", "workers", "tokens", "grants", "segments"):
             cursor.execute(f"INSERT INTO {_NAME}.{table} SELECT * FROM {table}")
         # closed segments were copied before: their jobs may not show what was folded since
         cursor.execute(f"DELETE FROM {_NAME}.meta WHERE key = ?", [FOLDED_SEQ])

@@ -7,7 +7,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -15,6 +15,7 @@ from weakref import WeakSet
 import duckdb
 
 from zbrain_nb.model.errors import Unavailable, ZBrainError
+from zbrain_nb.store.grants import Grant, add_grants, forget_grants
 from zbrain_nb.store.opening import open_connection, wal_of
 from zbrain_nb.store.refusals import conflict, disk_floor, is_full, unavailable
 from zbrain_nb.store.room import Room
@@ -320,6 +321,14 @@ class Database:
     def save_worker(self, worker_id: str, info: str) -> None:
         """Keep what is known of a worker, as JSON."""
         self._connection.execute("INSERT OR REPLACE INTO workers VALUES (?, ?)", [worker_id, info])
+
+    def save_grants(self, grants: Collection[Grant]) -> None:
+        """Let owners name blobs."""
+        add_grants(self._connection, grants)
+
+    def forget_grants(self, names: Collection[str]) -> None:
+        """Remove all grants of these blobs."""
+        forget_grants(self._connection, names)
 
     def open_segments(self, kinds: Iterable[str], now: float) -> None:
         """Close the segments of these kinds that are appended to, if they have rows, and open the next ones."""

@@ -240,12 +240,12 @@ def page_end(sizes: Iterable[tuple[int, int]]) -> int:
     return end
 
 
-def displays(cursor: Cursor, job_id: str, attempt: int) -> list[dict[str, Any]]:
-    """Return the rich outputs of one attempt as they came, in order."""
+def displays(cursor: Cursor, job_id: str, attempt: int, upto: int) -> list[dict[str, Any]]:
+    """Return the rich outputs of one attempt as they came, in order, up to the event `upto`."""
     rows = cursor.execute(
         "SELECT data FROM transitions WHERE job_id = ?::UUID AND kind = 'job_displayed' AND attempt = ? "
-        "ORDER BY event_seq",
-        [job_id, attempt],
+        "AND event_seq <= ? ORDER BY event_seq",
+        [job_id, attempt, upto],
     ).fetchall()
     return [output for (data,) in rows for output in _decode(data)["outputs"]]
 

@@ -14,7 +14,7 @@ import duckdb
 
 from zbrain_nb.model.errors import ZBrainError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _FIXED = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -42,6 +42,17 @@ CREATE TABLE tokens (
     revoked_at TIMESTAMP,
     revoked_by VARCHAR,
     last_used_at TIMESTAMP
+)
+"""
+
+# Who may name which blob (see `zbrain_nb.queue.grants`). `org_id` is empty for a worker's token. `head` is the
+# beginning of the hash as a number, by which rows are found ten times as fast; an index would be held in memory.
+_GRANTS = """
+CREATE TABLE grants (
+    head UBIGINT NOT NULL,
+    org_id VARCHAR NOT NULL,
+    owner VARCHAR NOT NULL,
+    sha256 VARCHAR NOT NULL
 )
 """
 
@@ -210,6 +221,7 @@ def create_fixed(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_FIXED)
     connection.execute(_SEGMENTS)
     connection.execute(_TOKENS)
+    connection.execute(_GRANTS)
 
 
 def _create(connection: duckdb.DuckDBPyConnection, now: float) -> None:
@@ -269,10 +281,16 @@ def _add_access(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     show_segments(connection, "audit")
 
 
+def _add_grants(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Add the table of grants, empty: what somebody else than the directory's holder sent before is sent again."""
+    connection.execute(_GRANTS)
+
+
 #: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
 MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _into_segments,
     _add_access,
     _add_cache_keys,
     _add_tags,
+    _add_grants,
 ]

@@ -280,6 +280,7 @@ class WorkerAgent:
         self._heart.set_pace(answer.lease_ttl_secs)
         self._fences.set_up(answer.lease_ttl_secs if answer.is_fenced else None)
         self._preparer.blobs = self._runs.crew.blobs = Path(answer.blobs) if answer.blobs else None
+        self._runs.crew.way_back = self._link.way_back()
         missing = self._compare(answer, held, asked_at)
         if missing:
             # perhaps they were leased by an answer that never arrived: the same request gets the same leases
@@ -431,18 +432,18 @@ class WorkerAgent:
 
     def _take(self, answer: LeaseAnswer, asked_at: float) -> bool:
         """Start what was leased by a request sent at `asked_at`, cancel what was canceled; return if any was new."""
-        jobs = []
+        new = []
         for lease in answer.leases:
             key = lease.job.id, lease.job.attempt
             if key not in self._runs:
                 self._fences.begin(*key, asked_at)  # before the job: without it nothing would end that in time
-                jobs.append(lease.job)
+                new.append(lease)
                 log.debug("attempt leased", extra={"job": lease.job.id, "attempt": lease.job.attempt})
         if self.drain.is_on:
-            self._runs.turn_away(jobs)
+            self._runs.turn_away(new)
         else:
-            self._runs.start_all(jobs)
-        news = bool(jobs)
+            self._runs.start_all(new)
+        news = bool(new)
         for ref in answer.cancels:
             news |= self._runs.cancel((ref.job_id, ref.attempt))
         return news

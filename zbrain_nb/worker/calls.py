@@ -96,6 +96,8 @@ class Call(msgspec.Struct, tag="call"):
         A command, run without a shell; then there is no file.
     checkpoints : str
         Folder that outlives the attempt; made when the call asks for it.
+    token : str
+        The attempt's own; empty if it has none.
     """
 
     number: int
@@ -108,6 +110,7 @@ class Call(msgspec.Struct, tag="call"):
     arguments: str | None = None
     cmd: list[str] | None = None
     checkpoints: str = ""
+    token: str = ""
 
 
 class Cancel(msgspec.Struct, tag="cancel"):

@@ -183,6 +183,8 @@ class _Runner:
             "ZBRAIN_ARTIFACTS": box.artifacts,
             "ZBRAIN_CHECKPOINTS": call.checkpoints,
         }
+        if call.token:
+            own["ZBRAIN_TOKEN"] = call.token
         try:
             os.chdir(self._cwd)
         except OSError as error:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from zbrain_nb.worker.calls import PACKET_BYTES, SESSION_PREFIX, Call, OrderRead
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.finishing import Ending
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
+from zbrain_nb.worker.masking import Mask
 from zbrain_nb.worker.preparing import session_request
 from zbrain_nb.worker.request import RunRequest, read_request
 from zbrain_nb.worker.run import Key, Run
@@ -66,6 +67,8 @@ class Crew:
     ----------
     blobs : Path or None
         The queue's artifact store, if it is on this disk; without it there are no sessions.
+    way_back : mapping of str to str
+        See `Link.way_back`.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Crew:
         over: Callable[[Run], None],
     ) -> None:
         self.blobs: Path | None = None
+        self.way_back: Mapping[str, str] = {}
         self.launch, self.wait, self.finish, self.told, self.over = launch, wait, finish, told, over
         self.see_gone = see_gone
         self._folder = folder
@@ -182,7 +186,7 @@ class Crew:
 
     def _open(self, job: Job, key: object) -> Session | None:
         session_id = f"{SESSION_PREFIX}{new_id()}"
-        request = session_request(self._folder, job, session_id, self._temp_dir)
+        request = session_request(self._folder, job, session_id, self._temp_dir, self.way_back)
         try:
             self._launcher.write(request, b"{}")
             own = Run(session_id, 0, None, Delivery(session_id, 0, self._worker_id), request=request)
@@ -309,7 +313,7 @@ class Crew:
             if call.number in withdrawn:
                 continue
             if key in listed:
-                delivery = Delivery(*key, self._worker_id, listed[key])
+                delivery = Delivery(*key, self._worker_id, listed[key], mask=Mask([call.token]))
                 run = Run(*key, None, delivery, listed[key])
                 session.adopt(call, run)
                 runs.append(run)

@@ -26,6 +26,7 @@ from zbrain_nb.model.events import (
 )
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.worker.lines import LineAssembler
+from zbrain_nb.worker.masking import Mask
 from zbrain_nb.worker.request import LOG_BYTES
 from zbrain_nb.worker.spool import Begin, End, Frame, Kind, read_json
 from zbrain_nb.worker.tail import Tail
@@ -41,6 +42,8 @@ _TAIL_BYTES = 256 * 1024
 #: After a cancel, what waits or comes past so many bytes is left out like what is over the log's cap.
 HURRY_BYTES = 512 * 1024
 _CANCELED = "The job was canceled: from here on only the last lines of its log are kept."
+#: Hides nothing.
+OPEN = Mask()
 _STREAMS = {Kind.STDOUT: LogStream.STDOUT, Kind.STDERR: LogStream.STDERR}
 
 
@@ -55,6 +58,8 @@ class Delivery:
         The highest number that the queue has; what is up to it is not sent again.
     log_cap_bytes : int
         Of a longer log only this much is told, and its last lines.
+    mask : Mask
+        Hides values in all that is told.
 
     Attributes
     ----------
@@ -69,13 +74,20 @@ class Delivery:
     """
 
     def __init__(
-        self, job_id: str, attempt: int, worker_id: str, high: int = 0, log_cap_bytes: int = LOG_BYTES
+        self,
+        job_id: str,
+        attempt: int,
+        worker_id: str,
+        high: int = 0,
+        log_cap_bytes: int = LOG_BYTES,
+        mask: Mask = OPEN,
     ) -> None:
+        self.mask = mask
         self._job_id = job_id
         self._attempt = attempt
         self._worker_id = worker_id
         self._log_cap = log_cap_bytes
-        self._assemblers = {LogStream.STDOUT: LineAssembler(), LogStream.STDERR: LineAssembler()}
+        self._assemblers = {stream: LineAssembler(mask) for stream in (LogStream.STDOUT, LogStream.STDERR)}
         self._frames = 0
         self._high = high
         self._last = high  # the number up to which events were made
@@ -127,7 +139,7 @@ class Delivery:
         elif kind == Kind.BEGIN and msgspec.json.decode(frame.payload, type=Begin).pid:  # else nothing was started
             self._add(JobStarted(job_id=self._job_id, worker_id=self._worker_id), 100, _OWN)
         elif kind == Kind.MARK:
-            self._log([(LogStream.SYSTEM, frame.ts, frame.payload.decode(errors="replace"))], _OWN)
+            self._log([(LogStream.SYSTEM, frame.ts, self.mask.text(frame.payload.decode(errors="replace")))], _OWN)
         elif kind == Kind.END:
             self._flush(frame.ts)
             self._tell_last_lines()
@@ -140,10 +152,10 @@ class Delivery:
         kind = event.get("kind")
         if kind == "displayed" and isinstance(event.get("outputs"), list):
             self._flush(frame.ts)
-            outputs = [output for output in event["outputs"] if isinstance(output, dict)]
+            outputs = [self.mask.tree(output) for output in event["outputs"] if isinstance(output, dict)]
             self._add(JobDisplayed(job_id=self._job_id, outputs=outputs), len(frame.payload), _OWN)
         elif kind == "progress":
-            progress = {"fraction": _fraction(event.get("fraction")), "note": _note(event.get("note"))}
+            progress = {"fraction": _fraction(event.get("fraction")), "note": self.mask.tree(_note(event.get("note")))}
             self._add(JobProgress(job_id=self._job_id, progress=progress), len(frame.payload), _OWN)
         elif kind == "finished":
             self.finished = event
@@ -283,14 +295,14 @@ class Delivery:
 
     def say(self, ts: float, sentences: list[str]) -> None:
         """Add lines of the worker itself, before the ending."""
-        self._log([(LogStream.SYSTEM, ts, sentence) for sentence in sentences], _SYSTEM)
+        self._log([(LogStream.SYSTEM, ts, self.mask.text(sentence)) for sentence in sentences], _SYSTEM)
 
     def close(self, ending: AnyWorkerEvent) -> None:
         """Add the ending."""
         self._closed = True
         # even if the spool was cut short below what the queue has, the ending has to come after it
         self._frames = max(self._frames, self._last // STRIDE + 1)
-        self._add(ending, 1000, _OWN)
+        self._add(_masked(ending, self.mask), 1000, _OWN)
         self.urgent = True
 
     def take(self, limit: int) -> tuple[list[AnyWorkerEvent], int]:
@@ -341,6 +353,18 @@ class Delivery:
             other = JobLogged(**place, lines=[(LogStream.SYSTEM, time.time(), sentence)])  # type: ignore[arg-type]
         self._events.appendleft((other, size))
         return True
+
+
+def _masked(ending: AnyWorkerEvent, mask: Mask) -> AnyWorkerEvent:
+    """Return an ending with values hidden in all that it says in words."""
+    if not mask.longest:
+        return ending
+    said: dict[str, Any] = {
+        name: mask.tree(getattr(ending, name)) for name in ("output", "error", "reason") if hasattr(ending, name)
+    }
+    if variables := getattr(ending, "variables", None):
+        said["variables"] = [msgspec.structs.replace(one, summary=mask.text(one.summary)) for one in variables]
+    return msgspec.structs.replace(ending, **said)
 
 
 def _head(data: bytes, part: float) -> int:

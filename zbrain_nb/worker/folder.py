@@ -59,8 +59,8 @@ class WorkerFolder:
         write_private(file, fresh.encode())
         return fresh
 
-    def job_path(self, job_id: str, attempt: int) -> Path:
-        """Where the job as it was leased lies: with it, a new worker can prepare the attempt again."""
+    def lease_path(self, job_id: str, attempt: int) -> Path:
+        """Where the lease of an attempt lies: with it, a new worker can prepare the attempt again."""
         return self.runs / f"{job_id}.{attempt}.job"
 
     def request_path(self, job_id: str, attempt: int) -> Path:
@@ -105,7 +105,7 @@ class WorkerFolder:
                 os.rmdir(request.checkpoints)
         shutil.rmtree(self.outbox(job_id, attempt), ignore_errors=True)
         self.request_path(job_id, attempt).unlink(missing_ok=True)
-        self.job_path(job_id, attempt).unlink(missing_ok=True)
+        self.lease_path(job_id, attempt).unlink(missing_ok=True)
         fence_path(self.root, job_id, attempt).unlink(missing_ok=True)
         self.orders_path(job_id).unlink(missing_ok=True)
         self.spool_path(job_id, attempt).unlink(missing_ok=True)

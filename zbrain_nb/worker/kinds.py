@@ -15,6 +15,7 @@ import msgspec
 
 from zbrain_nb.model.events import WorkerArtifact, WorkerEvent
 from zbrain_nb.model.job import Job, JobArtifact
+from zbrain_nb.model.protocol import Lease
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.worker.collect import Found, open_beneath
 from zbrain_nb.worker.finishing import Ending, finish
@@ -133,7 +134,7 @@ class LocalWorker:
     async def execute(self, job: Job, events: EventSender, cancel: Cancel) -> None:
         """Run a job to its end (see `Worker.execute`); if this is cancelled, its processes are killed."""
         runs, changed = self._open()
-        run = runs.start(job)
+        run = runs.start(Lease(job))
         watch = asyncio.ensure_future(cancel.wait())
         watch.add_done_callback(lambda task: task.cancelled() or runs.cancel(run.key))
         try:

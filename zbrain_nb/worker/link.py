@@ -16,7 +16,7 @@ from zbrain_nb.client.downloading import download
 from zbrain_nb.client.locating import Endpoint, Locator, direct
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import RESUMABLE_BYTES, put, upload
-from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.datadir import HUB_FILE, DataDir, read_upstream
 from zbrain_nb.model.errors import (
     BlobMismatch,
     JobNotFound,
@@ -40,6 +40,7 @@ from zbrain_nb.model.protocol import (
     Registered,
     WorkerInfo,
 )
+from zbrain_nb.model.sealing import SealingKey
 from zbrain_nb.worker.wire import Wires
 
 T = TypeVar("T")
@@ -76,12 +77,16 @@ class Link(Protocol):
         """Give the queue the bytes of an open file, from its start."""
         ...
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
-        """Write an input of a leased job to `target`, its hash checked (``function`` is the pickled call)."""
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
+        """Write an input of a leased attempt to `target`, its hash checked (``function`` is the pickled call)."""
         ...
 
     async def has_job(self, job_id: str) -> bool:
         """Whether the queue keeps a job, ended or not."""
+        ...
+
+    def way_back(self) -> dict[str, str]:
+        """Return the variables by which a job finds the queue; its token is not among them."""
         ...
 
     async def close(self) -> None:
@@ -101,6 +106,7 @@ class HttpLink:
     def __init__(self, locate: Locator) -> None:
         # the worker's own loops repeat what fails, with their own pauses
         self._transport = Transport(locate, patience_secs=0.0)
+        self._key = SealingKey()  # of this process alone
         self._wires: tuple[Endpoint, Wires] | None = None
 
     async def register(self, info: WorkerInfo) -> Registered:
@@ -109,7 +115,12 @@ class HttpLink:
 
     async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
         """See `Link`."""
-        return await self._ask(f"workers/{worker_id}/leases", request, LeaseAnswer, request.wait_secs + 30)
+        sent = msgspec.structs.replace(request, seal_key=self._key.public)
+        answer = await self._ask(f"workers/{worker_id}/leases", sent, LeaseAnswer, request.wait_secs + 30)
+        for lease in answer.leases:
+            if lease.sealed:
+                lease.secrets, lease.sealed = self._key.open(lease.sealed), ""
+        return answer
 
     async def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
         """See `Link`."""
@@ -135,9 +146,9 @@ class HttpLink:
         else:
             await upload(self._transport, sha256, size, partial(_chunks, file))
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
         """See `Link`."""
-        path = f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}"
+        path = f"jobs/{job_id}/inputs/{urllib.parse.quote(name, safe='')}?attempt={attempt}"
         head = await self._transport.request("HEAD", path, expect=(200, NotFound.status, BlobMismatch.status))
         if head.status_code != 200:
             await self._transport.request("GET", path)  # raises: this answer has no words for what is wrong
@@ -151,6 +162,16 @@ class HttpLink:
         except JobNotFound:
             return False
         return True
+
+    def way_back(self) -> dict[str, str]:
+        """See `Link`; on the host's own machine its data directory tells where it is after a restart."""
+        if self._wires is None:
+            return {}
+        endpoint = self._wires[0]
+        found = {"ZBRAIN_URL": endpoint.url}
+        if endpoint.lock:
+            found["ZBRAIN_HOST_DATA"] = os.path.dirname(endpoint.lock)
+        return found
 
     async def close(self) -> None:
         """See `Link`."""
@@ -189,6 +210,18 @@ async def _chunks(file: BinaryIO, offset: int = 0) -> AsyncIterator[bytes]:
     file.seek(offset)
     while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
         yield chunk
+
+
+def follow_hub(folder: Path) -> Locator:
+    """Return a function that finds the Hub's service as the user's own server last named it, with its Hub token."""
+
+    def locate() -> Endpoint:
+        upstream = read_upstream(folder)
+        if upstream is None:
+            raise ServerUnreachable(f"{folder / HUB_FILE} names no service: no server of JupyterHub wrote it.")
+        return Endpoint(upstream.url, upstream.token, "JupyterHub")
+
+    return locate
 
 
 def follow(data: DataDir) -> Locator:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -15,6 +16,7 @@ from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.model.kernels import Kernel, UnusableKernel, find_kernel
 from zbrain_nb.model.limits import GRACE_SECS
 from zbrain_nb.model.payload import Reader
+from zbrain_nb.model.protocol import Lease
 from zbrain_nb.worker.environment import job_environment
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.link import Link
@@ -23,6 +25,12 @@ from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.warmth import modules_of
 
 CACHE_BYTES = 4 << 30
+
+
+class SecretsGone(ZBrainError):
+    """The values of a job's secrets are kept nowhere any more, after a restore from a backup, say."""
+
+    code = "secrets_gone"
 
 
 class Preparer:
@@ -47,17 +55,21 @@ class Preparer:
         #: The queue's artifact store, where it can be read: then inputs are not copied.
         self.blobs: Path | None = None
 
-    async def prepare(self, job: Job) -> RunRequest:
+    async def prepare(self, lease: Lease) -> RunRequest:
         """Return the request of a leased job.
 
         Raises
         ------
+        SecretsGone
+            If it names secrets whose values did not come.
         UnusableKernel
             If the job names a kernel that this worker does not have, or that cannot run it.
         ZBrainError
             If an input cannot be had.
         """
-        spec, limits = job.spec, job.spec.limits
+        job, spec, limits = lease.job, lease.job.spec, lease.job.spec.limits
+        if gone := [name for name in spec.secrets if name not in lease.secrets]:
+            raise SecretsGone(f"The host has no value for {', '.join(gone)} any more.", "Submit the job again.")
         kernel = await asyncio.to_thread(_kernel_of, spec)
         outbox = self._folder.outbox(job.id, job.attempt)
         scratch = None
@@ -91,7 +103,7 @@ class Preparer:
             artifacts=spec.artifacts,
             title=spec.title,
         )
-        request.env = job_environment(job, request, {})
+        request.env = job_environment(job, request, self._link.way_back() if self._link else {}, lease)
         request.modules = modules_of(spec.code or "", _imported(request.inputs.get("cell")))
         return request
 
@@ -108,7 +120,7 @@ class Preparer:
             while not path.exists():
                 assert self._link is not None
                 try:
-                    await self._link.fetch_input(job.id, name, sha256, path)
+                    await self._link.fetch_input(job.id, job.attempt, name, sha256, path)
                     await asyncio.to_thread(self._trim)
                 except ZBrainError as error:
                     if not is_passing(error):
@@ -130,8 +142,10 @@ class Preparer:
                 path.unlink(missing_ok=True)
 
 
-def session_request(folder: WorkerFolder, job: Job, session_id: str, temp_dir: str | None) -> RunRequest:
-    """Return the request of a session for calls such as `job` (see `calls`)."""
+def session_request(
+    folder: WorkerFolder, job: Job, session_id: str, temp_dir: str | None, way_back: Mapping[str, str]
+) -> RunRequest:
+    """Return the request of a session for calls such as `job` (see `calls`), without what is of one call only."""
     spec = job.spec
     outbox = folder.outbox(session_id, 0)
     scratch = None
@@ -148,7 +162,7 @@ def session_request(folder: WorkerFolder, job: Job, session_id: str, temp_dir: s
         python=spec.kernel or sys.executable,
         orders=str(folder.orders_path(session_id)),
     )
-    request.env = job_environment(job, request, {})
+    request.env = job_environment(job, request, way_back)
     return request
 
 

@@ -95,7 +95,7 @@ class QueueLink:
 
         await asyncio.to_thread(copy)
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
         """See `Link`."""
 
         def copy() -> None:
@@ -109,6 +109,10 @@ class QueueLink:
     async def has_job(self, job_id: str) -> bool:
         """See `Link`."""
         return await self._queue.get(job_id) is not None
+
+    def way_back(self) -> dict[str, str]:
+        """See `Link`: there is no way into this process."""
+        return {}
 
     async def close(self) -> None:
         """Do nothing: the queue belongs to the caller."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from zbrain_nb.model.job import Job
+from zbrain_nb.model.protocol import Lease
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.grip import Grip
 from zbrain_nb.worker.request import RunRequest
@@ -38,6 +39,8 @@ class Run:
         Whether the queue wants nothing of it for a while.
     failures : int
         How often the worker failed at it without getting any further.
+    lease : Lease or None
+        The whole of what was leased, if that is known.
     session, number : Session or None, int
         Of a call: the session that runs it, and its number there.
     """
@@ -60,6 +63,7 @@ class Run:
     task: asyncio.Task[None] | None = None
     session: Session | None = None
     number: int = 0
+    lease: Lease | None = None
 
     @property
     def key(self) -> Key:

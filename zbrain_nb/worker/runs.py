@@ -22,11 +22,14 @@ from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import JobCanceled, JobFailed
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.kernels import UnusableKernel
+from zbrain_nb.model.protocol import Lease
 from zbrain_nb.worker.crew import Crew
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.finishing import Ending, lost
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
 from zbrain_nb.worker.grip import Grip
+from zbrain_nb.worker.masking import Mask
+from zbrain_nb.worker.preparing import SecretsGone
 from zbrain_nb.worker.request import LOG_BYTES, RunRequest, read_request, write_private
 from zbrain_nb.worker.run import Key, Run
 from zbrain_nb.worker.session import not_begun
@@ -74,7 +77,7 @@ class Runs:
     worker_id : str
         Who runs them.
     prepare : callable
-        Makes the request of a leased job: fetches its inputs, say. May raise `ZBrainError`.
+        Makes the request of a lease: fetches its inputs, say. May raise `ZBrainError`.
     finish : callable
         Gathers what a run left when its processes are gone.
     changed : callable
@@ -96,7 +99,7 @@ class Runs:
         launcher: Launcher,
         worker_id: str,
         *,
-        prepare: Callable[[Job], Awaitable[RunRequest]],
+        prepare: Callable[[Lease], Awaitable[RunRequest]],
         finish: Callable[[Run, RunRequest, End], Awaitable[Ending]],
         changed: Callable[[], None],
         slots: int = 0,
@@ -167,34 +170,37 @@ class Runs:
         """Return a run that is not over yet."""
         return self._runs.get(key)
 
-    def start_all(self, jobs: list[Job]) -> None:
+    def start_all(self, leases: list[Lease]) -> None:
         """Run leased jobs (see `start`); what cannot be written down goes back."""
         calls = []
-        for job in jobs:
+        for lease in leases:
+            job = lease.job
             if self.crew.takes(job):
-                run = Run(job.id, job.attempt, job, Delivery(job.id, job.attempt, self._worker_id))
+                delivery = Delivery(job.id, job.attempt, self._worker_id, mask=Mask.of(lease))
+                run = Run(job.id, job.attempt, job, delivery, lease=lease)
                 self._runs[run.key] = run
                 calls.append(run)
             else:
                 try:
-                    self.start(job)
+                    self.start(lease)
                 except OSError as error:
                     self.last_error = f"Job {job.id} could not be written down: {error}."
-                    self.turn_away([job])
+                    self.turn_away([lease])
         if calls:
             self.crew.start(calls)
 
-    def start(self, job: Job) -> Run:
+    def start(self, lease: Lease) -> Run:
         """Run a leased job; a new worker goes on from here if this one dies."""
-        write_private(self._folder.job_path(job.id, job.attempt), msgspec.json.encode(job))
-        return self._add(job.id, job.attempt, job, 0)
+        job = lease.job
+        write_private(self._folder.lease_path(job.id, job.attempt), msgspec.json.encode(lease))
+        return self._add(job.id, job.attempt, lease, 0)
 
     def adopt(self, job_id: str, attempt: int, high: int) -> Run:
         """Go on with an attempt that lies in the folder."""
-        job: Job | None = None
+        lease: Lease | None = None
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, ZBrainError):
-            job = msgspec.json.decode(self._folder.job_path(job_id, attempt).read_bytes(), type=Job)
-        return self._add(job_id, attempt, job, high)
+            lease = msgspec.json.decode(self._folder.lease_path(job_id, attempt).read_bytes(), type=Lease)
+        return self._add(job_id, attempt, lease, high)
 
     def adopt_sessions(self, listed: dict[Key, int]) -> None:
         """Go on with the sessions that lie in the folder, and with their calls that the queue counts on."""
@@ -242,15 +248,15 @@ class Runs:
                 return
             if run.task is not None and run.task is not asyncio.current_task():
                 run.task.cancel()
-            again = self._add(run.job_id, run.attempt, run.job, high)
+            again = self._add(run.job_id, run.attempt, run.lease, high)
             again.canceled, again.stale, again.failures = run.canceled, run.stale, run.failures
             again.stopped = run.stopped
             if again.canceled:
                 again.delivery.hurry()
 
-    def turn_away(self, jobs: list[Job]) -> None:
+    def turn_away(self, leases: list[Lease]) -> None:
         """Give jobs that were leased and not begun back to the queue."""
-        for job in jobs:
+        for job in (lease.job for lease in leases):
             run = Run(job.id, job.attempt, job, Delivery(job.id, job.attempt, self._worker_id))
             self._runs[run.key] = run
             run.ended = True
@@ -277,9 +283,11 @@ class Runs:
         for run in self._runs.values():
             self._end_job(run)
 
-    def _add(self, job_id: str, attempt: int, job: Job | None, high: int) -> Run:
+    def _add(self, job_id: str, attempt: int, lease: Lease | None, high: int) -> Run:
+        job = None if lease is None else lease.job
         log_cap_bytes = LOG_BYTES if job is None else job.spec.limits.log_bytes
-        run = Run(job_id, attempt, job, Delivery(job_id, attempt, self._worker_id, high, log_cap_bytes), high)
+        delivery = Delivery(job_id, attempt, self._worker_id, high, log_cap_bytes, Mask.of(lease))
+        run = Run(job_id, attempt, job, delivery, high, lease=lease)
         self._runs[run.key] = run
         run.task = asyncio.create_task(self._live(run), name=f"run {job_id}.{attempt}")
         return run
@@ -333,7 +341,7 @@ class Runs:
                 while is_locked(spool):
                     await self._wait(run, 0.1)
         run.ended = True
-        run.delivery = Delivery(run.job_id, run.attempt, self._worker_id, run.delivery.high)
+        run.delivery = Delivery(run.job_id, run.attempt, self._worker_id, run.delivery.high, mask=run.delivery.mask)
         what = f"{type(error).__name__}: {error}".splitlines()[0][:500]
         reason = f"Its worker failed at it {run.failures} times, the last time with {what}"
         run.delivery.close(JobFailed(job_id=run.job_id, reason=reason))
@@ -368,7 +376,7 @@ class Runs:
         if not path.exists():
             try:
                 await self._make_request(run)
-            except UnusableKernel as error:
+            except (UnusableKernel, SecretsGone) as error:
                 return Ending(JobFailed(job_id=run.job_id, reason=str(error), final=True), [])
             except (ZBrainError, OSError) as error:
                 log.warning("run cannot be prepared", extra={"job": run.job_id, "why": str(error)})
@@ -390,8 +398,8 @@ class Runs:
 
     async def _make_request(self, run: Run) -> None:
         """Have a request on disk; leaves None if the job shall not run or is not known any more."""
-        if run.request is None and run.job is not None:
-            request = await self._unless(run, self._prepare(run.job), lambda: run.canceled or run.stopped)
+        if run.request is None and run.job is not None and run.lease is not None:
+            request = await self._unless(run, self._prepare(run.lease), lambda: run.canceled or run.stopped)
             if request is not None:
                 self._launcher.write(request, msgspec.json.encode(run.job.spec.input))
                 run.request = request

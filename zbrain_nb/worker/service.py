@@ -18,7 +18,7 @@ from zbrain_nb.model.logs import configure_logging
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.worker.agent import HOST_GONE_SECS, WorkerAgent
 from zbrain_nb.worker.folder import WorkerFolder
-from zbrain_nb.worker.link import HttpLink, follow
+from zbrain_nb.worker.link import HttpLink, follow, follow_hub
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ def run_worker(
     org_id: str | None = None,
     data: DataDir | None = None,
     fenced: bool = False,
+    on_hub: bool = False,
     drains: bool = False,
     drain_secs: float | None = None,
     say: Callable[[str], None] | None = None,
@@ -55,6 +56,8 @@ def run_worker(
         The data directory; None is that of the settings.
     fenced : bool
         See `WorkerAgent`; workers on other machines always are.
+    on_hub : bool
+        Follow the service of JupyterHub that the user's own server last named in `folder`, instead of a host.
     drains, drain_secs : bool, float or None
         Whether SIGTERM and SIGINT let what runs end, and for how long (see `Drain`).
     say : callable, optional
@@ -73,10 +76,13 @@ def run_worker(
             f"A worker needs the token of the server at {url}.",
             "Set ZBRAIN_TOKEN to it; on the server's machine it stands in the file `token` of the data directory.",
         )
-    if url is None or folder is None:
+    if folder is None or (url is None and not on_hub):
         data = data or DataDir(settings.data, settings.artifacts)
     if url is not None:
         locate: Locator = locator(url, token)
+    elif on_hub:
+        assert folder is not None
+        locate = follow_hub(Path(folder))
     else:
         assert data is not None
         locate = follow(data)
@@ -121,10 +127,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="the worker's own folder (default: worker/ in the data directory)")
     parser.add_argument("--concurrency", type=int, help="how many jobs run at once (default: ZWORKER_CONCURRENCY)")
     parser.add_argument("--org", help="take jobs of this org only")
+    parser.add_argument("--hub", action="store_true", help="work for the JupyterHub service that --folder names")
     parser.add_argument(
         "--fenced", action="store_true", help="end jobs in time when the queue is out of reach, as on another machine"
     )
     options = parser.parse_args(arguments)
+    if options.hub and not options.folder:
+        parser.error("--hub takes a --folder")
     if options.concurrency is not None and options.concurrency < 1:
         parser.error("--concurrency takes a whole number of at least 1")
     configure_logging("worker")
@@ -139,6 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
             org_id=options.org,
             data=data,
             fenced=options.fenced,
+            on_hub=options.hub,
         )
     except ZBrainError as error:
         log.error("worker cannot run: %s", error)

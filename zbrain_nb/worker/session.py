@@ -137,6 +137,7 @@ class Session:
                     spec.arguments,
                     spec.cmd,
                     str(self._folder.checkpoints.folder_of(run.job)),
+                    run.lease.token if run.lease is not None else "",
                 )
             )
         self._book.append(orders)
@@ -342,7 +343,7 @@ class Session:
 
     def feed_again(self, run: Run, high: int) -> None:
         """Make the events of a call anew, from those that follow `high`."""
-        run.delivery = Delivery(run.job_id, run.attempt, run.delivery.worker_id, high)
+        run.delivery = Delivery(run.job_id, run.attempt, run.delivery.worker_id, high, mask=run.delivery.mask)
         if run.canceled:
             run.delivery.hurry()
         if self.own.reader is None:

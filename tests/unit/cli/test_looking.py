@@ -114,6 +114,21 @@ def test_log_of_a_job_cannot_steer_the_terminal(data: DataDir, job_id: str) -> N
     assert (raw.stdout, raw.stderr) == ("\x1b[31mred\x1b[0m\x1b[2J\x1b]0;title\x07\x9b2J\x1b\n", "")
 
 
+def test_words_that_others_choose_cannot_steer_the_terminal(data: DataDir) -> None:
+    escapes = "\x1b]0;title\x07\x1b[2J\x9b2J\u202e[link=evil.example]here"
+    script = 'mkdir out; echo x > "out/$1"; printf \'{"a": "%s"}\' \'\\u001b]0;title\\u0007\' > $ZBRAIN_OUTPUT'
+    folder = data.root.parent / "steering"
+    folder.mkdir()
+    words = ("--name", "[bold]steers", "--tag", f"k={escapes}", "--artifacts", "out/*")
+    ran = zbrain(data, "submit", *words, "--", "sh", "-c", script, escapes, escapes, cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    for command in (["result"], ["show"], ["artifacts"], ["ls", "-q"], ["logs"]):
+        shown = on_terminal(data, *command, "[bold]steers", columns=200)
+        for escape in ("\x1b]", "\x1b[2J", "\x9b", "\x07", "\u202e"):
+            assert escape not in shown, (command, shown)
+        assert "[link=" in shown or command[0] not in ("show", "artifacts")
+
+
 def test_result_ends_with_the_jobs_code(data: DataDir) -> None:
     failed = zbrain(data, "submit", "--name", "broken", "--", "sh", "-c", "exit 7").stdout.strip()
     assert zbrain(data, "result", failed).returncode == 7

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zbrain_nb.model.errors import BlobMismatch, ZBrainError
+from zbrain_nb.model.errors import BlobMismatch, UntrustedResult, ZBrainError
 from zbrain_nb.model.job import Job, JobSpec, JobState, Variable
 from zbrain_nb.model.payload import dump_value
 from zbrain_nb.notebook.binding import OutBindings
@@ -55,6 +55,10 @@ class FakeClient:
     def call(self, _read: Any, path: str) -> bytes:
         _, job_id, _, name = path.split("/")
         return self.handles[job_id].blobs[name]
+
+    def check_trusted(self, jobs: Any, what: str, how: str) -> None:
+        if any(job.owner == "somebody else" for job in jobs):
+            raise UntrustedResult(what, how)
 
 
 def bindings(namespace: dict[str, Any], *handles: FakeHandle) -> OutBindings:
@@ -168,3 +172,13 @@ def test_bound_function_assigns_globals_of_the_notebook() -> None:
     job.end(set_it=OWN)
     namespace["set_it"]()
     assert namespace["kept"] == 1
+
+
+def test_variables_of_somebody_elses_job_are_not_bound() -> None:
+    namespace: dict[str, Any] = {"model": "old"}
+    job = FakeHandle()
+    job.job.owner = "somebody else"
+    bindings(namespace, job).add(job, ["model"])  # type: ignore[arg-type]
+    with pytest.raises(UntrustedResult, match="--out"):
+        job.end(model="new")
+    assert namespace == {}

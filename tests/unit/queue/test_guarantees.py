@@ -216,6 +216,20 @@ async def test_outputs_are_those_of_the_last_attempt_reduced(queue, clock):
     assert await queue.list_outputs(new_id()) == []
 
 
+async def test_outputs_up_to_an_event_leave_the_later_ones_to_its_followers(queue):
+    hand = await Hand(queue).register()
+    job = await hand.run(JobSpec(code="1"))
+    one = {"output_type": "display_data", "data": {"text/plain": "1"}, "metadata": {}}
+    two = {**one, "data": {"text/plain": "2"}}
+    await hand.send(JobDisplayed(job.id, attempt=1, outputs=[one]))
+    seq = queue.event_seq
+    follower = queue.subscribe([f"jobs/{job.id}"], after=seq)
+    await hand.send(JobDisplayed(job.id, attempt=1, outputs=[two]))
+    assert await queue.list_outputs(job.id, upto=seq) == [one]
+    assert [event.data["outputs"] for event in await follower.next_batch()] == [[two]]
+    follower.close()
+
+
 async def test_completed_with_files_stores_them_first(queue, tmp_path):
     hand = await Hand(queue).register()
     job = await hand.run()

@@ -247,9 +247,9 @@ async def test_detach_is_told_once_to_those_who_wait_for_the_job(queue):
     job, other = await hand.run(), await hand.run()
     waits, elsewhere = [queue.subscribe([f"jobs/{one.id}"], waits=True) for one in (job, other)]
     watches = queue.subscribe([f"jobs/{job.id}"])
-    assert (queue.count_waiting(job.id), queue.count_waiting(other.id), queue.count_waiting("x")) == (1, 1, 0)
+    assert (queue.count_waiting(job), queue.count_waiting(other), queue.count_waiting(await hand.run())) == (1, 1, 0)
     await hand.send(logged(job, 1))
-    assert queue.detach(job.id) == 1
+    assert queue.detach(job) == 1
     (told,) = await soon(waits)
     assert (told.kind, told.topic, told.job_id, told.seq) == ("detached", "", "", waits.position)
     resumed = queue.subscribe([f"jobs/{job.id}"], after=told.seq)
@@ -258,7 +258,7 @@ async def test_detach_is_told_once_to_those_who_wait_for_the_job(queue):
     await hand.send(logged(other, 1))
     assert [event.kind for event in await soon(elsewhere)] == ["job_logged"]
     waits.close()
-    assert (queue.count_waiting(job.id), queue.detach(job.id)) == (0, 0)
+    assert (queue.count_waiting(job), queue.detach(job)) == (0, 0)
 
 
 @pytest.mark.parametrize("late", [False, True])

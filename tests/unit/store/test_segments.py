@@ -57,7 +57,7 @@ async def test_rows_past_the_limit_go_into_the_next_segment_and_are_read_as_one(
     assert [s.closed_at is None for s in found if s.kind == "jobs"] == [False, False, False, True]
     assert [await count(storage, kind) for kind in KINDS] == [10, 20, 20]
     assert (await storage.get_jobs(job.id for job in jobs)).keys() == {job.id for job in jobs}
-    every = dict.fromkeys(("org_id", "state", "owner", "name", "search", "before", "after", "tag"))
+    every = dict.fromkeys(("orgs", "state", "owner", "name", "search", "before", "after", "tag"))
     listed = await storage.read(queries.list_jobs, **every, limit=4)
     assert [job.id for job in listed] == [job.id for job in reversed(jobs)][:4]
 

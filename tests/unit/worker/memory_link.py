@@ -182,13 +182,16 @@ class MemoryLink:
         assert hashlib.sha256(content).hexdigest() == sha256
         (self.queue.folder / sha256).write_bytes(content)
 
-    async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+    async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
         self._check()
         await asyncio.to_thread(shutil.copyfile, self.queue.folder / sha256, target)
 
     async def has_job(self, job_id: str) -> bool:
         self._check()
         return (job_id, 1) in self.queue.jobs
+
+    def way_back(self) -> dict[str, str]:
+        return {"ZBRAIN_URL": "http://127.0.0.1:9/"}
 
     async def close(self) -> None:
         pass

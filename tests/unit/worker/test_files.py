@@ -16,6 +16,7 @@ from tests.unit.worker.conftest import Station
 from tests.unit.worker.memory_link import MemoryLink
 from zbrain_nb.model.events import JobCompleted, JobFailed, LogStream
 from zbrain_nb.model.job import Job, JobSpec
+from zbrain_nb.model.protocol import Lease
 from zbrain_nb.worker.collect import find_artifacts, open_beneath
 from zbrain_nb.worker.preparing import Preparer
 
@@ -94,12 +95,12 @@ async def test_input_in_the_store_is_read_in_place_until_it_is_damaged(idle_stat
     preparer = Preparer(idle_station.folder, MemoryLink(queue))
     preparer.blobs = tmp_path
     job = Job(JobSpec(cmd=["true"], inputs={"data": digest}))
-    assert (await preparer.prepare(job)).inputs == {"data": str(lying)}
+    assert (await preparer.prepare(Lease(job))).inputs == {"data": str(lying)}
     before = lying.stat()
     while lying.stat().st_ctime_ns == before.st_ctime_ns:  # its clock ticks slowly
         lying.write_bytes(content.upper())
     os.utime(lying, ns=(before.st_atime_ns, before.st_mtime_ns))
-    elsewhere = (await preparer.prepare(job)).inputs["data"]
+    elsewhere = (await preparer.prepare(Lease(job))).inputs["data"]
     assert elsewhere != str(lying)
     assert Path(elsewhere).read_bytes() == content
 
@@ -128,7 +129,7 @@ async def test_input_of_many_jobs_leased_together_is_hashed_once(
 
     monkeypatch.setattr(hashlib, "file_digest", count)
     job = Job(JobSpec(cmd=["true"], inputs={"data": digest}))
-    requests = await asyncio.gather(*(preparer.prepare(job) for _ in range(8)))
+    requests = await asyncio.gather(*(preparer.prepare(Lease(job)) for _ in range(8)))
     assert {request.inputs["data"] for request in requests} == {str(lying)}
     assert hashed == [str(lying)]
 
@@ -154,3 +155,35 @@ def test_find_artifacts_names_that_are_no_text_are_made_text(tmp_path: Path) -> 
     assert [one.name for one in found] == ["bad\ufffd___.txt"]
     with open_beneath(found[0].root, found[0].path) as file:
         assert file.read() == b"x"
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+@pytest.mark.parametrize("step", range(4))
+def test_open_beneath_reads_nothing_outside_whenever_a_link_takes_a_parts_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, step: int
+) -> None:
+    root, secrets = tmp_path / "root", tmp_path / "secrets"
+    for folder, text in ((root / "a" / "b", "the job's"), (secrets / "b", "secret")):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(text)
+    (one,), _ = find_artifacts(str(tmp_path / "none"), str(root), ["a"])
+    opened, steps = os.open, []
+
+    def swap() -> None:
+        target, to = (root / "a", secrets) if what == "folder" else (root / "a" / "b" / "file", secrets / "b" / "file")
+        target.rename(tmp_path / "moved")
+        target.symlink_to(to)
+
+    def open_and_swap(*args: Any, **more: Any) -> int:
+        if len(steps) == step:
+            swap()
+        steps.append(args)
+        return opened(*args, **more)
+
+    monkeypatch.setattr(os, "open", open_and_swap)
+    try:
+        with open_beneath(one.root, one.path) as file:
+            assert file.read() == b"the job's"
+    except OSError:
+        pass
+    assert len(steps) > step

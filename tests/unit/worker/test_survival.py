@@ -15,7 +15,7 @@ import pytest
 from tests.unit.worker.conftest import Station, eventually, pids_with
 from zbrain_nb.model.datadir import is_locked
 from zbrain_nb.model.events import JobCompleted, JobFailed
-from zbrain_nb.model.protocol import LeaseRequest
+from zbrain_nb.model.protocol import Lease, LeaseRequest
 from zbrain_nb.worker.agent import FolderInUse
 
 pytestmark = pytest.mark.anyio
@@ -49,8 +49,8 @@ async def test_lease_that_was_not_launched_is_launched_by_the_next_worker(idle_s
     """The worker died between the lease and the launch."""
     job = idle_station.submit("echo", "ran")
     job.leased = True
-    path = idle_station.folder.job_path(job.job.id, 1)
-    path.write_bytes(msgspec.json.encode(job.job))
+    path = idle_station.folder.lease_path(job.job.id, 1)
+    path.write_bytes(msgspec.json.encode(Lease(job.job)))
     await idle_station.start()
     await idle_station.until(lambda: job.ended)
     assert job.lines() == ["ran"]

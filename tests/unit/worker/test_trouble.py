@@ -16,7 +16,7 @@ from tests.unit.worker.memory_link import MemoryLink
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed, LogStream
 from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.model.logs import configure_logging
-from zbrain_nb.model.protocol import EventBatch, EventBatchAnswer
+from zbrain_nb.model.protocol import EventBatch, EventBatchAnswer, Lease
 from zbrain_nb.worker.agent import WorkerAgent
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.folder import WorkerFolder
@@ -88,7 +88,7 @@ async def test_kernel_that_jupyter_reads_as_its_own_python_is_the_workers(
     (folder / "kernel.json").write_text('{"argv": ["python", "-f"], "display_name": "x", "language": "python"}')
     preparer = Preparer(WorkerFolder(tmp_path / "worker"), None)
     for kernel, python in (("bare", sys.executable), ("/some/python", "/some/python")):
-        request = await preparer.prepare(Job(JobSpec(code="1", kernel=kernel)))
+        request = await preparer.prepare(Lease(Job(JobSpec(code="1", kernel=kernel))))
         assert (request.python, request.kernel) == (python, None)
 
 
@@ -160,13 +160,16 @@ async def test_input_that_many_jobs_read_at_once_comes_once(tmp_path: Path) -> N
     fetched: list[str] = []
 
     class SlowLink:
-        async def fetch_input(self, job_id: str, name: str, sha256: str, target: Path) -> None:
+        async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
             fetched.append(sha256)
             await asyncio.sleep(0)
             target.write_bytes(b"call")
 
+        def way_back(self) -> dict[str, str]:
+            return {}
+
     preparer = Preparer(folder, cast("Link", SlowLink()))
-    jobs = [Job(JobSpec(function=digit * 64, kernel=sys.executable)) for digit in "aaab"]
-    requests = await asyncio.gather(*map(preparer.prepare, jobs))
+    leases = [Lease(Job(JobSpec(function=digit * 64, kernel=sys.executable))) for digit in "aaab"]
+    requests = await asyncio.gather(*map(preparer.prepare, leases))
     assert sorted(fetched) == ["a" * 64, "b" * 64]
     assert {request.function for request in requests} == {str(folder.blobs / (digit * 64)) for digit in "ab"}

@@ -157,7 +157,11 @@ def check_owner_file(data: DataDir) -> Iterator[Diagnosis]:
     """See whether ``owner.json`` speaks the truth about who serves the directory."""
     subject = "owner file"
     holder = lock_holder(data.host_lock)
-    owner = data.read_owner()
+    try:
+        owner = data.read_owner()
+    except ZBrainError as error:
+        yield problem(subject, error.message, error.hint)
+        return
     if owner is None:
         if holder is not None:
             yield problem(

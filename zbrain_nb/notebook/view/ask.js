@@ -35,7 +35,7 @@ export class PageServer {
     return ask(this.urlOf(path), options);
   }
   events(query) {
-    return new WebSocket(`${this.api.replace(/^http/, 'ws')}events?${query}`);
+    return new WebSocket(ownSocket(`${this.api.replace(/^http/, 'ws')}events?${query}`));
   }
   /** Where a file is. */
   urlOf(path) {
@@ -58,14 +58,27 @@ export function apiOfPage() {
   return base ? `${new URL(base, location.href).href.replace(/\/?$/, '/')}zbrain/api/` : null;
 }
 
+/** What shows the server that a page of its own asks: JupyterHub wants it of reading requests too. */
+export function ownHeaders() {
+  const token = xsrfToken();
+  return token ? { 'X-XSRFToken': token } : {};
+}
+
+/** A socket's address with the same: a page cannot send headers with it. */
+function ownSocket(url) {
+  const token = xsrfToken();
+  return token ? `${url}&_xsrf=${encodeURIComponent(token)}` : url;
+}
+
+const xsrfToken = () => {
+  const found = /(?:^|; )_xsrf=([^;]+)/.exec(document.cookie)?.[1];
+  return found && decodeURIComponent(found);
+};
+
 /** Return what the server answered, and its clock (milliseconds, 0 if it did not say). */
 export async function ask(url, { method = 'GET', body, patience = 30_000 } = {}) {
-  const headers = {};
-  if (method !== 'GET') {
-    headers['Content-Type'] = 'application/json';
-    const xsrf = /(?:^|; )_xsrf=([^;]+)/.exec(document.cookie)?.[1];
-    if (xsrf) headers['X-XSRFToken'] = decodeURIComponent(xsrf);
-  }
+  const headers = ownHeaders();
+  if (method !== 'GET') headers['Content-Type'] = 'application/json';
   const answer = await fetch(url, {
     method,
     headers,

@@ -24,6 +24,7 @@ export class Feed {
     this.outputs = saved.outputs ?? [];
     this.leftOut = saved.outputs_left_out ?? 0; // of the outputs, the first ones: so many the notebook did not keep
     this.shipped = saved.shipped ?? ''; // the variables that went along, said by the magic alone
+    this.viewer = saved.viewer ?? null; // as whom the server sees who looks; the notebook keeps who looked last
     this.cached = saved.cached ?? false; // nothing ran: the cell took what this job gave before
     this.parents = []; // the jobs that have to end first, while it waits for them
     this.attempts = []; // how it was tried so far, read when it is tried again
@@ -43,6 +44,10 @@ export class Feed {
     this.clearNext = false;
   }
 
+  /** Whether the job is the viewer's own: what others' jobs show is caged, and so is all until that is known. */
+  get isOwn() {
+    return this.viewer != null && this.job.owner === this.viewer;
+  }
   get ended() {
     return ENDED.has(this.job.state);
   }

@@ -1,4 +1,5 @@
 // What a job leaves: its value, variables, artifacts, and the reference by which code finds it again.
+import { ownHeaders } from './ask.js';
 import { bytes, copyButton, h, icon } from './elements.js';
 import { textOf } from './outputs.js';
 import { plainText, visibleName } from './text.js';
@@ -131,7 +132,7 @@ function preview(name, size, source) {
 async function textAt(source) {
   if (typeof source !== 'string') return (await source(PEEK_BYTES)).text();
   const range = { Range: `bytes=0-${PEEK_BYTES - 1}` };
-  const answer = await fetch(source, { credentials: 'same-origin', headers: range });
+  const answer = await fetch(source, { credentials: 'same-origin', headers: { ...ownHeaders(), ...range } });
   if (!answer.ok) throw new Error(answer.statusText);
   return answer.text();
 }

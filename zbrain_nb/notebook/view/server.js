@@ -104,6 +104,7 @@ export class ServerFeed extends Feed {
     // The outputs first: what is followed from their number on then begins before all that is loaded here.
     const shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
     const job = await this.#fetch(path).catch(unknownIfMissing);
+    const { owner: viewer } = await this.#fetch('whoami');
     const lines = this.loaded
       ? this.log
       : new LogLines(
@@ -113,6 +114,7 @@ export class ServerFeed extends Feed {
     await this.#fillLog(lines, job.log_lines);
     const parents = await this.#parentsOf(job);
     if (!current()) return null;
+    this.viewer = viewer;
     this.setJob(job);
     this.parents = parents;
     void this.#readAttempts();

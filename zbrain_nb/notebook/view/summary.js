@@ -36,6 +36,7 @@ export function bundleOf(feed) {
   const { id, name, state } = job;
   const saved = { id, name, version: 1, state, shipped: feed.shipped, cached: feed.cached, job, log, outputs };
   saved.outputs_left_out = from;
+  saved.viewer = feed.viewer;
   return { [MIME_TYPE]: saved, 'text/html': html(saved), 'text/plain': '<zbrain job>' };
 }
 

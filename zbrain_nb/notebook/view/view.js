@@ -41,6 +41,8 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   el.replaceChildren(head, body, status);
 
   const name = () => visibleName(feed.job.name);
+  // Jupyter's renderers run in the page, with all that its login may do: they are for one's own jobs alone.
+  const show = (output, host) => (feed.isOwn ? renderOutput : renderPlainly)(output, host);
 
   // ---- head
   function buildHead() {
@@ -235,8 +237,8 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       disposePanes();
       lines = feed.log;
       panes = {
-        outputs: outputsPane(`Outputs of ${name()}`, null, () => feed.displays, renderOutput),
-        value: outputsPane(`Value of ${name()}`, 'Value', () => feed.values, renderOutput),
+        outputs: outputsPane(`Outputs of ${name()}`, null, () => feed.displays, show),
+        value: outputsPane(`Value of ${name()}`, 'Value', () => feed.values, show),
         log: logPane(feed),
         parents: parentsPane(feed),
       };

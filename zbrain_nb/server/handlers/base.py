@@ -35,6 +35,8 @@ from zbrain_nb.server.handlers.arguments import read_arguments
 from zbrain_nb.server.handlers.audited import Audited
 from zbrain_nb.server.handlers.declaration import operation_of
 from zbrain_nb.server.identity import Identity
+from zbrain_nb.server.job_tokens import JobTokens
+from zbrain_nb.server.secrets import Secrets
 from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.tokens import Tokens
 
@@ -67,12 +69,16 @@ class HostContext:
         Browsers that a person sent here.
     tokens : Tokens
         Those that are kept.
+    job_tokens : JobTokens
+        Those of attempts.
+    secrets : Secrets
+        Keeps the values of jobs' secrets.
     audit : AuditLog
         Is told who did what.
     instance : str
         Random, new for each host process.
-    host_names : set of str
-        Names by which this host may be addressed (DNS rebinding).
+    host_names : set of str or None
+        Names by which this host may be addressed (DNS rebinding); None is any.
     requests : int
         Requests of clients so far (not of workers): the host's idle watch looks at it.
     followers : int
@@ -88,9 +94,11 @@ class HostContext:
     identity: Identity
     sessions: Sessions
     tokens: Tokens
+    job_tokens: JobTokens
+    secrets: Secrets
     audit: AuditLog
     instance: str
-    host_names: set[str]
+    host_names: set[str] | None
     requests: int = 0
     followers: int = 0
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -138,7 +146,8 @@ class ApiHandler(Audited, web.RequestHandler):
     async def prepare(self) -> None:
         """Admit only callers that name this host and are known to it; read the query as the method declares it."""
         name = httputil.split_host_and_port(self.request.host.lower())[0]
-        if name not in self.context.host_names and name.strip("[]") != self._arrived_at():
+        names = self.context.host_names
+        if names is not None and name not in names and name.strip("[]") != self._arrived_at():
             raise Forbidden(
                 f"This host does not answer to the name {name[:200]!r}.",
                 "`zbrain serve --name` gives it further names.",

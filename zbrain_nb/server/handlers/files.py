@@ -27,7 +27,7 @@ from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
 from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
-from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, operation
+from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, NoArguments, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.uploads import Upload
@@ -139,6 +139,7 @@ class BlobHandler(StreamedBody, ApiHandler):
         """
         self.raise_refusal()
         if name := self._laid():
+            self.principal.check_holder("lay files into the artifact store")
             await asyncio.to_thread(self.queue.artifacts.take_file, name, sha256)
             self.reply({"sha256": sha256}, 201)
             return
@@ -149,13 +150,17 @@ class BlobHandler(StreamedBody, ApiHandler):
             await asyncio.to_thread(upload.commit)
         finally:
             upload.pause()
+        await self.queue.grants.add(sha256, self.principal)
         self.reply({"sha256": sha256}, 201)
 
     @operation(admits=ALL, answers={200: Content(headers=(_SIZE,))}, refuses=(NotFound,))
-    def head(self, sha256: str) -> None:
-        """Say whether the blob is here, its size is the length; if not, how much of it has arrived."""
+    async def head(self, sha256: str) -> None:
+        """Say whether the caller has the blob here, its size is the length; if not, how much of it has arrived.
+
+        Bytes that only others have sent are not here.
+        """
         self.raise_refusal()
-        if not self.queue.artifacts.has(sha256):
+        if not await self.queue.grants.has(sha256, self.principal):
             if arrived := self.queue.artifacts.arrived(sha256, self.principal.owner):
                 self.set_status(404)
                 self.set_header(OFFSET_HEADER, str(arrived))
@@ -180,10 +185,11 @@ class BlobHandler(StreamedBody, ApiHandler):
             self._upload = None
 
 
-def _sends(admits: frozenset[Credential]) -> Callable[[F], F]:
+def _sends(admits: frozenset[Credential], query: type[msgspec.Struct] = NoArguments) -> Callable[[F], F]:
     """Declare what every route that sends a blob takes and answers."""
     return operation(
         admits=admits,
+        query=query,
         headers=_ASKED_FOR,
         answers={
             200: Content(BYTES, headers=(_ETAG, _SIZE)),
@@ -331,17 +337,23 @@ class VariableHandler(_BlobFile):
         return _named(name, [JobArtifact(v.name, v.sha256, v.size) for v in job.variables], "variable")
 
 
+class InputQuery(msgspec.Struct):
+    """Arguments of ``GET jobs/{id}/inputs/{name}``."""
+
+    attempt: Annotated[int, msgspec.Meta(description="The attempt that reads it; 0 is the running one.", ge=0)] = 0
+
+
 class InputHandler(_BlobFile):
-    """``GET jobs/{id}/inputs/{name}``: for the worker that runs the job."""
+    """``GET jobs/{id}/inputs/{name}``: for the worker that runs the job, while it does."""
 
     counts_as_client = False
 
-    @_sends(WORKERS)
+    @_sends(WORKERS, InputQuery)
     async def head(self, job_id: str, name: str = "") -> None:
         """Answer as `get` does, without the bytes."""
         await self._send(job_id, name, include_body=False)
 
-    @_sends(WORKERS)
+    @_sends(WORKERS, InputQuery)
     async def get(self, job_id: str, name: str = "") -> None:  # type: ignore[override]
         """Send the input."""
         await self._send(job_id, name, include_body=True)
@@ -349,8 +361,8 @@ class InputHandler(_BlobFile):
     async def blob_of(self, job_id: str, name: str) -> JobArtifact:
         """Find the input by its name; ``function`` is the pickled call."""
         job = await self.job(job_id)
-        if job.state.ended or job.attempt == 0:
-            raise JobNotFound(f"Job {job.id} is not leased.")
+        if not self.queue.is_leased_to(self.principal, job, self.query(InputQuery).attempt or job.attempt):
+            raise JobNotFound(f"Job {job.id} is not leased to a worker of yours.", "Its inputs are for the attempt.")
         digest = job.spec.function if name == "function" and job.spec.function else job.spec.inputs.get(name)
         if digest is None:
             raise NotFound(f"Job {job.id} has no input {name[:80]!r}.")

@@ -66,6 +66,9 @@ class LeasesHandler(ApiHandler):
             if self._finished or self.request.connection.stream.closed():  # type: ignore[union-attr]
                 return  # the worker went away; its repeat with the same request_id gets the same leases
             raise
+        for lease in answer.leases:
+            await self.context.secrets.hand_over(worker_id, lease, request.seal_key)
+            lease.token = self.context.job_tokens.mint(lease.job.id, lease.job.attempt)
         self.reply(answer)
 
     def on_connection_close(self) -> None:

@@ -248,6 +248,8 @@ class _Runner:
         os.environ["ZBRAIN_JOB_ID"] = call.job_id
         os.environ["ZBRAIN_ATTEMPT"] = str(call.attempt)
         os.environ["ZBRAIN_CHECKPOINTS"] = call.checkpoints
+        if call.token:
+            os.environ["ZBRAIN_TOKEN"] = call.token
         if call.input:
             self._is_box_used = True
             (self._outbox / "input.json").write_bytes(msgspec.json.encode(call.input))

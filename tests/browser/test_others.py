@@ -1,0 +1,98 @@
+"""Two people on one host: each sees their own job as if its cell had run here, and the other's only in a cage."""
+
+from __future__ import annotations
+
+import httpx
+import msgspec
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import log_in
+from tests.browser.stub import StubServer
+from tests.browser.worker import HandWorker
+from zbrain_nb.model.datadir import Owner
+
+pytestmark = pytest.mark.browser
+OUTPUT = {"text/html": "<b>shown</b><script>try { top.pwned = 1 } catch { }</script>", "text/plain": "shown"}
+#: As Jupyter's renderers are handed in; they would run what an output holds in the page.
+RENDER = """async ([modules, api, saved]) => {
+  const { ServerFeed, render } = await import(`${modules}/index.js`);
+  const { body } = document;
+  body.replaceChildren();
+  for (const one of saved) {
+    const card = body.appendChild(document.createElement('div'));
+    card.id = `job-${one.id}`;
+    const renderOutput = (output, host) => {
+      host.append(Object.assign(document.createElement('i'), { className: 'native' }));
+    };
+    render(card, new ServerFeed(api, { name: 'job', state: 'succeeded', ...one }).start(), { renderOutput });
+  }
+}"""
+
+
+def headers_of(token: str) -> dict[str, str]:
+    return {"Authorization": f"token {token}"}
+
+
+def token_of_bob(host: Owner) -> str:
+    wanted = {"owner": "bob", "roles": {"default": "submitter"}}
+    made = httpx.post(f"{host.url}zbrain/api/tokens", headers=headers_of(host.token), json=wanted, trust_env=False)
+    secret: str = made.json()["secret"]
+    return secret
+
+
+@pytest.mark.parametrize("viewer", ["holder", "bob"])
+def test_others_outputs_are_shown_in_a_frame_of_no_origin_and_own_ones_natively(
+    page: Page, host: Owner, hand: HandWorker, viewer: str
+) -> None:
+    bob = token_of_bob(host)
+    spec = {"cmd": ["true"], "worker": hand.name}
+    answer = httpx.post(f"{host.url}zbrain/api/jobs", headers=headers_of(bob), json=spec, trust_env=False)
+    ids = [hand.submit()[0], answer.json()["id"]]
+    for job_id in hand.start(2):
+        hand.display(job_id, OUTPUT)
+        hand.send(job_id, "completed", exit_code=0)
+    own, foreign = ids if viewer == "holder" else ids[::-1]
+    log_in(page, host if viewer == "holder" else msgspec.structs.replace(host, token=bob))
+    # A page of the same origin, as Jupyter's is: the console's own policy would forbid what is tried here.
+    page.route(
+        "**/blank", lambda route: route.fulfill(content_type="text/html", body="<!doctype html><title>x</title>")
+    )
+    page.goto(f"{host.url}zbrain/blank")
+    root = f"{host.url}zbrain"
+    page.evaluate(RENDER, [f"{root}/static", f"{root}/api/", [{"id": job_id} for job_id in ids]])
+    expect(page.locator(f"#job-{own} .native")).to_have_count(1)
+    expect(page.locator(f"#job-{own} iframe")).to_have_count(0)
+    frame = page.locator(f"#job-{foreign} iframe")
+    expect(frame).to_have_attribute("sandbox", "allow-scripts")
+    expect(frame.content_frame.locator("b")).to_have_text("shown")
+    expect(page.locator(f"#job-{foreign} .native")).to_have_count(0)
+    assert page.evaluate("window.pwned") is None
+
+
+@pytest.mark.parametrize(("viewer", "is_native"), [("ada", True), ("eve", False), (None, False)])
+def test_outputs_in_the_notebook_are_caged_unless_it_was_said_that_the_job_is_ones_own(
+    page: Page, stub: StubServer, viewer: str | None, is_native: bool
+) -> None:
+    job_id = stub.add("succeeded")
+    saved = {"id": job_id, "job": stub.jobs[job_id], "outputs": [{"output_type": "display_data", "data": OUTPUT}]}
+    if viewer is not None:
+        saved["viewer"] = viewer
+    page.goto(stub.url())
+    stub.down = True
+    root = stub.url().rsplit("/", 1)[0]
+    page.evaluate(RENDER, [f"{root}/view", f"{root}/zbrain/api/", [saved]])
+    expect(page.locator(".native")).to_have_count(int(is_native))
+    expect(page.locator("iframe[sandbox=allow-scripts]")).to_have_count(int(not is_native))
+
+
+def test_outputs_that_the_notebook_took_for_own_are_caged_once_the_server_says_otherwise(
+    page: Page, stub: StubServer
+) -> None:
+    job_id = stub.add("succeeded", owner="eve")
+    stub.outputs[job_id].append({"output_type": "display_data", "data": OUTPUT})
+    page.goto(stub.url())
+    root = stub.url().rsplit("/", 1)[0]
+    page.evaluate(RENDER, [f"{root}/view", f"{root}/zbrain/api/", [{"id": job_id, "viewer": "eve"}]])
+    expect(page.locator("iframe[sandbox=allow-scripts]")).to_have_count(1)
+    expect(page.locator(".native")).to_have_count(0)

@@ -1,0 +1,52 @@
+"""What a Hub user may do where: the Hub's word made a principal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zbrain_nb.model.access import Role
+from zbrain_nb.model.errors import Forbidden
+from zbrain_nb.server.hub.identity import principal_of
+
+
+def user(*groups: str, name: str = "alice", kind: str = "user") -> dict[str, Any]:
+    return {"kind": kind, "name": name, "groups": list(groups)}
+
+
+def test_hub_user_operates_the_own_org_and_submits_in_the_groups() -> None:
+    alice = principal_of(user("physics", "chemistry"), {})
+    assert (alice.owner, alice.home) == ("alice", "~alice")
+    assert alice.roles == {"~alice": Role.OPERATOR, "physics": Role.SUBMITTER, "chemistry": Role.SUBMITTER}
+    assert not alice.is_holder
+
+
+@pytest.mark.parametrize("group", ["~bob", "a,b", "a/b", "", "a\nb"])
+def test_hub_group_that_would_pass_for_another_org_is_none(group: str) -> None:
+    assert principal_of(user(group), {}).orgs == {"~alice"}
+
+
+def test_hub_group_with_a_role_gives_it_in_all_orgs_and_is_none_itself() -> None:
+    roles = {"leads": Role.OPERATOR, "auditors": Role.VIEWER, "admins": Role.ADMIN}
+    assert principal_of(user("physics", "leads"), roles).roles == {"~alice": Role.OPERATOR, "physics": Role.OPERATOR}
+    assert principal_of(user("physics", "admins", "leads"), roles).role_in("physics") is Role.ADMIN
+    # a further role takes nothing away, and none reaches into orgs of others
+    assert principal_of(user("physics", "auditors"), roles).role_in("physics") is Role.SUBMITTER
+    admin = principal_of(user("admins"), roles)
+    assert admin.orgs == {"~alice"}
+    assert not admin.is_holder
+
+
+@pytest.mark.parametrize("model", [user(kind="service"), user(name="a,b"), user(name="a/b")])
+def test_hub_service_and_name_that_is_no_org_are_refused(model: dict[str, Any]) -> None:
+    with pytest.raises(Forbidden):
+        principal_of(model, {})
+
+
+def test_worker_of_a_hub_user_takes_own_jobs_in_own_orgs_only() -> None:
+    binding = principal_of(user("physics"), {"leads": Role.ADMIN}).binding
+    assert binding.admits("physics", "alice", "local")
+    assert binding.admits("~alice", "alice", "local")
+    assert not binding.admits("physics", "bob", "local")
+    assert not binding.admits("chemistry", "alice", "local")

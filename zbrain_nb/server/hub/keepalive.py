@@ -1,0 +1,109 @@
+"""Keeps a user's server from being culled while jobs run beside it: the culler ends it, and with it they would end.
+
+Cullers go by the server's last activity, which is the latest of all settings of Jupyter whose names end in
+``_last_activity``. Started by the extension.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+from zbrain_nb.model.datadir import is_locked
+
+CHECK_SECS = 20.0
+#: The setting of Jupyter that is kept fresh.
+ACTIVITY = "zbrain_last_activity"
+
+
+class WebApp(Protocol):
+    """What is needed of Jupyter's web application."""
+
+    settings: dict[str, object]
+
+    def last_activity(self) -> datetime:
+        """Return when the server last did something."""
+        ...
+
+
+class ActivityKeeper:
+    """Keeps one server's activity fresh while jobs run beside it.
+
+    Parameters
+    ----------
+    app : WebApp
+        Jupyter's.
+    folder : Path
+        The folder of the worker beside the server.
+    cap : timedelta
+        For how long after the last activity of anybody else.
+    log : logging.Logger
+        Jupyter's, for the person who looks there why the server lives, or does not.
+    clock : callable
+        Gives the time.
+    """
+
+    def __init__(
+        self,
+        app: WebApp,
+        folder: Path,
+        cap: timedelta,
+        log: logging.Logger,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._app = app
+        self._folder = folder
+        self._cap = cap
+        self._log = log
+        self._clock = clock
+        self._is_keeping = self._is_over = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._look_for_ever())
+
+    async def stop(self) -> None:
+        """Cease to look."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            self.look()
+            await asyncio.sleep(CHECK_SECS)
+
+    def look(self) -> None:
+        """Refresh the activity if jobs run, unless nobody else has been active for as long as the cap."""
+        running = running_attempts(self._folder)
+        kept = self._app.settings.pop(ACTIVITY, None)
+        idle = self._clock() - self._app.last_activity()
+        if running and idle < self._cap:
+            kept = self._clock()
+            if not self._is_keeping:
+                self._log.info("zbrain: %d jobs run here, so this server counts as active and is not culled", running)
+        elif running and not self._is_over:
+            self._log.warning(
+                "zbrain: %d jobs run here, but this server may be culled: nobody did anything for %s "
+                "(ZBrainExtension.keep_server_hours)",
+                running,
+                timedelta(seconds=int(idle.total_seconds())),
+            )
+        if kept is not None:
+            self._app.settings[ACTIVITY] = kept
+        self._is_keeping = running > 0 and idle < self._cap
+        self._is_over = running > 0 and idle >= self._cap
+
+
+def running_attempts(folder: Path) -> int:
+    """Return how many attempts, or sessions of calls, run in a worker's folder."""
+    return sum(is_locked(spool) for spool in (folder / "runs").glob("*.spool"))
