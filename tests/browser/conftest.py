@@ -65,7 +65,7 @@ def fresh_page(browser: Browser) -> Iterator[Page]:
         # JupyterLab's own, or those of a hostile output in its frame, which could not do what it tried.
         theirs = ("/static/" in stack and "zbrain" not in stack) or "'pwned'" in error.message
         # A kernel restarted while JupyterLab waits for one of its replies: rejected without a stack.
-        canceled = not stack and error.message.startswith("Canceled future for ")
+        canceled = not stack and "Canceled future for " in error.message
         if not theirs and not canceled:
             errors.append(f"{error} {stack}")
 

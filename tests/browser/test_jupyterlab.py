@@ -23,6 +23,13 @@ COUNT = """%%zbrain --name count
 for number in range(1, {count} + 1):
     print("line", number)
     time.sleep(0.2)"""
+COUNT_TILL_TOLD = """%%zbrain --name count
+import pathlib
+
+for number in range(1, 41):
+    while number == 40 and not pathlib.Path("enough").exists():
+        time.sleep(0.05)
+    print("line", number)"""
 PLOT = """%%zbrain --name plot --job plot
 import matplotlib.pyplot as plt
 
@@ -71,17 +78,19 @@ def test_first_line_comes_at_once_and_cancel_works_while_the_kernel_is_busy(lab:
 
 
 def test_view_survives_reload_and_kernel_restart_while_the_job_runs(lab: Lab, page: Page) -> None:
-    lab.write_notebook("survive.ipynb", LOAD, COUNT.format(count=40))
+    lab.write_notebook("survive.ipynb", LOAD, COUNT_TILL_TOLD)
     notebook = lab.open(page, "survive.ipynb")
     notebook.run_to_end(0)
     notebook.run(1)
-    line(notebook.view(1), "line 3").wait_for(timeout=20_000)
+    line(notebook.view(1), "line 39").wait_for(timeout=20_000)
     notebook.save()
     notebook = lab.open(page, "survive.ipynb")
     view = notebook.view(1)
     expect(head(view)).to_have_text("Running", timeout=20_000)
-    line(view, "line 1").wait_for()
+    line(view, "line 39").wait_for()
     notebook.restart_kernel()
+    expect(head(view)).to_have_text("Running")
+    (lab.folder / "enough").touch()
     expect(head(view)).to_have_text("Succeeded", timeout=30_000)
     expect(view.locator(".zb-logbar")).to_contain_text("40 lines")
     # No kernel knows of it any more: the page itself puts the end into the notebook.

@@ -44,6 +44,11 @@ def fill(disk, leave):
                 break
 
 
+def give_back(disk, size):
+    """Take so many bytes from what fills the disk."""
+    os.truncate(disk / "filler", (disk / "filler").stat().st_size - size)
+
+
 def free(disk):
     (disk / "filler").unlink()
 
@@ -166,6 +171,8 @@ async def test_disk_that_is_full_in_a_checkpoint_loses_nothing_and_is_used_again
     await queue.storage.write(lambda db: None)
     assert "DuckDB had given it up" in caplog.text or "A checkpoint has to wait" in caplog.text
     monkeypatch.setattr(database, "CHECKPOINT_BYTES", 1 << 30)
+    await queue.storage.write(lambda db: None)  # behind a checkpoint that is under way
+    give_back(disk, 1 << 20)  # the last one took all there was
     await lines(hand, job, 0, 20)
     free(disk)
     monkeypatch.setattr(room, "LOOK_SECS", 0.02)
