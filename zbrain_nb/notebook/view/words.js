@@ -115,7 +115,7 @@ function stateNotice(feed) {
     return [job.reason && sentence(reasonOf(job)), again].filter(Boolean).join(' ');
   }
   if (faceOf(feed) === 'cached') {
-    const took = job.started_at ? `, which took ${clock(ranFor(job))}` : '';
+    const took = job.started_at ? `, which took ${span(ranFor(job))}` : '';
     const kept = [hasValue(feed) && 'value', job.variables?.length && 'variables', feed.displays.length && 'outputs'].filter(Boolean);
     const list = kept.length > 1 ? `${kept.slice(0, -1).join(', ')} and ${kept.at(-1)}` : kept[0];
     const shown = list ? ` Its ${list} ${list === 'value' ? 'is' : 'are'} shown.` : '';
