@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -47,9 +48,12 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A fresh page; an uncaught error on it that is not JupyterLab's or Notebook's own fails the test."""
+@contextmanager
+def fresh_page(browser: Browser) -> Iterator[Page]:
+    """Give a page of a browser that remembers nothing; an uncaught error on it that is ours fails the test at its end.
+
+    Those that are JupyterLab's or Notebook's own do not.
+    """
     context = browser.new_context(viewport={"width": 1180, "height": 900}, reduced_motion="reduce")
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     context.set_default_timeout(10_000)
@@ -69,6 +73,13 @@ def page(browser: Browser) -> Iterator[Page]:
     yield tab
     context.close()
     assert errors == []
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of the test's own."""
+    with fresh_page(browser) as tab:
+        yield tab
 
 
 @pytest.fixture(scope="module")

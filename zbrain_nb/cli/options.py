@@ -37,6 +37,10 @@ After = Annotated[
     typer.Option(metavar="JOB", help="Run after this job; may be repeated.", autocompletion=complete_job),
 ]
 Env = Annotated[list[str] | None, typer.Option(metavar="K=V", help="Set a variable; may be repeated.")]
+Secrets = Annotated[
+    list[str] | None,
+    typer.Option("--secret", metavar="NAME", help="Hand over a variable's value, hidden; asked for if it is not set."),
+]
 Tags = Annotated[list[str] | None, typer.Option("--tag", metavar="K=V", help="A label; may be repeated.")]
 Artifacts = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Files to keep; may be repeated.")]
 Cpus = Annotated[float, typer.Option(metavar="N", help="CPU cores that it takes.")]
@@ -57,6 +61,7 @@ def spec_fields(
     retries: int,
     priority: int,
     env: list[str] | None,
+    secrets: list[str] | None,
     tags: list[str] | None,
     artifacts: list[str] | None,
     cpus: float,
@@ -83,6 +88,7 @@ def spec_fields(
         "max_retries": retries,
         "priority": priority,
         "env": dict(pair(text, "--env") for text in env or []),
+        "secrets": list(dict.fromkeys(secrets or [])),
         "tags": dict(pair(text, "--tag") for text in tags or []),
         "artifacts": list(artifacts or []),
         "resources": {"cpus": cpus, "memory_mb": memory_mb},

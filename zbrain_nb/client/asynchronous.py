@@ -17,6 +17,7 @@ import msgspec
 from zbrain_nb.client.downloading import download
 from zbrain_nb.client.handover import hand_over
 from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.client.secrets import SecretValues
 from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import upload
@@ -107,6 +108,8 @@ class AsyncClient:
     def __init__(self, locate: Locator) -> None:
         self.transport = Transport(locate)
         self._me: tuple[Endpoint, Identified] | None = None
+        #: The values of secrets that specs name.
+        self.secrets = SecretValues()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -144,6 +147,7 @@ class AsyncClient:
             If the server refuses a spec.
         """
         key = {"Idempotency-Key": f"client-{uuid.uuid4().hex}"}
+        key |= await self.secrets.headers(self.transport, specs)
         return await self.transport.post("jobs", list(specs), list[Job], headers=key)
 
     async def get(self, job_id: str) -> Job:

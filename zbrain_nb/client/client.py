@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -123,6 +123,9 @@ class Client:
                 raise InvalidSpec("A whole spec takes nothing beside it.", "Put it into the JobSpec.")
             return self.submit_many([command])[0]
         fields = {name: options.pop(name) for name in list(options) if name in JobSpec.__struct_fields__}
+        if isinstance(given := fields.get("secrets"), Mapping):
+            self.asynchronous.secrets.give(given)
+            fields["secrets"] = list(given)
         if callable(command):
             _refuse_ambiguous(command, fields)
             packed = parcel_call(command, args, options)
@@ -140,7 +143,9 @@ class Client:
             )
         if command is not None and not callable(command):
             fields["cmd"] = _words(command)
-            fields["env"] = travelling_environ() | fields.get("env", {})
+            hidden = fields.get("secrets") or ()
+            travelling = {name: value for name, value in travelling_environ().items() if name not in hidden}
+            fields["env"] = travelling | fields.get("env", {})
         if code is not None:
             fields["code"] = code
             fields.setdefault("kernel", sys.executable)
@@ -150,6 +155,7 @@ class Client:
     def submit_many(self, specs: Iterable[JobSpec]) -> JobGroup:
         """Submit specs, all or nothing, in one commit."""
         wanted = list(specs)
+        self.asynchronous.secrets.ask(name for spec in wanted for name in spec.secrets)
         jobs = self.call(self.asynchronous.submit, wanted) if wanted else []
         return JobGroup(self, [JobHandle(self, job) for job in jobs])
 

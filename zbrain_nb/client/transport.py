@@ -13,6 +13,7 @@ import msgspec
 from zbrain_nb.client.locating import Endpoint, Locator
 from zbrain_nb.model.errors import (
     BlobMismatch,
+    OverQuota,
     ServerUnreachable,
     Unauthorized,
     Unavailable,
@@ -259,7 +260,7 @@ class Transport:
             except websockets.InvalidStatus as failure:
                 status = failure.response.status_code
                 error = error_from_json(_decoded(failure.response.body or b""), status)
-                if not isinstance(error, (Unauthorized, Unavailable, ServerUnreachable)):
+                if not isinstance(error, (Unauthorized, OverQuota, Unavailable, ServerUnreachable)):
                     raise error from failure
             except (OSError, TimeoutError, websockets.WebSocketException) as failure:
                 error = _unreachable(endpoint, failure)

@@ -7,6 +7,7 @@
     artifacts/             content-addressed blobs (unless ZBRAIN_ARTIFACTS names another place)
     owner.json             who serves: url, token, pid, boot id, instance (mode 0600)
     token                  the secret of this data directory, made once (mode 0600)
+    secrets/               values of living jobs' secrets, encrypted
     host.lock              held by the host while it lives
     console.html           leads a browser to the console, by a code that works once (mode 0600)
     host.log               what host and local worker log
@@ -104,6 +105,7 @@ class DataDir:
         self.log = self.root / "host.log"
         self.told = self.root / "webhooks.json"
         self.worker = self.root / "worker"
+        self.secrets = self.root / "secrets"
 
     def token(self) -> str:
         """Return the secret of this data directory; the first caller makes it.

@@ -41,6 +41,7 @@ INLINE_BYTES = 4096
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")
+_SECRET_NAME = re.compile(r"(?!ZBRAIN_)[A-Za-z_][A-Za-z0-9_]*")
 _ENV_NAME = re.compile(r"[^=\x00]+\Z")
 
 
@@ -142,7 +143,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cwd : str or None
         Absolute folder to run in; None is a fresh folder for each attempt.
     secrets : list of str
-        Names of secrets that the lease hands over.
+        Names of secrets that the lease hands over; the job finds them as environment variables.
     worker : str
         Which kind of worker runs it, with its argument after a colon.
     kernel : str or None
@@ -478,6 +479,11 @@ def _check(spec: JobSpec) -> None:
             raise InvalidSpec(f"cwd must be an absolute path, not {spec.cwd!r}.", field="cwd")
     if spec.secrets:
         check_texts("secrets", spec.secrets, MAX_NAME)
+        for name in spec.secrets:
+            if not _SECRET_NAME.fullmatch(name):
+                raise InvalidSpec(f"secrets has the impossible name {name!r}.", field="secrets")
+            if name in spec.env:
+                raise InvalidSpec(f"{name} is in env and in secrets.", "Its value would be kept: drop it from env.")
     if spec.worker != "local":
         check_text("worker", spec.worker, MAX_NAME)
         if not spec.kind or _CONTROL.search(spec.worker):

@@ -25,6 +25,8 @@ from zbrain_nb.model.job import Job, Resources
 OFFSET_HEADER = "Upload-Offset"
 #: How long it is as a whole; needed of one that comes compressed, whose own length says nothing.
 LENGTH_HEADER = "Upload-Length"
+#: Of a submit: the values of the secrets that its specs name, sealed for the host's key (``GET health``).
+SECRETS_HEADER = "ZBrain-Secrets"
 MAX_PID = 2**31 - 1
 MAX_SLOTS = 1_000_000
 #: The longest that a lease request may ask to be held open.
@@ -240,6 +242,8 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
     events : list of events
         Taken first, as ``POST workers/{id}/events`` takes them; the answer is then not held back, whatever
         `wait_secs` says. What is free counts as after these.
+    seal_key : str or None
+        Public key of who asks, for the values of secrets (see `SealingKey`).
     """
 
     request_id: str
@@ -250,6 +254,7 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
     kinds: list[str] | None = None
     resources: Resources | None = None
     events: list[AnyWorkerEvent] = []
+    seal_key: str | None = None
 
 
 def check_lease_request(request: LeaseRequest) -> None:
@@ -267,6 +272,8 @@ def check_lease_request(request: LeaseRequest) -> None:
     check_number("wait_secs", request.wait_secs, low=0, high=MAX_WAIT_SECS)
     if request.kinds is not None:
         check_texts("kinds", request.kinds, MAX_KIND)
+    if request.seal_key is not None:
+        check_text("seal_key", request.seal_key, MAX_KIND)
 
 
 class Lease(msgspec.Struct):
@@ -276,10 +283,17 @@ class Lease(msgspec.Struct):
     ----------
     token : str
         The attempt's own: for the code of the job, worth something while the attempt runs. Empty in one process.
+    sealed : str
+        The values of the secrets that the job names, sealed for the request's `seal_key`; empty if it names none, or
+        they are kept no more.
+    secrets : dict of str to str
+        The same, opened: only within the worker.
     """
 
     job: Job
     token: str = ""
+    sealed: str = ""
+    secrets: dict[str, str] = {}
 
 
 class LeaseAnswer(msgspec.Struct):

@@ -60,6 +60,7 @@ class CellOptions(msgspec.Struct):
     on: str | None = None
     kernel: str | None = None
     env: list[str] = []
+    secret: list[str] = []
     artifacts: list[str] = []
     after: list[str] = []
     cpus: float | None = None
@@ -158,6 +159,7 @@ def _parser() -> _Parser:
     add("--on", metavar="WORKER", help="kind of worker to run it on (default: local)")
     add("--kernel", metavar="NAME", help="run it in another kernel, of any language (default: this one's)")
     add("--env", action="append", default=[], metavar="K=V", help="set an environment variable; may be repeated")
+    add("--secret", action="append", default=[], metavar="NAME", help="hand over a variable's value, and hide it")
     add("--artifacts", action="append", default=[], metavar="GLOB", help="files to keep; may be repeated")
     add("--after", action="append", default=[], metavar="JOB", help="run after this job: an id or a handle's variable")
     add("--cpus", type=float, metavar="N", help="CPU cores that it takes (default: 1)")

@@ -150,7 +150,8 @@ class ZBrainMagics(Magics):
             "max_retries": options.retries,
             "priority": options.priority,
             "cwd": str(Path(options.cwd or ".").expanduser().absolute()),
-            "env": travelling_environ() | dict(pair.split("=", 1) for pair in options.env),
+            "env": _without(travelling_environ(), options.secret) | dict(pair.split("=", 1) for pair in options.env),
+            "secrets": list(dict.fromkeys(options.secret)),
             "artifacts": options.artifacts,
             "after": [self._job_id(text) for text in options.after],
             "resources": options.resources,
@@ -306,3 +307,8 @@ def explain(preferences: Preferences) -> None:
 
 
 explain(Preferences())
+
+
+def _without(environ: dict[str, str], names: list[str]) -> dict[str, str]:
+    """Return variables without those that are secrets: their values stand in no spec."""
+    return {name: value for name, value in environ.items() if name not in names}

@@ -54,10 +54,7 @@ class BatchSide(JobSide):
         """
         await self.open()
         if any(map(needs_checks, specs)):
-            stem = hashlib.sha256(f"{key}\0{digest}".encode()).hexdigest()[:32]
-            return await self.accept(
-                [_keyed(spec, f"{stem}#{n}") for n, spec in enumerate(specs)], owner=owner, scope=scope
-            )
+            return await self.accept(key_each(specs, key, digest), owner=owner, scope=scope)
         first = _keyed(specs[0], key)
         own = [self._own(spec, owner, scope) for spec in (first, *specs[1:])]
         owner = own[0].owner
@@ -91,6 +88,12 @@ class BatchSide(JobSide):
         if len(jobs) != len(own) or not all(self._sees(scope, job) for job in jobs):
             raise Conflict("The jobs of this batch are not all kept any more.", "Submit it under another key.")
         return [Accepted(self._present(job), True) for job in jobs]
+
+
+def key_each(specs: Sequence[JobSpec], key: str, digest: str) -> list[JobSpec]:
+    """Return the specs of a batch, each with an idempotency key of its own (see `BatchSide.accept_once`)."""
+    stem = hashlib.sha256(f"{key}\0{digest}".encode()).hexdigest()[:32]
+    return [_keyed(spec, f"{stem}#{n}") for n, spec in enumerate(specs)]
 
 
 def _keyed(spec: JobSpec, key: str) -> JobSpec:

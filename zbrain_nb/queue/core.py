@@ -6,7 +6,7 @@ import asyncio
 import getpass
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -63,6 +63,8 @@ class QueueCore:
         self.owner = owner or getpass.getuser()
         self.events = TakenEvents()
         self.grants = Grants(self.storage, self.artifacts, self.owner)
+        #: Whether the values of a job's secrets are kept; only a host does that.
+        self.holds_secrets: Callable[[str], bool] = lambda job_id: False
         self._clock = clock or Clock()
         self.quotas = QuotaBook(quotas or Quotas())
         self._opening: asyncio.Lock | None = None

@@ -16,13 +16,12 @@ from zbrain_nb.queue.operating import OperatorSide
 from zbrain_nb.queue.overview import OverviewSide
 from zbrain_nb.queue.submits import Accepted
 from zbrain_nb.queue.subscription import Renew, Subscription
-from zbrain_nb.queue.usage import UsageSide
 from zbrain_nb.queue.workerside import WorkerSide
 
 __all__ = ["Accepted", "JobQueue"]
 
 
-class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, OverviewSide, UsageSide):
+class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, HistorySide, OverviewSide):
     """A durable job queue.
 
     All methods belong to one event loop. The queue opens itself when it is first used.

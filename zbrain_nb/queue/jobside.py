@@ -74,10 +74,17 @@ class JobSide(QueueCore):
     def _own(self, given: Job | JobSpec, owner: str | None, scope: Principal | None) -> Job:
         """Return the queue's own copy of what somebody submits who may do so."""
         if scope is None:
-            return as_job(given, owner, self.owner, self.default_org_id)
-        own = as_job(given, scope.owner, self.owner, scope.home)
-        if scope.roles is not None:
-            scope.check(Verb.SUBMIT, own.org_id)
+            own = as_job(given, owner, self.owner, self.default_org_id)
+        else:
+            own = as_job(given, scope.owner, self.owner, scope.home)
+            if scope.roles is not None:
+                scope.check(Verb.SUBMIT, own.org_id)
+        if own.spec.secrets and not self.holds_secrets(own.id):
+            raise InvalidSpec(
+                "The values of its secrets are not here: they are forgotten when a job ends.",
+                "Submit it again where they are.",
+                field="secrets",
+            )
         return own
 
     async def submit_many(

@@ -11,8 +11,9 @@ import msgspec
 
 from zbrain_nb.model.access import Principal, among
 from zbrain_nb.model.job import JobState
-from zbrain_nb.queue.core import QueueCore
+from zbrain_nb.model.quotas import QuotaUse
 from zbrain_nb.queue.jobside import FOLD_BEFORE_LIST
+from zbrain_nb.queue.usage import UsageSide
 from zbrain_nb.store import overviews
 from zbrain_nb.store.artifacts import Usage
 
@@ -41,6 +42,8 @@ class Overview(msgspec.Struct, kw_only=True):
         Jobs that failed in the last 24 hours.
     minutes : Minutes
         How the last `MINUTES` minutes went.
+    quotas : list of QuotaUse
+        How much is used of each limit that is set for the org, and for who asks.
     event_seq : int
         Events behind it change `states`.
     now : float
@@ -53,11 +56,12 @@ class Overview(msgspec.Struct, kw_only=True):
     oldest_pending_at: dt.datetime | None
     failed_last_day: int
     minutes: overviews.Minutes
+    quotas: list[QuotaUse]
     event_seq: int
     now: float
 
 
-class OverviewSide(QueueCore):
+class OverviewSide(UsageSide):
     """Methods about all jobs of an org, and about the store."""
 
     _usage: Usage | None = None
@@ -85,6 +89,7 @@ class OverviewSide(QueueCore):
             oldest_pending_at=await self.storage.read(overviews.oldest_pending, org, without),
             failed_last_day=await self.storage.read(overviews.failed_since, org, now - overviews.DAY_SECS),
             minutes=await self.storage.read(overviews.minutes, org, now, MINUTES),
+            quotas=self.uses(org, self.owner if scope is None else scope.owner),
             event_seq=seq,
             now=now,
         )

@@ -42,18 +42,16 @@ def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_
     Raises
     ------
     InvalidSpec
-        If it is neither a new `Job` nor a `JobSpec`, or asks for what is not built yet.
+        If it is neither a new `Job` nor a `JobSpec`.
     """
     if owner is not None and owner != default_owner:
         check_text("owner", owner, MAX_NAME)
     if type(given) is JobSpec:
-        _check_supported(given)
         return Job(given, owner=owner or default_owner, org_id=given.org_id or default_org)
     if not isinstance(given, Job):
         raise InvalidSpec(f"A Job or a JobSpec can be submitted, not {type(given).__name__}.")
     if given.state is not JobState.PENDING or given.attempt:
         raise InvalidSpec("Only a new job can be submitted.", "Use retry_job to run one again.", field="state")
-    _check_supported(given.spec)
     if given.org_id:
         check_org_id("org_id", given.org_id)
     if not is_id(given.id):
@@ -66,11 +64,6 @@ def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_
         created_at=given.created_at,
         retry_of=given.retry_of,
     )
-
-
-def _check_supported(spec: JobSpec) -> None:
-    if spec.secrets:
-        raise InvalidSpec("secrets is not supported yet.", field="secrets")
 
 
 def needs_checks(spec: JobSpec) -> bool:

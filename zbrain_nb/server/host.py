@@ -32,6 +32,7 @@ from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.job_tokens import JobTokens
 from zbrain_nb.server.local_worker import LocalWorkerWatch, host_worker_command
+from zbrain_nb.server.secrets import Secrets
 from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.tokens import Tokens
 from zbrain_nb.server.webhooks import Notifier
@@ -133,6 +134,8 @@ class Host:
         tokens = Tokens(storage, audit, end_tokens, home=self.settings.default_org_id)
         await tokens.start()
         job_tokens = JobTokens(token, queue.running_attempt)
+        kept_secrets = Secrets(self.data.secrets, token, queue)
+        await kept_secrets.start()
 
         async def find(secret: str) -> Principal | None:
             return tokens.find(secret) or job_tokens.find(secret)
@@ -147,6 +150,7 @@ class Host:
             sessions=sessions,
             tokens=tokens,
             job_tokens=job_tokens,
+            secrets=kept_secrets,
             audit=audit,
             instance=secrets.token_hex(8),
             host_names=None if self._gate else self._host_names(),
@@ -155,6 +159,7 @@ class Host:
         try:
             sockets = bind_sockets(self._port, self._bind)
         except OSError as error:
+            await kept_secrets.stop()
             await tokens.stop()
             await audit.stop()
             await maintenance.stop()
@@ -227,6 +232,7 @@ class Host:
             await self._worker.stop(end_worker=end_worker)
         if self._http is not None:
             await self._http.close_all_connections()
+        await context.secrets.stop()
         await context.tokens.stop()
         await context.audit.stop()
         await context.maintenance.stop()

@@ -27,8 +27,16 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, parse_response_start_l
 from tornado.iostream import StreamClosedError
 
 from zbrain_nb.model.datadir import Upstream
-from zbrain_nb.model.errors import Forbidden, Malformed, NotFound, ServerUnreachable, Unauthorized, ZBrainError
-from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
+from zbrain_nb.model.errors import (
+    Forbidden,
+    Malformed,
+    NotFound,
+    ServerUnreachable,
+    Unauthorized,
+    ZBrainError,
+    error_from_json,
+)
+from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER, SECRETS_HEADER
 from zbrain_nb.model.tokens import has_secret_form, hide_secrets, shows_secret
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
@@ -53,6 +61,7 @@ _REQUEST_HEADERS = (
     "Content-Encoding",
     LENGTH_HEADER,
     OFFSET_HEADER,
+    SECRETS_HEADER,
 )
 _ANSWER_HEADERS = (
     "Content-Type",
@@ -67,6 +76,7 @@ _ANSWER_HEADERS = (
     "Referrer-Policy",
     "Cross-Origin-Resource-Policy",
     OFFSET_HEADER,
+    "Retry-After",
 )
 _BODILESS = ("GET", "HEAD", "DELETE")
 _NO_ANSWER = 599  # tornado's status for a request that got no answer
@@ -385,7 +395,7 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
                     HTTPRequest(url, headers=headers), max_message_size=1 << 30, ping_interval=20
                 )
             except HTTPClientError as error:
-                raise web.HTTPError(error.code, str(error)) from error
+                raise _refusal_of(error) from error
             except OSError:
                 self.link.lost(upstream)
         raise ServerUnreachable("The zbrain host does not answer.", "Try again in a moment.")
@@ -411,6 +421,16 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
             self._pumping.cancel()
         if self._upstream is not None:
             self._upstream.close()
+
+
+def _refusal_of(error: HTTPClientError) -> Exception:
+    """Return what the host says in place of an upgrade."""
+    body = error.response.body if error.response is not None else b""
+    try:
+        said = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return web.HTTPError(error.code, str(error))
+    return error_from_json(said, error.code)
 
 
 def relay_routes() -> list[tuple[str, Any]]:

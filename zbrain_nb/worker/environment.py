@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from zbrain_nb.model.environment import travelling_environ
+from zbrain_nb.model.environment import SECRET_NAMES, travelling_environ
 from zbrain_nb.model.job import Job
+from zbrain_nb.model.protocol import Lease
 from zbrain_nb.worker.request import RunRequest
 
 
@@ -16,7 +17,9 @@ def spawner_environment() -> dict[str, str]:
     return {**travelling_environ(), **({} if preload is None else {"ZBRAIN_PRELOAD": preload})}
 
 
-def job_environment(job: Job, request: RunRequest, way_back: Mapping[str, str], token: str = "") -> dict[str, str]:
+def job_environment(
+    job: Job, request: RunRequest, way_back: Mapping[str, str], lease: Lease | None = None
+) -> dict[str, str]:
     """Return the complete environment of one attempt.
 
     Parameters
@@ -27,8 +30,8 @@ def job_environment(job: Job, request: RunRequest, way_back: Mapping[str, str], 
         Its paths.
     way_back : mapping of str to str
         How its code finds the queue (see `Link.way_back`).
-    token : str
-        The attempt's own, which opens the queue to its code; empty if it has none.
+    lease : Lease, optional
+        Has the attempt's own token, which opens the queue to its code, and the values of its secrets.
     """
     own = {
         "ZBRAIN_JOB_ID": job.id,
@@ -40,7 +43,11 @@ def job_environment(job: Job, request: RunRequest, way_back: Mapping[str, str], 
         "ZBRAIN_CHECKPOINTS": request.checkpoints,
         "ZBRAIN_EVENTS": request.events_path,
     }
-    if token:
-        own["ZBRAIN_TOKEN"] = token
+    secrets: dict[str, str] = {}
+    if lease is not None and lease.token:
+        own["ZBRAIN_TOKEN"] = lease.token
+    if lease is not None and lease.secrets:
+        secrets = lease.secrets
+        own[SECRET_NAMES] = " ".join(secrets)
     unbuffered = {"PYTHONUNBUFFERED": "1"} if job.spec.cmd is not None else {}
-    return {**travelling_environ(), **unbuffered, **job.spec.env, **way_back, **own}
+    return {**travelling_environ(), **unbuffered, **job.spec.env, **secrets, **way_back, **own}

@@ -40,6 +40,7 @@ from zbrain_nb.model.protocol import (
     Registered,
     WorkerInfo,
 )
+from zbrain_nb.model.sealing import SealingKey
 from zbrain_nb.worker.wire import Wires
 
 T = TypeVar("T")
@@ -105,6 +106,7 @@ class HttpLink:
     def __init__(self, locate: Locator) -> None:
         # the worker's own loops repeat what fails, with their own pauses
         self._transport = Transport(locate, patience_secs=0.0)
+        self._key = SealingKey()  # of this process alone
         self._wires: tuple[Endpoint, Wires] | None = None
 
     async def register(self, info: WorkerInfo) -> Registered:
@@ -113,7 +115,12 @@ class HttpLink:
 
     async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
         """See `Link`."""
-        return await self._ask(f"workers/{worker_id}/leases", request, LeaseAnswer, request.wait_secs + 30)
+        sent = msgspec.structs.replace(request, seal_key=self._key.public)
+        answer = await self._ask(f"workers/{worker_id}/leases", sent, LeaseAnswer, request.wait_secs + 30)
+        for lease in answer.leases:
+            if lease.sealed:
+                lease.secrets, lease.sealed = self._key.open(lease.sealed), ""
+        return answer
 
     async def heartbeat(self, worker_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
         """See `Link`."""

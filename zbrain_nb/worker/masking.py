@@ -45,7 +45,7 @@ class Mask:
     @classmethod
     def of(cls, lease: Lease | None) -> Mask:
         """Return the mask for what an attempt says."""
-        return cls() if lease is None else cls([lease.token])
+        return cls() if lease is None else cls([lease.token, *lease.secrets.values()])
 
     def hits(self, text: str) -> bool:
         """Whether anything in `text` is to be hidden."""

@@ -27,6 +27,12 @@ from zbrain_nb.worker.warmth import modules_of
 CACHE_BYTES = 4 << 30
 
 
+class SecretsGone(ZBrainError):
+    """The values of a job's secrets are kept nowhere any more, after a restore from a backup, say."""
+
+    code = "secrets_gone"
+
+
 class Preparer:
     """Prepares jobs of one worker.
 
@@ -54,12 +60,16 @@ class Preparer:
 
         Raises
         ------
+        SecretsGone
+            If it names secrets whose values did not come.
         UnusableKernel
             If the job names a kernel that this worker does not have, or that cannot run it.
         ZBrainError
             If an input cannot be had.
         """
         job, spec, limits = lease.job, lease.job.spec, lease.job.spec.limits
+        if gone := [name for name in spec.secrets if name not in lease.secrets]:
+            raise SecretsGone(f"The host has no value for {', '.join(gone)} any more.", "Submit the job again.")
         kernel = await asyncio.to_thread(_kernel_of, spec)
         outbox = self._folder.outbox(job.id, job.attempt)
         scratch = None
@@ -93,7 +103,7 @@ class Preparer:
             artifacts=spec.artifacts,
             title=spec.title,
         )
-        request.env = job_environment(job, request, self._link.way_back() if self._link else {}, lease.token)
+        request.env = job_environment(job, request, self._link.way_back() if self._link else {}, lease)
         request.modules = modules_of(spec.code or "", _imported(request.inputs.get("cell")))
         return request
 

@@ -29,6 +29,7 @@ from zbrain_nb.worker.finishing import Ending, lost
 from zbrain_nb.worker.folder import Launcher, WorkerFolder
 from zbrain_nb.worker.grip import Grip
 from zbrain_nb.worker.masking import Mask
+from zbrain_nb.worker.preparing import SecretsGone
 from zbrain_nb.worker.request import LOG_BYTES, RunRequest, read_request, write_private
 from zbrain_nb.worker.run import Key, Run
 from zbrain_nb.worker.session import not_begun
@@ -375,7 +376,7 @@ class Runs:
         if not path.exists():
             try:
                 await self._make_request(run)
-            except UnusableKernel as error:
+            except (UnusableKernel, SecretsGone) as error:
                 return Ending(JobFailed(job_id=run.job_id, reason=str(error), final=True), [])
             except (ZBrainError, OSError) as error:
                 log.warning("run cannot be prepared", extra={"job": run.job_id, "why": str(error)})

@@ -10,6 +10,8 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 
+from zbrain_nb.model.environment import SECRET_NAMES
+
 #: More than so many modules are not imported ahead for one job.
 MODULES = 100
 _IMPORT = re.compile(r"^[ \t]*(?:import[ \t]+([^#;\n]+)|from[ \t]+([\w.]+)[ \t]+import\b)", re.MULTILINE)
@@ -65,4 +67,9 @@ def lasting_environment(environ: Mapping[str, str], modules: Iterable[str] = ())
         What the zygote imports: each may read variables that begin with its name.
     """
     roots = tuple({f"{name.partition('.')[0].upper()}_" for name in modules})
-    return {name: value for name, value in environ.items() if _READ_ONCE.match(name) or name.startswith(roots)}
+    secrets = environ.get(SECRET_NAMES, "").split()  # no process but the job's own has these
+    return {
+        name: value
+        for name, value in environ.items()
+        if (_READ_ONCE.match(name) or name.startswith(roots)) and name not in secrets
+    }

@@ -110,12 +110,26 @@ export class Connection {
     // Of what has ended nothing comes any more: fifty finished views on a page hold no socket.
     if (!feed.ended && !(await this.#open(current))) {
       this.#seq = current() ? null : this.#seq; // the next try asks over HTTP, where a server can say what it has
-      return current() ? this.lose() : undefined;
+      const refused = current() ? await this.#refusal() : null;
+      return current() ? this.lose(refused) : undefined;
     }
     if (!current()) return;
     feed.connection = 'live';
     this.#tries = 0;
     feed.tell();
+  }
+
+  /** Why no socket was opened, if there are too many: a browser does not say what it was answered. */
+  async #refusal() {
+    try {
+      const [{ quotas }] = await this.#server.ask('overview');
+      const full = quotas.find(({ quota, used, limit }) => quota === 'sockets' && used >= limit);
+      if (!full) return null;
+      const message = `the ${full.of} ${full.name} follows events by ${full.used} connections already. Close views that are not needed.`;
+      return new Refused(429, { error: { message } });
+    } catch {
+      return null; // the next try will say
+    }
   }
 
   #open(current) {

@@ -44,7 +44,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     tabindex: 0,
     'aria-label': plural(feed.jobs.length, 'run'),
     onkeydown: moveTo,
-    onpointerover: ({ target }) => target.dataset?.place && pick(Number(target.dataset.place)),
+    // A move, not an entry: one that rests picks nothing when the page moves below it, which the keyboard makes it do.
+    onpointermove: ({ target }) => target.dataset?.place && pick(Number(target.dataset.place)),
     onclick: ({ target }) => target.dataset?.place && openRun(Number(target.dataset.place)),
   });
   const counts = h('ul', { class: 'zb-counts' });
@@ -98,6 +99,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   };
 
   function pick(place) {
+    if (place === at) return;
     squares.children[at]?.classList.remove('zb-on');
     squares.children[at]?.setAttribute('aria-selected', 'false');
     at = place;

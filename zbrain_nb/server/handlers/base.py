@@ -36,6 +36,7 @@ from zbrain_nb.server.handlers.audited import Audited
 from zbrain_nb.server.handlers.declaration import operation_of
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.job_tokens import JobTokens
+from zbrain_nb.server.secrets import Secrets
 from zbrain_nb.server.sessions import Sessions
 from zbrain_nb.server.tokens import Tokens
 
@@ -70,6 +71,8 @@ class HostContext:
         Those that are kept.
     job_tokens : JobTokens
         Those of attempts.
+    secrets : Secrets
+        Keeps the values of jobs' secrets.
     audit : AuditLog
         Is told who did what.
     instance : str
@@ -92,6 +95,7 @@ class HostContext:
     sessions: Sessions
     tokens: Tokens
     job_tokens: JobTokens
+    secrets: Secrets
     audit: AuditLog
     instance: str
     host_names: set[str] | None

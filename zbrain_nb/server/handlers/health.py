@@ -30,6 +30,7 @@ class HealthHandler(ApiHandler):
     async def get(self) -> None:
         """Say that the host lives; with a nonce, prove that it knows the token; to who shows it, say what runs here."""
         body: dict[str, Any] = {"status": "ok", "instance": self.context.instance}
+        body["secrets_key"] = self.context.secrets.public_key
         known = await self.context.identity.identify(self.request, by_session=False)
         if known is not None and known.is_holder:
             body |= {"version": __version__, "python": sys.executable, "pid": os.getpid()}

@@ -23,7 +23,9 @@ from zbrain_nb.model.errors import (
 )
 from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState, shown
+from zbrain_nb.model.protocol import SECRETS_HEADER
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.batches import key_each
 from zbrain_nb.queue.jobqueue import Accepted
 from zbrain_nb.server.handlers.answers import (
     Canceled,
@@ -73,6 +75,7 @@ IDEMPOTENCY_KEY = Header(
     str,
     "Two requests of one owner with one key and one body are one; up to 200 characters.",
 )
+SECRETS = Header(SECRETS_HEADER, str, "Values of the secrets that specs name, sealed for the key in `GET health`.")
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 
 
@@ -192,7 +195,7 @@ class JobsHandler(ApiHandler):
         admits=PEOPLE,
         act="submit",
         body=SpecBody | list[SpecBody],
-        headers=(IDEMPOTENCY_KEY,),
+        headers=(IDEMPOTENCY_KEY, SECRETS),
         answers={201: (SubmittedJob, list[SubmittedJob]), 200: (SubmittedJob, list[SubmittedJob])},
         refuses=(KeyConflict, MissingBlobs, Conflict, OverQuota),
     )
@@ -222,8 +225,10 @@ class JobsHandler(ApiHandler):
                 job_json(one.job, deduplicated=True) if one.deduplicated else job_json(one.job) for one in accepted
             ]
 
-        if key and many:
-            digest = hashlib.sha256(self.request.body).hexdigest()
+        digest = hashlib.sha256(self.request.body).hexdigest() if key and many else ""
+        if any(spec.secrets for spec in specs):
+            accepted = await self._accept_with_secrets(key_each(specs, key, digest) if key and many else specs)
+        elif key and many:
             accepted = await self.queue.accept_once(specs, key, digest, scope=scope, meanwhile=write_bodies)
         else:
             accepted = await self.queue.accept(specs, scope=scope, meanwhile=write_bodies)
@@ -232,6 +237,18 @@ class JobsHandler(ApiHandler):
         if not bodies:
             write_bodies(accepted)
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
+
+    async def _accept_with_secrets(self, specs: list[JobSpec]) -> list[Accepted]:
+        """Submit specs of which some name secrets, whose values come in a header and are kept first."""
+        secrets, jobs = self.context.secrets, [Job(spec) for spec in specs]
+        held = await secrets.keep(jobs, secrets.open(self.request.headers.get(SECRETS_HEADER)))
+        new: set[str] = set()
+        try:
+            accepted = await self.queue.accept(jobs, scope=self.principal)
+            new = {one.job.id for one in accepted if not one.deduplicated}
+        finally:
+            await secrets.settle(held, new)
+        return accepted
 
     @operation(admits=PEOPLE, query=ListQuery, answers={200: (JobPage, RowPage)})
     async def get(self) -> None:

@@ -67,6 +67,7 @@ class LeasesHandler(ApiHandler):
                 return  # the worker went away; its repeat with the same request_id gets the same leases
             raise
         for lease in answer.leases:
+            await self.context.secrets.hand_over(worker_id, lease, request.seal_key)
             lease.token = self.context.job_tokens.mint(lease.job.id, lease.job.attempt)
         self.reply(answer)
 

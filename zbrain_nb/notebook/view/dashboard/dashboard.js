@@ -4,6 +4,7 @@ import { STATE_WORDS, button, bytes, clock, h, plural, stateMark, timeOfDay } fr
 import { pressIn } from '../press.js';
 import { bars, lines } from './charts.js';
 import { lanes } from './lanes.js';
+import { quotaBars } from './quotas.js';
 import { canCancel, canRetry, grouped, groupings, sorted, wanted } from './rows.js';
 import { jobsTable } from './table.js';
 
@@ -29,6 +30,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   let findLater = null;
 
   const strip = h('div', { class: 'zb-strip', role: 'group', 'aria-label': 'Now' });
+  const quotas = h('div', { class: 'zb-quotas', role: 'group', 'aria-label': 'Limits', hidden: true });
   const lanesBox = h('div');
   const pane = h(
     'section',
@@ -88,6 +90,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   el.replaceChildren(
     h('h1', { class: 'zb-vh' }, 'Jobs'),
     strip,
+    quotas,
     pane,
     notice,
     h('div', { class: 'zb-filters' }, seg, h('span', { class: 'zb-gap' }), search, owners, groups),
@@ -315,6 +318,8 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       overview = feed.overview;
       strip.hidden = false;
       buildStrip();
+      quotas.replaceChildren(...quotaBars(overview.quotas));
+      quotas.hidden = !overview.quotas.length;
     }
     const wait = orderedAt + ORDER_MS - performance.now();
     if (orderKey !== feed.version && wait > 0) {
