@@ -15,6 +15,11 @@ def _kib(pid: int, field: str) -> int:
     return int(found[1]) if found else 0  # an ended process has none
 
 
+def resident_kib(pid: int) -> int:
+    """Return how much memory a process has now."""
+    return _kib(pid, "VmRSS")
+
+
 class Peaks:
     """How much processes grow at most between `watch` and `growth_mib`, by name.
 

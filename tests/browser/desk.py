@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
@@ -18,7 +19,7 @@ SLOTS = 3
 NOTEBOOK = "desk.ipynb"
 WINDOWING = '{"windowingMode": "none"}'  # else cells out of sight are not in the page, and cannot be counted
 PICTURES = "TEST_PICTURES"  # a folder: each state is drawn there, in both themes and two widths
-WIDE, NARROW = 1180, 620
+WIDE, NARROW = 1300, 760  # of these Lab's sidebar takes 300
 
 FIRST = """%load_ext zbrain_nb
 import pathlib, sys, time, traceback
@@ -46,8 +47,8 @@ until("never")""",
     "sweep": """%%zbrain --name sweep --grid lr=0.1,0.2,0.3 --job sweep
 zbrain_nb.progress(1, 2, note="half of it")
 until("sweep")
-if lr == 0.2 and not (gates / "mended").exists():
-    raise ValueError("lr is too high")
+if lr > 0.1 and not (gates / "mended").exists():
+    raise ValueError("lr is too high" if lr > 0.2 else "lr is too odd")
 lr""",
     "queued": "%%zbrain --name queued --job queued\nprint('it ran')",
     "evaluate": "%%zbrain --name evaluate --after queued\nprint('evaluated')",
@@ -142,19 +143,20 @@ class Desk:
         """Return a cell."""
         return self.notebook.cell(self._index[name])
 
-    def draw(self, state: str, view: Locator | None = None) -> None:
-        """Draw a view, or the whole page, as it is now, in both themes and two widths, if a folder is given for it."""
+    def draw(self, state: str, view: Locator, *, themes: Sequence[str] = ("Light", "Dark")) -> None:
+        """Draw a view as it is now, in both themes (or as it is) and two widths, if a folder is given for it."""
         if not (folder := os.environ.get(PICTURES)):
             return
-        for theme in ("Light", "Dark"):
-            self.page.evaluate(
-                "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}"
-            )
-            expect(self.page.locator("body")).to_have_attribute("data-jp-theme-light", str(theme == "Light").lower())
+        for theme in themes or [""]:
+            if theme:
+                change = "theme => jupyterapp.commands.execute('apputils:change-theme', {theme})"
+                self.page.evaluate(change, f"JupyterLab {theme}")
+                light = str(theme == "Light").lower()
+                expect(self.page.locator("body")).to_have_attribute("data-jp-theme-light", light)
             for width in (WIDE, NARROW):
                 self.page.set_viewport_size({"width": width, "height": 900})
                 path = Path(folder) / f"{self.lab.app}-{state}-{theme.lower()}-{width}.png"
-                (view or self.page).screenshot(path=path, animations="disabled")
+                view.screenshot(path=path, animations="disabled")
         self.page.set_viewport_size({"width": WIDE, "height": 900})
 
 

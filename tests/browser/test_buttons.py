@@ -24,7 +24,7 @@ from zbrain_nb import Client
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
-SLOW = 12_000  # ms; the first job of a server waits for its worker
+SLOW = 30_000  # ms; the first job of a server waits for its worker
 
 
 @pytest.fixture(scope="module", params=["lab", "notebook"])
@@ -161,7 +161,7 @@ def fold_and_unfold(view: Locator, name: str) -> None:
 
 
 def test_group_fills_the_slots_others_wait_and_say_for_what(desk: Desk) -> None:
-    page, group = desk.page, desk.run("sweep")
+    group = desk.run("sweep")
     squares = group.get_by_role("listbox", name="3 runs")
     expect(squares.locator("[data-state=running]")).to_have_count(3, timeout=SLOW)
     queued = desk.run("queued")
@@ -198,18 +198,17 @@ def test_group_fills_the_slots_others_wait_and_say_for_what(desk: Desk) -> None:
 
     desk.open_gate("sweep")
     expect(word(group)).to_have_text("Failed", timeout=SLOW)
-    expect(group.locator(".zb-note").first).to_have_text("3 of 3 ended, 1 failed")
-    expect(group.locator(".zb-counts")).to_contain_text("2 succeeded")
-    reasons = group.get_by_role("listitem").filter(has_text="ValueError: lr is too high")
+    expect(group.locator(".zb-note").first).to_have_text("3 of 3 ended, 2 failed")
+    expect(group.locator(".zb-counts")).to_have_text("1 succeeded2 failed")
     desk.draw("group-failed", group)
     expect(word(queued)).to_have_text("Succeeded")
     expect(word(evaluate)).to_have_text("Succeeded")
     expect(evaluate.get_by_text("Waits for", exact=True)).to_have_count(0)
-    with page.expect_response("**/jobs/retry") as retried:
-        reasons.get_by_role("button", name="Retry 1").click()
-    assert len(retried.value.json()["jobs"]) == 1
-    expect(group.get_by_role("button", name="Retry 1")).to_have_count(2)  # in the head, and for the reason
     desk.open_gate("mended")
+    high = group.locator(".zb-why-list li").filter(has_text="ValueError: lr is too high")
+    high.get_by_role("button", name="Retry 1").click()
+    expect(group.locator(".zb-counts")).to_have_text("2 succeeded1 failed", timeout=SLOW)
+    expect(high).to_have_count(0)
     group.locator(".zb-head").get_by_role("button", name="Retry 1").click()
     expect(word(group)).to_have_text("Succeeded", timeout=SLOW)
 
@@ -365,15 +364,15 @@ def test_dashboard_filters_sorts_groups_selects_and_acts_on_many(desk: Desk, cli
     never: dict[str, Any] = {"cpus": 900}
     for number in range(2):
         client.submit(["true"], name=f"huge-{number}", resources=never, tags={"set": "a"})
-        client.submit(["false"], name=f"bad-{number}", tags={"set": "b"})
+        client.submit(["false"], name=f"wrong-{number}", tags={"set": "b"})
     rows = table.locator(".zb-jobs tbody tr:not(.zb-space)")
     named = table.locator(".zb-jobs").get_by_role("link", name=re.compile("^(huge|bad)-"))
     expect(named).to_have_count(4, timeout=SLOW)
-    expect(rows.filter(has=named).filter(has_text="Failed")).to_have_count(2)
+    expect(rows.filter(has_text="wrong-").filter(has_text="Failed")).to_have_count(2)
     desk.draw("dashboard", table)
 
     search = table.get_by_role("searchbox", name="Filter jobs")
-    search.fill("huge-")
+    search.fill("huge-")  # like the other name no part of an id, which is searched too
     expect(rows).to_have_count(2)
     expect(rows.first).to_contain_text("none that is here has enough")
     table.get_by_role("checkbox", name="Select all shown").check()
@@ -385,14 +384,14 @@ def test_dashboard_filters_sorts_groups_selects_and_acts_on_many(desk: Desk, cli
     bulk.get_by_role("button", name="Clear").click()
     expect(bulk).to_be_hidden()
 
-    search.fill("bad-")
+    search.fill("wrong-")
     expect(rows).to_have_count(2)
     heading = table.get_by_role("columnheader", name="Name")
     heading.get_by_role("button").click()
     expect(heading).to_have_attribute("aria-sort", "ascending")
-    expect(rows.locator("[data-c=name]")).to_have_text(["bad-0", "bad-1"])
+    expect(rows.locator("[data-c=name]")).to_have_text(["wrong-0", "wrong-1"])
     heading.get_by_role("button").click()
-    expect(rows.locator("[data-c=name]")).to_have_text(["bad-1", "bad-0"])
+    expect(rows.locator("[data-c=name]")).to_have_text(["wrong-1", "wrong-0"])
     search.press("Escape")
     states = table.get_by_role("group", name="State")
     states.get_by_role("button", name=re.compile("^Failed")).click()
@@ -410,7 +409,7 @@ def test_dashboard_filters_sorts_groups_selects_and_acts_on_many(desk: Desk, cli
     heading.get_by_role("button").focus()
     page.keyboard.press("/")
     expect(search).to_be_focused()
-    page.keyboard.type("bad-")
+    page.keyboard.type("wrong-")
     expect(rows).to_have_count(2)
     rows.first.get_by_role("link").focus()
     for key, place in (("j", 1), ("k", 0)):
@@ -425,7 +424,7 @@ def test_dashboard_filters_sorts_groups_selects_and_acts_on_many(desk: Desk, cli
     rows.first.get_by_role("link").focus()
     with page.context.expect_page() as opened:
         page.keyboard.press("Enter")
-    expect(opened.value.locator(".zb-jobhead h1")).to_contain_text("bad-")
+    expect(opened.value.locator(".zb-jobhead h1")).to_contain_text("wrong-")
     opened.value.close()
 
 
@@ -463,12 +462,12 @@ def test_reconnecting_says_so_tries_now_and_goes_on_where_it_was(desk: Desk) -> 
     expect(view.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "75")
     expect(line(view, "before")).to_be_visible()
     expect(view.get_by_role("button", name="Cancel")).to_have_count(0)
-    press(view, "Try now")
-    expect(view.get_by_role("note")).to_contain_text("Next try in")
-    desk.draw("reconnecting", view)
+    for _ in range(7):  # each pause before a try is twice the last, up to half a minute: more than a start takes
+        press(view, "Try now")
+        expect(view.get_by_role("note")).to_contain_text("Next try in")
+    desk.draw("reconnecting", view, themes=[])  # Jupyter cannot save another one now
     desk.lab.start()
     desk.open_gate("survivor")
-    expect(view.get_by_role("note")).to_contain_text("Next try in")
     press(view, "Try now")
     expect(word(view)).to_have_text("Succeeded", timeout=SLOW)
     press(view, "Log")

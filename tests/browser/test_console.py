@@ -67,6 +67,23 @@ def test_dashboard_shows_jobs_as_they_change(jupyter: Lab, worker: HandWorker, p
     expect(row(page, "third").locator(".zb-word")).to_have_text("Canceled")
 
 
+def test_dashboard_shows_limits_and_says_when_no_socket_is_left(jupyter: Lab, worker: HandWorker, page: Page) -> None:
+    worker.post("orgs/default/limits", {"pending": 1_000, "sockets": 1})
+    try:
+        open_console(page, jupyter)
+        expect(page.get_by_role("meter")).to_have_count(2)
+        expect(page.get_by_role("meter", name=re.compile(r"^waiting [\d,]+ of 1,000$"))).to_be_visible()
+        expect(page.locator(".zb-live")).to_have_text("Live")
+        second = page.context.new_page()
+        open_console(second, jupyter)
+        expect(second.locator(".zb-notice")).to_contain_text("The server answers: the org default follows events by 1")
+        page.close()
+        expect(second.locator(".zb-live")).to_have_text("Live")
+    finally:
+        worker.post("orgs/default/limits", {})
+    expect(second.get_by_role("meter")).to_have_count(0)
+
+
 def test_keyboard_filters_moves_selects_acts_and_opens(jupyter: Lab, worker: HandWorker, page: Page) -> None:
     worker.submit(name="keys-a")
     worker.submit(name="keys-b")

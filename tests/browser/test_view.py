@@ -550,6 +550,15 @@ def test_a_view_opened_in_a_flood_does_not_wait_for_its_end(page: Page, stub: St
     expect(page.locator(".zb-ln").first).to_be_visible()
 
 
+def test_log_of_a_view_that_is_put_elsewhere_in_the_page_is_still_seen(page: Page, stub: StubServer) -> None:
+    job = stub.add("failed", error={"ename": "KeyError", "evalue": "'x'", "traceback": []})
+    stub.stored(job, *[f"line {i}" for i in range(95)])
+    view = show(page, stub)
+    expect(last_row(view)).to_have_text("line 94")
+    view.evaluate("view => { const { parentNode } = view; view.remove(); parentNode.append(view); }")
+    expect(view.get_by_text("line 94", exact=True)).to_be_in_viewport()
+
+
 def test_log_that_cannot_be_read_whole_is_not_saved_in_part(page: Page, stub: StubServer) -> None:
     job = stub.add("failed", reason="Exit code 3")
     stub.logs[job] = LongLog(50_000, error_at=5000)

@@ -199,6 +199,23 @@ async def test_impossible_queue_is_422(api: httpx.AsyncClient) -> None:
     assert_error(await api.post("queues/a%2Fb/local/pause"), 422, "invalid_spec")
 
 
+async def test_limit_of_an_org_refuses_with_its_figures_and_a_time_to_come_again(api: httpx.AsyncClient) -> None:
+    limited = await api.post("orgs/the%20lab/limits", json={"pending": 1})
+    assert (limited.json()["limits"]["pending"], limited.json()["used"][0]["used"]) == (1, 0)
+    job = await submit(api, org_id="the lab")
+    refused = await api.post("jobs", json={"org_id": "the lab", "cmd": ["true"]})
+    error = assert_error(refused, 429, "over_quota")
+    assert (error["quota"], error["limit"], error["used"]) == ("org_pending", 1, 1)
+    assert refused.headers["Retry-After"] == str(error["retry_after_secs"])
+    (use,) = (await api.get("overview?org=the%20lab")).json()["quotas"]
+    assert use == {"quota": "pending", "of": "org", "name": "the lab", "limit": 1, "used": 1}
+    await api.post(f"jobs/{job['id']}/cancel")
+    await submit(api, org_id="the lab")
+    assert_error(await api.post("orgs/the%20lab/limits", json={"pending": 0}), 422, "invalid_spec")
+    assert_error(await api.post("orgs/the%20lab/limits", json={"cores": 1}), 422, "invalid_spec")
+    assert (await api.post("orgs/the%20lab/limits", json={})).json()["used"] == []
+
+
 async def test_blob_is_kept_only_under_its_own_hash(api: httpx.AsyncClient) -> None:
     data = b"x" * 300_000
     digest = hashlib.sha256(data).hexdigest()

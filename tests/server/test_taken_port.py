@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
+from zbrain_nb.client.locating import search
 from zbrain_nb.client.transport import Transport
 from zbrain_nb.model.datadir import Owner
 from zbrain_nb.model.errors import ServerUnreachable
 from zbrain_nb.model.protocol import HeartbeatRequest
+from zbrain_nb.model.settings import Settings
 from zbrain_nb.server import hostlink
 from zbrain_nb.server.host import Host
 from zbrain_nb.server.hostlink import HostLink
@@ -91,3 +96,27 @@ async def test_relay_asks_whether_the_host_lives_without_its_token(
     await link.stop()
     assert b"health" in heard
     assert owner.token.encode() not in heard
+
+
+async def test_token_of_a_jupyter_that_has_ended_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file outlives it when it is killed, and its port is free for everybody."""
+    heard = bytearray()
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.extend(await reader.read(65536))
+        writer.close()
+
+    server = await asyncio.start_server(hear, "127.0.0.1", 0)
+    ended = await asyncio.create_subprocess_exec("true")
+    await ended.wait()
+    info = {"url": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", "token": "jupyters"}
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    settings = Settings(data=str(tmp_path / "data"))
+    for pid, is_asked in ((ended.pid, False), (os.getpid(), True)):
+        (tmp_path / f"jpserver-{pid}.json").write_text(json.dumps(info))
+        monkeypatch.setenv("JPY_PARENT_PID", str(pid))
+        *_, found = await asyncio.to_thread(lambda: list(search(settings)))
+        assert found.endpoint is None
+        assert ("has ended" in found.what) != is_asked
+        assert (b"jupyters" in heard) == is_asked
+    server.close()

@@ -81,6 +81,11 @@ PROMISES = {
         "browser/test_others::test_outputs_that_the_notebook_took_for_own_are_caged_once_the_server_says_otherwise",
         "server/test_console::test_frame_has_no_origin_and_no_network",
     ],
+    "No path of an artifact escapes": [
+        "unit/worker/test_files::test_artifacts_that_escape_are_refused_and_said",
+        "unit/worker/test_files::test_link_in_place_of_the_folder_of_artifacts_leads_nowhere",
+        "unit/worker/test_files::test_open_beneath_reads_nothing_outside_whenever_a_link_takes_a_parts_place",
+    ],
     "Artifacts are attachments, logs are text": [
         "server/test_web_rules::test_what_a_job_made_is_never_a_page_of_this_host",
         "browser/test_hostile::test_hostile_words_are_words_in_every_state",
@@ -106,6 +111,10 @@ PROMISES = {
     "Jobs inherit neither kernel nor Hub nor cloud credentials": [
         "unit/worker/test_environment_leak::test_no_job_sees_credentials_of_its_worker",
         "unit/worker/test_environment_leak::test_host_and_worker_carry_none",
+    ],
+    "Secrets travel sealed, reach the lease alone, and are gone at the end": [
+        "unit/client/test_secrets::test_secret_reaches_the_job_and_is_masked_and_gone",
+        "unit/client/test_secrets::test_retry_keeps_the_secret_and_a_persons_retry_has_none",
     ],
     "Secrets are masked in logs, values of env in every read": [
         "unit/worker/test_masking::test_all_that_is_told_of_an_attempt_is_masked",

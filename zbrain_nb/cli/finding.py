@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from zbrain_nb.cli.options import LAST
+from zbrain_nb.model.environment import SECRET_NAMES
 from zbrain_nb.model.errors import JobNotFound
 
 if TYPE_CHECKING:
@@ -12,10 +15,15 @@ if TYPE_CHECKING:
     from zbrain_nb.client.handle import JobHandle
 
 
-def connected() -> Client:
-    """Return a client of the server that is there; if there is none, one is started."""
+def connected(secrets: Iterable[str] = ()) -> Client:
+    """Return a client of the server that is there; if there is none, one is started.
+
+    That one does not get the variables that `secrets` names: all later jobs would see them.
+    """
     from zbrain_nb.client.connecting import connect
 
+    if names := [*os.environ.get(SECRET_NAMES, "").split(), *secrets]:
+        os.environ[SECRET_NAMES] = " ".join(names)
     return connect()
 
 

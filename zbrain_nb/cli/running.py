@@ -61,7 +61,7 @@ def run(
         limit=limit,
         org=org,
     )
-    client = connected()
+    client = connected(secret or ())
     job = client.submit(cmd, after=[find_job(text, client).id for text in after or []], **fields)
     try:
         follow(job, raw=True)
@@ -106,7 +106,7 @@ def submit(
         limit=limit,
         org=org,
     )
-    client = connected()
+    client = connected(secret or ())
     typer.echo(client.submit(cmd, after=[find_job(text, client).id for text in after or []], **fields).id)
 
 

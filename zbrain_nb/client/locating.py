@@ -140,6 +140,8 @@ def _jupyter() -> Finding:
     pid = os.environ.get("JPY_PARENT_PID")
     if not pid:
         return Finding("Jupyter", "this process was not started by a Jupyter server")
+    if not _lives(pid):  # its port may be another's by now
+        return Finding("Jupyter", f"the server {pid} that started this process has ended")
     import httpx  # not before it is needed: completion in a shell only looks at the owner file
     from jupyter_core.paths import jupyter_runtime_dir
 
@@ -154,3 +156,12 @@ def _jupyter() -> Finding:
     if answer.status_code != 200:
         return Finding("Jupyter", f"{endpoint.url} runs without zbrain_nb (installed after it started? restart it)")
     return Finding("Jupyter", endpoint.url, endpoint)
+
+
+def _lives(pid: str) -> bool:
+    """Whether a process of this account has this number."""
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, OSError):
+        return False
+    return True

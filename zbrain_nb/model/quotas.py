@@ -20,8 +20,6 @@ class Quota(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         Jobs that run at once. More wait, and say so.
     pending : int or None
         Jobs that wait at once. More are refused.
-    stored_bytes : int or None
-        Bytes of the files that are kept: uploads, artifacts, results. More are refused.
     log_bytes_per_sec : int or None
         Bytes of log and rich outputs that are taken a second, in the long run. More wait with their worker.
     sockets : int or None
@@ -30,7 +28,6 @@ class Quota(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
 
     running: Amount | None = None
     pending: Amount | None = None
-    stored_bytes: Amount | None = None
     log_bytes_per_sec: Amount | None = None
     sockets: Amount | None = None
 

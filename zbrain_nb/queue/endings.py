@@ -114,7 +114,7 @@ class Endings:
         patch |= {
             "state": JobState.RETRYING,
             "not_before": as_datetime(turn.now + delay),
-            "reason": f"{reason} The next attempt starts in {delay:.1f} s.",
+            "reason": f"{_sentence(reason)} The next attempt starts in {delay:.1f} s.",
         }
         return turn.move(entry, "job_retrying", patch, worker_seq)
 
@@ -197,6 +197,10 @@ def error_as_dict(error: Any) -> dict[str, Any] | None:
     return {"ename": name, "evalue": str(error), "traceback": []}
 
 
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def _why(exit_code: int | None, error: dict[str, Any] | None) -> str:
     if exit_code is not None and exit_code < 0:
         try:
@@ -207,7 +211,7 @@ def _why(exit_code: int | None, error: dict[str, Any] | None) -> str:
         head = next(iter(error["evalue"].splitlines()), "")[:300]
         named = error["ename"] if error["ename"] != "Error" else ""
         text = ": ".join(part for part in (named, head) if part) or "The attempt failed"
-        return text if text.endswith((".", "!", "?")) else f"{text}."
+        return _sentence(text)
     if exit_code:
         return f"The command ended with exit code {exit_code}."
     return "The attempt failed."

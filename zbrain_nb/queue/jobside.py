@@ -323,7 +323,8 @@ class JobSide(QueueCore):
     async def retry_job(self, job_id: str, *, owner: str | None = None, scope: Principal | None = None) -> Job:
         """Submit an ended job again, as a new job with ``retry_of``, in the same org; return that.
 
-        It belongs to who asks, and reads what the job read: who sees a job may run it with its inputs.
+        It belongs to who asks, and reads what the job read: who sees a job may run it with its inputs. Its environment
+        is that of their own worker, unless the job is their own: nobody else is told the values of its variables.
 
         Raises
         ------
@@ -345,7 +346,9 @@ class JobSide(QueueCore):
 
     async def _repeat(self, jobs: builtins.list[Job], owner: str | None, scope: Principal | None) -> builtins.list[Job]:
         lent = frozenset(sha256 for job in jobs for sha256 in job.spec.blobs)
-        again = [_again(job, owner) for job in jobs]
+        again = [
+            _again(job, owner, keeps_env=scope is None or scope.is_holder or scope.owner == job.owner) for job in jobs
+        ]
         return [accepted.job for accepted in await self.accept(again, scope=scope, lent=lent)]
 
     async def get_logs(
@@ -426,7 +429,7 @@ class JobSide(QueueCore):
         return [] if job is None else list(job.artifacts)
 
 
-def _again(job: Job, owner: str | None) -> Job:
+def _again(job: Job, owner: str | None, *, keeps_env: bool) -> Job:
     """Return a new job that repeats `job`."""
-    spec = msgspec.structs.replace(job.spec, idempotency_key=None)
+    spec = msgspec.structs.replace(job.spec, idempotency_key=None, env=job.spec.env if keeps_env else {})
     return Job(spec, owner=owner or job.owner, org_id=job.org_id, retry_of=job.id)

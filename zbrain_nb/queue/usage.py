@@ -82,9 +82,7 @@ class UsageSide(QueueCore):
         }
         limits = self.quotas.of(of, name).given()
         return [
-            QuotaUse(quota=quota, of=of, name=name, limit=limit, used=used[quota])
-            for quota, limit in limits.items()
-            if quota in used
+            QuotaUse(quota=quota, of=of, name=name, limit=limit, used=used[quota]) for quota, limit in limits.items()
         ]
 
 

@@ -55,7 +55,9 @@ def find_artifacts(folder: str, cwd: str, globs: list[str]) -> tuple[list[Found]
     list of str
         Sentences about patterns that took nothing.
     """
-    found = {name: Found(name, folder, path) for path in _walk(folder, "") for name in [_text(path)]}
+    # What is opened begins above the folder: a job may have put a link in its place.
+    above, own = os.path.split(folder)
+    found = {name: Found(name, above, os.path.join(own, path)) for path in _walk(folder, "") for name in [_text(path)]}
     warnings: list[str] = []
     for pattern in globs:
         if os.path.isabs(pattern) or ".." in pattern.split("/"):

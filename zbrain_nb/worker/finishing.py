@@ -145,7 +145,7 @@ def _is_filled(folder: str) -> bool:
     try:
         with os.scandir(folder) as entries:
             return next(entries, None) is not None
-    except FileNotFoundError:
+    except OSError:  # the job took it away, or put something else in its place
         return False
 
 

@@ -215,6 +215,17 @@ def test_host_keeps_its_files_to_its_account_and_jobs_keep_the_umask(tmp_path: P
         end_everything(data.root)
 
 
+def test_host_that_a_run_with_a_secret_starts_shows_it_to_no_later_job(tmp_path: Path) -> None:
+    """Whatever it is called: by its name alone it would travel."""
+    data = DataDir(tmp_path / "fresh")
+    try:
+        first = zbrain(data, "run", "--secret", "CALM", "--", "sh", "-c", "echo $CALM", CALM="hunter2")
+        assert (first.returncode, first.stdout) == (0, "***\n"), first.stderr
+        assert zbrain(data, "run", "--", "sh", "-c", "echo [$CALM]").stdout == "[]\n"
+    finally:
+        end_everything(data.root)
+
+
 def test_dashboard_under_jupyter_is_at_jupyters_address(data: DataDir) -> None:
     owner = data.read_owner()
     assert owner is not None

@@ -137,6 +137,16 @@ async def test_one_job_that_may_not_be_canceled_saves_them_all(queue):
     assert {job.state for job in await queue.list()} == {JobState.PENDING}
 
 
+async def test_who_repeats_the_job_of_another_gets_none_of_its_environment(queue):
+    job_id = await queue.submit(JobSpec(cmd=["env"], env={"HIDDEN": "x"}), scope=ANN)
+    await queue.cancel_job(job_id, scope=ANN)
+    assert (await queue.retry_job(job_id, scope=ABE)).spec.env == {}
+    (of_many,) = await queue.retry_many([await queue.get(job_id)], scope=ABE)
+    assert of_many.spec.env == {}
+    for own in (ANN, HOLDER):
+        assert (await queue.retry_job(job_id, scope=own)).spec.env == {"HIDDEN": "x"}
+
+
 async def test_retry_belongs_to_who_retries_and_stays_in_the_org(queue):
     job_id = await queue.submit(TRUE, scope=ANN)
     await queue.cancel_job(job_id, scope=ANN)

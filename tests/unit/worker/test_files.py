@@ -68,6 +68,25 @@ async def test_artifacts_that_escape_are_refused_and_said(station: Station, tmp_
 
 
 @pytest.mark.anyio
+async def test_link_in_place_of_the_folder_of_artifacts_leads_nowhere(station: Station, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s")
+    script = f'rmdir "$ZBRAIN_ARTIFACTS"; ln -s \'{tmp_path}\' "$ZBRAIN_ARTIFACTS"; echo ok > ok.txt'
+    job = await station.run("sh", "-c", script, artifacts=["*.txt"])
+    assert isinstance(job.ending, JobCompleted)
+    assert names(job.ending.artifacts) == {"ok.txt"}
+    assert any("'secret' was not kept" in line for line in job.lines(LogStream.SYSTEM))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("put", ["echo x >", "ln -s artifacts", "mkfifo"])
+async def test_job_that_put_something_else_in_place_of_its_folder_of_artifacts_ends(station: Station, put: str) -> None:
+    script = f'cd "$ZBRAIN_ARTIFACTS"/..; rmdir artifacts; {put} artifacts'
+    job = await station.run("sh", "-c", script)
+    assert isinstance(job.ending, JobCompleted)
+    assert names(job.ending.artifacts) == set()
+
+
+@pytest.mark.anyio
 async def test_output_that_is_no_json_is_said_and_left(station: Station) -> None:
     job = await station.run("sh", "-c", "echo '{oops' > $ZBRAIN_OUTPUT")
     assert job.ending.output is None

@@ -312,6 +312,9 @@ export function logPane(feed, { page = false } = {}) {
   });
   const sizes = new ResizeObserver(schedule);
   sizes.observe(list);
+  // One that is put elsewhere in the page loses its place, and no event of its own says so.
+  const sight = new IntersectionObserver(schedule, { root: list });
+  sight.observe(rows);
 
   return {
     el,
@@ -329,6 +332,7 @@ export function logPane(feed, { page = false } = {}) {
       frame = -1;
       search.stop();
       sizes.disconnect();
+      sight.disconnect();
     },
   };
 }

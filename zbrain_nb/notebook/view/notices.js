@@ -78,7 +78,7 @@ export const noticeAsk = ({ after }, changed) =>
     'div',
     { class: 'zb-sec' },
     button('Notify me when it ends', { onclick: () => Notification.requestPermission().then(changed) }),
-    h('span', { class: 'zb-small zb-mute' }, ` if that takes ${clock(after)} or longer`),
+    after > 0 && h('span', { class: 'zb-small zb-mute' }, ` if that takes ${clock(after)} or longer`),
   );
 
 async function tell(el, notice) {

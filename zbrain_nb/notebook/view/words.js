@@ -6,6 +6,8 @@ import { plainText } from './text.js';
 // What a job or its owner has worded: without the escapes and controls that it may hold.
 const said = (text) => plainText(String(text ?? ''));
 const reasonOf = (job) => said(job.reason);
+/** Why it is tried again; when that will be is told by what counts down. */
+const whyOf = (job) => reasonOf(job).replace(/ The next attempt starts in [\d.]+ s\.$/, '');
 const ms = (iso) => (iso ? Date.parse(iso) : null);
 const inside = (text) => (/^[A-Z][a-z ]/.test(text) ? text[0].toLowerCase() + text.slice(1) : text);
 const sentence = (text) => (/[.!?\u2026]$/.test(text) ? text : `${text}.`);
@@ -68,7 +70,7 @@ export function noteOf(feed, open) {
     return said(job.progress?.note) || (job.started_at ? '' : 'starting');
   }
   if (job.state === 'retrying') {
-    return `${startsIn(job, now)}${open || !job.reason ? '' : `; ${inside(reasonOf(job))}`}`;
+    return `${startsIn(job, now)}${open || !job.reason ? '' : `; ${inside(whyOf(job))}`}`;
   }
   if (faceOf(feed) === 'cached') return `${open ? 'from' : 'same code and inputs as'} ${whenOf(job)}`;
   if (job.state === 'succeeded') return keptOf(feed).join(', ');
@@ -113,7 +115,7 @@ function stateNotice(feed) {
     return [job.reason && sentence(reasonOf(job)), again].filter(Boolean).join(' ');
   }
   if (faceOf(feed) === 'cached') {
-    const took = job.started_at ? `, which took ${clock(ranFor(job))}` : '';
+    const took = job.started_at ? `, which took ${span(ranFor(job))}` : '';
     const kept = [hasValue(feed) && 'value', job.variables?.length && 'variables', feed.displays.length && 'outputs'].filter(Boolean);
     const list = kept.length > 1 ? `${kept.slice(0, -1).join(', ')} and ${kept.at(-1)}` : kept[0];
     const shown = list ? ` Its ${list} ${list === 'value' ? 'is' : 'are'} shown.` : '';
@@ -178,7 +180,7 @@ export function triesOf(feed) {
     last > 0 && {
       state: ended(states?.at(-1)),
       name: range(last, last),
-      note: job.reason ? sentence(reasonOf(job)) : 'Did not succeed',
+      note: job.reason ? sentence(whyOf(job)) : 'Did not succeed',
     },
     {
       state: 'retrying',

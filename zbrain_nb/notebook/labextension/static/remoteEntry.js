@@ -150,12 +150,13 @@
           style.href = new URL(name, home).href;
           document.head.append(style);
         }
-        // Jupyter's one-key commands must not take keys from the view's controls; its Ctrl chords may.
+        // Jupyter's one-key commands must not take keys from the view's controls; its Ctrl chords may. What has the
+        // focus has to say so itself: a command for any `:focus`, as x, which cuts the cell, matches it first.
         window.addEventListener(
           'keydown',
           (event) => {
             const chord = event.ctrlKey || event.metaKey || event.altKey;
-            event.target.closest?.('.zb')?.toggleAttribute('data-lm-suppress-shortcuts', !chord);
+            if (event.target.closest?.('.zb')) event.target.toggleAttribute('data-lm-suppress-shortcuts', !chord);
           },
           true,
         );

@@ -4,7 +4,6 @@ import { bytes, h } from '../elements.js';
 const WORDS = {
   running: 'running',
   pending: 'waiting',
-  stored_bytes: 'stored',
   log_bytes_per_sec: 'log',
   sockets: 'connections',
 };
@@ -12,7 +11,7 @@ const NEARLY = 0.9; // from here on a bar warns
 
 const many = (n) => n.toLocaleString('en');
 
-/** "running 3 of 4", "stored 1.2 of 5.0 GB", "log 80 of 100 KB/s". */
+/** "running 3 of 4", "log 80 of 100 KB/s". */
 export function usedOf({ quota, used, limit }) {
   const word = WORDS[quota] ?? quota;
   if (!quota.includes('bytes')) return `${word} ${many(used)} of ${many(limit)}`;
