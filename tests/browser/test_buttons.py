@@ -366,7 +366,7 @@ def test_dashboard_filters_sorts_groups_selects_and_acts_on_many(desk: Desk, cli
         client.submit(["true"], name=f"huge-{number}", resources=never, tags={"set": "a"})
         client.submit(["false"], name=f"wrong-{number}", tags={"set": "b"})
     rows = table.locator(".zb-jobs tbody tr:not(.zb-space)")
-    named = table.locator(".zb-jobs").get_by_role("link", name=re.compile("^(huge|bad)-"))
+    named = table.locator(".zb-jobs").get_by_role("link", name=re.compile("^(huge|wrong)-"))
     expect(named).to_have_count(4, timeout=SLOW)
     expect(rows.filter(has_text="wrong-").filter(has_text="Failed")).to_have_count(2)
     desk.draw("dashboard", table)
