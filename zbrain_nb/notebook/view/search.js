@@ -105,8 +105,8 @@ export class LogSearch {
     if (!this.query) return '';
     const open = this.#at < this.#store.end ? '+' : '';
     const upTo = this.#stopped ? `, searched up to line ${this.#at.toLocaleString('en')}` : '';
-    const count = this.#hits.length.toLocaleString('en');
-    const said = this.#hits.length ? `${(this.#current + 1).toLocaleString('en')} of ${count}${open}` : this.#busy ? 'searching' : 'no match';
+    const [at, count] = [this.#current + 1, this.#hits.length].map((number) => number.toLocaleString('en'));
+    const said = this.#hits.length ? `${at} of ${count}${open}` : this.#busy ? 'searching' : 'no match';
     return said + upTo;
   }
 }
