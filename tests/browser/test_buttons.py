@@ -166,7 +166,8 @@ def test_group_fills_the_slots_others_wait_and_say_for_what(desk: Desk) -> None:
     expect(squares.locator("[data-state=running]")).to_have_count(3, timeout=SLOW)
     queued = desk.run("queued")
     expect(word(queued)).to_have_text("Pending")
-    expect(queued.get_by_role("note")).to_have_text("Waiting for a free worker of kind local.")
+    line = f"Next in line for a worker of kind local; all {SLOTS} slots are busy."
+    expect(queued.get_by_role("note")).to_have_text(line)
     expect(queued.locator(".zb-where")).to_have_text("local")
     expect(queued.locator(".zb-time")).to_contain_text("waiting")
     evaluate = desk.run("evaluate")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 WINDOW = 1_000
 WINDOWS = 40_000
 SMALLEST_WINDOW = 50
+#: A job's place in line is not looked for among more lanes.
+MAX_LANES_LOOKED_AT = 5_000
 #: Orgs are looked through for idle ones when there are so many.
 ORGS = 256
 
@@ -257,6 +259,23 @@ class ReadyQueues:
                 return f"Waiting for another job of the group {group.name!r} to end; they run one at a time."
             return f"Waiting for others of the group {group.name!r} to end; {most} run at a time."
         return None
+
+    def place_of(self, entry: Entry, live: Mapping[str, Entry]) -> int | None:
+        """Return the place of a waiting job among those of its kind and org, from 1.
+
+        None if it stands behind what is in memory, or if there are too many lanes to look through.
+        """
+        job = entry.job
+        if len(self.lanes) > MAX_LANES_LOOKED_AT:
+            return None
+        mine, ahead, is_here = (entry.rank, entry.order), 0, False
+        for key, lane in self.lanes.items():
+            if (key.org_id, key.kind) != (job.org_id, job.spec.kind):
+                continue
+            for rank, order, job_id in lane.window:
+                is_here = is_here or job_id == job.id
+                ahead += (rank, order) < mine and (other := live.get(job_id)) is not None and not other.blockers
+        return ahead + 1 if is_here else None
 
     def _wanted(self, want: Want) -> Iterable[_Org]:
         if want.orgs is None:

@@ -356,8 +356,8 @@ class WorkerDesk:
             return False
         return datadir.is_locked(datadir.spool_path(Path(info.folder), job_id, attempt))
 
-    def why_waiting(self, entry: Entry) -> str | None:
-        """Return one sentence on why a pending job waits."""
+    def why_waiting(self, entry: Entry, *, in_line: bool = False) -> str | None:
+        """Return one sentence on why a pending job waits; with its place in line, which takes a look at the line."""
         job = entry.job
         if job.state is not JobState.PENDING:
             return job.reason
@@ -375,7 +375,20 @@ class WorkerDesk:
             return f"Waiting for a worker of kind {kind}; none is here."
         if not any(_offers(info, job.spec.resources) for info in serving):
             return f"Waiting for a worker of kind {kind} with more resources; none that is here has enough."
-        return f"Waiting for a free worker of kind {kind}."
+        place = self._index.ready.place_of(entry, self._index.live) if in_line else None
+        leases = self._index.leases
+        if place is None or any(len(leases.held_by(info.id)) < info.slots for info in serving):
+            return f"Waiting for a free worker of kind {kind}."
+        slots = sum(info.slots for info in serving)
+        busy = "its slot is" if slots == 1 else f"all {slots} slots are"
+        return f"{_ordinal(place)} in line for a worker of kind {kind}; {busy} busy."
+
+
+def _ordinal(place: int) -> str:
+    if place == 1:
+        return "Next"
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place:,}{ending}"
 
 
 def _offers(info: WorkerInfo, need: Resources) -> bool:

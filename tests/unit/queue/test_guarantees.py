@@ -230,6 +230,24 @@ async def test_outputs_up_to_an_event_leave_the_later_ones_to_its_followers(queu
     follower.close()
 
 
+async def test_waiting_job_is_told_its_place_in_line(queue):
+    hand = await Hand(queue).register(slots=1)
+    running = await hand.run(TRUE)
+    jobs = [JobSpec(cmd=["true"], priority=priority) for priority in (0, 0, 5)]
+    first, second, urgent = await queue.submit_many(jobs)
+    await queue.submit(JobSpec(cmd=["true"]), owner="zoe")
+
+    async def reason(job_id):
+        return (await queue.get(job_id)).reason
+
+    assert await reason(urgent) == "Next in line for a worker of kind local; its slot is busy."
+    assert await reason(first) == "2nd in line for a worker of kind local; its slot is busy."
+    assert await reason(second) == "3rd in line for a worker of kind local; its slot is busy."
+    await queue.cancel_job(first)
+    assert await reason(second) == "2nd in line for a worker of kind local; its slot is busy."
+    await queue.cancel_job(running.id)
+
+
 async def test_completed_with_files_stores_them_first(queue, tmp_path):
     hand = await Hand(queue).register()
     job = await hand.run()

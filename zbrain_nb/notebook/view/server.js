@@ -6,6 +6,7 @@ import { LogLines } from './lines.js';
 
 const TAIL = 1000; // lines
 const MOST_PARENTS = 50; // followed and shown
+const PLACE_MS = 5000; // so often a waiting job is asked for its place in line
 const SKEW_MS = 3000; // the Date header counts in whole seconds
 
 const NOT_DONE = {
@@ -17,6 +18,7 @@ const NOT_DONE = {
 export class ServerFeed extends Feed {
   #server;
   #connection;
+  #placing = null;
   #attemptsOf = null; // job and attempt up to which `attempts` goes
 
   /** @param {string | object} server where to ask: the address of the API, or what is a server already */
@@ -35,10 +37,13 @@ export class ServerFeed extends Feed {
 
   start() {
     void this.#connection.connect();
+    this.#placing ??= setInterval(() => void this.#readPlace(), PLACE_MS);
     return this;
   }
 
   stop() {
+    clearInterval(this.#placing);
+    this.#placing = null;
     this.#connection.close();
   }
 
@@ -131,6 +136,20 @@ export class ServerFeed extends Feed {
     if (state !== 'pending' || !spec.after?.length) return [];
     const body = { ids: spec.after.slice(0, MOST_PARENTS) };
     return (await this.#fetch('jobs/lookup', { method: 'POST', body })).jobs;
+  }
+
+  /** Ask how far a waiting job has come in its line: no event tells of that. */
+  async #readPlace() {
+    const { id, state, event_seq: seq } = this.job;
+    if (state !== 'pending' || this.connection !== 'live' || document.hidden) return;
+    try {
+      const job = await this.#fetch(this.#jobPath());
+      if (this.job.id !== id || this.job.event_seq !== seq || job.event_seq !== seq || job.reason === this.job.reason) return;
+      this.setJob(job);
+      this.tell();
+    } catch {
+      // the connection tells of a server that is gone; the next time asks again
+    }
   }
 
   /** Learn of each attempt how it ended, once it is to be tried again: the job itself tells of the last alone. */
