@@ -93,11 +93,12 @@ class WorkerDesk:
         Raises
         ------
         Forbidden
-            If the id is another's, or the worker asks for more than it may have.
+            If the id is another's, who asks may have no workers, or the worker asks for more than it may have.
         """
         if scope is None or scope.is_holder:
             yield msgspec.structs.replace(info, owner=None, orgs=None, holder="")
             return
+        scope.check_works()
         binding, holder = scope.binding, self.holder_of(info.id)
         if holder not in (None, scope.holder):
             raise Forbidden(f"The worker {info.id} is another's.", "Give this one an id of its own.")
@@ -144,6 +145,8 @@ class WorkerDesk:
         ------
         WorkerNotFound
             If it has to register first, or is another's than who speaks.
+        Forbidden
+            If who speaks may have no workers.
         """
         return self._roster.hear(worker_id, scope)
 
