@@ -156,10 +156,10 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parties(self) -> frozenset[Party]:
-        """As whom it sends blobs; empty for who holds the data directory, who needs no grants."""
+        """As whom it sends blobs for its jobs; empty for who holds the data directory, who needs no grants."""
         if self.worker is not None:
             return frozenset({("", self.holder)})
-        return frozenset((org_id, self.owner) for org_id in self.roles or ())
+        return frozenset((org_id, self.owner) for org_id in self._where(Verb.SUBMIT))
 
     def among(self, org_id: str | None) -> frozenset[str] | None:
         """Return which orgs are meant by who names one, or all with None: those of them that it sees; None is all."""
@@ -222,6 +222,17 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
             raise Forbidden(
                 f"{self.owner} may submit nowhere, and so have no workers.", f"It takes a {Role.SUBMITTER}."
             )
+
+    def check_sends(self) -> None:
+        """Refuse the bytes of who may submit in no org, and so has no job to read them.
+
+        Raises
+        ------
+        Forbidden
+            If they are refused.
+        """
+        if not (self.is_holder or self.parties):
+            raise Forbidden(f"{self.owner} may submit nowhere, and so send no files.", f"It takes a {Role.SUBMITTER}.")
 
     def check_holder(self, act: str) -> None:
         """Refuse what concerns the host as a whole to who does not hold the data directory.
