@@ -10,7 +10,15 @@ import pytest
 from tests.unit.queue.stage import TRUE, Hand, turns
 from zbrain_nb import JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBinding
-from zbrain_nb.model.errors import Forbidden, InvalidSpec, JobNotFound, KeyConflict, Unauthorized, WorkerNotFound
+from zbrain_nb.model.errors import (
+    Forbidden,
+    InvalidSpec,
+    JobNotFound,
+    KeyConflict,
+    Unauthorized,
+    Unavailable,
+    WorkerNotFound,
+)
 from zbrain_nb.model.events import JobCompleted, JobLogged
 from zbrain_nb.model.job import CancelResult
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo, WorkerState
@@ -475,6 +483,29 @@ async def test_id_is_taken_while_its_first_registration_is_written(queue):
     with pytest.raises(Forbidden):
         await queue.register_worker(WorkerInfo(id="w"), scope=ABE)
     await first
+
+
+async def test_worker_that_registers_twice_at_once_is_registered_and_its_id_stays_taken(queue, monkeypatch):
+    """Say, as its first request timed out; the one that fails opens the id to nobody."""
+    gates = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    waiting = iter(gates)
+
+    async def write(task):
+        if (gate := next(waiting, None)) is not None:
+            await gate
+
+    monkeypatch.setattr(queue.storage, "write", write)
+    both = [asyncio.ensure_future(queue.register_worker(WorkerInfo(id="w"), scope=ANN)) for _ in gates]
+    await turns()
+    gates[0].set_exception(Unavailable("The store refuses."))
+    with pytest.raises(Unavailable):
+        await both[0]
+    with pytest.raises(Forbidden):
+        await queue.register_worker(WorkerInfo(id="w"), scope=ABE)
+    gates[1].set_result(None)
+    await both[1]
+    assert [info.id for info in queue.workers(scope=ANN)] == ["w"]
+    assert queue._desk.holder_of("w") == ANN.holder
 
 
 async def test_owner_who_left_the_org_loses_the_running_job(queue):
