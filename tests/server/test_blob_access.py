@@ -45,6 +45,22 @@ async def test_bytes_that_another_sent_have_to_be_sent_whole(api: httpx.AsyncCli
     assert (await api.post("jobs", json=spec, headers=bob)).status_code == 201
 
 
+async def test_bytes_of_who_may_only_look_are_refused_before_they_are_kept(api: httpx.AsyncClient, host: Host) -> None:
+    looks = with_token((await make(api, owner="eve", roles={"lab": "viewer"}))["secret"])
+    for content in (DATA, DATA[:1000]):
+        refused = await api.put(f"blobs/{SHA}", content=content, headers=looks)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+    assert not [path for path in host.data.artifacts.rglob("*") if path.is_file()]
+
+
+async def test_bytes_that_were_sent_are_for_the_orgs_where_their_sender_may_submit(api: httpx.AsyncClient) -> None:
+    looked_at = {"lab": "viewer", "own": "submitter"}
+    eve = with_token((await make(api, owner="eve", roles=looked_at))["secret"])
+    assert (await api.put(f"blobs/{SHA}", content=DATA, headers=eve)).status_code == 201
+    assert (await api.head(f"blobs/{SHA}", headers=eve)).status_code == 200
+    assert (await api.head(f"blobs/{SHA}", headers=await token(api, "eve", "lab"))).status_code == 404
+
+
 async def test_part_that_arrived_of_anothers_upload_is_not_told(api: httpx.AsyncClient, host: Host) -> None:
     ann, bob = await token(api, "ann"), await token(api, "bob")
     assert host.context is not None

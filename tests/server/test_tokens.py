@@ -66,6 +66,27 @@ async def test_each_kind_of_token_opens_its_own_routes(api: httpx.AsyncClient, h
     assert await codes(api, of_attempt, *asked) == [200, 403, 403, 403, 403]
 
 
+async def test_token_to_look_opens_no_way_to_run_what_its_person_submits(api: httpx.AsyncClient) -> None:
+    submits = with_token((await make(api, owner="alice", roles={"lab": "submitter"}))["secret"])
+    looks = with_token((await make(api, owner="alice", roles={"lab": "viewer"}))["secret"])
+    spec = {"cmd": ["true"], "org_id": "lab", "env": {"HIDDEN": "of alice"}}
+    assert (await api.post("jobs", json=spec, headers=submits)).status_code == 201
+    assert (await api.post("workers", json={"id": "own"}, headers=submits)).status_code == 201
+    lease = {"request_id": "r", "wait_secs": 0}
+    for path, body in (
+        ("workers", {"id": "thief"}),
+        ("workers", {"id": "own"}),
+        ("workers/own/leases", lease),
+        ("workers/own/heartbeat", {}),
+        ("workers/own/events", {"events": []}),
+    ):
+        answer = await api.post(path, json=body, headers=looks)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden"), path
+        assert "of alice" not in answer.text
+    (leased,) = (await api.post("workers/own/leases", json=lease, headers=submits)).json()["leases"]
+    assert leased["job"]["spec"]["env"] == {"HIDDEN": "of alice"}
+
+
 async def test_secret_in_an_address_is_refused_even_beside_a_valid_header(api: httpx.AsyncClient) -> None:
     secret = (await make(api))["secret"]
     for path in (f"jobs?_token={secret}", f"jobs?q={secret}", f"tokens/{secret}", f"nothing/{secret}"):

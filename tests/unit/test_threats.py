@@ -52,6 +52,7 @@ PROMISES = {
         "hub/test_hub::test_jobs_run_beside_the_server_of_their_owner_and_nobody_elses",
         "unit/test_hub_identity::test_worker_of_a_hub_user_takes_own_jobs_in_own_orgs_only",
         "unit/queue/test_scopes::test_persons_worker_that_waits_is_woken_by_own_jobs_alone",
+        "unit/queue/test_scopes::test_worker_gets_no_jobs_of_an_org_where_its_person_may_only_look",
     ],
     "Pools get jobs of their kind and orgs, and nobody speaks for another's worker": [
         "unit/queue/test_scopes::test_pools_worker_gets_jobs_of_its_kind_and_orgs_of_everybody",

@@ -135,10 +135,13 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def binding(self) -> WorkerBinding:
-        """What a worker of it may lease: what its token says; of a person, own jobs in own orgs."""
+        """What a worker of it may lease: what its token says; of a person, own jobs where it may submit.
+
+        For a lease gives what a submit takes: environment, secrets, a token of the attempt, and the result's author.
+        """
         if self.worker is not None:
             return self.worker
-        return EVERY_JOB if self.roles is None else WorkerBinding(orgs=frozenset(self.roles), owner=self.owner)
+        return EVERY_JOB if self.roles is None else WorkerBinding(orgs=self._where(Verb.SUBMIT), owner=self.owner)
 
     @property
     def holder(self) -> str:
@@ -153,10 +156,10 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parties(self) -> frozenset[Party]:
-        """As whom it sends blobs; empty for who holds the data directory, who needs no grants."""
+        """As whom it sends blobs for its jobs; empty for who holds the data directory, who needs no grants."""
         if self.worker is not None:
             return frozenset({("", self.holder)})
-        return frozenset((org_id, self.owner) for org_id in self.roles or ())
+        return frozenset((org_id, self.owner) for org_id in self._where(Verb.SUBMIT))
 
     def among(self, org_id: str | None) -> frozenset[str] | None:
         """Return which orgs are meant by who names one, or all with None: those of them that it sees; None is all."""
@@ -167,6 +170,10 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def role_in(self, org_id: str) -> Role | None:
         """Return its role there, or None if it is no member."""
         return Role.ADMIN if self.roles is None else self.roles.get(org_id)
+
+    def _where(self, verb: Verb) -> frozenset[str]:
+        """Return those of the orgs of its roles that allow `verb`."""
+        return frozenset(org_id for org_id in self.roles or () if self.may(verb, org_id))
 
     def sees(self, org_id: str) -> bool:
         """Whether what belongs to the org exists for it."""
@@ -202,6 +209,30 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         """
         if owner != self.owner or not self.may(Verb.CANCEL_OWN, org_id):
             self.check(Verb.OPERATE, org_id)
+
+    def check_works(self) -> None:
+        """Refuse to have workers to who may lease in no org.
+
+        Raises
+        ------
+        Forbidden
+            If it may not.
+        """
+        if self.binding.orgs == frozenset():
+            raise Forbidden(
+                f"{self.owner} may submit nowhere, and so have no workers.", f"It takes a {Role.SUBMITTER}."
+            )
+
+    def check_sends(self) -> None:
+        """Refuse the bytes of who may submit in no org, and so has no job to read them.
+
+        Raises
+        ------
+        Forbidden
+            If they are refused.
+        """
+        if not (self.is_holder or self.parties):
+            raise Forbidden(f"{self.owner} may submit nowhere, and so send no files.", f"It takes a {Role.SUBMITTER}.")
 
     def check_holder(self, act: str) -> None:
         """Refuse what concerns the host as a whole to who does not hold the data directory.

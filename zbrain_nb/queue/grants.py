@@ -3,9 +3,9 @@
 Asked by the queue before a submit or a worker's event is taken, and by the routes for blobs. A blob without a grant
 is answered exactly like one that is not here, before its file is looked at. Sharing on disk stays invisible.
 
-Grants come from uploads, in each org that the sender sees, and from jobs: what a job has left, its owner may name in
-its org. A job that is repeated lends its blobs to who repeats it, who sees it: no grant comes of that. Whoever holds
-the data directory could read the files; they need no grants, nor do their jobs leave any.
+Grants come from uploads, in each org where the sender may submit, and from jobs: what a job has left, its owner may
+name in its org. A job that is repeated lends its blobs to who repeats it, who sees it: no grant comes of that. Whoever
+holds the data directory could read the files; they need no grants, nor do their jobs leave any.
 
 A grant is added when its blob lies in place, and removed when it is gone: at worst an owner may name a little longer
 what was theirs to read.

@@ -68,7 +68,11 @@ class Roster:
         ------
         WorkerNotFound
             If it has to register first, or is another's than who speaks.
+        Forbidden
+            If who speaks may have no workers: some of a person's tokens may less than the one of the worker.
         """
+        if scope is not None:
+            scope.check_works()
         record = self._records.get(worker_id)
         if record is None or not speaks_for(scope, record.info):
             raise WorkerNotFound(f"No worker {worker_id!r} is registered.", "Register it again.")
@@ -80,7 +84,7 @@ class Roster:
 
         Raises
         ------
-        WorkerNotFound
+        WorkerNotFound, Forbidden
             As `hear` does.
         """
         record = self.hear(worker_id, scope)

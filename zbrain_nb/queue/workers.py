@@ -57,7 +57,8 @@ class WorkerDesk:
         self._parked: list[Waiter] = []
         #: Workers of before a restart, which may still hold the locks of their attempts.
         self.known_before: dict[str, WorkerInfo] = {}
-        self._registering: dict[str, str] = {}
+        #: Who registers each worker just now, once for each request: a client may send its own a second time.
+        self._registering: dict[str, list[str]] = {}
 
     def close(self) -> None:
         """Answer the requests that wait, with nothing."""
@@ -81,7 +82,7 @@ class WorkerDesk:
     def holder_of(self, worker_id: str) -> str | None:
         """Return who registered the worker, before a restart too; None if nobody did."""
         if worker_id in self._registering:
-            return self._registering[worker_id]
+            return self._registering[worker_id][0]
         record = self._roster.get(worker_id)
         info = record.info if record is not None else self.known_before.get(worker_id)
         return None if info is None else info.holder
@@ -93,24 +94,28 @@ class WorkerDesk:
         Raises
         ------
         Forbidden
-            If the id is another's, or the worker asks for more than it may have.
+            If the id is another's, who asks may have no workers, or the worker asks for more than it may have.
         """
         if scope is None or scope.is_holder:
             yield msgspec.structs.replace(info, owner=None, orgs=None, holder="")
             return
+        scope.check_works()
         binding, holder = scope.binding, self.holder_of(info.id)
         if holder not in (None, scope.holder):
             raise Forbidden(f"The worker {info.id} is another's.", "Give this one an id of its own.")
         if info.org_id is not None and binding.orgs is not None and info.org_id not in binding.orgs:
             raise Forbidden(f"A worker of {scope.owner} gets no jobs of the org {info.org_id}.")
         check_pool(binding, [info.kind])
-        self._registering[info.id] = scope.holder
+        claims = self._registering.setdefault(info.id, [])
+        claims.append(scope.holder)
         try:
             # Of a folder that a stranger names nothing is read: its worker is as one on another machine.
             orgs = None if binding.orgs is None else sorted(binding.orgs)
             yield msgspec.structs.replace(info, owner=binding.owner, orgs=orgs, holder=scope.holder, folder=None)
         finally:
-            del self._registering[info.id]
+            claims.pop()
+            if not claims:
+                del self._registering[info.id]
 
     def register(self, info: WorkerInfo, binding: WorkerBinding = EVERY_JOB) -> Registered:
         """Add a worker, or take a new process of one for the old."""
@@ -144,6 +149,8 @@ class WorkerDesk:
         ------
         WorkerNotFound
             If it has to register first, or is another's than who speaks.
+        Forbidden
+            If who speaks may have no workers.
         """
         return self._roster.hear(worker_id, scope)
 

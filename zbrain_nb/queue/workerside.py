@@ -87,7 +87,7 @@ class WorkerSide(QueueCore):
         InvalidSpec
             If a value does not hold, for example an id that no route can address.
         Forbidden
-            If the id is another's, or the worker asks for more than it may have.
+            If the id is another's, who asks may have no workers, or the worker asks for more than it may have.
         """
         check_worker(info)
         await self.open()
@@ -113,7 +113,7 @@ class WorkerSide(QueueCore):
         WorkerNotFound
             If the worker has to register first, or is another's.
         Forbidden
-            If it asks for a kind of jobs that is not its pool's.
+            If it asks for a kind of jobs that is not its pool's, or who asks may have no workers.
         """
         check_lease_request(req)
         await self.open()
@@ -147,7 +147,7 @@ class WorkerSide(QueueCore):
         Whoever holds the data directory speaks for every worker.
         """
         running = self.running_attempt(job.id, attempt)
-        if running is None or running.worker_id is None:
+        if running is None or running.worker_id is None or not admits(scope.binding, running):
             return False
         return scope.is_holder or self._desk.holder_of(running.worker_id) == scope.holder
 

@@ -10,10 +10,18 @@ import pytest
 from tests.unit.queue.stage import TRUE, Hand, turns
 from zbrain_nb import JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBinding
-from zbrain_nb.model.errors import Forbidden, InvalidSpec, JobNotFound, KeyConflict, Unauthorized, WorkerNotFound
+from zbrain_nb.model.errors import (
+    Forbidden,
+    InvalidSpec,
+    JobNotFound,
+    KeyConflict,
+    Unauthorized,
+    Unavailable,
+    WorkerNotFound,
+)
 from zbrain_nb.model.events import JobCompleted, JobLogged
 from zbrain_nb.model.job import CancelResult
-from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo
+from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo, WorkerState
 from zbrain_nb.queue import subscription as subscriptions
 from zbrain_nb.store import queries
 
@@ -410,6 +418,43 @@ async def test_worker_of_another_principal_cannot_be_used(queue):
     await queue.register_worker(WorkerInfo(id="w"), scope=HOLDER)  # who holds all may speak for all
 
 
+async def test_who_may_only_look_has_no_worker_and_speaks_for_none_of_the_same_person(queue):
+    """A viewer's token of ann, beside one with which she submits: it must not give what her jobs hold."""
+    looking = person("ann", red="viewer")
+    waiting = await queue.submit(JobSpec(cmd=["true"], env={"HIDDEN": "x"}), scope=ANN)
+    with pytest.raises(Forbidden, match="submit nowhere"):
+        await queue.register_worker(WorkerInfo(id="thief"), scope=looking)
+    hand = await ScopedHand(queue, "w", ANN).register()
+    (job,) = await hand.lease()
+    again = LeaseRequest(request_id="1", wait_secs=0)  # ann's own, sent again
+    line = JobLogged(job.id, attempt=1, after=0, seq=1, lines=[("stdout", 1.0, "x")])
+    for act in (
+        lambda: queue.register_worker(WorkerInfo(id="w"), scope=looking),
+        lambda: queue.lease("w", again, scope=looking),
+        lambda: queue.heartbeat("w", HeartbeatRequest(state=WorkerState.STOPPED), scope=looking),
+        lambda: queue.take_events("w", EventBatch([line]), scope=looking),
+    ):
+        with pytest.raises(Forbidden, match="submit nowhere"):
+            await act()
+    assert job.id == waiting
+    assert [info.state for info in queue.workers()] == [WorkerState.LIVE]
+
+
+async def test_worker_gets_no_jobs_of_an_org_where_its_person_may_only_look(queue):
+    hand = await ScopedHand(queue, "w", ANN).register()
+    red = await queue.submit(TRUE, scope=ANN)
+    (job,) = await hand.lease()
+    hand.scope = fewer = person("ann", "blue", red="viewer")
+    await queue.submit(TRUE, scope=ANN)
+    blue = await queue.submit(TRUE, scope=fewer)
+    assert [job.id for job in await hand.lease(limit=5)] == [blue]
+    assert job.id == red
+    assert queue.is_leased_to(ANN, job, 1)
+    assert not queue.is_leased_to(fewer, job, 1), "inputs are for who may run the job"
+    with pytest.raises(Forbidden, match="red"):
+        await queue.register_worker(WorkerInfo(id="other", org_id="red"), scope=fewer)
+
+
 async def test_token_that_replaces_another_for_the_same_goes_on_with_its_worker(queue):
     old, new = (msgspec.structs.replace(pool("local", "red"), token_id=name) for name in ("old", "new"))
     hand = await ScopedHand(queue, "p", old).register()
@@ -438,6 +483,29 @@ async def test_id_is_taken_while_its_first_registration_is_written(queue):
     with pytest.raises(Forbidden):
         await queue.register_worker(WorkerInfo(id="w"), scope=ABE)
     await first
+
+
+async def test_worker_that_registers_twice_at_once_is_registered_and_its_id_stays_taken(queue, monkeypatch):
+    """Say, as its first request timed out; the one that fails opens the id to nobody."""
+    gates = [asyncio.get_running_loop().create_future() for _ in range(2)]
+    waiting = iter(gates)
+
+    async def write(task):
+        if (gate := next(waiting, None)) is not None:
+            await gate
+
+    monkeypatch.setattr(queue.storage, "write", write)
+    both = [asyncio.ensure_future(queue.register_worker(WorkerInfo(id="w"), scope=ANN)) for _ in gates]
+    await turns()
+    gates[0].set_exception(Unavailable("The store refuses."))
+    with pytest.raises(Unavailable):
+        await both[0]
+    with pytest.raises(Forbidden):
+        await queue.register_worker(WorkerInfo(id="w"), scope=ABE)
+    gates[1].set_result(None)
+    await both[1]
+    assert [info.id for info in queue.workers(scope=ANN)] == ["w"]
+    assert queue._desk.holder_of("w") == ANN.holder
 
 
 async def test_owner_who_left_the_org_loses_the_running_job(queue):

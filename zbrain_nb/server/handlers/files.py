@@ -77,6 +77,8 @@ class BlobHandler(StreamedBody, ApiHandler):
         self.request.connection.set_max_body_size(MAX_BLOB_BYTES)  # type: ignore[union-attr]
         try:
             await super().prepare()
+            if self.request.method == "PUT":
+                self.principal.check_sends()
             if self.request.method == "PUT" and not self._laid():
                 store, offset = self.queue.artifacts, self._number(OFFSET_HEADER)
                 self._upload = await asyncio.to_thread(
