@@ -46,7 +46,11 @@ from zbrain_nb.server.hostlink import Link, bearer
 
 log = logging.getLogger(__name__)
 _ALLOWED = [re.compile(rf"/api/{pattern_of(route)}\Z") for route, _ in ROUTES if route != "events"]
-_RUNS_CODE = re.compile(r"/api/jobs(/retry|/[^/]+/retry)?\Z")
+#: What changes things and makes no code run, not even by way of a token or a worker. All other acts are ``execute``.
+_HARMLESS = re.compile(
+    r"/api/(jobs/(lookup|cancel)|jobs/[^/]+/(cancel|detach)|blobs/[^/]+|tokens/[^/]+"
+    r"|queues/[^/]+/[^/]+/pause|orgs/[^/]+/limits)\Z"
+)
 #: The same for all. JupyterHub takes a cookie only beside the XSRF token, which no `<script src>` can send.
 _PUBLIC_PAGES = re.compile(r"/(static/.+|frame)\Z")
 _ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
@@ -163,10 +167,13 @@ class _RelayHandler(JupyterHandler):
             raise Forbidden(f"{user.username} is not authorized to {action} zbrain on this server.")
 
     def action(self) -> str:
-        """Return the request's action in the terms of Jupyter's authorizer: what makes code run is ``execute``."""
+        """Return the request's action in the terms of Jupyter's authorizer.
+
+        What can make code run is ``execute``: to submit, and to get a token or a worker's leases, by which one could.
+        """
         if self.request.method in ("GET", "HEAD"):
             return "read"
-        return "execute" if _RUNS_CODE.match(self.rest) else "write"
+        return "write" if _HARMLESS.match(self.rest) else "execute"
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write any failure in the one shape."""
