@@ -59,7 +59,10 @@ c.JupyterHub.services = [{{"name": "tests", "api_token": "{token}"}}]
 """
 #: Added behind the documented configuration, so that tests of what ends in time take less of it.
 _BRISK = """
-c.JupyterHub.services[-1]["environment"] |= {"ZBRAIN_HUB_CACHE_SECS": "1", "ZBRAIN_HUB_ROLES": "leads=operator,wardens=admin"}
+c.JupyterHub.services[-1]["environment"] |= {
+    "ZBRAIN_HUB_CACHE_SECS": "1",
+    "ZBRAIN_HUB_ROLES": "leads=operator,wardens=admin",
+}
 """
 
 

@@ -53,6 +53,8 @@ _HARMLESS = re.compile(
 )
 #: The same for all. JupyterHub takes a cookie only beside the XSRF token, which no `<script src>` can send.
 _PUBLIC_PAGES = re.compile(r"/(static/.+|frame)\Z")
+#: Parts of a path that servers and proxies resolve, so that an address would not be the one that was looked at.
+_DOTS = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?=/|\\|%2f|%5c|;|\Z)", re.IGNORECASE)
 _ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
 _REQUEST_HEADERS = (
     "Content-Type",
@@ -122,13 +124,17 @@ class _RelayHandler(JupyterHandler):
         if not self.own_token() and not self._has_kernel_token():
             super().check_xsrf_cookie()
 
-    def refuse_secret_in_address(self) -> None:
-        """Refuse what shows a token of zbrain's to all who read addresses, and keep it out of Jupyter's own log.
+    def refuse_address(self) -> None:
+        """Refuse one that shows a token of zbrain's to all who read addresses, or that may lead elsewhere than it says.
+
+        A token is kept out of Jupyter's own log too.
 
         Raises
         ------
         Malformed
-            If one stands there: as the host would say, which does not see a ``token`` in the query.
+            If a token stands there: as the host would say, which does not see a ``token`` in the query.
+        NotFound
+            If the path has dot segments, percent-encoded or not.
         """
         address = self.request.uri or ""
         if shows_secret(address):
@@ -137,10 +143,12 @@ class _RelayHandler(JupyterHandler):
                 "A token stands in the address, where logs and histories keep it.",
                 "Send it as `Authorization: token ...`, and have this one revoked.",
             )
+        if _DOTS.search(self.rest):
+            raise NotFound("There is nothing at an address with dot segments.")
 
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
         """Admit the caller."""
-        self.refuse_secret_in_address()
+        self.refuse_address()
         await super().prepare(_redirect_to_login=False)
         if self.own_token() or self._has_kernel_token():
             return
@@ -352,7 +360,7 @@ class RelayPageHandler(RelayHandler):
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
         """Learn who it is; the kernels' token opens no pages."""
         self._chunks = []
-        self.refuse_secret_in_address()
+        self.refuse_address()
         await JupyterHandler.prepare(self)
 
     async def _page(self, *args: str) -> None:
