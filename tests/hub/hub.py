@@ -24,7 +24,12 @@ from zbrain_nb.model.datadir import LEAVE_SIGNAL, lock_holder
 README = Path(__file__).parents[2] / "README.md"
 START_SECS = 40
 #: Who is in which Hub group.
-GROUPS = {"physics": ["alice", "bob"], "chemistry": ["carol"], "leads": ["bob"]}
+GROUPS = {
+    "physics": ["alice", "bob", "dora"],
+    "chemistry": ["carol"],
+    "leads": ["bob"],
+    "wardens": ["dora"],
+}
 PASSWORD = "a password for tests"
 _CONFIG = """
 c.JupyterHub.bind_url = "http://127.0.0.1:{port}"
@@ -54,7 +59,10 @@ c.JupyterHub.services = [{{"name": "tests", "api_token": "{token}"}}]
 """
 #: Added behind the documented configuration, so that tests of what ends in time take less of it.
 _BRISK = """
-c.JupyterHub.services[-1]["environment"] |= {"ZBRAIN_HUB_CACHE_SECS": "1", "ZBRAIN_HUB_ROLES": "leads=operator"}
+c.JupyterHub.services[-1]["environment"] |= {
+    "ZBRAIN_HUB_CACHE_SECS": "1",
+    "ZBRAIN_HUB_ROLES": "leads=operator,wardens=admin",
+}
 """
 
 

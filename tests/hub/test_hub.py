@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.hub.hub import PASSWORD, Hub
+from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.ids import new_id
 
 DEADLINE_SECS = 30
@@ -179,6 +180,26 @@ def test_member_who_was_removed_sees_no_more_and_hears_no_more(servers: Hub) -> 
                 assert heard == []
             finally:
                 servers.api.post("groups/physics/users", json={"users": ["bob"]}).raise_for_status()
+
+
+def test_nobody_makes_a_token_that_would_outlive_the_account_or_its_groups(hub: Hub) -> None:
+    with hub.client("dora") as dora, hub.client("dora") as holder:
+        assert dora.get("whoami").json()["roles"]["physics"] == "admin"
+        holder.headers["Authorization"] = f"token {DataDir(hub.data).token()}"
+        made = {}
+        for kind, role in {"person": "submitter", "worker": "viewer", "admin": "admin"}.items():
+            wanted = {"kind": kind, "roles": {"physics": role}}
+            refused = dora.post("tokens", json=wanted)
+            assert (refused.status_code, refused.json()["error"]["message"]) == (
+                403,
+                "On JupyterHub only who holds the service's data directory makes tokens.",
+            )
+            made[kind] = holder.post("tokens", json=wanted).json()
+        # nor by way of one that the holder made
+        dora.headers["Authorization"] = f"token {made['admin']['secret']}"
+        assert dora.post("tokens", json={"kind": "admin", "roles": {"physics": "admin"}}).status_code == 403
+        for token in made.values():
+            assert holder.delete(f"tokens/{token['id']}").status_code == 200
 
 
 def run_cell(hub: Hub, user: str, code: str) -> str:

@@ -120,6 +120,33 @@ def test_relay_reaches_no_route_that_it_does_not_list(
     assert answer.status != 302 or "login?next=" in answer.headers["Location"]  # Jupyter's own
 
 
+def test_relay_takes_no_page_with_dot_segments(jupyter: Lab) -> None:
+    """On a Hub some pages need no login, and go upstream with a token of the server's user."""
+
+    def get(path: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", jupyter.port, timeout=30)
+        connection.request("GET", f"/base/zbrain/{path}")
+        answer = connection.getresponse()
+        said = answer.status, answer.read()
+        connection.close()
+        return said
+
+    for path in (
+        "static/../../../user/bob/zbrain/api/jobs",
+        "static/./x.js",
+        "static/x/..",
+        "static/%2e%2e/api/jobs",
+        "static/.%2E/api/jobs",
+        "static%2f..%2fapi/jobs",
+        "static/..%5capi",
+        "static/..\\api",
+        "frame/..",
+    ):
+        status, said = get(path)
+        assert (status, b"dot segments" in said) == (404, True), path
+    assert get("static/a..b/.../..x")[0] == 302  # no dot segments: Jupyter's login
+
+
 def test_relay_refuses_tokens_in_addresses_and_logs_none(
     jupyter: Lab, victim: httpx.Client, kernel: dict[str, str]
 ) -> None:

@@ -35,7 +35,15 @@ def test_relay_does_for_a_login_what_jupyters_authorizer_allows(jupyter: Lab) ->
         for method, path, action in (
             ("POST", "jobs", "execute"),
             ("POST", "jobs/retry", "execute"),
+            ("POST", "tokens", "execute"),  # one made here would submit past the authorizer
+            ("POST", "workers", "execute"),  # a lease carries a token of its job
+            ("POST", "workers/w/leases", "execute"),
+            ("POST", "workers/w/heartbeat", "execute"),
+            ("POST", "workers/w/events", "execute"),
+            ("POST", "queues/lab/local/resume", "execute"),
+            ("POST", "queues/lab/local/pause", "write"),
             ("POST", "jobs/cancel", "write"),
+            ("DELETE", f"tokens/zbp_{'0' * 16}", "write"),
             ("PUT", f"blobs/{'0' * 64}", "write"),
         ):
             refused = http.request(method, path, headers=login, json={"cmd": ["true"]})

@@ -131,7 +131,13 @@ class Host:
             queue.expel(lambda principal: principal.token_id in ids)
             sessions.end(lambda principal: principal.token_id in ids)
 
-        tokens = Tokens(storage, audit, end_tokens, home=self.settings.default_org_id)
+        tokens = Tokens(
+            storage,
+            audit,
+            end_tokens,
+            home=self.settings.default_org_id,
+            only_holder_mints=self._gate is not None,
+        )
         await tokens.start()
         job_tokens = JobTokens(token, queue.running_attempt)
         kept_secrets = Secrets(self.data.secrets, token, queue)

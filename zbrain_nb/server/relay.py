@@ -46,9 +46,15 @@ from zbrain_nb.server.hostlink import Link, bearer
 
 log = logging.getLogger(__name__)
 _ALLOWED = [re.compile(rf"/api/{pattern_of(route)}\Z") for route, _ in ROUTES if route != "events"]
-_RUNS_CODE = re.compile(r"/api/jobs(/retry|/[^/]+/retry)?\Z")
+#: What changes things and makes no code run, not even by way of a token or a worker. All other acts are ``execute``.
+_HARMLESS = re.compile(
+    r"/api/(jobs/(lookup|cancel)|jobs/[^/]+/(cancel|detach)|blobs/[^/]+|tokens/[^/]+"
+    r"|queues/[^/]+/[^/]+/pause|orgs/[^/]+/limits)\Z"
+)
 #: The same for all. JupyterHub takes a cookie only beside the XSRF token, which no `<script src>` can send.
 _PUBLIC_PAGES = re.compile(r"/(static/.+|frame)\Z")
+#: Parts of a path that servers and proxies resolve, so that an address would not be the one that was looked at.
+_DOTS = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?=/|\\|%2f|%5c|;|\Z)", re.IGNORECASE)
 _ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
 _REQUEST_HEADERS = (
     "Content-Type",
@@ -118,13 +124,17 @@ class _RelayHandler(JupyterHandler):
         if not self.own_token() and not self._has_kernel_token():
             super().check_xsrf_cookie()
 
-    def refuse_secret_in_address(self) -> None:
-        """Refuse what shows a token of zbrain's to all who read addresses, and keep it out of Jupyter's own log.
+    def refuse_address(self) -> None:
+        """Refuse one that shows a token of zbrain's to all who read addresses, or that may lead elsewhere than it says.
+
+        A token is kept out of Jupyter's own log too.
 
         Raises
         ------
         Malformed
-            If one stands there: as the host would say, which does not see a ``token`` in the query.
+            If a token stands there: as the host would say, which does not see a ``token`` in the query.
+        NotFound
+            If the path has dot segments, percent-encoded or not.
         """
         address = self.request.uri or ""
         if shows_secret(address):
@@ -133,10 +143,12 @@ class _RelayHandler(JupyterHandler):
                 "A token stands in the address, where logs and histories keep it.",
                 "Send it as `Authorization: token ...`, and have this one revoked.",
             )
+        if _DOTS.search(self.rest):
+            raise NotFound("There is nothing at an address with dot segments.")
 
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
         """Admit the caller."""
-        self.refuse_secret_in_address()
+        self.refuse_address()
         await super().prepare(_redirect_to_login=False)
         if self.own_token() or self._has_kernel_token():
             return
@@ -163,10 +175,13 @@ class _RelayHandler(JupyterHandler):
             raise Forbidden(f"{user.username} is not authorized to {action} zbrain on this server.")
 
     def action(self) -> str:
-        """Return the request's action in the terms of Jupyter's authorizer: what makes code run is ``execute``."""
+        """Return the request's action in the terms of Jupyter's authorizer.
+
+        What can make code run is ``execute``: to submit, and to get a token or a worker's leases, by which one could.
+        """
         if self.request.method in ("GET", "HEAD"):
             return "read"
-        return "execute" if _RUNS_CODE.match(self.rest) else "write"
+        return "write" if _HARMLESS.match(self.rest) else "execute"
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Write any failure in the one shape."""
@@ -345,7 +360,7 @@ class RelayPageHandler(RelayHandler):
     async def prepare(self, *, _redirect_to_login: bool = False) -> None:
         """Learn who it is; the kernels' token opens no pages."""
         self._chunks = []
-        self.refuse_secret_in_address()
+        self.refuse_address()
         await JupyterHandler.prepare(self)
 
     async def _page(self, *args: str) -> None:

@@ -52,6 +52,8 @@ class Tokens:
         lease requests.
     home : str
         The org of what is submitted without naming one, by tokens that have it.
+    only_holder_mints : bool
+        Whether people have logins of another system here: what such a login made would outlive it.
     clock : Clock
         For tests.
     """
@@ -63,12 +65,14 @@ class Tokens:
         ended: Callable[[Collection[str]], None],
         *,
         home: str,
+        only_holder_mints: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self._storage = storage
         self._audit = audit
         self._ended = ended
         self._home = home
+        self._only_holder_mints = only_holder_mints
         self._clock = clock or Clock()
         self._begun = self._clock.time(), self._clock.monotonic()
         self._by_hash: dict[bytes, Token] = {}
@@ -145,13 +149,18 @@ class Tokens:
         Raises
         ------
         Forbidden
-            If it would be more than `by` may do.
+            If it would be more than `by` may do, or only the holder makes any.
         InvalidSpec
             If no token can be so.
         Unavailable
             If the store refused.
         """
         wanted.check()
+        if self._only_holder_mints and not by.is_holder:
+            raise Forbidden(
+                "On JupyterHub only who holds the service's data directory makes tokens.",
+                "Use a token of the Hub: it opens zbrain too, and ends with the account and its groups.",
+            )
         roles = {by.home: wanted.kind.usual_role} if wanted.roles is msgspec.UNSET else wanted.roles
         _check_rights(by, roles, wanted.owner or by.owner)
         now = self.now()

@@ -73,6 +73,17 @@ async def test_who_is_no_admin_makes_no_token(tokens, role):
         await mint(tokens, Principal(owner="bob", roles={"lab": role}, home="lab"), roles={"lab": Role.VIEWER})
 
 
+async def test_where_logins_are_of_another_system_only_the_holder_makes_tokens(storage, audit, admin, holder, clock):
+    tokens = Tokens(storage, audit, lambda ids: None, home="default", only_holder_mints=True, clock=clock)
+    for kind in TokenKind:
+        with pytest.raises(Forbidden, match="JupyterHub"):
+            await mint(tokens, admin, kind=kind, roles={"lab": kind.usual_role})
+    token, secret = await mint(tokens, holder, kind=TokenKind.ADMIN, owner="ada", roles={"lab": Role.ADMIN})
+    with pytest.raises(Forbidden, match="JupyterHub"):
+        await mint(tokens, tokens.find(secret), roles={"lab": Role.VIEWER})
+    assert tokens.tokens(holder) == [token]
+
+
 async def test_holder_makes_tokens_of_all_kinds_for_anybody(tokens, holder):
     _, secret = await mint(tokens, holder, owner="bob", roles={"b": Role.VIEWER, "default": Role.OPERATOR})
     assert tokens.find(secret).home == "default"
