@@ -167,6 +167,7 @@ class StubServer:
         self.answer_posts = True
         self.waiting = 0
         self.viewer = "ada"
+        self.asked_for_others: list[str] = []
         self.attempts: list[dict[str, Any]] = []
         self.while_loading: Callable[[str | None], None] | None = None
         self._seq = 100
@@ -433,6 +434,7 @@ class _Jobs(RequestHandler):
         elif part == "detach":
             self.finish({"detached": stub.waiting, "job": stub.jobs[job_id]})
         else:
+            stub.asked_for_others.append(self.get_argument("others", ""))
             new = stub.add("pending", retry_of=job_id, reason="Waiting for a free slot on local")
             self.set_status(201)
             self.finish(stub.jobs[new])

@@ -96,3 +96,19 @@ def test_outputs_that_the_notebook_took_for_own_are_caged_once_the_server_says_o
     page.evaluate(RENDER, [f"{root}/view", f"{root}/zbrain/api/", [{"id": job_id, "viewer": "eve"}]])
     expect(page.locator("iframe[sandbox=allow-scripts]")).to_have_count(1)
     expect(page.locator(".native")).to_have_count(0)
+
+
+def test_code_of_another_runs_as_the_viewer_only_when_that_was_answered(page: Page, stub: StubServer) -> None:
+    job_id = stub.add("failed", owner="eve")
+    page.goto(stub.url())
+    view = page.locator(".zb").first
+    page.wait_for_function("views[0].feed.loaded")
+    view.get_by_role("button", name="Retry").evaluate("button => (button.click(), button.click())")  # in haste
+    expect(view.get_by_role("note")).to_contain_text("This is the code of eve; it will run as you")
+    assert stub.posts == []
+    view.get_by_role("button", name="No").click()
+    view.get_by_role("button", name="Retry").click()
+    view.get_by_role("button", name="Run as me").click()
+    expect(view.locator(".zb-word")).to_have_text("Pending")
+    assert [job["retry_of"] for job in stub.jobs.values() if job["retry_of"]] == [job_id]
+    assert stub.asked_for_others == ["1"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from zbrain_nb.cli import options
@@ -38,11 +40,14 @@ def detach(jobs: options.JobNames) -> None:
         say(f"{handle.id}: {handle.detach()} detached")
 
 
-def retry(jobs: options.JobNames) -> None:
+def retry(
+    jobs: options.JobNames,
+    others: Annotated[bool, typer.Option("--others", help="Other people's too: their code then runs as you.")] = False,
+) -> None:
     """Submit ended jobs again and print the new ids."""
     client = connected()
     for handle in [find_job(text, client) for text in jobs]:
-        typer.echo(handle.retry().id)
+        typer.echo(handle.retry(others=others).id)
 
 
 def pause(kind: options.Kind = "local", org: options.Org = None) -> None:

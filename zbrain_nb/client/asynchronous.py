@@ -226,7 +226,10 @@ class AsyncClient:
         return (await self._many("cancel", list(ids)))[0]
 
     async def retry_many(self, ids: Iterable[str]) -> list[Job]:
-        """Submit those of the jobs that have ended again; return the new ones, in order."""
+        """Submit those of one's own jobs that have ended again; return the new ones, in order.
+
+        Those of other people are passed over: `retry` repeats them one by one.
+        """
         return (await self._many("retry", list(ids)))[0]
 
     async def _many(self, verb: str, ids: list[str]) -> tuple[list[Job], int]:
@@ -317,9 +320,10 @@ class AsyncClient:
         path = f"jobs/{_quoted(job_id)}/cancel{'?if_waiting=1' if if_waiting else ''}"
         return (await self.transport.post(path, {}, _Canceled)).result
 
-    async def retry(self, job_id: str) -> Job:
-        """Submit an ended job's spec again, as a new job."""
-        answer = await self.transport.request("POST", f"jobs/{_quoted(job_id)}/retry", repeatable=False, content=b"")
+    async def retry(self, job_id: str, others: bool = False) -> Job:
+        """Submit an ended job's spec again, as a new job of one's own; another person's only with `others`."""
+        path = f"jobs/{_quoted(job_id)}/retry{'?others=1' if others else ''}"
+        answer = await self.transport.request("POST", path, repeatable=False, content=b"")
         return read_job(msgspec.json.decode(answer.content))
 
     async def logs(self, job_id: str, from_seq: int = 0) -> AsyncIterator[list[LogEntry]]:

@@ -6,6 +6,7 @@ Whatever their number, its jobs are looked at in one request and followed on one
 from __future__ import annotations
 
 import concurrent.futures
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, overload
@@ -245,7 +246,7 @@ class JobGroup(Sequence[JobHandle]):
         return self
 
     def retry_failed(self) -> JobGroup:
-        """Submit the jobs that failed again; the new ones take the places of the old ones here.
+        """Submit one's own jobs that failed again; the new ones take the places of the old ones here.
 
         Returns
         -------
@@ -254,6 +255,12 @@ class JobGroup(Sequence[JobHandle]):
         """
         failed = {h.id: place for place, h in enumerate(self.refresh()) if h.job.state is JobState.FAILED}
         jobs = self._client.call(self._client.asynchronous.retry_many, list(failed)) if failed else []
+        if len(jobs) < len(failed):
+            warnings.warn(
+                f"{len(failed) - len(jobs):,} of {len(failed):,} were passed over: they are other people's. "
+                "job.retry(others=True) runs such a job as you.",
+                stacklevel=2,
+            )
         again = []
         for job in jobs:
             place = failed[job.retry_of or ""]

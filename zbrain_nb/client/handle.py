@@ -193,15 +193,22 @@ class JobHandle:
         """Let go on who waits for the job, here or elsewhere (see `Detached`); returns how many these are."""
         return self._client.call(self._client.asynchronous.detach, self.id)
 
-    def retry(self) -> JobHandle:
+    def retry(self, *, others: bool = False) -> JobHandle:
         """Submit the ended job's spec again; returns the new job's handle.
+
+        Parameters
+        ----------
+        others : bool
+            Repeat the job of another person too. Its code then runs as you, and what it gives counts as yours.
 
         Raises
         ------
         WrongState
             If the job is still active.
+        Forbidden
+            If it is another person's and `others` is not set.
         """
-        return self.repeated_by(self._client.call(self._client.asynchronous.retry, self.id))
+        return self.repeated_by(self._client.call(self._client.asynchronous.retry, self.id, others))
 
     def repeated_by(self, job: Job) -> JobHandle:
         """Return the handle of a job that repeats this one; what hangs on this one goes over to it, once."""

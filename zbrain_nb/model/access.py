@@ -11,7 +11,9 @@ in the package decides about access.
     operator    x        x                x                         x
     admin       x        x                x                         x                          x
 
-What is not seen is answered as if it did not exist (404); what is seen but not allowed is refused (403).
+What is not seen is answered as if it did not exist (404); what is seen but not allowed is refused (403). Whoever may
+submit may also run the code of another's job that they see, but as their own job and only if they say so (see
+`JobQueue.retry_job`).
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     logs = verb("logs", "print the job's log")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     verb("cancel", "cancel the job")
-    verb("retry", "submit the ended job again")
+    retry = verb("retry", "submit the ended job again")
+    retry.add_argument("--others", action="store_true", help="another person's too: its code then runs as you")
     verb("result", "wait for the job, and return what it gave")
     verb("artifacts", "list the files kept with the job")
     # The magic itself runs these three: a query is no list of words, and the others need no server.
@@ -157,7 +158,7 @@ def _cancel(desk: Desk, options: argparse.Namespace) -> None:
 
 
 def _retry(desk: Desk, options: argparse.Namespace) -> None:
-    again = desk.job(options.job).retry()
+    again = desk.job(options.job).retry(others=options.others)
     desk.runs.add(again)
     desk.namespace["_zb"] = again
     again.display()

@@ -316,15 +316,26 @@ class JobSide(QueueCore):
     async def retry_many(
         self, jobs: Iterable[Job], *, owner: str | None = None, scope: Principal | None = None
     ) -> builtins.list[Job]:
-        """Submit ended jobs again, all or none (see `retry_job`); others, and unseen ones, are passed over."""
-        repeated = [job for job in jobs if job.state.ended and self._sees(scope, job)]
+        """Submit one's own ended jobs again, all or none (see `retry_job`); all others are passed over.
+
+        So are those of other people: nobody who chooses many jobs has looked at the code of each.
+        """
+        repeated = [
+            job
+            for job in jobs
+            if job.state.ended and self._sees(scope, job) and (scope is None or scope.owner == job.owner)
+        ]
         return await self._repeat(repeated, owner, scope)
 
-    async def retry_job(self, job_id: str, *, owner: str | None = None, scope: Principal | None = None) -> Job:
+    async def retry_job(
+        self, job_id: str, *, owner: str | None = None, scope: Principal | None = None, others: bool = False
+    ) -> Job:
         """Submit an ended job again, as a new job with ``retry_of``, in the same org; return that.
 
         It belongs to who asks, and reads what the job read: who sees a job may run it with its inputs. Its environment
         is that of their own worker, unless the job is their own: nobody else is told the values of its variables.
+        The code of another person then runs as who asks, and what it gives passes for their own: that is refused
+        unless they say, with `others`, that they mean it.
 
         Raises
         ------
@@ -333,13 +344,19 @@ class JobSide(QueueCore):
         WrongState
             If it has not ended.
         Forbidden
-            If who asks may not submit in its org.
+            If who asks may not submit in its org, or the job is another's and `others` is not set.
         """
         job = await self.get(job_id, scope=scope)
         if job is None:
             raise JobNotFound(f"No job {job_id}.")
         if scope is not None:
             scope.check(Verb.SUBMIT, job.org_id)
+            if scope.owner != job.owner and not others:
+                raise Forbidden(
+                    f"This is the code of {job.owner}; it would run as {scope.owner}.",
+                    "Look at it first; then ask with ?others=1, `zbrain retry --others` or retry(others=True).",
+                    org_id=job.org_id,
+                )
         if not job.state.ended:
             raise WrongState(f"The job is {job.state}.", "Wait for it, or cancel it first.", state=str(job.state))
         return (await self._repeat([job], owner, scope))[0]

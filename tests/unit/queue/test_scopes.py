@@ -148,17 +148,27 @@ async def test_one_job_that_may_not_be_canceled_saves_them_all(queue):
 async def test_who_repeats_the_job_of_another_gets_none_of_its_environment(queue):
     job_id = await queue.submit(JobSpec(cmd=["env"], env={"HIDDEN": "x"}), scope=ANN)
     await queue.cancel_job(job_id, scope=ANN)
-    assert (await queue.retry_job(job_id, scope=ABE)).spec.env == {}
-    (of_many,) = await queue.retry_many([await queue.get(job_id)], scope=ABE)
-    assert of_many.spec.env == {}
+    assert (await queue.retry_job(job_id, scope=ABE, others=True)).spec.env == {}
     for own in (ANN, HOLDER):
-        assert (await queue.retry_job(job_id, scope=own)).spec.env == {"HIDDEN": "x"}
+        assert (await queue.retry_job(job_id, scope=own, others=True)).spec.env == {"HIDDEN": "x"}
+    (of_many,) = await queue.retry_many([await queue.get(job_id)], scope=ANN)
+    assert of_many.spec.env == {"HIDDEN": "x"}
+
+
+async def test_code_of_another_runs_as_nobody_who_did_not_say_that_they_mean_it(queue):
+    job_id = await queue.submit(TRUE, scope=ANN)
+    await queue.cancel_job(job_id, scope=ANN)
+    for other in (ABE, HOLDER):
+        with pytest.raises(Forbidden, match=f"the code of ann; it would run as {other.owner}"):
+            await queue.retry_job(job_id, scope=other)
+        assert await queue.retry_many([await queue.get(job_id)], scope=other) == []
+    assert [job.id for job in await queue.list()] == [job_id]
 
 
 async def test_retry_belongs_to_who_retries_and_stays_in_the_org(queue):
     job_id = await queue.submit(TRUE, scope=ANN)
     await queue.cancel_job(job_id, scope=ANN)
-    again = await queue.retry_job(job_id, scope=msgspec.structs.replace(ABE, home="elsewhere"))
+    again = await queue.retry_job(job_id, scope=msgspec.structs.replace(ABE, home="elsewhere"), others=True)
     assert (again.owner, again.org_id, again.retry_of) == ("abe", "red", job_id)
     with pytest.raises(JobNotFound):
         await queue.retry_job(job_id, scope=BOB)

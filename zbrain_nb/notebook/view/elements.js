@@ -85,6 +85,11 @@ export const stateMark = (face, word) =>
   );
 export const button = (label, props = {}, shape) =>
   h('button', { type: 'button', ...props, class: `zb-btn ${props.class ?? ''}` }, shape && icon(shape), label);
+/** What stands in place of Retry while it asks; last what harms nobody, for that comes to lie under the pointer. */
+export const answers = (feed, verb) => [
+  button('Run as me', { disabled: feed.acting != null, onclick: () => feed.act(verb, true) }),
+  button('No', { onclick: () => feed.ask(false) }),
+];
 export const iconButton = (label, shape, props = {}) =>
   h(
     'button',

@@ -38,6 +38,7 @@ export class Feed {
     this.refusal = null; // what the server said, if it answered but not with the job
     this.problem = null;
     this.acting = null;
+    this.asked = null; // the other person's job of which was asked whether it shall run again
     this.clockSkew = 0;
     this.progressAt = null;
     this.outputsSeq = 0;
@@ -47,6 +48,14 @@ export class Feed {
   /** Whether the job is the viewer's own: what others' jobs show is caged, and so is all until that is known. */
   get isOwn() {
     return this.viewer != null && this.job.owner === this.viewer;
+  }
+  /** Whether it was asked, and not answered yet, if the code of another person shall run as the viewer. */
+  get asks() {
+    return this.asked === this.job.id && !this.isOwn;
+  }
+  ask(whether) {
+    this.asked = whether ? this.job.id : null;
+    this.tell();
   }
   get ended() {
     return ENDED.has(this.job.state);

@@ -85,9 +85,12 @@ export class GroupFeed {
     try {
       const ids = jobs.map(({ id }) => id);
       const changed = [];
+      let others = 0;
       for (let at = 0; at < ids.length; at += PAGE) {
         const body = { ids: ids.slice(at, at + PAGE) };
-        changed.push(...(await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits }))[0].jobs);
+        const [found] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits });
+        changed.push(...found.jobs);
+        others += found.others?.length ?? 0;
       }
       for (const job of changed) {
         const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
@@ -95,7 +98,7 @@ export class GroupFeed {
           this.jobs[place] = job;
       }
       this.#number();
-      this.problem = null;
+      this.problem = others ? `Runs of others were passed over: ${others}. Retry is on the page of each.` : null;
       if (verb === 'retry') void this.#connection.connect();
     } catch (error) {
       const what = verb === 'cancel' ? 'The runs were not canceled' : 'The runs were not tried again';

@@ -74,9 +74,12 @@ export class ServerFeed extends Feed {
     return waiting;
   }
 
-  async act(verb) {
+  /** @param {boolean} others whether a job may be run again that is another person's; else that is asked first */
+  async act(verb, others = false) {
     if (verb === 'reconnect') return void this.#connection.resume();
     if (this.acting) return;
+    const repeats = verb !== 'cancel' && verb !== 'detach';
+    if (repeats && !this.isOwn && !others) return void this.ask(true);
     this.acting = verb;
     this.problem = null;
     this.tell();
@@ -92,7 +95,9 @@ export class ServerFeed extends Feed {
       } else if (verb === 'detach') {
         await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST', waits });
       } else {
-        this.#follow(await this.#fetch(`${this.#jobPath()}/retry`, { method: 'POST', waits }));
+        this.asked = null;
+        const path = `${this.#jobPath()}/retry${others ? '?others=1' : ''}`;
+        this.#follow(await this.#fetch(path, { method: 'POST', waits }));
       }
       this.problem = null;
     } catch (error) {

@@ -1,6 +1,6 @@
 // The view of one job: `render(el, feed, {open, renderOutput}) -> dispose`. It reads the feed and asks it to act;
 // where the feed gets its data is no concern of it. Parts are built anew only when what they show has changed.
-import { STATE_WORDS, button, copyButton, h, icon, newId, progressBar, stateMark, twist } from './elements.js';
+import { STATE_WORDS, answers, button, copyButton, h, icon, newId, progressBar, stateMark, twist } from './elements.js';
 import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
 import { noticeAsk, noticeAskOf, noticeOfJob, tellEnd } from './notices.js';
@@ -102,6 +102,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     if (feed.canceling) return button('Canceling\u2026', { disabled: true });
     if (!feed.ended) return button('Cancel', { onclick: () => feed.act('cancel') });
     const disabled = feed.acting != null;
+    if (feed.asks) return answers(feed, state === 'failed' ? 'retry' : 'run_again');
     if (state === 'failed')
       return button('Retry', { class: 'zb-btn-main', disabled, onclick: () => feed.act('retry') });
     return button(faceOf(feed) === 'cached' ? 'Run anyway' : 'Run again', { disabled, onclick: () => feed.act('run_again') });
@@ -277,6 +278,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       placeOf(feed),
       feed.connection,
       feed.canceling,
+      feed.asks,
       feed.acting,
       fractionOf(feed) == null,
     ]);

@@ -91,7 +91,11 @@ function startsIn(job, now) {
 const ranFor = (job, now) => ((ms(job.finished_at) ?? now) - ms(job.started_at)) / 1000;
 
 export function noticeOf(feed) {
-  return [feed.problem, offline(feed), stateNotice(feed)].filter(Boolean).join(' ');
+  return [feed.problem, offline(feed), question(feed), stateNotice(feed)].filter(Boolean).join(' ');
+}
+function question(feed) {
+  if (!feed.asks) return '';
+  return `This is the code of ${said(feed.job.owner)}; it will run as you, with all that you may read and change.`;
 }
 function offline(feed) {
   if (feed.connection === 'unknown')

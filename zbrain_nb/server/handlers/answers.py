@@ -98,10 +98,11 @@ class RowPage(msgspec.Struct):
 
 
 class ManyJobs(msgspec.Struct):
-    """Jobs, as they were or later than at the event ``event_seq``."""
+    """Jobs, as they were or later than at the event ``event_seq``; of a retry, ``others`` were not one's own."""
 
     jobs: list[ShownJob]
     event_seq: int
+    others: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Canceled(msgspec.Struct):

@@ -133,6 +133,14 @@ class CancelQuery(msgspec.Struct):
     if_waiting: Annotated[bool, Meta(description="Leave a job alone that runs, with 409.")] = False
 
 
+class RetryQuery(msgspec.Struct):
+    """Arguments of ``POST jobs/{id}/retry``."""
+
+    others: Annotated[bool, Meta(description="Run the code of another person's job as oneself; else that is 403.")] = (
+        False
+    )
+
+
 class LogQuery(msgspec.Struct):
     """Arguments of ``GET jobs/{id}/logs``."""
 
@@ -328,13 +336,19 @@ class RetryHandler(ApiHandler):
     @operation(
         admits=PEOPLE,
         act="retry",
+        query=RetryQuery,
         answers={201: ShownJob},
         refuses=(JobNotFound, WrongState, MissingBlobs, OverQuota),
     )
     async def post(self, job_id: str) -> None:
-        """Submit the same spec again as a new job; 409 while the old one is active."""
+        """Submit the same spec again as a new job; 409 while the old one is active.
+
+        It is the caller's job and runs as the caller. So another person's is repeated only with ``?others=1``.
+        """
         await self.job(job_id)
-        self.reply(job_json(await self.queue.retry_job(job_id.lower(), scope=self.principal)), 201)
+        others = self.query(RetryQuery).others
+        again = await self.queue.retry_job(job_id.lower(), scope=self.principal, others=others)
+        self.reply(job_json(again), 201)
 
 
 class JobIds(msgspec.Struct):
@@ -356,21 +370,24 @@ class ManyHandler(ApiHandler):
         """Look at, cancel or submit again the jobs whose ids the body lists; unknown ones are passed over.
 
         Answers ``{"jobs": [...], "event_seq": n}``, the jobs in the order of the ids. Events behind ``event_seq``
-        tell what becomes of them. `retry` leaves out jobs that have not ended, and answers with the new ones.
+        tell what becomes of them. `retry` leaves out jobs that have not ended, and answers with the new ones; those
+        of other people it leaves out too, and ``others`` lists them.
         """
         ids = [job_id.lower() for job_id in self.decode(JobIds).ids]
         if len(ids) > MAX_BATCH:
             raise TooLarge(f"{len(ids):,} ids are more than {MAX_BATCH:,}.", "Send them in several requests.")
         seq, scope = self.queue.event_seq, self.principal
         jobs = await self.queue.get_many(ids, scope=scope)
+        more: dict[str, list[str]] = {}
         if jobs:
             self.note_object("job", jobs[0].id, jobs[0].org_id, len(jobs))
         if verb == "cancel":
             await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], scope=scope)
             jobs = await self.queue.get_many(ids, scope=scope)
         elif verb == "retry":
+            more["others"] = [job.id for job in jobs if job.state.ended and job.owner != scope.owner]
             jobs = await self.queue.retry_many(jobs, scope=scope)
-        self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq})
+        self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq, **more})
 
 
 class LogsHandler(ApiHandler):

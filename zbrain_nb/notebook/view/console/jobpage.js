@@ -1,7 +1,7 @@
 // The page of one job: `jobPage(main, {api, id, home, jobUrl, frameUrl}) -> feed`. Head, tabs with the whole log,
 // outputs, files, attempts and code, and beside them what the job is. Parts are built anew only when they change.
 import { ask } from '../ask.js';
-import { STATE_WORDS, button, clock, h, newId, progressBar, span, stateMark, timeOfDay } from '../elements.js';
+import { STATE_WORDS, answers, button, clock, h, newId, progressBar, span, stateMark, timeOfDay } from '../elements.js';
 import { artifactsSection, keptSection, valueSection } from '../kept.js';
 import { logPane } from '../log.js';
 import { outputsPane } from '../outputs.js';
@@ -115,6 +115,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     if (feed.canceling) return button('Canceling\u2026', { disabled: true });
     if (!feed.ended) return [waiting > 0 && detachButton(), button('Cancel', { onclick: () => feed.act('cancel') })];
     const failed = feed.job.state === 'failed';
+    if (feed.asks) return answers(feed, failed ? 'retry' : 'run_again');
     return button(failed ? 'Retry' : 'Run again', {
       class: failed ? 'zb-btn-main' : '',
       disabled: feed.acting != null,
@@ -367,7 +368,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       history = { attempts: [], chain: [] };
       window.history.pushState(null, '', jobUrl(job.id));
     }
-    const key = JSON.stringify([faceOf(feed), wordOf(feed), job.id, job.name, feed.connection, feed.canceling, feed.acting, waiting > 0]);
+    const key = JSON.stringify([faceOf(feed), wordOf(feed), job.id, job.name, feed.connection, feed.canceling, feed.acting, feed.asks, waiting > 0]);
     if (key !== headKey) {
       headKey = key;
       buildHead();

@@ -5,7 +5,7 @@ import { pressIn } from '../press.js';
 import { bars, lines } from './charts.js';
 import { lanes } from './lanes.js';
 import { quotaBars } from './quotas.js';
-import { canCancel, canRetry, grouped, groupings, sorted, wanted } from './rows.js';
+import { canCancel, canRetry, grouped, groupings, isOwn, sorted, wanted } from './rows.js';
 import { jobsTable } from './table.js';
 
 const STATES = ['running', 'pending', 'retrying', 'succeeded', 'failed', 'canceled'];
@@ -238,8 +238,11 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   function buildBulk() {
     const rows = [...chosen].map((id) => feed.rows.get(id)).filter(Boolean);
     const cancel = rows.filter(canCancel).map(({ id }) => id);
-    const retry = rows.filter(canRetry).map(({ id }) => id);
-    const now = JSON.stringify([rows.length, cancel.length, retry.length, feed.acting, feed.connection]);
+    const ended = rows.filter(canRetry);
+    const retry = ended.filter((row) => isOwn(row, feed.viewer)).map(({ id }) => id);
+    const others = ended.length - retry.length;
+    const said = others > 0 && h('span', { class: 'zb-mute' }, `${plural(others, 'job')} of others: Retry is on a job's own page`);
+    const now = JSON.stringify([rows.length, cancel.length, retry.length, others, feed.acting, feed.connection]);
     if (now === bulkKey) return;
     bulkKey = now;
     bulk.hidden = !rows.length;
@@ -252,7 +255,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       });
     bulk.replaceChildren(
       h('b', {}, `${rows.length.toLocaleString('en')} selected`),
-      ...[act('cancel', 'Cancel', cancel), act('retry', 'Retry', retry)].filter(Boolean),
+      ...[act('cancel', 'Cancel', cancel), act('retry', 'Retry', retry), said].filter(Boolean),
       h('span', { class: 'zb-gap' }),
       button('Clear', {
         class: 'zb-btn-bare',

@@ -62,6 +62,7 @@ export class JobsFeed {
     this.rows = new Map(rows.map((row) => [row.id, row])); // by id
     this.version = 0; // grows whenever a row changes
     this.overview = null;
+    this.viewer = null; // as whom the server sees who looks
     this.counts = {};
     this.connection = 'opening'; // or "live", "reconnecting" (tries again)
     this.complete = false; // whether `rows` are all jobs there are
@@ -161,6 +162,7 @@ export class JobsFeed {
     this.loading = true;
     this.tell();
     const seq = await this.#readOverview();
+    this.viewer = (await this.#server.ask('whoami'))[0].owner;
     const cursor = await this.#readPage('', FIRST_PAGE);
     if (current()) void this.#readOthers(current, cursor);
     return seq;

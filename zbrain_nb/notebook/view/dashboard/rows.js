@@ -89,3 +89,5 @@ export function grouped(rows, by) {
 
 export const canCancel = (row) => !ENDED.has(row.state) && !row.cancel_requested_at;
 export const canRetry = (row) => row.state === 'failed' || row.state === 'canceled';
+/** Others' jobs are not tried again many at a time: their code would run as the viewer, who has not looked at it. */
+export const isOwn = (row, viewer) => viewer != null && row.owner === viewer;
