@@ -25,7 +25,7 @@ async def token(api: httpx.AsyncClient, owner: str, org: str = "lab", **more: An
 
 
 async def lease(api: httpx.AsyncClient, worker_id: str, headers: Headers, request_id: str = "r") -> Any:
-    await api.post("workers", json={"id": worker_id}, headers=headers)
+    await api.post("workers", json={"id": worker_id, "isolates": True}, headers=headers)
     body = {"request_id": request_id, "wait_secs": 5}
     (one,) = (await api.post(f"workers/{worker_id}/leases", json=body, headers=headers)).json()["leases"]
     return one["job"]

@@ -54,6 +54,9 @@ def serve(
 def worker(
     mode: Annotated[str | None, typer.Option(help="Kind of worker: local.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Jobs at once (default: ZWORKER_CONCURRENCY).")] = None,
+    pool: Annotated[
+        str, typer.Option(metavar="NAME", help="Take what is sent `--on NAME`, and nothing else.")
+    ] = "local",
     org: Annotated[str | None, typer.Option(help="Take jobs of this org only.")] = None,
     url: Annotated[
         str | None, typer.Option(help="The server's root (default: the host of the data directory).")
@@ -80,6 +83,7 @@ def worker(
         token=token,
         folder=folder,
         concurrency=concurrency,
+        kind=pool,
         org_id=org,
         drains=True,
         drain_secs=drain_timeout,

@@ -50,6 +50,7 @@ Limit = Annotated[
     typer.Option(metavar="NAME=N", help=f"At most so much of {', '.join(Limits.__struct_fields__)}; may be repeated."),
 ]
 Kind = Annotated[str, typer.Argument(metavar="[KIND]", help="Kind of worker.")]
+On = Annotated[str | None, typer.Option(metavar="WORKER", help="Kind of worker, such as a pool (default: local).")]
 Org = Annotated[str | None, typer.Option(help="Which org (default: ZDEFAULT_ORG_ID).")]
 VERBATIM = {"allow_interspersed_args": False}
 
@@ -67,6 +68,7 @@ def spec_fields(
     cpus: float,
     mem: str | None,
     limit: list[str] | None,
+    on: str | None,
     org: str | None,
 ) -> dict[str, Any]:
     """Return the fields of the spec that the flags of `run` and `submit` say.
@@ -93,6 +95,7 @@ def spec_fields(
         "artifacts": list(artifacts or []),
         "resources": {"cpus": cpus, "memory_mb": memory_mb},
         "limits": limits_from_pairs(limit or []),
+        "worker": on or "local",
         "org_id": org,
     }
 

@@ -41,6 +41,7 @@ def run(
     cpus: options.Cpus = 1,
     mem: options.Mem = None,
     limit: options.Limit = None,
+    on: options.On = None,
     org: options.Org = None,
 ) -> None:
     """Run a command as a job, live.
@@ -59,6 +60,7 @@ def run(
         cpus=cpus,
         mem=mem,
         limit=limit,
+        on=on,
         org=org,
     )
     client = connected(secret or ())
@@ -89,6 +91,7 @@ def submit(
     cpus: options.Cpus = 1,
     mem: options.Mem = None,
     limit: options.Limit = None,
+    on: options.On = None,
     org: options.Org = None,
 ) -> None:
     """Submit a command as a job and print its id."""
@@ -104,6 +107,7 @@ def submit(
         cpus=cpus,
         mem=mem,
         limit=limit,
+        on=on,
         org=org,
     )
     client = connected(secret or ())

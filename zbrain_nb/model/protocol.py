@@ -117,6 +117,11 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
         Where its spools and their locks lie, for a queue on the same machine.
     org_id : str or None
         Takes jobs of this org only.
+    isolates : bool
+        Whether it runs each person's jobs under an account or in a container of their own, so that they cannot reach
+        those of others. Only such a worker gets jobs of several people, unless it is of who holds the data directory.
+    is_shared : bool
+        Registered with a token that is for the jobs of several people; set by the queue.
     owner, orgs : str and list of str, or None
         Gets jobs of this person and these orgs only; set by the queue, which knows who registered it.
     holder : str
@@ -149,6 +154,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     resources: Resources = Resources()
     folder: str | None = None
     org_id: str | None = None
+    isolates: bool = False
+    is_shared: bool = False
     owner: str | None = None
     orgs: list[str] | None = None
     holder: str = ""
@@ -210,12 +217,15 @@ class Registered(msgspec.Struct):
         worker has to end an attempt before its lease does, counted from before it sent the last renewal.
     blobs : str or None
         Folder of the artifact store, for a worker that shares the machine and the account: it reads inputs there.
+    notice : str or None
+        What the person should know who started it, in words.
     """
 
     lease_ttl_secs: float
     attempts: list[AttemptRef] = []
     is_fenced: bool = False
     blobs: str | None = None
+    notice: str | None = None
 
 
 class LeaseRequest(msgspec.Struct, kw_only=True):

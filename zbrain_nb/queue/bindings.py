@@ -1,12 +1,20 @@
-"""What a worker may have of the queue's jobs, by the principal who speaks for it."""
+"""What a worker may have of the queue's jobs, by the principal who speaks for it and by whether it keeps people apart.
+
+A worker runs jobs in one account unless it says that it isolates them. In one account everybody's jobs could read and
+change each other, so such a worker has jobs of one person alone: of whom its token names, else of its token's owner.
+Who holds the data directory is every worker's master, and is asked nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from zbrain_nb.model.access import EVERY_JOB, Principal, WorkerBinding
 from zbrain_nb.model.errors import Forbidden
 from zbrain_nb.model.job import Job, Resources
+from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.queue.branches import Want
 
 
@@ -18,9 +26,36 @@ def want_of(kinds: Iterable[str], org_id: str | None, binding: WorkerBinding, fr
     return Want.of(kinds, orgs, binding.owner, free)
 
 
-def binding_of(scope: Principal | None) -> WorkerBinding:
-    """Return what a worker of who asks may have."""
-    return EVERY_JOB if scope is None else scope.binding
+def binding_of(scope: Principal | None, info: WorkerInfo) -> WorkerBinding:
+    """Return what this worker of who asks may have."""
+    if scope is None:
+        return EVERY_JOB
+    binding = scope.binding
+    if scope.is_holder or info.isolates or binding.owner is not None:
+        return binding
+    return msgspec.structs.replace(binding, owner=scope.owner)
+
+
+def notice_of(info: WorkerInfo) -> str | None:
+    """Return what to tell who started a worker that gets less than its token is for; None if there is nothing."""
+    if not info.is_shared or info.isolates:
+        return None
+    return (
+        f"Its token is for jobs of several people, but it runs all in one account: it gets those of {info.owner} alone."
+        f" For others start workers with tokens of their own: `{_token_command(info.kind)} --jobs-of NAME`."
+    )
+
+
+def refusal(kind: str, owner: str) -> str:
+    """Return why the jobs of somebody wait at a pool that would run them in the account of somebody else."""
+    return (
+        f"Waiting for a worker of kind {kind} for jobs of {owner}: those that are here run all jobs in one account and"
+        f" refuse the jobs of other people. Start one with a token of `{_token_command(kind)} --jobs-of {owner}`."
+    )
+
+
+def _token_command(kind: str) -> str:
+    return f"zbrain token create --kind worker --pool {kind}"
 
 
 def admits(binding: WorkerBinding, job: Job) -> bool:
@@ -38,4 +73,7 @@ def check_pool(binding: WorkerBinding, kinds: Iterable[str]) -> None:
     """
     for kind in kinds:
         if binding.pool not in (None, kind):
-            raise Forbidden(f"This worker's token is for the pool {binding.pool}, not for {kind}.")
+            raise Forbidden(
+                f"This worker's token is for the pool {binding.pool}, not for {kind}.",
+                f"Start it with `--pool {binding.pool}`.",
+            )

@@ -125,13 +125,19 @@ class Roster:
         return infos
 
     def serving(self, job: Job) -> Iterator[WorkerInfo]:
-        """Yield the workers that may take the job, as far as its kind, org and owner go."""
+        """Return the workers that may take the job, as far as its kind, org and owner go."""
+        return (info for info in self._pool_of(job) if info.owner in (None, job.owner))
+
+    def refuses(self, job: Job) -> bool:
+        """Whether a worker that is meant for several people would take the job if it kept them apart."""
+        return any(info.is_shared and info.owner not in (None, job.owner) for info in self._pool_of(job))
+
+    def _pool_of(self, job: Job) -> Iterator[WorkerInfo]:
         for record in self._records.values():
             info = record.info
             if (
                 info.kind == job.spec.kind
                 and info.org_id in (None, job.org_id)
-                and info.owner in (None, job.owner)
                 and (info.orgs is None or job.org_id in info.orgs)
                 and self._state(record) in (WorkerState.LIVE, WorkerState.STALE)
             ):

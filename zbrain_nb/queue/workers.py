@@ -26,7 +26,7 @@ from zbrain_nb.model.protocol import (
     WorkerInfo,
     WorkerState,
 )
-from zbrain_nb.queue.bindings import admits, binding_of, check_pool, want_of
+from zbrain_nb.queue.bindings import admits, binding_of, check_pool, notice_of, refusal, want_of
 from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.queue.commits import Commits
@@ -97,10 +97,10 @@ class WorkerDesk:
             If the id is another's, who asks may have no workers, or the worker asks for more than it may have.
         """
         if scope is None or scope.is_holder:
-            yield msgspec.structs.replace(info, owner=None, orgs=None, holder="")
+            yield msgspec.structs.replace(info, owner=None, orgs=None, is_shared=False, holder="")
             return
         scope.check_works()
-        binding, holder = scope.binding, self.holder_of(info.id)
+        binding, holder = binding_of(scope, info), self.holder_of(info.id)
         if holder not in (None, scope.holder):
             raise Forbidden(f"The worker {info.id} is another's.", "Give this one an id of its own.")
         if info.org_id is not None and binding.orgs is not None and info.org_id not in binding.orgs:
@@ -111,7 +111,8 @@ class WorkerDesk:
         try:
             # Of a folder that a stranger names nothing is read: its worker is as one on another machine.
             orgs = None if binding.orgs is None else sorted(binding.orgs)
-            yield msgspec.structs.replace(info, owner=binding.owner, orgs=orgs, holder=scope.holder, folder=None)
+            known = {"owner": binding.owner, "orgs": orgs, "is_shared": scope.binding.owner is None}
+            yield msgspec.structs.replace(info, **known, holder=scope.holder, folder=None)
         finally:
             claims.pop()
             if not claims:
@@ -136,7 +137,7 @@ class WorkerDesk:
             if not admits(binding, entry.job):
                 continue
             attempts.append(AttemptRef(job_id, entry.job.attempt, entry.high))
-        return Registered(self._index.leases.ttl_secs, attempts)
+        return Registered(self._index.leases.ttl_secs, attempts, notice=notice_of(info))
 
     def is_registered(self, worker_id: str) -> bool:
         """Whether the worker registered since the queue was opened."""
@@ -157,7 +158,7 @@ class WorkerDesk:
     async def lease(self, worker_id: str, request: LeaseRequest, scope: Principal | None = None) -> LeaseAnswer:
         """Answer a lease request (see `JobQueue.lease`)."""
         record = self.record(worker_id, scope)
-        binding = binding_of(scope)
+        binding = binding_of(scope, record.info)
         check_pool(binding, request.kinds or ())
         record.info.free = max(0, request.limit)
         jobs = self._repeated(record, request.request_id)
@@ -183,7 +184,7 @@ class WorkerDesk:
         waiter = record.waiting.get(request.request_id)
         if waiter is None:
             kinds = request.kinds if request.kinds is not None else [record.info.kind]
-            binding = binding_of(scope)
+            binding = binding_of(scope, record.info)
             want = want_of(kinds, record.info.org_id, binding, request.resources)
             waiter = Waiter(record, request, want, scope)
             record.waiting[request.request_id] = waiter
@@ -309,8 +310,7 @@ class WorkerDesk:
 
     def heartbeat(self, worker_id: str, request: HeartbeatRequest, scope: Principal | None = None) -> HeartbeatAnswer:
         """Renew a worker's leases and say how each of its attempts stands."""
-        self._roster.beat(worker_id, request, scope)
-        binding = binding_of(scope)
+        binding = binding_of(scope, self._roster.beat(worker_id, request, scope).info)
         verdicts = []
         for ref in request.attempts:
             verdict = Verdict(ref.job_id, ref.attempt, "stale")
@@ -379,6 +379,8 @@ class WorkerDesk:
         kind = job.spec.kind
         serving = list(self._roster.serving(job))
         if not serving:
+            if self._roster.refuses(job):
+                return refusal(kind, job.owner)
             return f"Waiting for a worker of kind {kind}; none is here."
         if not any(_offers(info, job.spec.resources) for info in serving):
             return f"Waiting for a worker of kind {kind} with more resources; none that is here has enough."

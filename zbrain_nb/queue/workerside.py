@@ -34,6 +34,7 @@ from zbrain_nb.model.protocol import (
 from zbrain_nb.queue.bindings import admits, binding_of, want_of
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.files import keep_files
+from zbrain_nb.queue.intake import Reporter
 from zbrain_nb.queue.leases import is_seen
 from zbrain_nb.queue.turn import LookAgain, Turn
 
@@ -94,7 +95,7 @@ class WorkerSide(QueueCore):
         with self._desk.claim(info, scope) as kept:
             text = msgspec.json.encode(kept).decode()
             await self.storage.write(lambda database: database.save_worker(kept.id, text))
-            answer = self._desk.register(kept, binding_of(scope))
+            answer = self._desk.register(kept, binding_of(scope, kept))
         answer.is_fenced = not await asyncio.to_thread(is_seen, kept)
         if not answer.is_fenced and (scope is None or scope.is_holder):
             answer.blobs = str(self.artifacts.folder)
@@ -119,8 +120,8 @@ class WorkerSide(QueueCore):
         await self.open()
         if not req.events:
             return await self._desk.lease(worker_id, req, scope)
-        self._desk.record(worker_id, scope)
-        taken = await self._post_events(req.events, worker_id, scope)
+        reporter = worker_id, binding_of(scope, self._desk.record(worker_id, scope).info)
+        taken = await self._post_events(req.events, reporter, scope)
         answer = await self._desk.lease(worker_id, msgspec.structs.replace(req, wait_secs=0.0), scope)
         answer.results = await taken
         return answer
@@ -166,8 +167,8 @@ class WorkerSide(QueueCore):
             If the worker has to register first, or is another's.
         """
         await self.open()
-        self._desk.record(worker_id, scope)
-        return EventBatchAnswer(await self._take(batch.events, worker_id, scope))
+        reporter = worker_id, binding_of(scope, self._desk.record(worker_id, scope).info)
+        return EventBatchAnswer(await self._take(batch.events, reporter, scope))
 
     async def handle_worker_event(self, event: WorkerEvent) -> None:
         """Take one event in process; without numbers it means the current attempt, and the next.
@@ -187,7 +188,7 @@ class WorkerSide(QueueCore):
             raise JobNotFound(f"No job {event.job_id}.")
         if isinstance(event, JobStarted) and event.worker_id and not self._desk.is_registered(event.worker_id):
             await self.register_worker(WorkerInfo(id=event.worker_id))
-        (result,) = await self._take([event], None)
+        (result,) = await self._take([event], (None, EVERY_JOB))
         if result.status == "stale":
             raise StaleAttempt(f"Attempt {result.attempt} of job {event.job_id} is stale. {result.message}")
         if result.status == "gap":
@@ -196,20 +197,20 @@ class WorkerSide(QueueCore):
             raise InvalidSpec(result.message)
 
     async def _take(
-        self, events: Sequence[WorkerEvent], worker_id: str | None, scope: Principal | None = None
+        self, events: Sequence[WorkerEvent], reporter: Reporter, scope: Principal | None = None
     ) -> list[EventResult]:
         while True:
             try:
-                return await (await self._post_events(events, worker_id, scope))
+                return await (await self._post_events(events, reporter, scope))
             except LookAgain:
                 continue
 
     async def _post_events(
-        self, events: Sequence[WorkerEvent], worker_id: str | None, scope: Principal | None
+        self, events: Sequence[WorkerEvent], reporter: Reporter, scope: Principal | None
     ) -> asyncio.Future[list[EventResult]]:
         """Put events before the decider; what the future gives is durable."""
         kept, named = await keep_files(self.artifacts, events)
-        binding = binding_of(scope)
+        _, binding = reporter
         jobs = {job_id: await self.get(job_id) for job_id in {job_id for job_id, _ in named}}
         left = [(job, name) for job_id, name in named if (job := jobs[job_id]) is not None and admits(binding, job)]
         absent = await self.grants.take_left(left, scope)
@@ -218,7 +219,7 @@ class WorkerSide(QueueCore):
 
         def decide(turn: Turn) -> list[EventResult]:
             turn.borrow(borrowed)
-            return self._intake.take(turn, kept, (worker_id, binding), absent, taken)
+            return self._intake.take(turn, kept, reporter, absent, taken)
 
         results = self._commits.post(decide)
         results.add_done_callback(lambda done: self.events.extend(taken) if _succeeded(done) else None)

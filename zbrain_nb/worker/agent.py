@@ -81,6 +81,8 @@ class WorkerAgent:
         Where its attempts run.
     concurrency : int
         How many it runs at once, 1 or more.
+    kind : str
+        Which jobs it takes (`JobSpec.kind`).
     org_id : str, optional
         Takes jobs of this org only.
     temp_dir : str, optional
@@ -107,6 +109,7 @@ class WorkerAgent:
         folder: WorkerFolder,
         *,
         concurrency: int,
+        kind: str = "local",
         org_id: str | None = None,
         temp_dir: str | None = None,
         linger_secs: float = 30.0,
@@ -121,6 +124,7 @@ class WorkerAgent:
         self._link = link
         self._folder = folder
         self._slots = concurrency
+        self._kind = kind
         self._org_id = org_id
         self._offer = offered_resources(concurrency)
         self._launcher = Launcher(
@@ -297,6 +301,8 @@ class WorkerAgent:
         if not self._was_welcome:
             self._was_welcome = True
             self._say(f"worker {self.id} takes jobs, {self._slots} at once; Ctrl-C lets it end")
+            if answer.notice:
+                self._say(answer.notice)
         log.info("registered", extra={"worker": self.id, "attempts": len(answer.attempts)})
 
     def _compare(self, answer: Registered, held: dict[Key, Run], asked_at: float) -> dict[Key, int]:
@@ -323,6 +329,7 @@ class WorkerAgent:
     def _info(self) -> WorkerInfo:
         return WorkerInfo(
             id=self.id,
+            kind=self._kind,
             host=socket.gethostname(),
             boot_id=boot_id(),
             pid=os.getpid(),

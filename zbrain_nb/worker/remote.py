@@ -79,6 +79,8 @@ class RemoteQueue:
         Which jobs the worker takes.
     slots : int
         How many it runs at once, for those who look at the list of workers.
+    isolates : bool
+        Whether it keeps the jobs of several people apart (see `WorkerInfo`); one that does not gets those of one.
 
     Attributes
     ----------
@@ -89,7 +91,7 @@ class RemoteQueue:
     #: `acquire_lease` waits for a job, and may be cancelled: what was leased by then goes to the next caller.
     holds_requests = True
 
-    def __init__(self, link: Link, *, kind: str = "local", slots: int = 1) -> None:
+    def __init__(self, link: Link, *, kind: str = "local", slots: int = 1, isolates: bool = False) -> None:
         self.link = link
         self.lease_ttl_secs = 300.0
         self._info = WorkerInfo(
@@ -99,6 +101,7 @@ class RemoteQueue:
             boot_id=boot_id(),
             pid=os.getpid(),
             slots=slots,
+            isolates=isolates,
             python=sys.executable,
             version=__version__,
             started_at=time.time(),
@@ -122,9 +125,11 @@ class RemoteQueue:
         self._poll: asyncio.Task[None] | None = None
 
     @classmethod
-    def at(cls, url: str, token: str | None = None, *, kind: str = "local", slots: int = 1) -> RemoteQueue:
+    def at(
+        cls, url: str, token: str | None = None, *, kind: str = "local", slots: int = 1, isolates: bool = False
+    ) -> RemoteQueue:
         """Return the queue of the server at `url`, its root (the token is ``ZBRAIN_TOKEN`` if none is given)."""
-        return cls(HttpLink(locator(url, token, start=False)), kind=kind, slots=slots)
+        return cls(HttpLink(locator(url, token, start=False)), kind=kind, slots=slots, isolates=isolates)
 
     async def acquire_lease(self, worker_id: str, org_id: str | None = None) -> Job | None:
         """Lease the next job; wait some seconds for one, and return None if there was none.

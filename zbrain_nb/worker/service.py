@@ -29,6 +29,7 @@ def run_worker(
     token: str | None = None,
     folder: str | os.PathLike[str] | None = None,
     concurrency: int | None = None,
+    kind: str = "local",
     org_id: str | None = None,
     data: DataDir | None = None,
     fenced: bool = False,
@@ -50,6 +51,8 @@ def run_worker(
         The worker's folder; None is one in `data`, for each `url` another.
     concurrency : int, optional
         How many jobs it runs at once; None is ``ZWORKER_CONCURRENCY``.
+    kind : str
+        Takes jobs that are sent to this kind of worker: ``local``, or the name of a pool.
     org_id : str, optional
         Takes jobs of this org only.
     data : DataDir, optional
@@ -95,6 +98,7 @@ def run_worker(
             HttpLink(locate),
             place,
             concurrency=concurrency or settings.worker_concurrency,
+            kind=kind,
             org_id=org_id,
             temp_dir=settings.worker_temp_dir,
             pooled=settings.warm_pool,

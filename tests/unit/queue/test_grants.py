@@ -69,7 +69,7 @@ class Reporter(ScopedHand):
 
     async def register(self, kind="local"):
         self.kind = kind
-        return await super().register(kind=kind)
+        return await super().register(kind=kind, isolates=True)
 
     async def send(self, *events):
         return (await self.queue.take_events(self.id, EventBatch(list(events)), scope=self.scope)).results

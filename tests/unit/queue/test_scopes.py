@@ -398,21 +398,6 @@ async def test_heads_do_not_pile_up_where_each_worker_serves_one_person(queue):
     assert sum(len(branch.heads) for branch in branches) < 200
 
 
-async def test_pools_worker_gets_jobs_of_its_kind_and_orgs_of_everybody(queue):
-    hand = await ScopedHand(queue, "p", pool("big", "red")).register(kind="big")
-    big = JobSpec(cmd=["true"], worker="big")
-    theirs = [await queue.submit(big, scope=ANN), await queue.submit(big, scope=ABE)]
-    await queue.submit(big, scope=BOB)
-    await queue.submit(TRUE, scope=ANN)
-    assert {job.id for job in await hand.lease(limit=9)} == set(theirs)
-    with pytest.raises(Forbidden, match="pool big"):
-        await hand.lease(kinds=["local"])
-    with pytest.raises(Forbidden, match="pool big"):
-        await ScopedHand(queue, "q", pool("big", "red")).register(kind="local")
-    with pytest.raises(Forbidden, match="blue"):
-        await ScopedHand(queue, "q", pool("big", "red")).register(kind="big", org_id="blue")
-
-
 async def test_worker_of_another_principal_cannot_be_used(queue):
     hand = await ScopedHand(queue, "w", ANN).register()
     await queue.submit(TRUE, scope=ANN)
@@ -549,7 +534,7 @@ async def test_workers_token_reads_what_its_workers_leased_and_nothing_else(queu
 
 async def test_workers_are_told_to_whom_they_serve(queue):
     for worker_id, scope in (("ann's", ANN), ("shared", pool("big", "red")), ("blue's", pool("big", "blue"))):
-        await ScopedHand(queue, worker_id.replace("'", "-"), scope).register(kind="big")
+        await ScopedHand(queue, worker_id.replace("'", "-"), scope).register(kind="big", isolates=True)
     await queue.register_worker(WorkerInfo(id="local"))
 
     def ids(scope):
@@ -562,7 +547,7 @@ async def test_workers_are_told_to_whom_they_serve(queue):
 
 
 async def test_shared_workers_list_shows_own_orgs_jobs_alone(queue):
-    hand = await ScopedHand(queue, "p", pool("local", "red", "blue")).register()
+    hand = await ScopedHand(queue, "p", pool("local", "red", "blue")).register(isolates=True)
     mine, _ = await queue.submit(TRUE, scope=ANN), await queue.submit(TRUE, scope=BOB)
     assert len(await hand.lease(limit=2)) == 2
     (info,) = queue.workers(scope=ANN)

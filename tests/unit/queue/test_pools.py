@@ -1,0 +1,127 @@
+"""Pools: workers whose token is for the jobs of several people get them only if they keep these people apart."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from tests.unit.queue.stage import TRUE, Hand, turns
+from tests.unit.queue.test_grants import SHA, upload
+from tests.unit.queue.test_scopes import ABE, ANN, BOB, HOLDER, ScopedHand, pool
+from zbrain_nb import JobSpec
+from zbrain_nb.model.errors import Forbidden
+from zbrain_nb.model.events import JobStarted
+from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo
+
+pytestmark = pytest.mark.anyio
+
+BIG = JobSpec(cmd=["true"], worker="big")
+POOL = pool("big", "red")  # ann made its token
+
+
+def of_abe(scope=POOL):
+    """Return the principal of a pool's token that is bound to abe's jobs."""
+    return msgspec.structs.replace(scope, worker=msgspec.structs.replace(scope.worker, owner="abe"))
+
+
+async def test_worker_that_isolates_gets_jobs_of_its_kind_and_orgs_of_everybody(queue):
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
+    theirs = [await queue.submit(BIG, scope=ANN), await queue.submit(BIG, scope=ABE)]
+    await queue.submit(BIG, scope=BOB)
+    await queue.submit(TRUE, scope=ANN)
+    assert {job.id for job in await hand.lease(limit=9)} == set(theirs)
+    with pytest.raises(Forbidden, match="pool big"):
+        await hand.lease(kinds=["local"])
+    with pytest.raises(Forbidden, match="--pool big"):
+        await ScopedHand(queue, "q", POOL).register(kind="local")
+    with pytest.raises(Forbidden, match="blue"):
+        await ScopedHand(queue, "q", POOL).register(kind="big", org_id="blue")
+
+
+@pytest.mark.parametrize("kinds", [None, ["big"]])
+async def test_worker_that_does_not_isolate_gets_jobs_of_its_tokens_owner_alone(queue, kinds):
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big")
+    anns, abes = await queue.submit(BIG, scope=ANN), await queue.submit(BIG, scope=ABE)
+    ahead = []
+    for scope in (ABE, ANN):
+        await upload(queue, scope)
+        ahead.append(await queue.submit(JobSpec(function=SHA, worker="big"), scope=scope))
+    assert {job.id for job in await hand.lease(limit=1, ahead=9, kinds=kinds)} == {anns, ahead[1]}
+    assert (await queue.get(abes)).state == "pending"
+
+
+async def test_worker_that_does_not_isolate_and_waits_is_woken_by_jobs_of_its_tokens_owner_alone(queue):
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big")
+    waiting = asyncio.ensure_future(hand.lease(wait_secs=30))
+    await queue.submit(BIG, scope=ABE)
+    await turns()
+    assert not waiting.done()
+    job_id = await queue.submit(BIG, scope=ANN)
+    assert [job.id for job in await waiting] == [job_id]
+
+
+async def test_worker_cannot_say_itself_whose_jobs_it_gets(queue):
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big", owner="abe", is_shared=False, holder="")
+    await queue.submit(BIG, scope=ABE)
+    assert await hand.lease() == []
+    (info,) = queue.workers(scope=HOLDER)
+    assert (info.owner, info.is_shared) == ("ann", True)
+
+
+async def test_token_of_one_persons_jobs_needs_no_isolation(queue):
+    answer = await queue.register_worker(WorkerInfo(id="p", kind="big"), scope=of_abe())
+    assert answer.notice is None
+    abes = await queue.submit(BIG, scope=ABE)
+    await queue.submit(BIG, scope=ANN)
+    assert [job.id for job in await ScopedHand(queue, "p", of_abe()).lease(limit=9)] == [abes]
+
+
+@pytest.mark.parametrize("scope", [None, HOLDER])
+async def test_worker_of_who_holds_the_data_directory_gets_jobs_of_everybody(queue, scope):
+    answer = await queue.register_worker(WorkerInfo(id="w", is_shared=True), scope=scope)
+    assert answer.notice is None
+    theirs = [await queue.submit(TRUE, scope=who) for who in (ANN, ABE, BOB, HOLDER)]
+    request = LeaseRequest(request_id="1", limit=9, wait_secs=0)
+    assert {lease.job.id for lease in (await queue.lease("w", request, scope=scope)).leases} == set(theirs)
+
+
+async def test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_does_not_isolate(queue):
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
+    job_id = await queue.submit(BIG, scope=ABE)
+    (job,) = await hand.lease()
+    answer = await queue.register_worker(WorkerInfo(id="p", kind="big"), scope=POOL)
+    assert answer.attempts == []
+    beat = HeartbeatRequest(attempts=[AttemptRef(job_id, job.attempt)])
+    assert [one.verdict for one in (await queue.heartbeat("p", beat, scope=POOL)).verdicts] == ["stale"]
+    started = EventBatch([JobStarted(job_id, attempt=1, after=0, seq=1)])
+    assert (await queue.take_events("p", started, scope=POOL)).results[0].status == "stale"
+    hand.requests = 0
+    assert await hand.lease() == []  # the same request again
+
+
+async def test_who_is_refused_by_a_pool_is_told_why_and_what_to_do(queue):
+    answer = await queue.register_worker(WorkerInfo(id="p", kind="big"), scope=POOL)
+    assert answer.notice is not None and "ann alone" in answer.notice and "--jobs-of NAME" in answer.notice
+    anns, abes, bobs = [await queue.submit(BIG, scope=scope) for scope in (ANN, ABE, BOB)]
+    reason = (await queue.get(abes, scope=ABE)).reason
+    assert "in one account" in reason
+    assert "`zbrain token create --kind worker --pool big --jobs-of abe`" in reason
+    assert "ann" not in reason  # whose worker it is concerns nobody
+    assert (await queue.get(anns)).reason == "Waiting for a free worker of kind big."
+    assert (await queue.get(bobs)).reason == "Waiting for a worker of kind big; none is here."  # not of bob's org
+    await ScopedHand(queue, "q", of_abe()).register(kind="big")
+    assert (await queue.get(abes)).reason == "Waiting for a free worker of kind big."
+
+
+async def test_worker_of_another_person_is_no_pool_that_refuses(queue):
+    await ScopedHand(queue, "w", ANN).register()
+    job_id = await queue.submit(TRUE, scope=ABE)
+    assert (await queue.get(job_id)).reason == "Waiting for a worker of kind local; none is here."
+
+
+async def test_worker_in_process_is_of_everybody(queue):
+    hand = await Hand(queue).register()
+    theirs = [await queue.submit(TRUE, scope=scope) for scope in (ANN, ABE)]
+    assert {job.id for job in await hand.lease(limit=9)} == set(theirs)
