@@ -16,6 +16,7 @@ from tornado import web
 from zbrain_nb.model.access import Credential
 from zbrain_nb.model.errors import (
     BlobMismatch,
+    DiskFloor,
     JobNotFound,
     Malformed,
     NotFound,
@@ -28,7 +29,7 @@ from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.queue.stored import Hold
 from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
-from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, MAX_DRAINED_BYTES, ApiHandler, StreamedBody
 from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, NoArguments, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -61,7 +62,7 @@ class UploadQuery(msgspec.Struct):
 
 
 @web.stream_request_body
-class BlobHandler(StreamedBody, ApiHandler):
+class BlobHandler(StreamedBody):
     """``HEAD`` and ``PUT blobs/{sha256}``.
 
     An upload that broke off is gone on with: ``Upload-Offset`` in the 404 to ``HEAD`` says how many bytes of it are
@@ -81,6 +82,7 @@ class BlobHandler(StreamedBody, ApiHandler):
     _hold: Hold | None = None
     #: Of the job that a worker sends it for.
     _job_org: str | None = None
+    _dropped = 0
     _take: Callable[[bytes], None]
 
     async def prepare(self) -> None:
@@ -94,7 +96,10 @@ class BlobHandler(StreamedBody, ApiHandler):
                     self._pause()
         except ZBrainError as error:
             self._pause()
-            self.refuse(error)
+            if isinstance(error, (OverQuota, DiskFloor)) and (self._announced() or MAX_BLOB_BYTES) > MAX_DRAINED_BYTES:
+                self.refuse_early(error)  # for good, so its sender had better read it than send again
+            else:
+                self.refuse(error)
 
     async def _begin(self, offset: int, announced: int | None) -> None:
         payer, size = self.principal.payer, MAX_BLOB_BYTES if announced is None else announced
@@ -137,14 +142,20 @@ class BlobHandler(StreamedBody, ApiHandler):
     async def data_received(self, chunk: bytes) -> None:
         """Write one piece; the sender waits meanwhile."""
         if self._upload is None:
+            self._dropped += len(chunk)
+            if self._headers_written and self._dropped > 2 * MAX_BODY_BYTES:
+                self.finish()
             return
         try:
             upload = self._upload
             await asyncio.to_thread(self._take, chunk)
             self._reserve(upload.size_bytes)
-        except (WrongOffset, Malformed, OverQuota) as error:
-            if isinstance(error, OverQuota) and self._upload is not None:
+        except OverQuota as error:
+            if self._upload is not None:
                 self._upload.abort()  # what nobody can go on with shall not count
+            self._pause()
+            self.refuse_early(error)
+        except (WrongOffset, Malformed) as error:
             self._pause()
             self.send_error(error.status, exc_info=(type(error), error, error.__traceback__))
 
@@ -168,6 +179,9 @@ class BlobHandler(StreamedBody, ApiHandler):
 
         ``?file=NAME`` is for who shares the machine and the account: the bytes lie in the store's ``incoming``.
         """
+        if self._headers_written:  # it was refused early
+            self.finish()
+            return
         self.raise_refusal()
         if name := self._laid():
             self.principal.check_holder("lay files into the artifact store")
