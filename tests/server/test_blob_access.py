@@ -64,7 +64,7 @@ async def test_bytes_that_were_sent_are_for_the_orgs_where_their_sender_may_subm
 async def test_part_that_arrived_of_anothers_upload_is_not_told(api: httpx.AsyncClient, host: Host) -> None:
     ann, bob = await token(api, "ann"), await token(api, "bob")
     assert host.context is not None
-    upload = host.context.queue.artifacts.open_upload(SHA, len(DATA), owner="ann")
+    upload = host.context.queue.artifacts.open_upload(SHA, len(DATA), owner="ann", org_id="lab")
     upload.write(DATA[: 1 << 20])
     upload.pause()
     assert (await api.head(f"blobs/{SHA}", headers=ann)).headers[OFFSET_HEADER] == str(1 << 20)

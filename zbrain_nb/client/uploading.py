@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import quote
 
 import zstandard
 
@@ -30,7 +31,7 @@ PACKING_LEVEL = 1
 Pieces = Callable[[int], AsyncIterator[bytes]]
 
 
-async def upload(transport: Transport, sha256: str, size: int, pieces: Pieces) -> None:
+async def upload(transport: Transport, sha256: str, size: int, pieces: Pieces, worker: str = "") -> None:
     """Have the server keep a blob, unless it does already.
 
     Parameters
@@ -39,6 +40,8 @@ async def upload(transport: Transport, sha256: str, size: int, pieces: Pieces) -
         Name of the blob, and its size in bytes.
     pieces : callable
         Returns the bytes behind a given number of them, in pieces.
+    worker : str
+        Id of the worker that sends what a job of it leaves.
 
     Raises
     ------
@@ -49,10 +52,12 @@ async def upload(transport: Transport, sha256: str, size: int, pieces: Pieces) -
     ZBrainError
         What else the server says.
     """
-    await _Sending(transport, sha256, size, pieces).run()
+    await _Sending(transport, sha256, size, pieces, worker).run()
 
 
-async def put(transport: Transport, sha256: str, size: int, content: AsyncIterator[bytes], offset: int = 0) -> None:
+async def put(
+    transport: Transport, sha256: str, size: int, content: AsyncIterator[bytes], offset: int = 0, worker: str = ""
+) -> None:
     """Send a blob, or what follows `offset` bytes of it, in one request; compressed to other machines."""
     headers = {OFFSET_HEADER: str(offset)} if offset else {}
     if size - offset >= PACKED_BYTES and not (await transport.endpoint()).is_here:
@@ -60,9 +65,8 @@ async def put(transport: Transport, sha256: str, size: int, content: AsyncIterat
         content = _packed(content)
     else:
         headers |= {"Content-Length": str(size - offset)}
-    await transport.request(
-        "PUT", f"blobs/{sha256}", content=content, headers=headers, expect=(200, 201, 204), timeout=ANSWER_SECS
-    )
+    path = f"blobs/{sha256}" + (f"?worker={quote(worker, safe='')}" if worker else "")
+    await transport.request("PUT", path, content=content, headers=headers, expect=(200, 201, 204), timeout=ANSWER_SECS)
 
 
 async def _packed(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -76,8 +80,9 @@ async def _packed(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 class _Sending:
     """One blob on its way."""
 
-    def __init__(self, transport: Transport, sha256: str, size: int, pieces: Pieces) -> None:
+    def __init__(self, transport: Transport, sha256: str, size: int, pieces: Pieces, worker: str) -> None:
         self._transport = transport
+        self._worker = worker
         self._sha256 = sha256
         self._size = size
         self._pieces = pieces
@@ -124,7 +129,7 @@ class _Sending:
         if arrived > self._size:
             arrived = 0  # these are other bytes
         self._began_at = arrived
-        await put(self._transport, self._sha256, self._size, self._counted(arrived), arrived)
+        await put(self._transport, self._sha256, self._size, self._counted(arrived), arrived, self._worker)
         return True
 
     async def _ask(self) -> int | None:

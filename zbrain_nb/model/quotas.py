@@ -24,12 +24,16 @@ class Quota(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         Bytes of log and rich outputs that are taken a second, in the long run. More wait with their worker.
     sockets : int or None
         Followers of events at once: each open view holds one. More are refused.
+    stored_bytes : int or None
+        Bytes of files that were sent or that jobs left, each file once for its owner. More are refused to who sends
+        them; what a running job leaves is kept nevertheless.
     """
 
     running: Amount | None = None
     pending: Amount | None = None
     log_bytes_per_sec: Amount | None = None
     sockets: Amount | None = None
+    stored_bytes: Amount | None = None
 
     def over(self, usual: Quota) -> Quota:
         """Return `usual`, with what is given here in its place."""

@@ -83,7 +83,8 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZDEFAULT_ORG_ID``: the org of a single user.
     quotas : Quotas
         ``ZBRAIN_MAX_RUNNING``, ``ZBRAIN_MAX_PENDING``, ``ZBRAIN_MAX_LOG_KB_PER_SEC``,
-        ``ZBRAIN_MAX_SOCKETS``, and each with ``_PER_OWNER``: how much one org, or one owner, may use.
+        ``ZBRAIN_MAX_SOCKETS``, ``ZBRAIN_MAX_STORED_MB``, and each with ``_PER_OWNER``: how much one org, or one owner,
+        may use.
     url, token : str or None
         ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
     host_data : str or None
@@ -186,6 +187,7 @@ def _read_quota(number: _Reader, tail: str) -> Quota:
         pending=number.limit("ZBRAIN_MAX_PENDING" + tail),
         log_bytes_per_sec=number.limit("ZBRAIN_MAX_LOG_KB_PER_SEC" + tail, 1 << 10),
         sockets=number.limit("ZBRAIN_MAX_SOCKETS" + tail),
+        stored_bytes=number.limit("ZBRAIN_MAX_STORED_MB" + tail, 1 << 20),
     )
 
 

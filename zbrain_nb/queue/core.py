@@ -30,6 +30,7 @@ from zbrain_nb.queue.lograte import LogRates
 from zbrain_nb.queue.past import StoredPast
 from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.refill import Refill
+from zbrain_nb.queue.stored import StoredBytes
 from zbrain_nb.queue.taken import TakenEvents
 from zbrain_nb.queue.turn import Borrowed, Command, LookAgain, Turn
 from zbrain_nb.queue.watch import Watch
@@ -62,11 +63,12 @@ class QueueCore:
         self.default_org_id = default_org_id
         self.owner = owner or getpass.getuser()
         self.events = TakenEvents()
-        self.grants = Grants(self.storage, self.artifacts, self.owner)
         #: Whether the values of a job's secrets are kept; only a host does that.
         self.holds_secrets: Callable[[str], bool] = lambda job_id: False
         self._clock = clock or Clock()
         self.quotas = QuotaBook(quotas or Quotas())
+        self.stored = StoredBytes(self.quotas, self.artifacts, self.owner)
+        self.grants = Grants(self.storage, self.artifacts, self.owner, self.stored)
         self._opening: asyncio.Lock | None = None
         self._is_open = False
         self._cleanup: asyncio.Task[None] | None = None
@@ -78,7 +80,7 @@ class QueueCore:
         self._set_up(lease_ttl_secs)
 
     def _set_up(self, lease_ttl_secs: float) -> None:
-        self._index = Index(self._clock, self.quotas)
+        self._index = Index(self._clock, self.quotas, self.stored)
         self._index.leases.ttl_secs = lease_ttl_secs
         self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
         self._commits.measure = self._watch.metrics.committed
@@ -108,6 +110,7 @@ class QueueCore:
             if not self._is_open:
                 await self.storage.open()
                 self._desk.known_before = await load(self.storage, self._index)
+                await self.stored.load(self.storage)
                 self._watch.metrics.begin(
                     (entry.job.state for entry in self._index.live.values()), parked=self._index.ready.parked
                 )

@@ -7,6 +7,8 @@ Grants come from uploads, in each org where the sender may submit, and from jobs
 name in its org. A job that is repeated lends its blobs to who repeats it, who sees it: no grant comes of that. Whoever
 holds the data directory could read the files; they need no grants, nor do their jobs leave any.
 
+With them comes what a blob counts for whose limits (`StoredBytes`).
+
 A grant is added when its blob lies in place, and removed when it is gone: at worst an owner may name a little longer
 what was theirs to read.
 """
@@ -18,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from zbrain_nb.model.access import Party, Principal
 from zbrain_nb.model.job import Job
+from zbrain_nb.queue.stored import StoredBytes
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.grants import Grant, granted_blobs, grants_of, stored_grants
 from zbrain_nb.store.storage import Storage
@@ -32,12 +35,15 @@ class Grants:
         Where they and the blobs are kept.
     account : str
         Who holds the data directory.
+    stored : StoredBytes
+        Told what comes and goes.
     """
 
-    def __init__(self, storage: Storage, artifacts: ArtifactStore, account: str) -> None:
+    def __init__(self, storage: Storage, artifacts: ArtifactStore, account: str, stored: StoredBytes) -> None:
         self._storage = storage
         self._artifacts = artifacts
         self._account = account
+        self._bytes = stored
 
     async def has(self, sha256: str, scope: Principal) -> bool:
         """Whether the blob is here and to send it again would give who asks nothing more; if so, it is young now.
@@ -51,10 +57,23 @@ class Grants:
                 return False
         return await asyncio.to_thread(self._artifacts.has, sha256)
 
-    async def add(self, sha256: str, scope: Principal) -> None:
-        """Let who has sent a blob, which is here, name it."""
-        if not scope.is_holder:
-            await self._add(grants_of(scope.parties, [sha256]))
+    async def add(self, sha256: str, scope: Principal, org_id: str | None = None) -> None:
+        """Let who has sent a blob, which is here, name it.
+
+        Parameters
+        ----------
+        org_id : str, optional
+            Where it counts, if that is not the home of who has sent it.
+        """
+        if scope.is_holder:
+            return
+        wanted = dict.fromkeys(grants_of(scope.parties, [sha256]), 0)
+        if scope.payer is not None:
+            home, owner = scope.payer
+            paid = (org_id or home, owner, sha256)
+            wanted[paid] = await asyncio.to_thread(self._artifacts.size, sha256)
+        new = wanted.keys() - await self._stored(set(wanted))
+        await self._save({grant: wanted[grant] for grant in new})
 
     async def missing(self, used: Mapping[str, Collection[Party]], scope: Principal | None) -> list[str]:
         """Return those blobs that are not here, or not granted to all who use them, in order; the others are young now.
@@ -107,7 +126,9 @@ class Grants:
         names = list({name for _, name in given})
         absent = set(await asyncio.to_thread(self._artifacts.missing, names)) if names else set()
         given = {one for one in given if one[1] not in absent}
-        await self._add({theirs[one] for one in given} & wanted - stored, looked_up=True)
+        new = {theirs[one] for one in given} & wanted - stored
+        sizes = await asyncio.to_thread(lambda: {name: self._artifacts.size(name) for _, _, name in new})
+        await self._save({grant: sizes[grant[2]] for grant in new})
         return theirs.keys() - given
 
     async def forget_gone(self) -> None:
@@ -116,16 +137,18 @@ class Grants:
         What is sent again meanwhile keeps them: the file is looked for once more in the turn of the writer, and an
         upload adds its grant only when the file is there.
         """
+        self._bytes.forget_parts()
         artifacts = self._artifacts
         names = await self._storage.read(granted_blobs)
         gone = await asyncio.to_thread(artifacts.gone, names)
         if gone:
-            await self._storage.write(lambda database: database.forget_grants(artifacts.gone(gone)))
+            removed = self._bytes.remove
+            await self._storage.write(lambda database: removed(database.forget_grants(artifacts.gone(gone))))
 
     async def _stored(self, wanted: set[Grant]) -> set[Grant]:
         return await self._storage.read(stored_grants, wanted)
 
-    async def _add(self, wanted: set[Grant], *, looked_up: bool = False) -> None:
-        new = wanted if looked_up else wanted - await self._stored(wanted)
-        if new:
-            await self._storage.write(lambda database: database.save_grants(new))
+    async def _save(self, grants: dict[Grant, int]) -> None:
+        if grants:
+            added = self._bytes.add
+            await self._storage.write(lambda database: added(database.save_grants(grants)))

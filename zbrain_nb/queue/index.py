@@ -21,6 +21,7 @@ from zbrain_nb.queue.lanes import Lane, Place
 from zbrain_nb.queue.leases import Leases
 from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.ready import ReadyQueues
+from zbrain_nb.queue.stored import StoredBytes
 
 #: Ended jobs that are kept in memory, for those who ask at once.
 RECENT = 2_000
@@ -92,6 +93,8 @@ class Index:
         The last that ended.
     unfolded : dict of str to Job
         Jobs whose row in the store does not show their present state yet.
+    stored : StoredBytes
+        How many bytes who stores.
     keys : Keys
         Idempotency keys.
     children : dict of str to list of str
@@ -102,8 +105,9 @@ class Index:
         Jobs that ended with a greater ``event_seq`` are all in memory.
     """
 
-    def __init__(self, clock: Clock, quotas: QuotaBook) -> None:
+    def __init__(self, clock: Clock, quotas: QuotaBook, stored: StoredBytes) -> None:
         self._clock = clock
+        self.stored = stored
         self.live: dict[str, Entry] = {}
         self.recent: OrderedDict[str, Entry] = OrderedDict()
         self.unfolded: dict[str, Job] = {}

@@ -1,7 +1,7 @@
 """Which limits hold for which org and owner, the refusals that name them, and how what was set for an org is kept.
 
 Who counts what is used looks here for what may be: the ready queues (running), a turn (pending), the bus (sockets),
-the intake of worker events (log). What was set for an org outlives restarts.
+the intake of worker events (log), `StoredBytes`. What was set for an org outlives restarts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import msgspec
 
 from zbrain_nb.model.errors import OverQuota
 from zbrain_nb.model.quotas import OrgQuota, Quota, Quotas
+from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.store import waiting
 from zbrain_nb.store.storage import Storage
 
@@ -97,6 +98,20 @@ def over_sockets(what: str, name: str, limit: int, used: int) -> OverQuota:
     """Return the refusal of one more follower of events."""
     message = f"{what.capitalize()} {name!r} follows events by {used:,} connections already: its limit is {limit:,}."
     return _refusal(what, "sockets", message, "Close views that are not needed.", limit, used, SOCKET_RETRY_SECS)
+
+
+def over_stored(what: str, name: str, limit: int, used: int, more: int) -> OverQuota:
+    """Return the refusal of `more` bytes that would go over a limit; with 0, of anything at all beyond it."""
+    stores, most = f"{what.capitalize()} {name!r} stores {format_kib(used / 1024)}", format_kib(limit / 1024)
+    if more:
+        message = f"{stores} and cannot add {format_kib(more / 1024)}: its limit is {most}."
+    else:
+        message = f"{stores}, over its limit of {most}, and can add no jobs."
+    hint = (
+        "Files go when no kept job names them any more (ZBRAIN_KEEP_JOBS_DAYS, ZBRAIN_KEEP_BLOBS_HOURS), and what "
+        "broke off on its way after a day. Whoever holds the host's data directory may allow more."
+    )
+    return _refusal(what, "stored_bytes", message, hint, limit, used)
 
 
 def _refusal(

@@ -274,13 +274,14 @@ class Turn(Change):
         return entry
 
     def check_room(self, jobs: Sequence[Job]) -> None:
-        """Refuse new jobs for which an org or an owner has too many that wait already.
+        """Refuse new jobs for which an org or an owner has too many that wait already, or stores too much.
 
         Raises
         ------
         OverQuota
             Naming the limit and how much of it is used.
         """
+        self._stage.index.stored.check_jobs(jobs)
         ready, created = self._stage.index.ready, self._stage.created
         if not ready.quotas.limits("pending"):
             return

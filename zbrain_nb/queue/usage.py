@@ -79,6 +79,7 @@ class UsageSide(QueueCore):
             "pending": account.waiting if account is not None else 0,
             "log_bytes_per_sec": self._rates.rate(of, name),
             "sockets": self._bus.count_followers(of, name),
+            "stored_bytes": self.stored.used(of, name),
         }
         limits = self.quotas.of(of, name).given()
         return [

@@ -152,6 +152,13 @@ class WorkerSide(QueueCore):
             return False
         return scope.is_holder or self._desk.holder_of(running.worker_id) == scope.holder
 
+    def org_worked_for(self, worker_id: str, scope: Principal) -> str | None:
+        """Return the org of the job that a worker of who asks runs, of the oldest if there are more; else None."""
+        if self._desk.holder_of(worker_id) != scope.holder:
+            return None
+        held = self._index.leases.held_by(worker_id)
+        return self._index.live[held[0]].job.org_id if held else None
+
     def workers(self, *, scope: Principal | None = None) -> list[WorkerInfo]:
         """Return the registered workers, by id: to who asks, their own and those that serve all of an org of theirs."""
         return self._desk.workers(scope)

@@ -93,6 +93,7 @@ class ArtifactStore:
         size_bytes: int = 0,
         *,
         owner: str | None = None,
+        org_id: str | None = None,
         offset: int = 0,
     ) -> Upload:
         """Begin a blob that arrives in pieces; with `expected_sha256` its bytes have to hash to that.
@@ -104,6 +105,8 @@ class ArtifactStore:
         owner : str, optional
             With an `expected_sha256` too, what has arrived when it breaks off is kept for this owner
             (`Upload.pause`, `arrived`).
+        org_id : str, optional
+            For whose limits it counts beside the owner's; without one it counts for nobody's.
         offset : int
             Go on behind so many bytes that are kept.
 
@@ -125,12 +128,16 @@ class ArtifactStore:
             raise ZBrainError(f"The artifact folder {self.folder} cannot be made: {error.strerror}.") from error
         if owner is None or expected_sha256 is None:
             return self._parts.begin(expected_sha256)
-        return self._parts.begin_or_go_on(owner, expected_sha256, offset)
+        return self._parts.begin_or_go_on(owner, org_id, expected_sha256, offset)
 
-    def arrived(self, sha256: str, owner: str) -> int:
+    def arrived(self, sha256: str, owner: str, org_id: str | None = None) -> int:
         """Return how many bytes are kept of a blob that the owner's upload of broke off; 0 if nothing is."""
         self.path(sha256)
-        return self._parts.arrived(owner, sha256)
+        return self._parts.arrived(owner, org_id, sha256)
+
+    def parts(self) -> list[Path]:
+        """Return where lies what has arrived of uploads by owners."""
+        return list(self._incoming.glob("part-*"))
 
     def take_file(self, name: str, sha256: str) -> int:
         """Keep a file that its maker, of the same account, has written into the folder ``incoming``: no copy is made.

@@ -7,7 +7,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -15,7 +15,7 @@ from weakref import WeakSet
 import duckdb
 
 from zbrain_nb.model.errors import Unavailable, ZBrainError
-from zbrain_nb.store.grants import Grant, add_grants, forget_grants
+from zbrain_nb.store.grants import Charge, Grant, add_grants, forget_grants
 from zbrain_nb.store.opening import open_connection, wal_of
 from zbrain_nb.store.refusals import conflict, disk_floor, is_full, unavailable
 from zbrain_nb.store.room import Room
@@ -322,13 +322,13 @@ class Database:
         """Keep what is known of a worker, as JSON."""
         self._connection.execute("INSERT OR REPLACE INTO workers VALUES (?, ?)", [worker_id, info])
 
-    def save_grants(self, grants: Collection[Grant]) -> None:
-        """Let owners name blobs."""
-        add_grants(self._connection, grants)
+    def save_grants(self, grants: Mapping[Grant, int]) -> list[Charge]:
+        """Let owners name blobs; return what that adds to what they store (see `add_grants`)."""
+        return add_grants(self._connection, grants)
 
-    def forget_grants(self, names: Collection[str]) -> None:
-        """Remove all grants of these blobs."""
-        forget_grants(self._connection, names)
+    def forget_grants(self, names: Collection[str]) -> list[Charge]:
+        """Remove all grants of these blobs; return what owners store less by that."""
+        return forget_grants(self._connection, names)
 
     def open_segments(self, kinds: Iterable[str], now: float) -> None:
         """Close the segments of these kinds that are appended to, if they have rows, and open the next ones."""

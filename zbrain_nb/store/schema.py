@@ -14,7 +14,7 @@ import duckdb
 
 from zbrain_nb.model.errors import ZBrainError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 _FIXED = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -47,12 +47,15 @@ CREATE TABLE tokens (
 
 # Who may name which blob (see `zbrain_nb.queue.grants`). `org_id` is empty for a worker's token. `head` is the
 # beginning of the hash as a number, by which rows are found ten times as fast; an index would be held in memory.
+# `size` is what the blob counts for the limits of this org and owner, in bytes: of all rows of an owner and a blob one
+# has its size, the others 0.
 _GRANTS = """
 CREATE TABLE grants (
     head UBIGINT NOT NULL,
     org_id VARCHAR NOT NULL,
     owner VARCHAR NOT NULL,
-    sha256 VARCHAR NOT NULL
+    sha256 VARCHAR NOT NULL,
+    size BIGINT DEFAULT 0
 )
 """
 
@@ -286,6 +289,11 @@ def _add_grants(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     connection.execute(_GRANTS)
 
 
+def _add_sizes(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Give the grants sizes; what is granted by now counts for nobody's limits."""
+    connection.execute("ALTER TABLE grants ADD COLUMN IF NOT EXISTS size BIGINT DEFAULT 0")
+
+
 #: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
 MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _into_segments,
@@ -293,4 +301,5 @@ MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _add_cache_keys,
     _add_tags,
     _add_grants,
+    _add_sizes,
 ]

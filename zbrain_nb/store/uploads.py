@@ -1,7 +1,7 @@
 """Blobs on their way into the artifact store, and what is kept of those that broke off.
 
 Of an upload by an owner, under the hash it shall have, what has arrived stays for a while when its sender goes away
-(``incoming/part-OWNER-SHA256``): the sender asks how far it came and sends the rest. No owner hears of the parts of
+(``incoming/part-OWNER-ORG-SHA256``): the sender asks how far it came and sends the rest. No owner hears of the parts of
 another. One upload at a time writes to a part; who goes on exactly where it stands displaces who wrote before, for a
 sender that comes back is often here before its broken connection is noticed. Who begins while another sends the
 same gets a file of its own. The hash is that of the whole file, whoever sent which piece.
@@ -22,6 +22,8 @@ from zbrain_nb.model.errors import BlobMismatch, WrongOffset
 _CHUNK = 1024 * 1024
 #: Less than this is sent again rather than kept.
 KEPT_BYTES = 1 << 20
+#: Stands for the org of uploads that count for nobody.
+_NO_ORG = "0" * 16
 
 
 class Upload:
@@ -177,7 +179,7 @@ class Parts:
         descriptor, name = tempfile.mkstemp(dir=self._folder, prefix="upload-")
         return Upload(os.fdopen(descriptor, "wb"), Path(name), expected_sha256, self._adopt)
 
-    def begin_or_go_on(self, owner: str, sha256: str, offset: int) -> Upload:
+    def begin_or_go_on(self, owner: str, org_id: str | None, sha256: str, offset: int) -> Upload:
         """Begin an upload that may be gone on with, or go on at `offset` bytes with what has arrived of it.
 
         Raises
@@ -185,7 +187,7 @@ class Parts:
         WrongOffset
             If `offset` is neither 0 nor what has arrived; ``details["offset"]`` is.
         """
-        path = self._path(owner, sha256)
+        path = self._path(owner, org_id, sha256)
         other = self._open.get(path)
         if other is not None and other.size_bytes == offset > 0:
             other.displace()
@@ -193,7 +195,7 @@ class Parts:
             other = self._open.get(path)
             if other is not None and not offset:
                 return self.begin(sha256)
-            arrived = other.size_bytes if other is not None else _size(path)
+            arrived = other.size_bytes if other is not None else size_of(path)
             if other is not None or offset not in (0, arrived):
                 raise WrongOffset(
                     f"{arrived:,} bytes of this blob are here, not {offset:,}.", "Go on from there.", offset=arrived
@@ -204,14 +206,15 @@ class Parts:
         upload.read_so_far()
         return upload
 
-    def arrived(self, owner: str, sha256: str) -> int:
+    def arrived(self, owner: str, org_id: str | None, sha256: str) -> int:
         """Return how many bytes of an owner's upload are here."""
-        path = self._path(owner, sha256)
+        path = self._path(owner, org_id, sha256)
         upload = self._open.get(path)
-        return upload.size_bytes if upload is not None else _size(path)
+        return upload.size_bytes if upload is not None else size_of(path)
 
-    def _path(self, owner: str, sha256: str) -> Path:
-        return self._folder / f"part-{hashlib.sha256(owner.encode()).hexdigest()[:16]}-{sha256}"
+    def _path(self, owner: str, org_id: str | None, sha256: str) -> Path:
+        org = _NO_ORG if org_id is None else short_name(org_id)
+        return self._folder / f"part-{short_name(owner)}-{org}-{sha256}"
 
     def _forget(self, upload: Upload) -> None:
         with self._lock:
@@ -219,7 +222,19 @@ class Parts:
                 del self._open[upload.path]
 
 
-def _size(path: Path) -> int:
+def short_name(name: str) -> str:
+    """Return what stands for an org or owner in the names of files."""
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def accounts_of(part: Path) -> tuple[str, str] | None:
+    """Return the org and the owner (as `short_name` makes them) for whom a part counts; None if it does for nobody."""
+    _, owner, *rest = part.name.split("-")
+    return (rest[0], owner) if len(rest) == 2 and rest[0] != _NO_ORG else None
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes, 0 if there is none."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

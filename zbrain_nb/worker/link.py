@@ -108,9 +108,11 @@ class HttpLink:
         self._transport = Transport(locate, patience_secs=0.0)
         self._key = SealingKey()  # of this process alone
         self._wires: tuple[Endpoint, Wires] | None = None
+        self._worker_id = ""
 
     async def register(self, info: WorkerInfo) -> Registered:
         """See `Link`."""
+        self._worker_id = info.id
         return await self._ask("workers", info, Registered)
 
     async def lease(self, worker_id: str, request: LeaseRequest) -> LeaseAnswer:
@@ -142,9 +144,9 @@ class HttpLink:
         """See `Link`."""
         size = os.fstat(file.fileno()).st_size
         if size < RESUMABLE_BYTES:
-            await put(self._transport, sha256, size, _chunks(file))
+            await put(self._transport, sha256, size, _chunks(file), worker=self._worker_id)
         else:
-            await upload(self._transport, sha256, size, partial(_chunks, file))
+            await upload(self._transport, sha256, size, partial(_chunks, file), self._worker_id)
 
     async def fetch_input(self, job_id: str, attempt: int, name: str, sha256: str, target: Path) -> None:
         """See `Link`."""

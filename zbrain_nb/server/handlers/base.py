@@ -336,14 +336,13 @@ def as_zbrain_error(error: BaseException | None, status: int) -> ZBrainError:
     return ZBrainError("The host failed at this request; its log has the details.", "`zbrain doctor` shows the log.")
 
 
-class StreamedBody:
+class StreamedBody(ApiHandler):
     """For handlers of streamed uploads: a refusal waits for a small body to end, else its sender never reads it.
 
     tornado closes a connection whose body was not read, and the sender then sees a broken pipe instead of the
     answer. A large body is not worth reading for that.
     """
 
-    request: httputil.HTTPServerRequest
     _refusal: BaseException | None = None
 
     def refuse(self, error: BaseException) -> None:
@@ -358,6 +357,16 @@ class StreamedBody:
         """Raise what `refuse` kept."""
         if self._refusal is not None:
             raise self._refusal
+
+    def refuse_early(self, error: BaseException) -> None:
+        """Answer while the sender still sends, and let it go on for a while: a closed connection eats the answer."""
+        self._refusal = self._refused_with = error = as_zbrain_error(error, 500)
+        answer = msgspec.json.encode(error.as_json())
+        self.set_status(error.status)
+        self.set_header("Content-Length", len(answer))
+        self.set_header("Connection", "close")
+        self.write(answer)
+        self.flush()
 
 
 def over_limit() -> TooLarge:
@@ -401,7 +410,7 @@ class Unannounced(routing.Matcher):
 
 
 @web.stream_request_body
-class CollectedBody(StreamedBody, ApiHandler):
+class CollectedBody(StreamedBody):
     """Gathers a body that comes in chunks for a route that wants it whole.
 
     tornado would answer one that turns out too long with a bare 400, and only when it had read all the rest.
@@ -426,19 +435,9 @@ class CollectedBody(StreamedBody, ApiHandler):
             self._collected += chunk
         elif not self._headers_written and self._received > (MAX_DRAINED_BYTES if self._refusal else MAX_BODY_BYTES):
             self._collected.clear()
-            self._refuse_early(self._refusal or over_limit())
+            self.refuse_early(self._refusal or over_limit())
         elif self._refusal is not None and self._received > 2 * MAX_BODY_BYTES:
             self.finish()
-
-    def _refuse_early(self, error: BaseException) -> None:
-        """Answer while the sender still sends, and let it go on for a while: a closed connection eats the answer."""
-        self._refusal = self._refused_with = error = as_zbrain_error(error, 500)
-        answer = msgspec.json.encode(error.as_json())
-        self.set_status(error.status)
-        self.set_header("Content-Length", len(answer))
-        self.set_header("Connection", "close")
-        self.write(answer)
-        self.flush()
 
     async def post(self, *args: str) -> None:
         """Let the route have the body."""

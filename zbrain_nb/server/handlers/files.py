@@ -16,17 +16,20 @@ from tornado import web
 from zbrain_nb.model.access import Credential
 from zbrain_nb.model.errors import (
     BlobMismatch,
+    DiskFloor,
     JobNotFound,
     Malformed,
     NotFound,
+    OverQuota,
     RangeNotSatisfiable,
     WrongOffset,
     ZBrainError,
 )
 from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
+from zbrain_nb.queue.stored import Hold
 from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
-from zbrain_nb.server.handlers.base import ApiHandler, StreamedBody
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, MAX_DRAINED_BYTES, ApiHandler, StreamedBody
 from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, NoArguments, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -53,10 +56,13 @@ class UploadQuery(msgspec.Struct):
     """Arguments of ``PUT blobs/{sha256}``."""
 
     file: Annotated[str, msgspec.Meta(description="File in the store's `incoming` that holds the bytes already.")] = ""
+    worker: Annotated[
+        str, msgspec.Meta(description="The caller's worker that sends it, for a job it runs: limits do not hold then.")
+    ] = ""
 
 
 @web.stream_request_body
-class BlobHandler(StreamedBody, ApiHandler):
+class BlobHandler(StreamedBody):
     """``HEAD`` and ``PUT blobs/{sha256}``.
 
     An upload that broke off is gone on with: ``Upload-Offset`` in the 404 to ``HEAD`` says how many bytes of it are
@@ -67,9 +73,16 @@ class BlobHandler(StreamedBody, ApiHandler):
 
     A body may come as ``Content-Encoding: zstd``; ``Upload-Length`` then says how long the whole blob is. Offsets count
     plain bytes.
+
+    What is announced has to fit into what the caller, and their org, may store; of a body of unknown length what has
+    come. What a worker sends for a job that it runs is taken whatever the limits are.
     """
 
     _upload: Upload | None = None
+    _hold: Hold | None = None
+    #: Of the job that a worker sends it for.
+    _job_org: str | None = None
+    _dropped = 0
     _take: Callable[[bytes], None]
 
     async def prepare(self) -> None:
@@ -80,17 +93,36 @@ class BlobHandler(StreamedBody, ApiHandler):
             if self.request.method == "PUT":
                 self.principal.check_sends()
             if self.request.method == "PUT" and not self._laid():
-                store, offset = self.queue.artifacts, self._number(OFFSET_HEADER)
-                self._upload = await asyncio.to_thread(
-                    store.open_upload, self.path_args[0], self._announced(), owner=self.principal.owner, offset=offset
-                )
-                coding = self.request.headers.get("Content-Encoding", "identity")
-                self._take = decoder(coding, self._upload.write, self._announced())
+                await self._begin(self._number(OFFSET_HEADER), self._announced())
                 if self.request.connection.stream.closed():  # type: ignore[union-attr] # nobody will say so again
                     self._pause()
         except ZBrainError as error:
             self._pause()
-            self.refuse(error)
+            if isinstance(error, (OverQuota, DiskFloor)) and (self._announced() or MAX_BLOB_BYTES) > MAX_DRAINED_BYTES:
+                self.refuse_early(error)  # for good, so its sender had better read it than send again
+            else:
+                self.refuse(error)
+
+    async def _begin(self, offset: int, announced: int | None) -> None:
+        payer, size = self.principal.payer, MAX_BLOB_BYTES if announced is None else announced
+        self._upload = await asyncio.to_thread(
+            self.queue.artifacts.open_upload,
+            self.path_args[0],
+            size,
+            owner=self.principal.owner,
+            org_id=payer and payer[0],
+            offset=offset,
+        )
+        if payer is not None:
+            self._hold = self.queue.stored.begin(payer, self._upload)
+            if worker := self.query(UploadQuery).worker:
+                self._job_org = self.queue.org_worked_for(worker, self.principal)
+            self._reserve(offset + (announced or 0))
+        self._take = decoder(self.request.headers.get("Content-Encoding", "identity"), self._upload.write, size)
+
+    def _reserve(self, size: int) -> None:
+        if self._hold is not None:
+            self.queue.stored.reserve(self._hold, size, self.principal.payer if self._job_org is None else None)
 
     def _number(self, header: str) -> int:
         text = self.request.headers.get(header, "0")
@@ -102,19 +134,29 @@ class BlobHandler(StreamedBody, ApiHandler):
         """Return the name of a file that holds the bytes already (see `ArtifactStore.take_file`)."""
         return self.query(UploadQuery).file
 
-    def _announced(self) -> int:
-        """Return how many bytes are to come, as far as the sender says."""
+    def _announced(self) -> int | None:
+        """Return how many bytes are to come; None if the sender does not say."""
         if LENGTH_HEADER in self.request.headers:
             return max(0, self._number(LENGTH_HEADER) - self._number(OFFSET_HEADER))
         length = self.request.headers.get("Content-Length", "")
-        return int(length) if length.isdecimal() else MAX_BLOB_BYTES
+        return int(length) if length.isdecimal() else None
 
     async def data_received(self, chunk: bytes) -> None:
         """Write one piece; the sender waits meanwhile."""
         if self._upload is None:
+            self._dropped += len(chunk)
+            if self._headers_written and self._dropped > 2 * MAX_BODY_BYTES:
+                self.finish()
             return
         try:
+            upload = self._upload
             await asyncio.to_thread(self._take, chunk)
+            self._reserve(upload.size_bytes)
+        except OverQuota as error:
+            if self._upload is not None:
+                self._upload.abort()  # what nobody can go on with shall not count
+            self._pause()
+            self.refuse_early(error)
         except (WrongOffset, Malformed) as error:
             self._pause()
             self.send_error(error.status, exc_info=(type(error), error, error.__traceback__))
@@ -132,13 +174,16 @@ class BlobHandler(StreamedBody, ApiHandler):
         body=Content(BYTES),
         headers=_UPLOAD_HEADERS,
         answers={201: StoredBlob},
-        refuses=(NotFound, WrongOffset, BlobMismatch),
+        refuses=(NotFound, WrongOffset, BlobMismatch, OverQuota),
     )
     async def put(self, sha256: str) -> None:
         """Keep the bytes if they hash to their name; 201.
 
         ``?file=NAME`` is for who shares the machine and the account: the bytes lie in the store's ``incoming``.
         """
+        if self._headers_written:  # it was refused early
+            self.finish()
+            return
         self.raise_refusal()
         if name := self._laid():
             self.principal.check_holder("lay files into the artifact store")
@@ -150,9 +195,10 @@ class BlobHandler(StreamedBody, ApiHandler):
         upload, self._upload = self._upload, None
         try:
             await asyncio.to_thread(upload.commit)
+            await self.queue.grants.add(sha256, self.principal, self._job_org)
         finally:
             upload.pause()
-        await self.queue.grants.add(sha256, self.principal)
+            self._let_go()
         self.reply({"sha256": sha256}, 201)
 
     @operation(admits=ALL, answers={200: Content(headers=(_SIZE,))}, refuses=(NotFound,))
@@ -163,7 +209,8 @@ class BlobHandler(StreamedBody, ApiHandler):
         """
         self.raise_refusal()
         if not await self.queue.grants.has(sha256, self.principal):
-            if arrived := self.queue.artifacts.arrived(sha256, self.principal.owner):
+            payer = self.principal.payer
+            if arrived := self.queue.artifacts.arrived(sha256, self.principal.owner, payer and payer[0]):
                 self.set_status(404)
                 self.set_header(OFFSET_HEADER, str(arrived))
                 self.finish()
@@ -185,6 +232,12 @@ class BlobHandler(StreamedBody, ApiHandler):
         if self._upload is not None:
             self._upload.pause()
             self._upload = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._hold is not None:
+            self.queue.stored.end(self._hold)
+            self._hold = None
 
 
 def _sends(admits: frozenset[Credential], query: type[msgspec.Struct] = NoArguments) -> Callable[[F], F]:

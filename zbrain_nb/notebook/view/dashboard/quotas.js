@@ -6,6 +6,7 @@ const WORDS = {
   pending: 'waiting',
   log_bytes_per_sec: 'log',
   sockets: 'connections',
+  stored_bytes: 'stored',
 };
 const NEARLY = 0.9; // from here on a bar warns
 
