@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.states import TRACE
 from tests.browser.stub import LongLog, StubServer, utc
@@ -285,6 +285,48 @@ def test_what_happens_between_socket_and_load_is_neither_lost_nor_doubled(page: 
     expect(rows(view)).to_have_count(2)
     expect(last_row(view)).to_have_text("during")
     expect(view.locator(".zb-output")).to_have_text(["plot 0", "plot 1", "plot 2"])
+
+
+def plot(text: str) -> dict[str, Any]:
+    return {"output_type": "display_data", "data": {"text/plain": text}, "metadata": {}}
+
+
+def test_outputs_of_a_job_that_ends_while_it_is_loaded_are_whole(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+
+    def end(route: Route) -> None:
+        stub.emit("job_displayed", job, {"outputs": [plot("the last one")]})
+        stub.emit("job_completed", job, {"state": "succeeded", "finished_at": utc()})
+        route.continue_()
+
+    page.route(f"**/jobs/{job}", end, times=1)  # asked for behind the outputs
+    view = show(page, stub)
+    expect(view.locator(".zb-output")).to_have_text(["the last one"])
+    assert stub.opened == []
+
+
+def test_outputs_of_an_attempt_that_begins_while_it_is_loaded_are_its_own(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.outputs[job].append(plot("of the first"))
+
+    def begin(attempt: int, text: str) -> None:
+        stub.emit("job_started", job, {"state": "running", "attempt": attempt})
+        stub.outputs[job].clear()
+        stub.emit("job_displayed", job, {"outputs": [plot(text)]})
+
+    def second(route: Route) -> None:
+        begin(2, "of the second")
+        page.route(f"**/jobs/{job}/outputs", third, times=1)
+        route.continue_()
+
+    def third(route: Route) -> None:
+        begin(3, "of the third")
+        route.continue_()
+
+    page.route(f"**/jobs/{job}", second, times=1)
+    view = show(page, stub)
+    page.wait_for_function("views[0].feed.job.attempt === 3")
+    expect(view.locator(".zb-output")).to_have_text(["of the third"])
 
 
 def test_a_lost_connection_keeps_everything_and_resumes_without_gap(page: Page, stub: StubServer) -> None:

@@ -40,7 +40,7 @@ export class Feed {
     this.acting = null;
     this.clockSkew = 0;
     this.progressAt = null;
-    this.outputsSeq = 0;
+    this.outputsSeq = 0; // the event up to which the outputs are here
     this.clearNext = false;
   }
 
@@ -100,7 +100,7 @@ export class Feed {
 
   #change(job, at) {
     if (job.progress?.fraction !== this.job.progress?.fraction) this.progressAt = at;
-    if (job.attempt > this.job.attempt) {
+    if (job.attempt > this.job.attempt && !(job.event_seq <= this.outputsSeq)) {
       this.outputs = []; // those of the attempt before are the log's business
       this.clearNext = false;
     }

@@ -102,8 +102,11 @@ export class ServerFeed extends Feed {
   async #load(current) {
     const path = this.#jobPath();
     // The outputs first: what is followed from their number on then begins before all that is loaded here.
-    const shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
+    let shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
+    const from = shown.event_seq;
     const job = await this.#fetch(path).catch(unknownIfMissing);
+    // Of a job that has ended since nothing more comes, and a new attempt has outputs of its own.
+    if (job.event_seq > from) shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
     const { owner: viewer } = await this.#fetch('whoami');
     const lines = this.loaded
       ? this.log
@@ -123,7 +126,7 @@ export class ServerFeed extends Feed {
     this.outputsSeq = shown.event_seq;
     this.log = lines;
     this.loaded = true;
-    return shown.event_seq;
+    return from;
   }
 
   /** The jobs that `job` waits for, as they are now; what becomes of them comes by the socket. */
