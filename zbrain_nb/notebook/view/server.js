@@ -1,7 +1,7 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
 import { serverAt } from './ask.js';
 import { Connection, Unknown } from './connection.js';
-import { Feed } from './feed.js';
+import { ENDED, Feed } from './feed.js';
 import { LogLines } from './lines.js';
 
 const TAIL = 1000; // lines
@@ -82,8 +82,9 @@ export class ServerFeed extends Feed {
     try {
       if (verb === 'cancel') {
         const { job } = await this.#fetch(`${this.#jobPath()}/cancel`, { method: 'POST', waits });
-        if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
-        if (this.ended) this.#connection.close();
+        // Of one that had ended, the last lines and the value may still be on their way.
+        if (ENDED.has(job.state)) await this.#connection.connect();
+        else if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
       } else if (verb === 'detach') {
         await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST', waits });
       } else {
