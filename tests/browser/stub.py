@@ -152,7 +152,6 @@ class StubServer:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.logs: dict[str, Any] = {}
         self.outputs: dict[str, list[dict[str, Any]]] = {}
-        self.outputs_seq: dict[str, int] = {}
         self.files: dict[str, bytes] = {}
         self.events: list[dict[str, Any]] = []
         self.posts: list[str] = []
@@ -293,7 +292,6 @@ class StubServer:
         elif kind == "job_displayed":
             plain = [o for o in data["outputs"] if o["output_type"] in ("display_data", "execute_result")]
             self.outputs[job_id] += plain
-            self.outputs_seq[job_id] = self._seq
         else:
             self.jobs[job_id].update(data, event_seq=self._seq)
         self.events.append(event)
@@ -415,7 +413,7 @@ class _Jobs(RequestHandler):
         elif part == "outputs":
             if stub.while_loading:
                 stub.while_loading(part)
-            self.finish({"outputs": stub.outputs[job_id], "event_seq": stub.outputs_seq.get(job_id, 0)})
+            self.finish({"outputs": stub.outputs[job_id], "event_seq": stub._seq})
         else:
             content = stub.files.get(part.removeprefix("artifacts/"))
             if content is None:

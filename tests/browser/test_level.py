@@ -23,12 +23,37 @@ FILL = """async (fetched) => {
   const lines = new LogLines(fetched ? async (from, limit) => entries(from, limit) : null);
   for (let from = 0; from < 200_000; from += 500) lines.add(entries(from, 500));
   const told = { ...about(lines), before: Boolean(lines.get(100)) };
-  if (fetched) told.read = (await lines.read(100, 101))[0].line;
+  if (fetched) {
+    await lines.fetchAround(100);
+    told.read = lines.get(100).line;
+  }
   lines.add([{ ...entry(200_000), line: 'x'.repeat(30_000_000) }]);
   return [told, about(lines)];
   function about({ pages, held, stderr, begin, end, chars }) {
     return { pages: pages.size, held, stderr, begin, end, chars };
   }
+}"""
+
+#: Lines come with holes in the page that still grows; 1250 is nowhere.
+HOLES = """async () => {
+  const { LogLines } = await import('/view/lines.js');
+  const entry = (seq) => ({ seq, attempt: 1, stream: 'stdout', ts: 0, line: 'x' });
+  const all = (from, to) => Array.from({ length: to - from }, (_, i) => entry(from + i));
+  const range = (from, to) => all(from, to).filter(({ seq }) => seq !== 1250);
+  let written = 0;
+  let asked = 0;
+  const lines = new LogLines(async (from, limit) => {
+    asked += 1;
+    return range(from, Math.min(written, from + limit));
+  });
+  const told = [];
+  for (const [hole, from, to] of [[1000, 1200, 1500], [1500, 1700, 1900]]) {
+    written = to;
+    lines.add(range(from, to));
+    const came = await Promise.all([lines.fetchAround(hole), lines.fetchAround(hole)]);
+    told.push([...came, Boolean(lines.get(hole)), await lines.fetchAround(1250)]);
+  }
+  return [told, asked];
 }"""
 
 
@@ -57,6 +82,30 @@ def test_lines_that_are_kept_are_bounded_in_number_and_in_size(page: Page, stub:
         assert (many["begin"], many["end"]) == (150_000, 200_000)
     assert long["chars"] < 30_100_000
     assert long["pages"] <= 7  # the newest two, and those around the line that was read
+
+
+def test_hole_in_a_page_is_fetched_again_once_the_page_has_grown(page: Page, stub: StubServer) -> None:
+    page.goto(stub.url())
+    assert page.evaluate(HOLES) == [[[True, False, True, False]] * 2, 2]
+
+
+def test_line_that_nobody_has_is_not_asked_for_without_end(page: Page, stub: StubServer) -> None:
+    page.clock.install()
+    job = stub.add("failed", error={"ename": "E", "evalue": "", "traceback": []})
+    stub.stored(job, *"abc")
+    del stub.logs[job][1]
+    page.goto(stub.url())
+    expect(page.locator(".zb-row")).to_have_count(3)
+    page.evaluate(
+        """() => {
+          const { log } = views[0].feed;
+          const fetchAround = log.fetchAround.bind(log);
+          window.asked = 0;
+          log.fetchAround = (seq) => { asked += 1; return fetchAround(seq); };
+        }"""
+    )
+    page.clock.run_for(5_000)
+    assert page.evaluate("asked") <= 2
 
 
 def test_reader_of_a_log_that_loses_its_first_lines_stays_at_the_same_line(page: Page, stub: StubServer) -> None:

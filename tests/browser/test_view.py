@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.states import TRACE
 from tests.browser.stub import LongLog, StubServer, utc
@@ -28,6 +28,10 @@ def rows(view: Locator) -> Locator:
 
 def last_row(view: Locator) -> Locator:
     return rows(view).last.locator(".zb-ln")
+
+
+def plot(text: str) -> dict[str, Any]:
+    return {"output_type": "display_data", "data": {"text/plain": text}, "metadata": {}}
 
 
 # ---- states
@@ -225,6 +229,27 @@ def test_cancel_asks_nothing_and_reads_canceling_until_it_is_gone(page: Page, st
     expect(view.get_by_role("button", name="Run again")).to_be_visible()
 
 
+def test_cancel_of_a_job_that_has_just_ended_keeps_its_last_lines_and_value(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, "before")
+    view = show(page, stub)
+    expect(last_row(view)).to_have_text("before")
+    end = {"state": "succeeded", "finished_at": utc(), "event_seq": 9_000}
+
+    def late(route: Route) -> None:  # the server has the end, the events are not here yet
+        stub.stored(job, "the last line")
+        stub.outputs[job].append({**plot("42"), "output_type": "execute_result"})
+        stub.jobs[job].update(end)
+        route.fulfill(json={"result": "already_finished", "job": stub.jobs[job]})
+
+    page.route("**/cancel", late)
+    view.get_by_role("button", name="Cancel").click()
+    expect(view.locator(".zb-word")).to_have_text("Succeeded")
+    expect(view.get_by_role("group", name="Value of")).to_contain_text("42")
+    view.get_by_role("button", name="Log").click()
+    expect(last_row(view)).to_have_text("the last line")
+
+
 def test_cancel_that_is_refused_says_so_and_gives_the_button_back(page: Page, stub: StubServer) -> None:
     stub.add()
     stub.answer_posts = False
@@ -285,6 +310,44 @@ def test_what_happens_between_socket_and_load_is_neither_lost_nor_doubled(page: 
     expect(rows(view)).to_have_count(2)
     expect(last_row(view)).to_have_text("during")
     expect(view.locator(".zb-output")).to_have_text(["plot 0", "plot 1", "plot 2"])
+
+
+def test_outputs_of_a_job_that_ends_while_it_is_loaded_are_whole(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+
+    def end(route: Route) -> None:
+        stub.emit("job_displayed", job, {"outputs": [plot("the last one")]})
+        stub.emit("job_completed", job, {"state": "succeeded", "finished_at": utc()})
+        route.continue_()
+
+    page.route(f"**/jobs/{job}", end, times=1)  # asked for behind the outputs
+    view = show(page, stub)
+    expect(view.locator(".zb-output")).to_have_text(["the last one"])
+    assert stub.opened == []
+
+
+def test_outputs_of_an_attempt_that_begins_while_it_is_loaded_are_its_own(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.outputs[job].append(plot("of the first"))
+
+    def begin(attempt: int, text: str) -> None:
+        stub.emit("job_started", job, {"state": "running", "attempt": attempt})
+        stub.outputs[job].clear()
+        stub.emit("job_displayed", job, {"outputs": [plot(text)]})
+
+    def second(route: Route) -> None:
+        begin(2, "of the second")
+        page.route(f"**/jobs/{job}/outputs", third, times=1)
+        route.continue_()
+
+    def third(route: Route) -> None:
+        begin(3, "of the third")
+        route.continue_()
+
+    page.route(f"**/jobs/{job}", second, times=1)
+    view = show(page, stub)
+    page.wait_for_function("views[0].feed.job.attempt === 3")
+    expect(view.locator(".zb-output")).to_have_text(["of the third"])
 
 
 def test_a_lost_connection_keeps_everything_and_resumes_without_gap(page: Page, stub: StubServer) -> None:

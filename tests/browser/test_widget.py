@@ -49,6 +49,22 @@ def test_busy_kernel_lets_cancel_wait_and_the_view_says_so(page: Page, stub: Stu
     assert stub.posts == ["cancel a-token"]
 
 
+def test_retry_of_an_ended_job_waits_for_a_busy_kernel_however_long_it_takes(page: Page, stub: StubServer) -> None:
+    page.clock.install()
+    stub.add("failed")
+    view = open_widget(page, stub)
+    expect(view.locator(".zb-word")).to_have_text("Failed")
+    page.evaluate("kernel.isBusy = true")  # and nothing is followed, which would show that it lives
+    view.get_by_role("button", name="Retry").click()
+    page.clock.run_for(120_000)
+    expect(view.get_by_role("note")).to_contain_text("The kernel runs a cell; this is done when it is free.")
+    assert page.evaluate("kernel.waiting.map(({ method }) => method)") == ["POST"]
+    page.evaluate("kernel.free()")
+    expect(view.locator(".zb-word")).to_have_text("Pending")
+    expect(view.get_by_role("button", name="Cancel")).to_be_enabled()  # it is followed
+    assert stub.posts == ["retry a-token"]
+
+
 def test_dead_kernel_is_told_and_what_was_shown_stays(page: Page, stub: StubServer) -> None:
     page.clock.install()
     job = stub.add()

@@ -6,11 +6,11 @@ is a server like any other, so that they keep their state, and nothing of it is 
 use are open. It must not block where messages arrive, which is the thread that runs cells.
 
 A message of a page has ``page`` (which one it is), ``id`` (of its request) and ``method``: ``GET`` and ``POST`` ask,
-``EVENTS`` follows, ``DROP`` takes a request back, ``HERE`` says that the page is still there, and with an ``id`` that
-it still waits for that answer, which the front end may have dropped. What comes back has
-``page``, ``id``, ``status``, the server's ``date``, ``part``, which counts what was sent for this id, and ``more``:
-whether the rest follows. Its buffer is a part of the JSON, of the file, or of a list of events. A part that is missing
-was dropped by the front end; the page asks again, and follows on behind what it had.
+``EVENTS`` follows, ``DROP`` takes back what is no ``POST``, ``HERE`` says that the page is still there, and with an
+``id`` that it still waits for that answer, which the front end may have dropped. What comes back has ``page``, ``id``,
+``status``, the server's ``date``, ``part``, which counts what was sent for this id, and ``more``: whether the rest
+follows. Its buffer is a part of the JSON, of the file, or of a list of events. A part that is missing was dropped by
+the front end; the page asks again, and follows on behind what it had.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
@@ -54,6 +54,11 @@ Send = Callable[[dict[str, Any], list[bytes]], None]
 _pace = Pace()
 
 
+class _Request(NamedTuple):
+    method: str
+    answering: concurrent.futures.Future[None]
+
+
 class Bridge:
     """Answers the pages at one comm.
 
@@ -69,7 +74,7 @@ class Bridge:
         self._client = client
         self._send = send
         self._silence: dict[str, int] = {}
-        self._requests: dict[tuple[str, int], concurrent.futures.Future[None]] = {}
+        self._requests: dict[tuple[str, int], _Request] = {}
         self._parts: Counter[tuple[str, int]] = Counter()
         self._turn: asyncio.TimerHandle | None = None
 
@@ -94,7 +99,7 @@ class Bridge:
                 self._send(_about(key, LOST.status), [msgspec.json.encode(LOST.as_json())])
         elif key not in self._requests:
             future = self._client().start(self._answer, key, message)
-            self._requests[key] = future
+            self._requests[key] = _Request(str(method), future)
             future.add_done_callback(lambda ended: self._forget(key, ended))
 
     def close(self) -> None:
@@ -107,9 +112,11 @@ class Bridge:
             self._turn = None
 
     def _drop(self, key: tuple[str, int]) -> None:
-        future = self._requests.pop(key, None)
-        if future is not None:
-            future.cancel()
+        """Answer a request no more, unless it is to change something: it would be a race whether it still did."""
+        request = self._requests.get(key)
+        if request is not None and request.method != "POST":
+            del self._requests[key]
+            request.answering.cancel()
 
     def _forget(self, key: tuple[str, int], ended: concurrent.futures.Future[None]) -> None:
         self._requests.pop(key, None)

@@ -105,6 +105,17 @@ async def test_page_reads_follows_and_cancels_a_job(client: Client) -> None:
     assert (await page.ask("POST", "jobs/lookup", body={"ids": [handle.id]}))[1]["jobs"][0]["id"] == handle.id
 
 
+async def test_what_changes_something_is_done_whoever_takes_it_back(client: Client) -> None:
+    page = Page(client)
+    (handle,) = await asyncio.to_thread(client.submit_many, [JobSpec(cmd=["true"])])
+    cancels = page.say("POST", f"jobs/{handle.id}/cancel")
+    page.bridge.take({"page": page.name, "id": cancels, "method": "DROP"})
+    page.bridge.close()
+    about, whole = await page.hear()
+    assert (about["id"], json.loads(whole)["result"]) == (cancels, "canceled")
+    await page.bridge_is_idle()
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -41,7 +41,7 @@ export class Feed {
     this.asked = null; // the other person's job of which was asked whether it shall run again
     this.clockSkew = 0;
     this.progressAt = null;
-    this.outputsSeq = 0;
+    this.outputsSeq = 0; // the event up to which the outputs are here
     this.clearNext = false;
   }
 
@@ -109,7 +109,7 @@ export class Feed {
 
   #change(job, at) {
     if (job.progress?.fraction !== this.job.progress?.fraction) this.progressAt = at;
-    if (job.attempt > this.job.attempt) {
+    if (job.attempt > this.job.attempt && !(job.event_seq <= this.outputsSeq)) {
       this.outputs = []; // those of the attempt before are the log's business
       this.clearNext = false;
     }

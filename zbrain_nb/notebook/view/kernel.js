@@ -37,7 +37,10 @@ export class KernelServer {
     this.#open = open;
   }
 
-  /** As `ask` in `ask.js`; `waits` is called with a sentence when the answer takes its time. */
+  /**
+   * As `ask` in `ask.js`. What a person has pressed gives `waits`, which is called with a sentence when the answer takes
+   * its time. It is not given up while there is a kernel: it waits there to be done, and nobody could take it back.
+   */
   async ask(path, { method = 'GET', body, waits } = {}) {
     const { parts, date } = await this.#request({ method, path, body }, waits);
     return [JSON.parse(textOf(parts)), Date.parse(date ?? '') || 0];
@@ -133,7 +136,7 @@ export class KernelServer {
     for (const [number, asked] of all) {
       if (asked.socket) continue; // the feed sees for itself when it falls silent
       if (now - asked.at > SLOW_MS) asked.waits?.(BUSY);
-      if (now - Math.max(asked.at, this.#heardAt) < patience) {
+      if (asked.waits || now - Math.max(asked.at, this.#heardAt) < patience) {
         if (now - asked.at < HERE_MS || now - asked.checkedAt < HERE_MS) continue;
         asked.checkedAt = now; // a kernel that has answered says so
         this.#say({ method: 'HERE', id: number });

@@ -25,7 +25,7 @@ export class LogLines {
     this.firstMark = null;
     this.starts = []; // [seq, attempt] where a new attempt begins, in order
     this.pages = new Map();
-    this.asked = new Map();
+    this.asked = new Map(); // by page: up to which line it was fetched
   }
 
   /** Take entries in any order; one that is here already changes nothing. */
@@ -74,13 +74,23 @@ export class LogLines {
   }
 
   /**
-   * Lines `from` up to `to` (one page at most) that are here or can be fetched now; holes are undefined.
+   * Fetch the page of this line and say whether lines have come; not if that was done, and the page has not grown since.
    * Rejects with what the fetching said.
    */
-  async read(from, to) {
-    this.lookAt(from);
-    if (!this.holds(from, to)) await this.#ask(this.wanted);
-    return Array.from({ length: to - from }, (_, i) => this.get(from + i));
+  async fetchAround(seq) {
+    this.lookAt(seq);
+    const index = this.wanted;
+    const end = this.pageEnd(seq);
+    if (!this.fetchLines || end <= this.asked.get(index)) return false;
+    this.asked.set(index, Infinity); // by one at a time
+    try {
+      const entries = await this.fetchLines(index * PAGE, PAGE);
+      this.asked.set(index, end);
+      return this.add(entries);
+    } catch (error) {
+      this.asked.delete(index);
+      throw error;
+    }
   }
 
   /**
@@ -129,22 +139,6 @@ export class LogLines {
   holds(from, to) {
     for (let seq = from; seq < to; seq += 1) if (!this.get(seq)) return false;
     return true;
-  }
-
-  #ask(index) {
-    if (!this.fetchLines) return null;
-    let promise = this.asked.get(index);
-    if (!promise) {
-      promise = this.fetchLines(index * PAGE, PAGE).then(
-        (entries) => this.add(entries),
-        (error) => {
-          this.asked.delete(index);
-          throw error;
-        },
-      );
-      this.asked.set(index, promise);
-    }
-    return promise;
   }
 
   #start(seq, attempt) {

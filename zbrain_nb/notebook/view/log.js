@@ -248,7 +248,7 @@ export function logPane(feed, { page = false } = {}) {
     // Not while scrolling goes on: a drag through a long log would ask for every page on its way. What could not be
     // read is asked for again by a later paint.
     if (hole != null && store.fetchLines)
-      resting = setTimeout(() => void store.read(hole, hole + 1).then(schedule, () => {}), REST_MS);
+      resting = setTimeout(() => void store.fetchAround(hole).then((came) => came && schedule(), () => {}), REST_MS);
   }
   function repaint() {
     shown.clear();

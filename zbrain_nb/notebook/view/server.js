@@ -1,7 +1,7 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
 import { serverAt } from './ask.js';
 import { Connection, Unknown } from './connection.js';
-import { Feed } from './feed.js';
+import { ENDED, Feed } from './feed.js';
 import { LogLines } from './lines.js';
 
 const TAIL = 1000; // lines
@@ -90,8 +90,9 @@ export class ServerFeed extends Feed {
     try {
       if (verb === 'cancel') {
         const { job } = await this.#fetch(`${this.#jobPath()}/cancel`, { method: 'POST', waits });
-        if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
-        if (this.ended) this.#connection.close();
+        // Of one that had ended, the last lines and the value may still be on their way.
+        if (ENDED.has(job.state)) await this.#connection.connect();
+        else if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
       } else if (verb === 'detach') {
         await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST', waits });
       } else {
@@ -112,8 +113,11 @@ export class ServerFeed extends Feed {
   async #load(current) {
     const path = this.#jobPath();
     // The outputs first: what is followed from their number on then begins before all that is loaded here.
-    const shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
+    let shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
+    const from = shown.event_seq;
     const job = await this.#fetch(path).catch(unknownIfMissing);
+    // Of a job that has ended since nothing more comes, and a new attempt has outputs of its own.
+    if (job.event_seq > from) shown = await this.#fetch(`${path}/outputs`).catch(unknownIfMissing);
     const { owner: viewer } = await this.#fetch('whoami');
     const lines = this.loaded
       ? this.log
@@ -133,7 +137,7 @@ export class ServerFeed extends Feed {
     this.outputsSeq = shown.event_seq;
     this.log = lines;
     this.loaded = true;
-    return shown.event_seq;
+    return from;
   }
 
   /** The jobs that `job` waits for, as they are now; what becomes of them comes by the socket. */
