@@ -60,6 +60,41 @@ def test_group_that_the_server_does_not_know_says_so_and_offers_nothing(page: Pa
     expect(view.get_by_role("button", name="Cancel all")).to_have_count(0)
 
 
+#: A group's feed with two ways to ask: the first knows none of the jobs, the second is the page's server.
+TWO_WAYS = """async (saved) => {
+  const { GroupFeed } = await import('/view/groupfeed.js');
+  const { Ways } = await import('/view/ways.js');
+  const { PageServer, Refused, apiOfPage } = await import('/view/ask.js');
+  class Stranger extends PageServer {
+    async ask(path) {
+      if (path === 'jobs/lookup') return [{ jobs: [], event_seq: 0 }];
+      throw new Refused(404, { error: { message: 'There is no such job.' } });
+    }
+  }
+  window.known = new PageServer(apiOfPage());
+  window.ways = new Ways([new Stranger(apiOfPage()), known], saved.runs.map(({ id }) => id));
+  window.feed = new GroupFeed(ways, saved).start();
+}"""
+
+
+def test_group_that_neither_way_knows_is_unknown(page: Page, stub: StubServer) -> None:
+    for job_id in stub.add_group(["succeeded", "failed"]):
+        del stub.jobs[job_id]
+    show(page, stub)
+    page.evaluate(TWO_WAYS, stub.group)
+    page.wait_for_function("feed.connection === 'unknown'")
+
+
+def test_way_that_knows_some_of_a_group_is_taken_also_when_its_first_run_is_gone(page: Page, stub: StubServer) -> None:
+    ids = stub.add_group(["succeeded", "running"])
+    del stub.jobs[ids[0]]
+    show(page, stub)
+    page.evaluate(TWO_WAYS, stub.group)
+    page.wait_for_function("feed.connection === 'live'")
+    stub.emit("job_completed", ids[1], {"state": "succeeded", "finished_at": utc()})
+    page.wait_for_function("feed.jobs[1].state === 'succeeded'")
+
+
 def test_refused_cancel_is_told(page: Page, stub: StubServer) -> None:
     stub.add_group(["running"])
     stub.answer_posts = False

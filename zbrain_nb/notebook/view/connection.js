@@ -13,6 +13,11 @@ const SHORT_BREAK_MS = 60_000; // what was missed in a longer one is more than w
 /** Thrown by `load`: the server answers, but does not know what is followed. */
 export class Unknown extends Error {}
 
+/** What to catch errors with of requests for what is followed: that there is no such thing means `Unknown`. */
+export function unknownIfMissing(error) {
+  throw error.status === 404 ? new Unknown(error.message) : error;
+}
+
 export class Connection {
   #feed;
   #server;

@@ -1,7 +1,7 @@
 // What the view of a group reads: many jobs, looked at together and followed on one socket. A run that was submitted
 // again, by whomever, stands in the place of what it repeats.
 import { Refused, serverAt } from './ask.js';
-import { Connection, Unknown } from './connection.js';
+import { Connection, Unknown, unknownIfMissing } from './connection.js';
 import { ENDED } from './feed.js';
 
 const PAGE = 1000; // jobs asked for at once
@@ -115,7 +115,8 @@ export class GroupFeed {
     let seq = null;
     for (let at = 0; at < ids.length; at += PAGE) {
       const body = { ids: ids.slice(at, at + PAGE) };
-      const [{ jobs, event_seq: now }] = await this.#server.ask('jobs/lookup', { method: 'POST', body });
+      const asked = this.#server.ask('jobs/lookup', { method: 'POST', body });
+      const [{ jobs, event_seq: now }] = await asked.catch(unknownIfMissing); // as `Ways` says it, too
       known.push(...jobs);
       seq ??= now;
     }
