@@ -162,6 +162,50 @@ def test_runs_that_were_tried_again_elsewhere_stand_in_place_of_those_that_faile
     expect(view.locator(".zb-counts")).to_have_text("2 succeeded1 running")
 
 
+#: Have `rests` note how long each pause is that begins from now on.
+NOTE_RESTS = """() => {
+  const set = setTimeout;
+  window.rests = [];
+  window.setTimeout = (call, wait) => {
+    if (wait >= 10_000) rests.push(wait);
+    return set(call, wait);
+  };
+}"""
+
+
+def test_ended_group_sees_that_runs_are_tried_again_and_loads_nothing_till_then(page: Page, stub: StubServer) -> None:
+    ids = stub.add_group(["failed", "succeeded"])
+    page.clock.install()
+    view = show(page, stub)
+    expect(view.locator(".zb-word").first).to_have_text("Failed")
+    page.evaluate(NOTE_RESTS)
+    for looks in (1, 2):  # nothing new
+        page.clock.fast_forward(10_000)
+        page.wait_for_function(f"rests.length === {looks}")
+    assert [post.split()[0] for post in stub.posts] == ["lookup"]
+    again = add_again(stub, ids[0])
+    page.clock.fast_forward(10_000)
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 pending")
+    stub.emit("job_completed", again, {"state": "succeeded", "finished_at": utc()})
+    expect(view.locator(".zb-counts")).to_have_text("2 succeeded")
+
+
+def test_look_at_an_ended_group_that_fails_changes_nothing_and_is_made_again(page: Page, stub: StubServer) -> None:
+    ids = stub.add_group(["failed", "succeeded"])
+    page.clock.install()
+    view = show(page, stub)
+    page.evaluate(NOTE_RESTS)
+    stub.down = True
+    page.clock.fast_forward(10_000)
+    page.wait_for_function("rests.length")
+    assert page.evaluate("rests") == [20_000]
+    stub.down = False
+    add_again(stub, ids[0], "succeeded")
+    expect(view.locator(".zb-word").first).to_have_text("Failed")
+    page.clock.fast_forward(20_000)
+    expect(view.locator(".zb-counts")).to_have_text("2 succeeded")
+
+
 def test_runs_that_the_server_does_not_know_are_said_to_be_old_and_hold_up_nothing(
     page: Page, stub: StubServer
 ) -> None:

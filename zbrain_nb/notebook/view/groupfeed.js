@@ -12,6 +12,8 @@ export class GroupFeed {
   #listeners = new Set();
   #connection;
   #places = new Map();
+  #tag = null; // that its jobs share, and those that repeat them
+  #newest = null; // id of the newest job that bears it
 
   /**
    * @param {string | object} server where to ask: the address of the API, or what is a server already
@@ -34,6 +36,7 @@ export class GroupFeed {
       topic: () => `orgs/${this.org}`,
       load: (current) => this.#load(current),
       take: (event) => this.#take(event),
+      look: async () => this.#tag != null && (await this.#readTagged(1)).jobs[0]?.id !== this.#newest,
     });
     this.#number();
   }
@@ -136,15 +139,22 @@ export class GroupFeed {
   async #readRepeats(known) {
     const groups = new Set(known.map(({ spec }) => spec.tags?.[GROUP_TAG]));
     const [group] = groups;
-    if (groups.size > 1 || !group) return [];
-    const tag = encodeURIComponent(`${GROUP_TAG}=${group}`);
+    this.#tag = groups.size === 1 && group ? `${GROUP_TAG}=${group}` : null;
+    if (!this.#tag) return [];
     const found = [];
     for (let cursor = ''; cursor != null; ) {
-      const [page] = await this.#server.ask(`jobs?brief=1&tag=${tag}&limit=${PAGE}${cursor && `&cursor=${cursor}`}`);
-      found.push(...page.jobs.filter(({ retry_of: old }) => old));
+      const page = await this.#readTagged(PAGE, cursor);
+      found.push(...page.jobs);
       cursor = page.next_cursor;
     }
-    return found.reverse();
+    this.#newest = found[0]?.id;
+    return found.filter(({ retry_of: old }) => old).reverse();
+  }
+
+  /** Read jobs that bear the tag, the newest first. */
+  async #readTagged(limit, cursor = '') {
+    const tag = encodeURIComponent(this.#tag);
+    return (await this.#server.ask(`jobs?brief=1&tag=${tag}&limit=${limit}${cursor && `&cursor=${cursor}`}`))[0];
   }
 
   /** Put a job in the place of the run that it repeats, if that is here. */
