@@ -129,6 +129,37 @@ def test_unknown_and_ended_hold_no_socket(page: Page, stub: StubServer, job: str
     assert page.evaluate("feed.connection") == "live"
 
 
+#: Have the page hidden from then on, or seen again.
+HIDE = """(hidden) => {
+  Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+def test_unknown_is_asked_for_again_ever_more_seldom_and_at_once_when_the_page_is_seen(
+    page: Page, stub: StubServer, job: str
+) -> None:
+    page.clock.install(time=0)
+    page.clock.pause_at(1_000)
+    follow(page, stub, job, "unknown", "unknown", "unknown", 100)
+    until(page, "feed.connection === 'unknown'")
+    page.clock.fast_forward(10_000)
+    until(page, "loaded === 2")
+    page.clock.fast_forward(19_000)
+    page.evaluate(HIDE, True)
+    page.clock.fast_forward(1_000_000)
+    assert page.evaluate("loaded") == 2
+    page.evaluate(HIDE, False)
+    until(page, "loaded === 3")
+    page.clock.fast_forward(40_000)
+    until(page, "feed.connection === 'live'")
+    seq = stub.emit("job_progressed", job, {})
+    until(page, f"taken.includes({seq})")
+    page.evaluate("connection.close()")
+    page.evaluate(HIDE, False)
+    assert page.evaluate("loaded") == 4
+
+
 def test_silent_socket_is_a_lost_one(page: Page, stub: StubServer, job: str) -> None:
     page.clock.install()
     follow(page, stub, job, 100)

@@ -60,6 +60,41 @@ def test_group_that_the_server_does_not_know_says_so_and_offers_nothing(page: Pa
     expect(view.get_by_role("button", name="Cancel all")).to_have_count(0)
 
 
+#: A group's feed with two ways to ask: the first knows none of the jobs, the second is the page's server.
+TWO_WAYS = """async (saved) => {
+  const { GroupFeed } = await import('/view/groupfeed.js');
+  const { Ways } = await import('/view/ways.js');
+  const { PageServer, Refused, apiOfPage } = await import('/view/ask.js');
+  class Stranger extends PageServer {
+    async ask(path) {
+      if (path === 'jobs/lookup') return [{ jobs: [], event_seq: 0 }];
+      throw new Refused(404, { error: { message: 'There is no such job.' } });
+    }
+  }
+  window.known = new PageServer(apiOfPage());
+  window.ways = new Ways([new Stranger(apiOfPage()), known], saved.runs.map(({ id }) => id));
+  window.feed = new GroupFeed(ways, saved).start();
+}"""
+
+
+def test_group_that_neither_way_knows_is_unknown(page: Page, stub: StubServer) -> None:
+    for job_id in stub.add_group(["succeeded", "failed"]):
+        del stub.jobs[job_id]
+    show(page, stub)
+    page.evaluate(TWO_WAYS, stub.group)
+    page.wait_for_function("feed.connection === 'unknown'")
+
+
+def test_way_that_knows_some_of_a_group_is_taken_also_when_its_first_run_is_gone(page: Page, stub: StubServer) -> None:
+    ids = stub.add_group(["succeeded", "running"])
+    del stub.jobs[ids[0]]
+    show(page, stub)
+    page.evaluate(TWO_WAYS, stub.group)
+    page.wait_for_function("feed.connection === 'live'")
+    stub.emit("job_completed", ids[1], {"state": "succeeded", "finished_at": utc()})
+    page.wait_for_function("feed.jobs[1].state === 'succeeded'")
+
+
 def test_refused_cancel_is_told(page: Page, stub: StubServer) -> None:
     stub.add_group(["running"])
     stub.answer_posts = False
@@ -125,6 +160,50 @@ def test_runs_that_were_tried_again_elsewhere_stand_in_place_of_those_that_faile
     expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 running1 pending")
     stub.emit("job_completed", live, {"state": "succeeded", "finished_at": utc()})
     expect(view.locator(".zb-counts")).to_have_text("2 succeeded1 running")
+
+
+#: Have `rests` note how long each pause is that begins from now on.
+NOTE_RESTS = """() => {
+  const set = setTimeout;
+  window.rests = [];
+  window.setTimeout = (call, wait) => {
+    if (wait >= 10_000) rests.push(wait);
+    return set(call, wait);
+  };
+}"""
+
+
+def test_ended_group_sees_that_runs_are_tried_again_and_loads_nothing_till_then(page: Page, stub: StubServer) -> None:
+    ids = stub.add_group(["failed", "succeeded"])
+    page.clock.install()
+    view = show(page, stub)
+    expect(view.locator(".zb-word").first).to_have_text("Failed")
+    page.evaluate(NOTE_RESTS)
+    for looks in (1, 2):  # nothing new
+        page.clock.fast_forward(10_000)
+        page.wait_for_function(f"rests.length === {looks}")
+    assert [post.split()[0] for post in stub.posts] == ["lookup"]
+    again = add_again(stub, ids[0])
+    page.clock.fast_forward(10_000)
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 pending")
+    stub.emit("job_completed", again, {"state": "succeeded", "finished_at": utc()})
+    expect(view.locator(".zb-counts")).to_have_text("2 succeeded")
+
+
+def test_look_at_an_ended_group_that_fails_changes_nothing_and_is_made_again(page: Page, stub: StubServer) -> None:
+    ids = stub.add_group(["failed", "succeeded"])
+    page.clock.install()
+    view = show(page, stub)
+    page.evaluate(NOTE_RESTS)
+    stub.down = True
+    page.clock.fast_forward(10_000)
+    page.wait_for_function("rests.length")
+    assert page.evaluate("rests") == [20_000]
+    stub.down = False
+    add_again(stub, ids[0], "succeeded")
+    expect(view.locator(".zb-word").first).to_have_text("Failed")
+    page.clock.fast_forward(20_000)
+    expect(view.locator(".zb-counts")).to_have_text("2 succeeded")
 
 
 def test_runs_that_the_server_does_not_know_are_said_to_be_old_and_hold_up_nothing(

@@ -1,6 +1,7 @@
 // The connection that a feed lives by: what there is comes over HTTP, what happens after that by one WebSocket. A lost
 // one is tried again for as long as it takes. After a short break the socket itself sends what was missed (`after=`);
-// after a long one, or where the server has forgotten it (`reset`), everything is loaded again.
+// after a long one, or where the server has forgotten it (`reset`), everything is loaded again. What has ended, or is
+// unknown, is not followed, only looked at now and then while the page is seen.
 import { Refused, serverAt } from './ask.js';
 
 const FIRST_WAIT_MS = 500;
@@ -9,9 +10,16 @@ const OPEN_MS = 10_000;
 const QUIET_MS = 40_000; // the server sends something at least every 15 s, and browsers do not say when it stops
 const LOOK_MS = 5_000;
 const SHORT_BREAK_MS = 60_000; // what was missed in a longer one is more than what is loaded
+const IDLE_MS = 10_000; // between looks at what is not followed; twice as long each time that there is no answer to it
+const LONGEST_IDLE_MS = 300_000;
 
 /** Thrown by `load`: the server answers, but does not know what is followed. */
 export class Unknown extends Error {}
+
+/** What to catch errors with of requests for what is followed: that there is no such thing means `Unknown`. */
+export function unknownIfMissing(error) {
+  throw error.status === 404 ? new Unknown(error.message) : error;
+}
 
 export class Connection {
   #feed;
@@ -20,10 +28,12 @@ export class Connection {
   #socket = null;
   #turn = 0; // callbacks of an older try find another number here and do nothing
   #tries = 0;
-  #timer = null; // of the next try
+  #timer = null; // of the next try, or look
   #watch = null; // of the silent socket
   #seq = null; // up to where everything was heard
+  #vain = 0; // looks without an answer, one after the other
   #online = () => void this.resume();
+  #seen = () => void this.#look();
 
   /**
    * @param {object} feed told of changes by `tell()` and by what is set on it: `connection` ("live", "reconnecting" or
@@ -35,6 +45,7 @@ export class Connection {
    * @param {(current: () => boolean) => Promise<number>} source.load load all there is, and say from which event on to
    *   follow; what is loaded once `current` says no is not to be shown
    * @param {(event: object) => void} source.take take one event
+   * @param {() => Promise<boolean>} [source.look] say whether what has ended is to be loaded again
    * @param {() => void} [source.forget] drop what is here: numbers of the events begin anew
    */
   constructor(feed, server, source) {
@@ -61,6 +72,7 @@ export class Connection {
     clearTimeout(this.#timer);
     clearInterval(this.#watch);
     removeEventListener('online', this.#online);
+    document.removeEventListener('visibilitychange', this.#seen);
     if (this.#socket) {
       this.#socket.onclose = null;
       this.#socket.close();
@@ -101,6 +113,7 @@ export class Connection {
         this.close();
         feed.refusal = null;
         feed.connection = 'unknown';
+        this.#rest();
         return feed.tell();
       }
       if (!current()) return;
@@ -116,7 +129,37 @@ export class Connection {
     if (!current()) return;
     feed.connection = 'live';
     this.#tries = 0;
+    this.#vain = 0;
+    if (feed.ended) this.#rest();
     feed.tell();
+  }
+
+  /** Hold no socket, and look again in a while; a page that nobody sees waits until it is seen. */
+  #rest() {
+    this.close();
+    if (this.#feed.connection !== 'unknown' && !this.#source.look) return;
+    document.addEventListener('visibilitychange', this.#seen);
+    const wait = Math.min(LONGEST_IDLE_MS, IDLE_MS * 2 ** this.#vain);
+    this.#timer = setTimeout(this.#seen, wait);
+  }
+
+  async #look() {
+    if (document.hidden) return;
+    this.close();
+    const turn = this.#turn;
+    let changed = this.#feed.connection === 'unknown';
+    this.#vain += 1;
+    try {
+      if (!changed) {
+        changed = await this.#source.look();
+        this.#vain = 0;
+      }
+    } catch {
+      // What is shown has ended, and is right without an answer.
+    }
+    if (turn !== this.#turn) return;
+    if (changed) await this.connect();
+    else this.#rest();
   }
 
   /** Why no socket was opened, if there are too many: a browser does not say what it was answered. */
@@ -162,7 +205,7 @@ export class Connection {
       this.#seq = Math.max(this.#seq, event.seq);
       this.#source.take(event);
     }
-    if (feed.ended) this.close();
+    if (feed.ended) this.#rest();
     feed.tell();
   }
 }

@@ -1,7 +1,7 @@
 // What the view of a group reads: many jobs, looked at together and followed on one socket. A run that was submitted
 // again, by whomever, stands in the place of what it repeats.
 import { Refused, serverAt } from './ask.js';
-import { Connection, Unknown } from './connection.js';
+import { Connection, Unknown, unknownIfMissing } from './connection.js';
 import { ENDED } from './feed.js';
 
 const PAGE = 1000; // jobs asked for at once
@@ -12,6 +12,8 @@ export class GroupFeed {
   #listeners = new Set();
   #connection;
   #places = new Map();
+  #tag = null; // that its jobs share, and those that repeat them
+  #newest = null; // id of the newest job that bears it
 
   /**
    * @param {string | object} server where to ask: the address of the API, or what is a server already
@@ -34,6 +36,7 @@ export class GroupFeed {
       topic: () => `orgs/${this.org}`,
       load: (current) => this.#load(current),
       take: (event) => this.#take(event),
+      look: async () => this.#tag != null && (await this.#readTagged(1)).jobs[0]?.id !== this.#newest,
     });
     this.#number();
   }
@@ -118,7 +121,8 @@ export class GroupFeed {
     let seq = null;
     for (let at = 0; at < ids.length; at += PAGE) {
       const body = { ids: ids.slice(at, at + PAGE) };
-      const [{ jobs, event_seq: now }] = await this.#server.ask('jobs/lookup', { method: 'POST', body });
+      const asked = this.#server.ask('jobs/lookup', { method: 'POST', body });
+      const [{ jobs, event_seq: now }] = await asked.catch(unknownIfMissing); // as `Ways` says it, too
       known.push(...jobs);
       seq ??= now;
     }
@@ -138,15 +142,22 @@ export class GroupFeed {
   async #readRepeats(known) {
     const groups = new Set(known.map(({ spec }) => spec.tags?.[GROUP_TAG]));
     const [group] = groups;
-    if (groups.size > 1 || !group) return [];
-    const tag = encodeURIComponent(`${GROUP_TAG}=${group}`);
+    this.#tag = groups.size === 1 && group ? `${GROUP_TAG}=${group}` : null;
+    if (!this.#tag) return [];
     const found = [];
     for (let cursor = ''; cursor != null; ) {
-      const [page] = await this.#server.ask(`jobs?brief=1&tag=${tag}&limit=${PAGE}${cursor && `&cursor=${cursor}`}`);
-      found.push(...page.jobs.filter(({ retry_of: old }) => old));
+      const page = await this.#readTagged(PAGE, cursor);
+      found.push(...page.jobs);
       cursor = page.next_cursor;
     }
-    return found.reverse();
+    this.#newest = found[0]?.id;
+    return found.filter(({ retry_of: old }) => old).reverse();
+  }
+
+  /** Read jobs that bear the tag, the newest first. */
+  async #readTagged(limit, cursor = '') {
+    const tag = encodeURIComponent(this.#tag);
+    return (await this.#server.ask(`jobs?brief=1&tag=${tag}&limit=${limit}${cursor && `&cursor=${cursor}`}`))[0];
   }
 
   /** Put a job in the place of the run that it repeats, if that is here. */

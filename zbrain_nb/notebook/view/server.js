@@ -1,6 +1,6 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
 import { serverAt } from './ask.js';
-import { Connection, Unknown } from './connection.js';
+import { Connection, unknownIfMissing } from './connection.js';
 import { ENDED, Feed } from './feed.js';
 import { LogLines } from './lines.js';
 
@@ -224,8 +224,4 @@ export class ServerFeed extends Feed {
     this.log = new LogLines();
     void this.#connection.connect();
   }
-}
-
-function unknownIfMissing(error) {
-  throw error.status === 404 ? new Unknown(error.message) : error;
 }

@@ -1,30 +1,35 @@
 // Which way to take to the server: a page asks itself where it can, and through the kernel where it cannot, or where the
 // server of its own knows nothing of what is to be shown. Nobody has to set anything.
-import { PageServer, apiOfPage } from './ask.js';
+import { PageServer, Refused, apiOfPage } from './ask.js';
 import { KernelServer } from './kernel.js';
 
 const PROBE_MS = 5_000;
+const PAGE = 1000; // jobs asked for at once
 
 /** @param {?Function} channel to the kernel, as `kernel.js` makes them; @param {object} saved as the notebook has it */
 export function serverFor(channel, saved) {
   const api = apiOfPage();
   const ways = [api && new PageServer(api), channel && new KernelServer(channel)].filter(Boolean); // a page has one
-  const known = saved.id ?? (saved.runs ?? saved.rows)?.[0]?.id;
-  return new Ways(ways, known ? `jobs/${known}` : 'overview', !saved.id && !saved.runs);
+  const jobs = saved.id ? [saved] : (saved.runs ?? saved.rows ?? []);
+  return new Ways(ways, jobs.map(({ id }) => id), !saved.id && !saved.runs);
 }
 
-/** A server by the first way on which it answers to `probe`. */
+/** A server by the first way on which one is that knows any of the jobs; without jobs, on which there is one. */
 export class Ways {
   #ways;
-  #probe;
+  #ids;
   #anyWill;
   #way = null;
   #choosing = null;
 
-  /** @param {boolean} anyWill whether one that does not know the probe will do if none does */
-  constructor(ways, probe, anyWill = false) {
+  /**
+   * @param {object[]} ways servers, the best first
+   * @param {string[]} ids of jobs
+   * @param {boolean} anyWill whether one that knows none of the jobs will do if all are so
+   */
+  constructor(ways, ids, anyWill = false) {
     this.#ways = ways;
-    this.#probe = probe;
+    this.#ids = ids;
     this.#anyWill = anyWill;
     if (ways.length === 1) this.#way = ways[0];
   }
@@ -53,11 +58,23 @@ export class Ways {
     this.#choosing ??= this.#choose().finally(() => (this.#choosing = null));
     return this.#choosing;
   }
+  /** Ask one way for what makes it the one; it throws what it answers else. */
+  async #probe(way) {
+    const ids = this.#ids;
+    const patience = PROBE_MS;
+    if (ids.length < 2) return void (await way.ask(ids.length ? `jobs/${ids[0]}` : 'overview', { patience }));
+    for (let at = 0; at < ids.length; at += PAGE) {
+      const body = { ids: ids.slice(at, at + PAGE) };
+      const [{ jobs }] = await way.ask('jobs/lookup', { method: 'POST', body, patience });
+      if (jobs.length) return;
+    }
+    throw new Refused(404, { error: { message: 'There is none of these jobs.' } });
+  }
   async #choose() {
     const errors = [];
     for (const way of this.#ways) {
       try {
-        await way.ask(this.#probe, { patience: PROBE_MS });
+        await this.#probe(way);
         return (this.#way = way);
       } catch (error) {
         errors.push(error);

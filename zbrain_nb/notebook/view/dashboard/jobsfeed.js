@@ -7,7 +7,7 @@ import { ENDED, nameOf } from '../feed.js';
 const FIRST_PAGE = 200;
 const PAGE = 1000;
 export const MOST_ROWS = 10_000;
-const SPARE_ROWS = 500; // rows above `MOST_ROWS` that are let in before the oldest go
+const SPARE_ROWS = 500; // rows above `MOST_ROWS` that are let in before others go
 const OVERVIEW_MS = 5_000;
 const LOOK_UP_MS = 200;
 const MAX_TEXT = 300;
@@ -50,6 +50,7 @@ export class JobsFeed {
   #timers = {};
   #isLooking = false;
   #unknown = new Set();
+  #old = new Set(); // ids of rows that were here before all is loaded, and have not come again
   #seen = () => document.hidden || void this.#lookOver();
 
   /**
@@ -105,7 +106,9 @@ export class JobsFeed {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
+  /** Say that something changed. A batch of events is told once, so what it does to all rows is done here. */
   tell() {
+    this.#bound();
     for (const listener of this.#listeners) listener();
   }
 
@@ -160,6 +163,7 @@ export class JobsFeed {
   /** Read the newest rows; the others follow while the socket already brings what changes. */
   async #load(current) {
     this.loading = true;
+    this.#old = new Set(this.rows.keys());
     this.tell();
     const seq = await this.#readOverview();
     this.viewer = (await this.#server.ask('whoami'))[0].owner;
@@ -171,8 +175,10 @@ export class JobsFeed {
   async #readOthers(current, cursor) {
     try {
       for (const state of ACTIVE) await this.#readPage(`state=${state}`, PAGE);
-      while (cursor && current() && this.rows.size < MOST_ROWS) {
-        cursor = await this.#readPage(`cursor=${cursor}`, Math.min(PAGE, MOST_ROWS - this.rows.size));
+      while (cursor && current()) {
+        const room = MOST_ROWS - (this.rows.size - this.#old.size);
+        if (room <= 0) break;
+        cursor = await this.#readPage(`cursor=${cursor}`, Math.min(PAGE, room));
         this.tell();
       }
     } catch (error) {
@@ -180,6 +186,8 @@ export class JobsFeed {
       return;
     }
     if (!current()) return;
+    // What became of these meanwhile is not known.
+    for (const id of this.#old) this.#drop(id);
     this.complete = !cursor;
     this.loading = false;
     this.tell();
@@ -215,7 +223,6 @@ export class JobsFeed {
     const [{ jobs, next_cursor: cursor }] = await this.#server.ask(`jobs?brief=1&${where}`);
     if (org !== this.org) return null;
     for (const row of jobs) this.#keep(row);
-    this.#bound();
     return cursor;
   }
 
@@ -262,9 +269,9 @@ export class JobsFeed {
 
   #put(job) {
     this.#keep({ id: job.id, event_seq: job.event_seq, ...trimmed(job) });
-    this.#bound();
   }
   #keep(row) {
+    this.#old.delete(row.id);
     const old = this.rows.get(row.id);
     if (old && (old.event_seq ?? 0) > (row.event_seq ?? 0)) return;
     this.#set(row);
@@ -273,18 +280,22 @@ export class JobsFeed {
     this.rows.set(row.id, row);
     this.version += 1;
   }
+  /** Let go of rows that are too many, those of which nothing was heard for the longest; their next event looks them up. */
   #bound() {
     if (this.rows.size <= MOST_ROWS + SPARE_ROWS) return;
-    const ids = [...this.rows.keys()].sort(); // ids grow with time
-    for (const id of ids) {
-      if (this.rows.size <= MOST_ROWS) break;
-      if (ENDED.has(this.rows.get(id).state)) this.rows.delete(id);
-    }
+    const idle = [...this.rows.values()].filter(({ state }) => state !== 'running');
+    idle.sort((a, b) => (a.event_seq ?? 0) - (b.event_seq ?? 0));
+    for (const { id } of idle.slice(0, this.rows.size - MOST_ROWS)) this.#drop(id);
     this.complete = false;
+  }
+  #drop(id) {
+    this.rows.delete(id);
+    this.#old.delete(id);
     this.version += 1;
   }
   #forget() {
     this.rows.clear();
+    this.#old.clear();
     this.version += 1;
     this.overview = null;
     this.counts = {};
