@@ -13,7 +13,7 @@ import time
 
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
-from zbrain_nb.client.locating import search
+from zbrain_nb.client.locating import may_be_there
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.settings import read_settings
@@ -66,10 +66,11 @@ class Follower:
                     self._desk.bindings.finish(again)
 
     def _is_there(self) -> bool:
-        """Whether there is a server; none is started for this, for without one nobody can have retried."""
-        if self._desk.client.asynchronous.transport.is_connected:
-            return True
-        return any(finding.endpoint is not None for finding in search(read_settings()))
+        """Whether there is a server; none is started for this, for without one nobody can have retried.
+
+        Seen without asking one: every cell waits for this, in the kernel's own thread.
+        """
+        return self._desk.client.asynchronous.transport.is_connected or may_be_there(read_settings())
 
     def _move(self, old: JobHandle, again: JobHandle) -> list[str]:
         """Let the names of `old` stand for `again`; return those that do."""

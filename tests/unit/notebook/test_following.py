@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,17 +114,33 @@ def test_server_that_does_not_answer_holds_up_one_cell_and_is_told_of(
     assert "is not known: the server does not answer." in capsys.readouterr().err
 
 
-def test_where_no_server_runs_none_is_started_and_nothing_is_asked(
-    pad: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_where_no_server_runs_none_is_started_and_nobody_is_asked(
+    pad: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pad.cell("a", QUIET, "1").wait(60)
     transport = pad.desk.client.asynchronous.transport
     monkeypatch.setattr(transport, "request", None)
-    monkeypatch.setattr(following, "search", lambda _: iter(()))
     monkeypatch.setattr(transport, "_endpoint", None)
-    capsys.readouterr()
-    pad.shell.run_cell("pass")
+    monkeypatch.setenv("ZDB_DATA", str(tmp_path / "empty"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("JPY_PARENT_PID", str(os.getpid()))
+    with socket.create_server(("127.0.0.1", 0)) as jupyter:  # it would not answer
+        info = {"url": f"http://127.0.0.1:{jupyter.getsockname()[1]}/", "token": ""}
+        (tmp_path / f"jpserver-{os.getpid()}.json").write_bytes(msgspec.json.encode(info))
+        jupyter.setblocking(False)
+        capsys.readouterr()
+        pad.shell.run_cell("pass")
+        with pytest.raises(BlockingIOError):
+            jupyter.accept()
     assert capsys.readouterr() == ("", "")
+
+
+def test_server_that_restarted_meanwhile_is_asked(pad: Notebook, page: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pad.cell("a", f"{QUIET} --job run", "1 / 0").wait(60)
+    again = page.job(first.id).retry().wait(60)
+    monkeypatch.setattr(pad.desk.client.asynchronous.transport, "_endpoint", None)  # as after a lost connection
+    pad.shell.run_cell("pass")
+    assert pad.shell.user_ns["run"].id == again.id
 
 
 def test_loading_twice_keeps_what_the_notebook_knows(pad: Notebook) -> None:
