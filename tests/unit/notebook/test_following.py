@@ -46,7 +46,8 @@ def test_names_follow_a_retry_made_elsewhere_before_the_next_cell_runs(
     capsys.readouterr()
     pad.shell.run_cell("seen = (run.id, _zb.id, model)")
     assert pad.shell.user_ns["seen"] == (again.id, again.id, 7)
-    assert "zbrain: retried elsewhere: train; `_zb`, `run` hold what runs instead.\n" in capsys.readouterr().out
+    said = "zbrain: retried elsewhere: train; `_zb`, `run` hold what runs instead, `model` is bound when it succeeds.\n"
+    assert said in capsys.readouterr().out
     assert [handle.id for handle in pad.desk.runs.all()] == [first.id, failed_again.id, again.id]
     pad.shell.run_cell("pass")
     assert "retried" not in capsys.readouterr().out
@@ -57,10 +58,11 @@ def test_names_wait_for_a_retry_that_still_runs_and_attach_finds_it(
 ) -> None:
     gate = tmp_path / "gate"
     wait = f"import time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\nfound = 7"
+    pad.shell.user_ns["found"] = "of before"
     first = pad.cell("a", f"{QUIET} --out found --job run", fails_without(tmp_path / "data", wait)).wait(60)
     (tmp_path / "data").touch()
     again = page.job(first.id).retry()
-    pad.shell.user_ns["found"] = "mine"
+    assert pad.shell.user_ns["found"] == "of before"
     pad.shell.run_cell("pass")
     assert "found" not in pad.shell.user_ns
     pad.line("attach")
@@ -68,6 +70,23 @@ def test_names_wait_for_a_retry_that_still_runs_and_attach_finds_it(
     gate.touch()
     pad.shell.user_ns["run"].wait(60)
     assert pad.shell.user_ns["found"] == 7
+
+
+def test_name_alone_that_waits_for_a_retry_is_told_of_and_what_was_assigned_since_stays(
+    pad: Notebook, page: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = pad.cell("a", f"{QUIET} --name train --out model,rate", "model, rate = 1, 2").wait(60)
+    pad.cell("b", QUIET, "3").wait(60)  # `_zb` is another's
+    capsys.readouterr()
+    pad.shell.user_ns["model"] = "mine"
+    page.job(first.id).retry().wait(60)
+    pad.shell.run_cell("pass")
+    assert capsys.readouterr().out == "zbrain: retried elsewhere: train; `rate` is bound when it succeeds.\n"
+    page.job(first.id).retry().wait(60)
+    pad.shell.user_ns["rate"] = "mine"
+    pad.shell.run_cell("seen = (model, rate)")
+    assert pad.shell.user_ns["seen"] == ("mine", "mine")
+    assert capsys.readouterr().out == ""
 
 
 def test_group_takes_retried_runs_in_the_place_of_those_that_failed(
