@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
-import sys
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +13,7 @@ from zbrain_nb.model.errors import BlobMismatch, ZBrainError
 from zbrain_nb.model.job import JobState
 from zbrain_nb.model.payload import Reader, load_value
 from zbrain_nb.notebook.capture import assigned_by
+from zbrain_nb.notebook.reporting import report_failure
 
 _ABSENT = object()
 
@@ -55,8 +54,8 @@ class OutBindings:
                 self._settled.pop(name, None)
         handle.before_return.append(lambda: self.finish(handle))
         handle.after_retry.append(lambda again: self._move(handle, again, names))
-        done = handle.add_done_callback(self.finish)
-        done.add_done_callback(lambda future: _report(handle, future))
+        # `wait` and `result` raise the same
+        report_failure(handle.add_done_callback(self.finish), f"--out of {handle.name!r} is not bound")
 
     def _move(self, old: JobHandle, again: JobHandle, names: Iterable[str]) -> None:
         """Let a retry bind the names that still are as `old` left them; what was assigned since is the notebook's own.
@@ -150,9 +149,3 @@ class OutBindings:
         for name in reads:
             self._namespace.setdefault(name, values[name])
         return values[""]
-
-
-def _report(handle: JobHandle, future: concurrent.futures.Future[None]) -> None:
-    """Say under the cell why names could not be bound; `wait` and `result` raise the same."""
-    if not future.cancelled() and (error := future.exception()) is not None:
-        sys.stderr.write(f"zbrain: --out of {handle.name!r} is not bound: {error}\n")
