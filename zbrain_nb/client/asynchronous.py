@@ -417,17 +417,25 @@ class AsyncClient:
                 async for update in changes:
                     yield update
             return
+        if not logs:
+            found, seq = await self.lookup([job_id])
+            job = found[0] if found else await self.get(job_id)  # which says that there is none
+            yield Update(job=job)
+            if not job.state.ended:
+                async with aclosing(self._changes(job, _Outputs([], seq), 0, logs=False, waits=waits)) as changes:
+                    async for update in changes:
+                        yield update
+            return
         # Outputs first: their event_seq is the point behind which the socket brings everything else.
         shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
         job, seen = await self.get(job_id), from_seq
         if job.state.ended and job.event_seq > shown.event_seq:  # it ended between the two
             shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
-        if logs:
-            async for page in self.logs(job_id, seen):
-                seen = page[-1].seq + 1
-                yield Update(entries=page)
-            if shown.outputs:
-                yield Update(outputs=shown.outputs, seq=shown.event_seq)
+        async for page in self.logs(job_id, seen):
+            seen = page[-1].seq + 1
+            yield Update(entries=page)
+        if shown.outputs:
+            yield Update(outputs=shown.outputs, seq=shown.event_seq)
         yield Update(job=job)
         if job.state.ended:
             return
@@ -440,7 +448,7 @@ class AsyncClient:
     ) -> AsyncGenerator[Update, None]:
         """Yield what comes behind ``shown.event_seq``, lines from ``log_seq`` `seen` on, until the job ended."""
         job_id = job.id
-        events = self.transport.events([f"jobs/{job_id}"], shown.event_seq, waits=waits)
+        events = self.transport.events([f"{'jobs' if logs else 'states'}/{job_id}"], shown.event_seq, waits=waits)
         try:
             async for batch in events:
                 for event in batch:

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from zbrain_nb.client.handle import JobHandle, error_of, unkept
+from zbrain_nb.client.watching import outlast
 from zbrain_nb.model.errors import UsageError, ZBrainError
 from zbrain_nb.model.job import PRIVATE_TAG, Job, JobState
 from zbrain_nb.model.payload import load_value
@@ -158,10 +159,13 @@ class JobGroup(Sequence[JobHandle]):
             yield changed
 
     def add_done_callback(self, call: Callable[[JobGroup], object]) -> concurrent.futures.Future[None]:
-        """Call `call` with this group, in a thread of its own, once all its jobs have ended."""
+        """Call `call` with this group, in a thread of its own, once all its jobs have ended.
+
+        It waits for a server that is away, for ever.
+        """
 
         async def notify() -> None:
-            await self._wait(None)
+            await outlast(self._wait, None)
             await anyio.to_thread.run_sync(call, self)
 
         return self._client.start(notify)

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from zbrain_nb.client.artifacts import Artifact, Artifacts
+from zbrain_nb.client.watching import outlast
 from zbrain_nb.model.errors import JobCanceledError, JobFailedError, NotFound, ValueNotKept, ZBrainError
 from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobState
@@ -53,6 +54,7 @@ class JobHandle:
         self._job = job
         self.cached = cached
         self._born = job.event_seq if job.attempt == 0 else None
+        self._watch: asyncio.Task[Job] | None = None
         #: The variables that went along with the job and their sizes, in words; the view says them.
         self.shipped = ""
         #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
@@ -279,6 +281,8 @@ class JobHandle:
     def add_done_callback(self, call: Callable[[JobHandle], object]) -> concurrent.futures.Future[None]:
         """Call `call` with this handle, in a thread of its own, once the job has ended.
 
+        However many there are, one socket is held for them; and it waits for a server that is away, for ever.
+
         Returns
         -------
         concurrent.futures.Future
@@ -286,10 +290,16 @@ class JobHandle:
         """
 
         async def notify() -> None:
-            self._job = await self._client.asynchronous.wait(self.id)
+            self.update(await self._ended())
             await anyio.to_thread.run_sync(call, self)
 
         return self._client.start(notify)
+
+    async def _ended(self) -> Job:
+        """Return the job once it has ended; all who ask wait for one watch."""
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(outlast(self._client.asynchronous.wait, self.id))
+        return await asyncio.shield(self._watch)
 
     def display(self) -> None:
         """Show the live view here.

@@ -68,6 +68,8 @@ class Packing:
         Bytes of each name, in the order of packing; what two names share counts for the first.
     sources : dict of str to str
         Texts of the cells that the pickled functions come from.
+    modules : set of str
+        As `NamespacePickler.modules`.
 
     Raises
     ------
@@ -100,6 +102,7 @@ class Packing:
                     raise TooLarge(f"More than {limit_bytes:,} bytes would travel.", sizes=self.sizes)
             waiting = _implied(pickler.reads, self._namespace, self.sizes)
         self.sources = pickler.sources
+        self.modules = pickler.modules
         self._has_code = pickler.has_code
 
     @property

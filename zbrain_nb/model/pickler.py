@@ -8,6 +8,7 @@ ships those. It also mends what pickles wrongly in silence or needlessly not at 
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
 import io
@@ -17,7 +18,7 @@ import sys
 import threading
 import types
 from _io import _IOBase
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cloudpickle.cloudpickle as cp
@@ -30,6 +31,9 @@ _LOCKS: dict[type, Callable[[], Any]] = {
 }
 _SINGLE_DISPATCH = functools.singledispatch(lambda _: None).__code__  # type: ignore[attr-defined]
 _REFUSED = (_IOBase, threading.Thread)
+#: What is pickled by its name, if its module can be imported.
+_NAMED = (type, types.FunctionType, types.ModuleType)
+_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 
 
 class _Here:
@@ -60,6 +64,8 @@ class NamespacePickler(cp.Pickler):  # type: ignore[misc]
         Names of `namespace` that pickled functions read, in order of appearance.
     sources : dict of str to str
         Texts of the cells that pickled code comes from, by the file name the code now bears.
+    modules : set of str
+        Modules that reading needs: those of what is pickled by its name, and those that pickled code imports.
     has_code : bool
         Whether bytecode was pickled, which only the same minor version of Python can read.
     """
@@ -72,11 +78,14 @@ class NamespacePickler(cp.Pickler):  # type: ignore[misc]
         self.globals_ref[id(namespace)] = _HERE
         self.reads: dict[str, None] = {}
         self.sources: dict[str, str] = {}
+        self.modules: set[str] = set()
         self.has_code = False
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what cloudpickle refuses without need, or takes wrongly."""
         kind = type(obj)
+        if issubclass(kind, _NAMED):
+            self._note_module(obj.__name__ if kind is types.ModuleType else getattr(obj, "__module__", None))
         if kind is types.CodeType:
             return self._reduce_code(obj)
         if kind is types.FunctionType and obj.__code__ is _SINGLE_DISPATCH and _is_local(obj):
@@ -101,8 +110,13 @@ class NamespacePickler(cp.Pickler):  # type: ignore[misc]
             slots["__globals__"] = {}
         return reduced
 
+    def _note_module(self, name: object) -> None:
+        if isinstance(name, str):  # a class may have anything for its module
+            self.modules.add(name)
+
     def _reduce_code(self, code: types.CodeType) -> Any:
         self.has_code = True
+        self.modules.update(_imports_of_code(code))
         make, args = cp._code_reduce(code)
         name, text = _cell_source(code.co_filename)
         if name is not None:
@@ -168,6 +182,14 @@ class NamespaceUnpickler(pickle.Unpickler):
 
 def _namespace() -> dict[str, Any]:
     raise pickle.UnpicklingError("only NamespaceUnpickler reads this pickle")
+
+
+def _imports_of_code(code: types.CodeType) -> Iterator[str]:
+    """Yield the modules that code imports when it runs; functions inside it are code of their own."""
+    if _IMPORT_NAME in code.co_code[::2]:  # disassembling is slow, and most functions import nothing
+        for instruction in dis.get_instructions(code):
+            if instruction.opcode == _IMPORT_NAME and instruction.argval:
+                yield instruction.argval
 
 
 def _is_local(obj: Any) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
-import sys
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -15,6 +13,7 @@ from zbrain_nb.model.errors import BlobMismatch, ZBrainError
 from zbrain_nb.model.job import JobState
 from zbrain_nb.model.payload import Reader, load_value
 from zbrain_nb.notebook.capture import assigned_by
+from zbrain_nb.notebook.reporting import report_failure
 
 _ABSENT = object()
 
@@ -39,21 +38,56 @@ class OutBindings:
         self._lock = threading.RLock()
         #: Which job shall bind a name, and the value that the name had before.
         self._waiting: dict[str, tuple[str, Any]] = {}
+        #: Which job has bound a name, or given back its old value, and that value.
+        self._settled: dict[str, tuple[str, Any]] = {}
 
     def add(self, handle: JobHandle, names: Iterable[str]) -> None:
         """Unbind `names` now, so that nobody takes an old value for the new one, and bind them at the job's end.
 
-        The handle's `wait` and `result` return after that; what `retry` makes of it binds the names too.
+        The handle's `wait` and `result` return after that; a retry of it binds those names that are still its own.
         """
         names = list(names)
         with self._lock:
             for name in names:
                 _, before = self._waiting.get(name, ("", _ABSENT))
                 self._waiting[name] = (handle.id, self._namespace.pop(name, before))
+                self._settled.pop(name, None)
         handle.before_return.append(lambda: self.finish(handle))
-        handle.after_retry.append(lambda again: self.add(again, names))
-        done = handle.add_done_callback(self.finish)
-        done.add_done_callback(lambda future: _report(handle, future))
+        handle.after_retry.append(lambda again: self._move(handle, again, names))
+        # `wait` and `result` raise the same
+        report_failure(handle.add_done_callback(self.finish), f"--out of {handle.name!r} is not bound")
+
+    def _move(self, old: JobHandle, again: JobHandle, names: Iterable[str]) -> None:
+        """Let a retry bind the names that still are as `old` left them; what was assigned since is the notebook's own.
+
+        Others that repeat `old` may have had them meanwhile: the latest binds.
+        """
+        jobs = {old.id, *old.repeats}
+        with self._lock:
+            self.forget_reassigned()
+            unsettled = {name for name, (job_id, _) in self._waiting.items() if job_id in jobs}
+            settled = {name for name, (job_id, _) in self._settled.items() if job_id in jobs}
+            mine = [name for name in names if name in settled or (name in unsettled and name not in self._namespace)]
+            if mine:
+                self.add(again, mine)
+
+    def names_of(self, handle: JobHandle) -> list[str]:
+        """Return the names that a job shall bind, or has bound and that still are as it left them."""
+        with self._lock:
+            return [name for held in (self._waiting, self._settled) for name in held if held[name][0] == handle.id]
+
+    def forget_reassigned(self) -> None:
+        """Let go of values whose names were assigned or deleted since, so that they do not stay in memory for this.
+
+        Asked before each cell. It waits for nobody: while values are fetched, all are kept.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                for name, (_, value) in list(self._settled.items()):
+                    if self._namespace.get(name, _ABSENT) is not value:
+                        del self._settled[name]
+            finally:
+                self._lock.release()
 
     def finish(self, handle: JobHandle) -> None:
         """Bind the names that still wait for this job, or give back the old values if it did not succeed.
@@ -77,8 +111,11 @@ class OutBindings:
             kept = self._fetch(handle, names) if job.state is JobState.SUCCEEDED else {}
             for name in names:
                 _, before = self._waiting.pop(name)
+                if name in self._namespace:
+                    continue
                 value = kept.get(name, before)
-                if value is not _ABSENT and name not in self._namespace:
+                self._settled[name] = (job.id, value)
+                if value is not _ABSENT:
                     self._namespace[name] = value
 
     def _fetch(self, handle: JobHandle, names: list[str]) -> dict[str, Any]:
@@ -112,9 +149,3 @@ class OutBindings:
         for name in reads:
             self._namespace.setdefault(name, values[name])
         return values[""]
-
-
-def _report(handle: JobHandle, future: concurrent.futures.Future[None]) -> None:
-    """Say under the cell why names could not be bound; `wait` and `result` raise the same."""
-    if not future.cancelled() and (error := future.exception()) is not None:
-        sys.stderr.write(f"zbrain: --out of {handle.name!r} is not bound: {error}\n")

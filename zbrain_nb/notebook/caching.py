@@ -1,10 +1,11 @@
 """``--cache``: what makes two cells the same, so that the second may take what the first gave.
 
 Same are two cells of one owner whose text, inputs, interpreter, environment, folder, kept names and files, limits,
-worker and parents are the same, and whose modules are: installed ones by the file that was installed, others (the
-user's own, in the notebook's folder or on its path) by their text, and that of those which they import. Labels,
+worker, parents and secrets (by name) are the same, for which the same packages are installed, and whose modules are
+the same: the user's own, in the notebook's folder or on its path, by their text, and that of those which they import.
+A cell's modules are those that it imports, or what it takes along does, inside functions and methods too. Labels,
 priority, resources and how often it is tried make no difference. What a cell reads by itself (files, a database, the
-time) is not looked at.
+time, a secret's value) is not looked at, nor what it imports by a name that it computes.
 
 Called by the magic. Nothing here asks a server.
 """
@@ -12,7 +13,9 @@ Called by the magic. Nothing here asks a server.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -57,9 +60,11 @@ def cache_key(spec: JobSpec, shipment: Shipment | None, imported: Iterable[str] 
         modules += imports_of(ast.parse("\n".join(shipment.imports)))
     said = {
         "spec": {name: getattr(spec, name) for name in _DECISIVE},
+        "secrets": sorted(spec.secrets),
         "env": env,
         "inputs": shipment.fingerprint if shipment else "",
         "modules": sorted(_states(modules)),
+        "installed": _installed(),
     }
     return hashlib.sha256(msgspec.json.encode(said, order="sorted")).hexdigest()
 
@@ -73,6 +78,23 @@ def imports_of(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.partition(".")[0])
     return found
+
+
+def _installed() -> list[str]:
+    """Return what changes when any package is installed, upgraded or removed.
+
+    Not the needed packages alone: they need others. A distribution's folder bears its name and version, and is made
+    anew even if both are the same. Listing them takes a millisecond, reading what is in them much longer.
+    """
+    found = []
+    for folder in map(Path, dict.fromkeys(sys.path)):
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # an archive, or not there
+            found += [
+                f"{entry.path} {entry.stat().st_mtime_ns}"
+                for entry in entries
+                if entry.name.endswith((".dist-info", ".egg-info"))
+            ]
+    return sorted(found)
 
 
 def _states(modules: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -73,6 +73,21 @@ def refuse_variables(kernel: Kernel, options: CellOptions) -> None:
         )
 
 
+def refuse_cache(kernel: Kernel, options: CellOptions) -> None:
+    """Refuse ``--cache`` where the packages that the job gets are not those that can be looked at here.
+
+    Raises
+    ------
+    UsageError
+        If the kernel is another one than the notebook's.
+    """
+    if options.cache and kernel.python != sys.executable:
+        raise UsageError(
+            f"%%zbrain: --cache knows the packages of this notebook's Python, not those of the kernel {kernel.name!r}.",
+            "Drop --cache, or --kernel.",
+        )
+
+
 def differences(python: str, modules: Iterable[str]) -> str:
     """Compare an interpreter with this one, as far as a cell needs it.
 

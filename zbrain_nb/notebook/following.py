@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Iterable
 
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
-from zbrain_nb.client.locating import search
+from zbrain_nb.client.locating import may_be_there
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.settings import read_settings
@@ -43,6 +44,7 @@ class Follower:
 
         What hinders it is said, not raised: the cell that is about to run may have nothing to do with jobs.
         """
+        self._desk.bindings.forget_reassigned()
         if not self._desk.runs.known() or time.monotonic() < self._next_look or not self._is_there():
             return
         try:
@@ -52,24 +54,30 @@ class Follower:
             why = str(error) or "the server does not answer."
             sys.stderr.write(f"zbrain: whether jobs of this notebook were retried elsewhere is not known: {why}\n")
             return
-        names: dict[str, None] = {}
         jobs: dict[str, None] = {}
+        held: dict[str, None] = {}
+        bound: dict[str, None] = {}
         for old, again in repeats:
-            for name in self._move(old, again):
-                names[f"`{name}`"] = jobs[printable(old.name)] = None
-        if names:
-            now = f"{', '.join(names)} hold{'s' if len(names) == 1 else ''} what runs instead"
-            sys.stdout.write(f"zbrain: retried elsewhere: {', '.join(jobs)}; {now}.\n")
+            moved, awaited = self._move(old, again), self._desk.bindings.names_of(again)
+            held |= dict.fromkeys(moved)
+            bound |= dict.fromkeys(awaited)
+            if moved or awaited:
+                jobs[printable(old.name)] = None
+        if jobs:
+            now = [f"{_listed(held)} hold{'s' if len(held) == 1 else ''} what runs instead"] if held else []
+            now += [f"{_listed(bound)} {'is' if len(bound) == 1 else 'are'} bound when it succeeds"] if bound else []
+            sys.stdout.write(f"zbrain: retried elsewhere: {', '.join(jobs)}; {', '.join(now)}.\n")
         for _, again in repeats:
             if again.job.state.ended and isinstance(again.job.spec.keep, list):
                 with contextlib.suppress(ZBrainError):  # the binding itself tells of it, as at every job's end
                     self._desk.bindings.finish(again)
 
     def _is_there(self) -> bool:
-        """Whether there is a server; none is started for this, for without one nobody can have retried."""
-        if self._desk.client.asynchronous.transport.is_connected:
-            return True
-        return any(finding.endpoint is not None for finding in search(read_settings()))
+        """Whether there is a server; none is started for this, for without one nobody can have retried.
+
+        Seen without asking one: every cell waits for this, in the kernel's own thread.
+        """
+        return self._desk.client.asynchronous.transport.is_connected or may_be_there(read_settings())
 
     def _move(self, old: JobHandle, again: JobHandle) -> list[str]:
         """Let the names of `old` stand for `again`; return those that do."""
@@ -83,3 +91,7 @@ class Follower:
                 continue
             moved.append(name)
         return moved
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -15,6 +15,7 @@ from zbrain_nb.client.group import JobGroup, parameters
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.notebook.presenting import WIDGET_TYPE, is_kernel, widget_part
+from zbrain_nb.notebook.reporting import report_failure
 from zbrain_nb.notebook.widget import ViewWidget
 
 MIME_TYPE = "application/vnd.zbrain.group+json"
@@ -51,7 +52,8 @@ class GroupView:
             publish_display_data(_bundle(ended) | widget, transient=shown, update=True)
 
         if not group.done():
-            group.add_done_callback(save)
+            what = f"how the runs of {group.name!r} ended is not saved in the notebook"
+            report_failure(group.add_done_callback(save), what)
 
     def widget(self, group: JobGroup) -> ViewWidget:
         """Return the view as a widget."""

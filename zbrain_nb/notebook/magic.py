@@ -31,7 +31,7 @@ from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.caching import cache_key, imports_of
 from zbrain_nb.notebook.capture import check_syntax, parse_cell
 from zbrain_nb.notebook.defaults import Defaults, Preferences, preferences_of
-from zbrain_nb.notebook.environments import differences, find_kernel, refuse_variables
+from zbrain_nb.notebook.environments import differences, find_kernel, refuse_cache, refuse_variables
 from zbrain_nb.notebook.following import Follower
 from zbrain_nb.notebook.grid import combinations, label
 from zbrain_nb.notebook.line import ID_CHARS, Desk, run_line
@@ -166,6 +166,7 @@ class ZBrainMagics(Magics):
             return self._find_or_send(spec, None, options)
         own = Kernel(sys.executable, python=sys.executable)
         kernel = own if options.kernel is None else find_kernel(options.kernel, fields["env"])
+        refuse_cache(kernel, options)
         if kernel.python is None:
             refuse_variables(kernel, options)
             self._say_what_stays(kernel)

@@ -18,6 +18,7 @@ from IPython.display import publish_display_data
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import printable
 from zbrain_nb.notebook.bundle import MIME_TYPE, mime_bundle, snapshot
+from zbrain_nb.notebook.reporting import report_failure
 from zbrain_nb.notebook.widget import ViewWidget
 
 TAIL = 200
@@ -60,7 +61,8 @@ class NotebookPresenter:
             publish_display_data(self._saved(ended) | widget, transient=shown, update=True)
 
         if not handle.job.state.ended:
-            handle.add_done_callback(save)
+            what = f"how {handle.name!r} ended is not saved in the notebook"
+            report_failure(handle.add_done_callback(save), what)
 
     def widget(self, handle: JobHandle) -> ViewWidget:
         """Return the view as a widget."""

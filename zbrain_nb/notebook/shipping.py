@@ -28,6 +28,8 @@ LIMIT_BYTES = 500 * 2**20
 OPTIONS = "@options"
 #: Extensions that IPython loads by itself, and ours.
 _OWN_EXTENSIONS = frozenset({"storemagic", "zbrain_nb"})
+#: Packages that pickles name for their own sake, and the notebook itself.
+_OWN_PACKAGES = frozenset({"cloudpickle", "zbrain_nb", "__main__"})
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Shipment:
     imports : list of str
         Import statements that the job repeats.
     modules : list of str
-        The modules that the job needs for what it gets.
+        The packages that the job needs for what it gets, and that functions and classes among it import.
     fingerprint : str
         SHA-256 of what decides the cell's result besides its text: equal for equal variables, imports and
         options, whatever the cell's number. `parcel` itself differs with that number.
@@ -140,7 +142,7 @@ def ship_cell(
             if name not in imports
         ],
         imports=list(dict.fromkeys(imports.values())),
-        modules=[*steady["imports"], *(type(namespace[name]).__module__ for name in shipped)],
+        modules=sorted({name.partition(".")[0] for name in (*steady["imports"], *packing.modules)} - _OWN_PACKAGES),
         fingerprint=fingerprint.hexdigest(),
         capture=found,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +26,7 @@ class FakeHandle:
         self.id, self.name = self.job.id, "cell"
         self.before_return: list[Any] = []
         self.after_retry: list[Any] = []
+        self.repeats: dict[str, FakeHandle] = {}
         self.blobs: dict[str, bytes] = {}
 
     def refresh(self) -> FakeHandle:
@@ -31,6 +34,11 @@ class FakeHandle:
 
     def add_done_callback(self, call: Any) -> Any:
         return SimpleNamespace(add_done_callback=lambda report: None)
+
+    def retried(self, again: FakeHandle) -> None:
+        self.repeats[again.id] = again
+        for call in self.after_retry:
+            call(again)
 
     def end(self, state: JobState = JobState.SUCCEEDED, **values: Any) -> None:
         self.job.state = state
@@ -115,10 +123,77 @@ def test_retry_of_a_failed_job_binds_the_name() -> None:
     job, again = FakeHandle(), FakeHandle()
     bindings(namespace, job, again).add(job, ["model"])  # type: ignore[arg-type]
     job.end(JobState.FAILED)
-    job.after_retry[0](again)
+    job.retried(again)
     assert "model" not in namespace
     again.end(model="new")
     assert namespace == {"model": "new"}
+
+
+@pytest.mark.parametrize("before", [{}, {"model": "old"}])
+@pytest.mark.parametrize("is_assigned_early", [True, False])
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.SUCCEEDED])
+def test_retry_leaves_a_name_that_was_assigned_since(
+    state: JobState, is_assigned_early: bool, before: dict[str, Any]
+) -> None:
+    namespace = dict(before)
+    job, again, third = FakeHandle(), FakeHandle(), FakeHandle()
+    out = bindings(namespace, job, again, third)
+    out.add(job, ["model", "other"])  # type: ignore[arg-type]
+    if is_assigned_early:
+        namespace["model"] = "mine"
+    job.end(state, **({"model": 1, "other": 1} if state is JobState.SUCCEEDED else {}))
+    namespace["model"] = "mine"
+    job.retried(again)
+    assert out.names_of(again) == ["other"]  # type: ignore[arg-type]
+    assert namespace == {"model": "mine"}
+    again.end(model=2, other=2)
+    again.retried(third)
+    third.end(model=3, other=3)
+    assert namespace == {"model": "mine", "other": 3}
+
+
+def test_retry_leaves_a_name_that_another_job_bound_or_shall_bind() -> None:
+    namespace: dict[str, Any] = {}
+    first, newer, newest, again = (FakeHandle() for _ in range(4))
+    out = bindings(namespace, first, newer, newest, again)
+    for job in (first, newer):
+        out.add(job, ["model"])  # type: ignore[arg-type]
+        job.end(model=job.id)
+    first.retried(again)
+    assert namespace == {"model": newer.id}
+    out.add(newest, ["model"])  # type: ignore[arg-type]
+    newer.retried(again)
+    newest.end(model="newest")
+    assert namespace == {"model": "newest"}
+
+
+def test_latest_of_several_retries_of_one_job_binds_the_name() -> None:
+    namespace: dict[str, Any] = {}
+    first, again, later, last = (FakeHandle() for _ in range(4))
+    bindings(namespace, first, again, later, last).add(first, ["model"])  # type: ignore[arg-type]
+    first.retried(again)  # before the notebook knows that the first has ended
+    first.end(JobState.FAILED)
+    first.retried(later)
+    later.end(model="later")
+    again.end(model="again")
+    assert namespace == {"model": "later"}
+    first.retried(last)
+    last.end(model="last")
+    assert namespace == {"model": "last"}
+
+
+def test_value_is_not_kept_once_its_name_was_assigned_or_deleted() -> None:
+    namespace: dict[str, Any] = {}
+    job = FakeHandle("class Big: pass\nbig, gone = Big(), Big()")
+    out = bindings(namespace, job)
+    out.add(job, ["big", "gone"])  # type: ignore[arg-type]
+    job.end(big=OWN, gone=OWN)
+    held = weakref.ref(namespace["big"]), weakref.ref(namespace["gone"])
+    namespace["big"] = None
+    del namespace["gone"]
+    out.forget_reassigned()
+    gc.collect()
+    assert [one() for one in held] == [None, None]
 
 
 def test_users_own_assignment_meanwhile_is_kept() -> None:

@@ -62,6 +62,7 @@ def test_key_is_that_of_code_inputs_and_surroundings_and_not_of_labels(notebook:
         {"artifacts": ["*.png"]},
         {"org_id": "lab"},
         {"limits": {"result_mb": 7}},
+        {"secrets": ["TOKEN"]},
         {"after": ["01936b1e-0000-7000-8000-000000000000"]},
     ):
         assert key(**other) != first, other
@@ -100,6 +101,42 @@ def test_key_sees_modules_that_the_notebook_imported(folder: Path, key: Key, not
     first = key()
     (folder / "own_m.py").write_text("def f(x): return -x")
     assert key() != first
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "def f(x):\n    import own_g\n    return own_g",
+        "def f(x):\n    def g():\n        from own_g import h\n        return h\n    return g",
+        "class C:\n    def g(self):\n        from own_g.part import h\nx = C()\ndef f(x): return x.g()",
+        "def read():\n    import own_g\ndef f(x): return read()",
+        "import own_g as _hidden\nx = [_hidden.K()]\nf = len",  # what is in a container knows its module only
+        "import own_g as _hidden\nx = {'h': _hidden.h}\nf = len",
+        "import own_g as _hidden\ndef f(x, h=_hidden.h): return h",
+    ],
+)
+def test_key_sees_modules_that_only_what_travels_imports(
+    folder: Path, key: Key, notebook: InteractiveShell, cell: str
+) -> None:
+    (folder / "own_g").mkdir()
+    (folder / "own_g" / "__init__.py").write_text("class K: pass\ndef h(): return 1")
+    (folder / "own_g" / "part.py").write_text("def h(): return 1")
+    notebook.run_cell(f"x = 1\n{cell}").raise_error()
+    first = key()
+    assert key() == first
+    (folder / "own_g" / "__init__.py").write_text("class K: pass\ndef h(): return 22")
+    assert key() != first
+
+
+def test_key_sees_that_any_package_was_installed_upgraded_or_removed(folder: Path, key: Key) -> None:
+    first = key("import pytest")
+    (folder / "needed_by_pytest-1.0.dist-info").mkdir()
+    installed = key("import pytest")
+    (folder / "needed_by_pytest-1.0.dist-info").rename(folder / "needed_by_pytest-2.0.dist-info")
+    upgraded = key("import pytest")
+    (folder / "needed_by_pytest-2.0.dist-info").rmdir()
+    assert len({first, installed, upgraded}) == 3
+    assert key("import pytest") == first
 
 
 def test_key_sees_that_another_version_of_a_package_was_installed(folder: Path, key: Key) -> None:

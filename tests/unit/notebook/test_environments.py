@@ -13,7 +13,7 @@ import pytest
 from zbrain_nb.model.errors import UsageError
 from zbrain_nb.model.kernels import Kernel
 from zbrain_nb.notebook.arguments import parse_line
-from zbrain_nb.notebook.environments import differences, find_kernel, refuse_variables
+from zbrain_nb.notebook.environments import differences, find_kernel, refuse_cache, refuse_variables
 
 
 @pytest.fixture
@@ -89,6 +89,14 @@ def test_variables_are_refused_by_a_kernel_of_another_language(line: str, flag: 
     with pytest.raises(UsageError, match=f"{flag} names variables of Python, and the kernel 'ir' runs R"):
         refuse_variables(kernel, parse_line(f"--kernel ir {line}"))
     refuse_variables(kernel, parse_line("--kernel ir --in none --out none"))
+
+
+@pytest.mark.parametrize("kernel", [Kernel("ir", "R"), Kernel("other", python="/other/bin/python")])
+def test_cache_is_refused_where_packages_cannot_be_looked_at(kernel: Kernel) -> None:
+    with pytest.raises(UsageError, match=f"not those of the kernel '{kernel.name}'"):
+        refuse_cache(kernel, parse_line("--cache"))
+    refuse_cache(kernel, parse_line(""))
+    refuse_cache(Kernel("python3", python=sys.executable), parse_line("--cache"))
 
 
 def test_versions_that_matter_are_compared(other: Path) -> None:

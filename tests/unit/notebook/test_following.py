@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,7 +46,8 @@ def test_names_follow_a_retry_made_elsewhere_before_the_next_cell_runs(
     capsys.readouterr()
     pad.shell.run_cell("seen = (run.id, _zb.id, model)")
     assert pad.shell.user_ns["seen"] == (again.id, again.id, 7)
-    assert "zbrain: retried elsewhere: train; `_zb`, `run` hold what runs instead.\n" in capsys.readouterr().out
+    said = "zbrain: retried elsewhere: train; `_zb`, `run` hold what runs instead, `model` is bound when it succeeds.\n"
+    assert said in capsys.readouterr().out
     assert [handle.id for handle in pad.desk.runs.all()] == [first.id, failed_again.id, again.id]
     pad.shell.run_cell("pass")
     assert "retried" not in capsys.readouterr().out
@@ -55,10 +58,11 @@ def test_names_wait_for_a_retry_that_still_runs_and_attach_finds_it(
 ) -> None:
     gate = tmp_path / "gate"
     wait = f"import time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\nfound = 7"
+    pad.shell.user_ns["found"] = "of before"
     first = pad.cell("a", f"{QUIET} --out found --job run", fails_without(tmp_path / "data", wait)).wait(60)
     (tmp_path / "data").touch()
     again = page.job(first.id).retry()
-    pad.shell.user_ns["found"] = "mine"
+    assert pad.shell.user_ns["found"] == "of before"
     pad.shell.run_cell("pass")
     assert "found" not in pad.shell.user_ns
     pad.line("attach")
@@ -66,6 +70,23 @@ def test_names_wait_for_a_retry_that_still_runs_and_attach_finds_it(
     gate.touch()
     pad.shell.user_ns["run"].wait(60)
     assert pad.shell.user_ns["found"] == 7
+
+
+def test_name_alone_that_waits_for_a_retry_is_told_of_and_what_was_assigned_since_stays(
+    pad: Notebook, page: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = pad.cell("a", f"{QUIET} --name train --out model,rate", "model, rate = 1, 2").wait(60)
+    pad.cell("b", QUIET, "3").wait(60)  # `_zb` is another's
+    capsys.readouterr()
+    pad.shell.user_ns["model"] = "mine"
+    page.job(first.id).retry().wait(60)
+    pad.shell.run_cell("pass")
+    assert capsys.readouterr().out == "zbrain: retried elsewhere: train; `rate` is bound when it succeeds.\n"
+    page.job(first.id).retry().wait(60)
+    pad.shell.user_ns["rate"] = "mine"
+    pad.shell.run_cell("seen = (model, rate)")
+    assert pad.shell.user_ns["seen"] == ("mine", "mine")
+    assert capsys.readouterr().out == ""
 
 
 def test_group_takes_retried_runs_in_the_place_of_those_that_failed(
@@ -112,17 +133,33 @@ def test_server_that_does_not_answer_holds_up_one_cell_and_is_told_of(
     assert "is not known: the server does not answer." in capsys.readouterr().err
 
 
-def test_where_no_server_runs_none_is_started_and_nothing_is_asked(
-    pad: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_where_no_server_runs_none_is_started_and_nobody_is_asked(
+    pad: Notebook, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pad.cell("a", QUIET, "1").wait(60)
     transport = pad.desk.client.asynchronous.transport
     monkeypatch.setattr(transport, "request", None)
-    monkeypatch.setattr(following, "search", lambda _: iter(()))
     monkeypatch.setattr(transport, "_endpoint", None)
-    capsys.readouterr()
-    pad.shell.run_cell("pass")
+    monkeypatch.setenv("ZDB_DATA", str(tmp_path / "empty"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("JPY_PARENT_PID", str(os.getpid()))
+    with socket.create_server(("127.0.0.1", 0)) as jupyter:  # it would not answer
+        info = {"url": f"http://127.0.0.1:{jupyter.getsockname()[1]}/", "token": ""}
+        (tmp_path / f"jpserver-{os.getpid()}.json").write_bytes(msgspec.json.encode(info))
+        jupyter.setblocking(False)
+        capsys.readouterr()
+        pad.shell.run_cell("pass")
+        with pytest.raises(BlockingIOError):
+            jupyter.accept()
     assert capsys.readouterr() == ("", "")
+
+
+def test_server_that_restarted_meanwhile_is_asked(pad: Notebook, page: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pad.cell("a", f"{QUIET} --job run", "1 / 0").wait(60)
+    again = page.job(first.id).retry().wait(60)
+    monkeypatch.setattr(pad.desk.client.asynchronous.transport, "_endpoint", None)  # as after a lost connection
+    pad.shell.run_cell("pass")
+    assert pad.shell.user_ns["run"].id == again.id
 
 
 def test_loading_twice_keeps_what_the_notebook_knows(pad: Notebook) -> None:

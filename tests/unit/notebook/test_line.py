@@ -205,6 +205,8 @@ def test_cell_in_a_kernel_of_another_language_is_not_read_as_python(
     assert "no variables travel" not in capsys.readouterr().out  # it was said
     with pytest.raises(UsageError, match="--in names variables of Python"):
         pad.cell("a", "--kernel echo --in a", "out 1")
+    with pytest.raises(UsageError, match="--cache knows the packages of this notebook's Python"):
+        pad.cell("a", "--kernel echo --cache", "out 1")
 
 
 def test_sql_keeps_its_quotes_and_returns_the_answer(pad: Notebook) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from zbrain_nb import Job, JobHandle, JobSpec, JobState
 from zbrain_nb.client.group import JobGroup
+from zbrain_nb.model.errors import ServerUnreachable
 from zbrain_nb.notebook import groups, presenting
 from zbrain_nb.notebook.bundle import mime_bundle
 from zbrain_nb.notebook.groups import GroupView
@@ -71,6 +73,28 @@ def test_group_bundle_carries_the_widget_where_it_is_needed(client: Any, monkeyp
     bundle = GroupView().bundle(group)
     assert bundle["text/plain"] == groups.PLAIN
     assert presenting.WIDGET_TYPE in bundle
+
+
+def test_that_the_end_was_not_saved_is_said(
+    client: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handle = handle_of(client, JobState.RUNNING)
+    group = JobGroup(client, [handle])
+    handle.refresh = lambda: handle  # type: ignore[method-assign]
+    saving: Future[None] = Future()
+    for shown in (handle, group):
+        monkeypatch.setattr(shown, "add_done_callback", lambda save: saving)
+    for room in (presenting, groups):
+        monkeypatch.setattr(room, "is_kernel", lambda: True)
+        monkeypatch.setattr(room, "publish_display_data", lambda *_, **__: None)
+    NotebookPresenter().display(handle)
+    GroupView().display(group)
+    assert capsys.readouterr().err == ""
+    saving.set_exception(ServerUnreachable("Nobody answers."))
+    assert capsys.readouterr().err.splitlines() == [
+        "zbrain: how 'train' ended is not saved in the notebook: Nobody answers.",
+        "zbrain: how the runs of 'train' ended is not saved in the notebook: Nobody answers.",
+    ]
 
 
 def test_value_stands_once_in_static_html() -> None:
