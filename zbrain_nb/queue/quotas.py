@@ -99,6 +99,12 @@ def over_sockets(what: str, name: str, limit: int, used: int) -> OverQuota:
     return _refusal(what, "sockets", message, "Close views that are not needed.", limit, used, SOCKET_RETRY_SECS)
 
 
+def over_workers(owner: str, limit: int, used: int) -> OverQuota:
+    """Return the refusal of one more worker of one principal."""
+    message = f"{owner} has {used:,} workers already: no more than {limit:,} are known at once."
+    return _refusal("owner", "workers", message, "End workers that are not needed.", limit, used)
+
+
 def _refusal(
     what: str, quota: str, message: str, hint: str, limit: int, used: int, retry_after_secs: int | None = None
 ) -> OverQuota:
