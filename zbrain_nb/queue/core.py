@@ -109,7 +109,7 @@ class QueueCore:
         async with self._opening:
             if not self._is_open:
                 await self.storage.open()
-                self._desk.known_before = await load(self.storage, self._index)
+                self._desk.known_before = await load(self.storage, self._index, self._clock.time())
                 await self.stored.load(self.storage)
                 self._watch.metrics.begin(
                     (entry.job.state for entry in self._index.live.values()), parked=self._index.ready.parked
@@ -205,6 +205,15 @@ class QueueCore:
             return self._shown(entry, alone=True) if self._sees(scope, entry.job) else None
         job = await self.storage.get_job(job_id)
         return None if job is None or not self._sees(scope, job) else self._present(job)
+
+    async def is_over(self, job_id: str) -> bool:
+        """Whether the job has ended, or there is none; asks for less than `get`, for who asks about many often."""
+        await self.open()
+        entry = self._index.get(job_id)
+        job = self._index.unfolded.get(job_id) if entry is None else entry.job
+        if job is None:
+            job = await self.storage.get_job(job_id)
+        return job is None or job.state.ended
 
     def _sees(self, scope: Principal | None, job: Job) -> bool:
         """Whether the job exists for who asks; for a worker's token, what its workers have or had leased."""

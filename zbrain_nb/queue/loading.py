@@ -16,6 +16,7 @@ from zbrain_nb.queue.lanes import LaneKey, Place, base_of
 from zbrain_nb.queue.pauses import read_pauses
 from zbrain_nb.queue.quotas import read_quotas
 from zbrain_nb.queue.ready import window_for
+from zbrain_nb.queue.roster import LISTED_SECS
 from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.rows import folded_row
 from zbrain_nb.store.storage import Storage
@@ -28,8 +29,15 @@ FOLD_CHUNK = 4_000
 FOLD_PAUSE_SECS = 4.0
 
 
-async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
-    """Bring what has not ended into `index`, each running job with a full term of grace.
+async def load(storage: Storage, index: Index, now: float) -> dict[str, WorkerInfo]:
+    """Bring what has not ended into `index`, each running job with a full term of grace; forget workers of long ago.
+
+    Parameters
+    ----------
+    storage, index : Storage, Index
+        From where, and into what.
+    now : float
+        Seconds since the epoch.
 
     Returns
     -------
@@ -57,7 +65,10 @@ async def load(storage: Storage, index: Index) -> dict[str, WorkerInfo]:
     for org_id, quota in (await read_quotas(storage)).items():
         index.ready.quotas.replace(org_id, quota)
     known = [msgspec.json.decode(text, type=WorkerInfo) for text in await storage.read(queries.workers)]
-    return {info.id: info for info in known}
+    old = {info.id for info in known if now - info.seen_at > LISTED_SECS and not index.leases.held_by(info.id)}
+    if old:
+        await storage.write(lambda database: database.forget_workers(old))
+    return {info.id: info for info in known if info.id not in old}
 
 
 async def _load_slice(storage: Storage, index: Index, part: waiting.Slice) -> list[Job]:

@@ -114,6 +114,12 @@ def over_stored(what: str, name: str, limit: int, used: int, more: int) -> OverQ
     return _refusal(what, "stored_bytes", message, hint, limit, used)
 
 
+def over_workers(owner: str, limit: int, used: int) -> OverQuota:
+    """Return the refusal of one more worker of one principal."""
+    message = f"{owner} has {used:,} workers already: no more than {limit:,} are known at once."
+    return _refusal("owner", "workers", message, "End workers that are not needed.", limit, used)
+
+
 def _refusal(
     what: str, quota: str, message: str, hint: str, limit: int, used: int, retry_after_secs: int | None = None
 ) -> OverQuota:

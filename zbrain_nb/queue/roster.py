@@ -6,7 +6,7 @@ nobody lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -21,12 +21,15 @@ from zbrain_nb.model.protocol import (
 )
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.leases import Leases, WorkerRecord
+from zbrain_nb.queue.quotas import over_workers
 
 #: A worker is stale that has let so many heartbeats pass; they come this often, or more often if leases are short.
 STALE_BEATS = 3
 BEATS_IN_LEASE, LONGEST_BEAT_SECS = 5, 10.0
 #: Who was lost is listed for so long.
 LISTED_SECS = 86_400.0
+#: So many workers of one person, and of one pool's token, are known at once: to list jobs takes a look at each.
+MAX_PERSONS_WORKERS, MAX_POOLS_WORKERS = 100, 1_000
 
 
 class Roster:
@@ -44,6 +47,11 @@ class Roster:
         self._leases = leases
         self._clock = clock
         self._records: dict[str, WorkerRecord] = {}
+        self._by_holder: dict[str, dict[str, WorkerRecord]] = {}
+        self._by_service: dict[tuple[str, str | None], dict[str, WorkerRecord]] = {}  # by kind of job and owner
+        self._shared: dict[str, dict[str, WorkerRecord]] = {}  # those meant for several people, by kind of job
+        #: What the store may forget.
+        self.forgotten: set[str] = set()
 
     def __contains__(self, worker_id: object) -> bool:
         return worker_id in self._records
@@ -55,11 +63,53 @@ class Roster:
     def add(self, record: WorkerRecord) -> None:
         """Take a worker in, in place of an older process of it, and forget who was lost long ago."""
         self._hear(record)
-        self._records[record.info.id] = record
+        self._remove(record.info.id)
+        for held in self._shelves(record.info):
+            held[record.info.id] = record
         now = self._clock.monotonic()
         for worker_id, other in list(self._records.items()):
             if now - other.heard_at > max(LISTED_SECS, self._leases.ttl_secs) and not self._leases.held_by(worker_id):
-                del self._records[worker_id]
+                self._forget(worker_id)
+
+    def make_room(self, scope: Principal, coming: int) -> None:
+        """Forget the one of a principal's workers that was lost first, if no more fits beside `coming` others.
+
+        Raises
+        ------
+        OverQuota
+            If none of them is lost.
+        """
+        limit = MAX_PERSONS_WORKERS if scope.worker is None else MAX_POOLS_WORKERS
+        known = self._by_holder.get(scope.holder, {})
+        if len(known) + coming < limit:
+            return
+        lost = [record for record in known.values() if self._state(record) is WorkerState.LOST]
+        idle = [record for record in lost if not self._leases.held_by(record.info.id)]
+        if not idle:
+            raise over_workers(scope.owner, limit, len(known) + coming)
+        self._forget(min(idle, key=lambda record: record.heard_at).info.id)
+
+    def _shelves(self, info: WorkerInfo) -> list[dict[str, WorkerRecord]]:
+        """Return where the worker's record stands."""
+        of_holder = self._by_holder.setdefault(info.holder, {})
+        shelves = [self._records, of_holder, self._by_service.setdefault((info.kind, info.owner), {})]
+        return [*shelves, self._shared.setdefault(info.kind, {})] if info.is_shared else shelves
+
+    def _remove(self, worker_id: str) -> None:
+        record = self._records.get(worker_id)
+        if record is None:
+            return
+        info = record.info
+        for held in self._shelves(info):
+            del held[worker_id]
+        if not self._by_holder[info.holder]:
+            del self._by_holder[info.holder]
+        if not self._by_service[info.kind, info.owner]:
+            del self._by_service[info.kind, info.owner]
+
+    def _forget(self, worker_id: str) -> None:
+        self._remove(worker_id)
+        self.forgotten.add(worker_id)
 
     def hear(self, worker_id: str, scope: Principal | None = None) -> WorkerRecord:
         """Return a worker that was just heard.
@@ -93,7 +143,7 @@ class Roster:
         if request.health is not None:
             record.info.health = request.health
         if request.state is WorkerState.STOPPED and not self._leases.held_by(worker_id):
-            del self._records[worker_id]
+            self._forget(worker_id)
         return record
 
     def _hear(self, record: WorkerRecord) -> None:
@@ -126,18 +176,22 @@ class Roster:
 
     def serving(self, job: Job) -> Iterator[WorkerInfo]:
         """Return the workers that may take the job, as far as its kind, org and owner go."""
-        return (info for info in self._pool_of(job) if info.owner in (None, job.owner))
+        kind = job.spec.kind
+        own, anybodys = (self._by_service.get((kind, owner), {}).values() for owner in (job.owner, None))
+        return self._fit((*own, *anybodys), job)
 
     def refuses(self, job: Job) -> bool:
         """Whether a worker that is meant for several people would take the job if it kept them apart."""
-        return any(info.is_shared and info.owner not in (None, job.owner) for info in self._pool_of(job))
+        others = (
+            one for one in self._shared.get(job.spec.kind, {}).values() if one.info.owner not in (None, job.owner)
+        )
+        return any(True for _ in self._fit(others, job))
 
-    def _pool_of(self, job: Job) -> Iterator[WorkerInfo]:
-        for record in self._records.values():
+    def _fit(self, records: Iterable[WorkerRecord], job: Job) -> Iterator[WorkerInfo]:
+        for record in records:
             info = record.info
             if (
-                info.kind == job.spec.kind
-                and info.org_id in (None, job.org_id)
+                info.org_id in (None, job.org_id)
                 and (info.orgs is None or job.org_id in info.orgs)
                 and self._state(record) in (WorkerState.LIVE, WorkerState.STALE)
             ):

@@ -95,7 +95,10 @@ class WorkerDesk:
         ------
         Forbidden
             If the id is another's, who asks may have no workers, or the worker asks for more than it may have.
+        OverQuota
+            If who asks has too many.
         """
+        self._roster.forgotten.discard(info.id)
         if scope is None or scope.is_holder:
             yield msgspec.structs.replace(info, owner=None, orgs=None, is_shared=False, holder="")
             return
@@ -106,6 +109,7 @@ class WorkerDesk:
         if info.org_id is not None and binding.orgs is not None and info.org_id not in binding.orgs:
             raise Forbidden(f"A worker of {scope.owner} gets no jobs of the org {info.org_id}.")
         check_pool(binding, [info.kind])
+        self._check_room(info.id, scope)
         claims = self._registering.setdefault(info.id, [])
         claims.append(scope.holder)
         try:
@@ -117,6 +121,18 @@ class WorkerDesk:
             claims.pop()
             if not claims:
                 del self._registering[info.id]
+
+    def _check_room(self, worker_id: str, scope: Principal) -> None:
+        if worker_id in self._roster or worker_id in self._registering:
+            return
+        others = [other for other, claims in self._registering.items() if claims[0] == scope.holder]
+        self._roster.make_room(scope, sum(other not in self._roster for other in others))
+
+    def take_forgotten(self) -> list[str]:
+        """Return which workers are forgotten since this was asked."""
+        forgotten = list(self._roster.forgotten)
+        self._roster.forgotten.clear()
+        return forgotten
 
     def register(self, info: WorkerInfo, binding: WorkerBinding = EVERY_JOB) -> Registered:
         """Add a worker, or take a new process of one for the old."""

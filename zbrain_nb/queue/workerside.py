@@ -89,12 +89,15 @@ class WorkerSide(QueueCore):
             If a value does not hold, for example an id that no route can address.
         Forbidden
             If the id is another's, who asks may have no workers, or the worker asks for more than it may have.
+        OverQuota
+            If who asks has too many.
         """
         check_worker(info)
         await self.open()
         with self._desk.claim(info, scope) as kept:
-            text = msgspec.json.encode(kept).decode()
-            await self.storage.write(lambda database: database.save_worker(kept.id, text))
+            kept.seen_at = self._clock.time()
+            text, gone = msgspec.json.encode(kept).decode(), self._desk.take_forgotten()
+            await self.storage.write(lambda database: database.save_worker(kept.id, text, gone))
             answer = self._desk.register(kept, binding_of(scope, kept))
         answer.is_fenced = not await asyncio.to_thread(is_seen, kept)
         if not answer.is_fenced and (scope is None or scope.is_holder):

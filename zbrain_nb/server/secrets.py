@@ -142,11 +142,7 @@ class Secrets:
                 log.warning("secrets of ended jobs could not be removed", extra={"why": str(error)})
 
     async def _forget_ended(self) -> None:
-        ended = []
-        for job_id in list(self._held):
-            job = await self._queue.get(job_id)
-            if job is None or job.state.ended:
-                ended.append(job_id)
+        ended = [job_id for job_id in list(self._held) if await self._queue.is_over(job_id)]
         if ended:
             await self.forget(ended)
 

@@ -318,9 +318,15 @@ class Database:
         else:
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
 
-    def save_worker(self, worker_id: str, info: str) -> None:
-        """Keep what is known of a worker, as JSON."""
+    def save_worker(self, worker_id: str, info: str, forgotten: Collection[str] = ()) -> None:
+        """Keep what is known of a worker, as JSON, and not what is known of the `forgotten` ones."""
+        self.forget_workers(forgotten)
         self._connection.execute("INSERT OR REPLACE INTO workers VALUES (?, ?)", [worker_id, info])
+
+    def forget_workers(self, ids: Collection[str]) -> None:
+        """Remove what is known of these workers."""
+        if ids:
+            self._connection.execute("DELETE FROM workers WHERE list_contains(?::VARCHAR[], id)", [list(ids)])
 
     def save_grants(self, grants: Mapping[Grant, int]) -> list[Charge]:
         """Let owners name blobs; return what that adds to what they store (see `add_grants`)."""

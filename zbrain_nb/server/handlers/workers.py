@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from zbrain_nb.model.errors import StaleAttempt, WorkerNotFound
+from zbrain_nb.model.errors import OverQuota, StaleAttempt, WorkerNotFound
 from zbrain_nb.model.protocol import (
     EventBatch,
     EventBatchAnswer,
@@ -29,7 +29,7 @@ MAX_WAIT_SECS = 60.0
 class WorkersHandler(ApiHandler):
     """``POST workers`` and ``GET workers``."""
 
-    @operation(admits=WORKERS, act="register worker", body=WorkerInfo, answers={201: Registered})
+    @operation(admits=WORKERS, act="register worker", body=WorkerInfo, answers={201: Registered}, refuses=(OverQuota,))
     async def post(self) -> None:
         """Register, or register again after a restart of either side; 201."""
         info = self.decode(WorkerInfo)
