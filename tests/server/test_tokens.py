@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,6 @@ from tests.server.tokens import make, with_token
 from zbrain_nb.model.datadir import Owner
 from zbrain_nb.model.tokens import is_secret
 from zbrain_nb.server.host import Host
-from zbrain_nb.server.job_tokens import JobTokens
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +62,7 @@ async def test_each_kind_of_token_opens_its_own_routes(api: httpx.AsyncClient, h
     job = (await api.post("jobs", json={"cmd": ["true"]})).json()
     await api.post("workers/own/leases", json={"request_id": "r", "wait_secs": 5})
     assert host.context is not None
-    of_attempt = JobTokens(owner.token, host.context.queue.running_attempt).mint(job["id"], 1)
+    of_attempt = host.context.job_tokens.mint(job["id"], 1)
     assert await codes(api, of_attempt, *asked) == [200, 403, 403, 403, 403]
 
 
@@ -124,6 +124,55 @@ async def test_revoked_token_ends_its_sockets_its_leases_and_its_browsers_at_onc
     assert await codes(api, person["secret"], ("GET", "jobs")) == [401]
     assert (await api.post("workers/w/leases", json=wanted, headers=as_worker)).status_code == 401
     assert (await api.delete("tokens/zbp_0123456789abcdef")).json()["error"]["code"] == "token_not_found"
+
+
+async def test_revoked_token_is_worth_nothing_in_its_jobs_either(
+    api: httpx.AsyncClient, host: Host, owner: Owner
+) -> None:
+    assert host.context is not None
+    mint = host.context.job_tokens.mint
+    other, stolen = await make(api, owner="bob"), await make(api, owner="bob")
+    await api.post("workers", json={"id": "w"})
+
+    async def run(secret: str) -> tuple[dict[str, Any], str]:
+        """Submit a job that claims to come of another token, and begin it; return it and its attempt's token."""
+        spec = {"cmd": ["true"], "tags": {"zbrain.token": other["id"], "of": "bob"}}
+        job = (await api.post("jobs", json=spec, headers=with_token(secret))).json()
+        await api.post("workers/w/leases", json={"request_id": job["id"], "wait_secs": 5})
+        return job, mint(job["id"], 1)
+
+    _, by_login = await run(owner.token)
+    job, first = await run(stolen["secret"])
+    child, second = await run(first)
+    assert job["spec"]["tags"] == child["spec"]["tags"] == {"zbrain.token": stolen["id"], "of": "bob"}
+    url = f"ws{owner.url.removeprefix('http')}zbrain/api/events?topics=orgs/default"
+    async with ws_connect(url, additional_headers=with_token(second), proxy=None) as socket:
+        assert (await api.delete(f"tokens/{stolen['id']}")).status_code == 200
+        with pytest.raises(ConnectionClosed):
+            async with asyncio.timeout(5):
+                while True:
+                    await socket.recv()
+    for secret in (first, second):
+        assert await codes(api, secret, ("GET", "jobs"), ("POST", "jobs")) == [401, 401]
+    await api.delete(f"tokens/{other['id']}")
+    assert await codes(api, by_login, ("GET", "jobs")) == [200]
+
+
+async def test_repeated_job_is_of_the_login_that_repeats_it(api: httpx.AsyncClient) -> None:
+    token = await make(api, owner="bob")
+    job = (await api.post("jobs", json={"cmd": ["true"]}, headers=with_token(token["secret"]))).json()
+    assert job["spec"]["tags"] == {"zbrain.token": token["id"]}
+    await api.post(f"jobs/{job['id']}/cancel")
+    assert (await api.post(f"jobs/{job['id']}/retry")).json()["spec"]["tags"] == {}
+
+
+async def test_key_is_the_same_jobs_when_the_token_was_replaced(api: httpx.AsyncClient) -> None:
+    first, second = [with_token((await make(api, owner="bob"))["secret"]) for _ in range(2)]
+    wanted = {"cmd": ["true"], "idempotency_key": "k"}
+    made = await api.post("jobs", json=wanted, headers=first)
+    known = await api.post("jobs", json=wanted, headers=second)
+    assert (made.status_code, known.status_code) == (201, 200)
+    assert made.json()["id"] == known.json()["id"]
 
 
 async def test_token_that_expires_ends_the_socket_that_is_open_with_it(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zbrain_nb.model.access import Role
+from zbrain_nb.model.access import Role, Verb
 from zbrain_nb.model.errors import Forbidden
 from zbrain_nb.server.hub.identity import principal_of
 
@@ -31,8 +31,12 @@ def test_hub_group_with_a_role_gives_it_in_all_orgs_and_is_none_itself() -> None
     roles = {"leads": Role.OPERATOR, "auditors": Role.VIEWER, "admins": Role.ADMIN}
     assert principal_of(user("physics", "leads"), roles).roles == {"~alice": Role.OPERATOR, "physics": Role.OPERATOR}
     assert principal_of(user("physics", "admins", "leads"), roles).role_in("physics") is Role.ADMIN
-    # a further role takes nothing away, and none reaches into orgs of others
-    assert principal_of(user("physics", "auditors"), roles).role_in("physics") is Role.SUBMITTER
+    # who is to look on alone does so, but in the own org; of several roles the highest counts
+    auditor = principal_of(user("physics", "auditors"), roles)
+    assert auditor.roles == {"~alice": Role.OPERATOR, "physics": Role.VIEWER}
+    assert not auditor.may(Verb.SUBMIT, "physics")
+    assert principal_of(user("physics", "auditors", "leads"), roles).role_in("physics") is Role.OPERATOR
+    # no role reaches into orgs of others
     admin = principal_of(user("admins"), roles)
     assert admin.orgs == {"~alice"}
     assert not admin.is_holder

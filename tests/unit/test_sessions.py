@@ -58,6 +58,17 @@ def test_codes_and_sessions_are_bounded_and_the_oldest_goes() -> None:
     assert all(sessions.find(each) is ANN for each in held[1:])
 
 
+def test_codes_and_sessions_of_one_push_out_none_of_another() -> None:
+    sessions = Sessions()
+    code, session = sessions.offer(ANN), begin(sessions, ANN)
+    for _ in range(MAX_SESSIONS + 1):
+        begin(sessions, BEN)
+    for _ in range(MAX_CODES + 1):
+        sessions.offer(BEN)
+    assert sessions.find(session) is ANN
+    assert sessions.begin(code) is not None
+
+
 def test_codes_and_sessions_of_who_is_out_end_and_no_others() -> None:
     sessions = Sessions()
     codes, held = [sessions.offer(each) for each in (ANN, BEN)], [begin(sessions, each) for each in (ANN, BEN)]

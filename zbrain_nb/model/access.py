@@ -114,6 +114,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         Which token, for the audit; empty for a login.
     job_id, attempt : str and int
         Of the attempt whose token it is.
+    job_origin : str
+        Which token that attempt's job was submitted with; empty for a login.
     """
 
     owner: str
@@ -124,6 +126,12 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     token_id: str = ""
     job_id: str = ""
     attempt: int = 0
+    job_origin: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The kept token that it rests on, and ends with; empty for a login, and for a job submitted by one."""
+        return self.job_origin if self.credential is Credential.JOB else self.token_id
 
     @property
     def orgs(self) -> frozenset[str] | None:

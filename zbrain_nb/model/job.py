@@ -36,6 +36,8 @@ MAX_SPEC_BYTES = 10 * 1024 * 1024
 MAX_ARGUMENTS = 64 * 1024
 #: How the names of tags begin that are zbrain's own: by them views and groups are found again.
 PRIVATE_TAG = "zbrain."
+#: The id of the token that a job was submitted with, set by the host alone; without it was a login.
+TOKEN_TAG = f"{PRIVATE_TAG}token"
 #: Results up to this size travel and stay with the job itself: a file for each would cost more than the call.
 INLINE_BYTES = 4096
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
@@ -259,6 +261,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.rerun_if_lost is None:
             return self.cmd is not None and self.max_retries > 0
         return self.rerun_if_lost
+
+
+def submitted_with(spec: JobSpec, token_id: str) -> JobSpec:
+    """Return the spec bearing the id of the token it came with, none if empty, whatever it said of that itself."""
+    if spec.tags.get(TOKEN_TAG, "") == token_id:
+        return spec
+    tags = {name: value for name, value in spec.tags.items() if name != TOKEN_TAG}
+    return msgspec.structs.replace(spec, tags=tags | ({TOKEN_TAG: token_id} if token_id else {}))
 
 
 class JobArtifact(msgspec.Struct, frozen=True, omit_defaults=True):

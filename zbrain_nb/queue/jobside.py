@@ -18,7 +18,7 @@ from zbrain_nb.model.errors import (
     WrongState,
 )
 from zbrain_nb.model.events import LogEntry
-from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
+from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState, submitted_with
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.listing import list_jobs, make_filter
 from zbrain_nb.queue.outputs import reduce_outputs
@@ -77,6 +77,7 @@ class JobSide(QueueCore):
             own = as_job(given, owner, self.owner, self.default_org_id)
         else:
             own = as_job(given, scope.owner, self.owner, scope.home)
+            own.spec = submitted_with(own.spec, scope.origin)
             if scope.roles is not None:
                 scope.check(Verb.SUBMIT, own.org_id)
         if own.spec.secrets and not self.holds_secrets(own.id):

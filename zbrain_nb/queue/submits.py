@@ -13,7 +13,7 @@ import msgspec
 from zbrain_nb.model.access import Party
 from zbrain_nb.model.checks import check_org_id, check_text
 from zbrain_nb.model.errors import Conflict, InvalidSpec, KeyConflict, ZBrainError
-from zbrain_nb.model.job import MAX_NAME, Job, JobSpec, JobState
+from zbrain_nb.model.job import MAX_NAME, Job, JobSpec, JobState, submitted_with
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.index import Index
 from zbrain_nb.queue.keys import FirstOf, KeyOf
@@ -75,7 +75,7 @@ def payload_hash(job: Job) -> str | None:
     """Return a hash of all that the caller asked for, if there is an idempotency key to guard."""
     if job.spec.idempotency_key is None:
         return None
-    digest = hashlib.sha256(_sorted.encode(job.spec))
+    digest = hashlib.sha256(_sorted.encode(submitted_with(job.spec, "")))  # a key outlives a token's replacement
     digest.update(f"\0{job.org_id}\0{job.retry_of or ''}".encode())
     return digest.hexdigest()
 

@@ -128,8 +128,8 @@ class Host:
         await audit.start()
 
         def end_tokens(ids: Collection[str]) -> None:
-            queue.expel(lambda principal: principal.token_id in ids)
-            sessions.end(lambda principal: principal.token_id in ids)
+            queue.expel(lambda principal: principal.origin in ids)
+            sessions.end(lambda principal: principal.origin in ids)
 
         tokens = Tokens(
             storage,
@@ -139,7 +139,7 @@ class Host:
             only_holder_mints=self._gate is not None,
         )
         await tokens.start()
-        job_tokens = JobTokens(token, queue.running_attempt)
+        job_tokens = JobTokens(token, queue.running_attempt, lives=tokens.lives)
         kept_secrets = Secrets(self.data.secrets, token, queue)
         await kept_secrets.start()
 

@@ -2,7 +2,8 @@
 
 A secret says which attempt it is of, and proves it by an HMAC (RFC 2104, SHA-256) under a key that is derived from
 the data directory's secret. So there is nothing to store, to look up or to forget: when the attempt ends, is
-canceled, lost or run again, its token opens nothing any more. Minted for a lease, verified for a request; what it
+canceled, lost or run again, its token opens nothing any more; nor when the token ends that its job was submitted
+with, itself or by a job of a job. Minted for a lease, verified for a request; what it
 opens is what the job's owner may do in the job's org, by routes that admit `Credential.JOB`.
 """
 
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Callable
 
 from zbrain_nb.model.access import Credential, Principal, Role
-from zbrain_nb.model.job import Job
+from zbrain_nb.model.job import TOKEN_TAG, Job
 from zbrain_nb.model.tokens import JOB_PREFIX, seal, unseal
 
 _PURPOSE = b"zbrain job tokens, 1"
@@ -32,11 +33,14 @@ class JobTokens:
         The data directory's: another directory's tokens are worth nothing here.
     running : callable
         Gets a job id and an attempt; returns the job if this is its running attempt, else None.
+    lives : callable
+        Gets the id of a kept token; returns whether that lives.
     """
 
-    def __init__(self, secret: str, running: Callable[[str, int], Job | None]) -> None:
+    def __init__(self, secret: str, running: Callable[[str, int], Job | None], *, lives: Callable[[str], bool]) -> None:
         self._key = hmac.digest(secret.encode(), _PURPOSE, hashlib.sha256)
         self._running = running
+        self._lives = lives
 
     def mint(self, job_id: str, attempt: int) -> str:
         """Return the secret of an attempt; the same each time.
@@ -61,7 +65,8 @@ class JobTokens:
             return None
         job_id, attempt = str(uuid.UUID(bytes=content[:_ID_BYTES])), int.from_bytes(content[_ID_BYTES:], "big")
         job = self._running(job_id, attempt)
-        if job is None:
+        origin = "" if job is None else job.spec.tags.get(TOKEN_TAG, "")
+        if job is None or (origin and not self._lives(origin)):
             return None
         return Principal(
             owner=job.owner,
@@ -71,11 +76,13 @@ class JobTokens:
             token_id=f"{JOB_PREFIX}{job_id}.{attempt}",
             job_id=job_id,
             attempt=attempt,
+            job_origin=origin,
         )
 
     def is_live(self, principal: Principal) -> bool:
         """Whether the attempt of a principal that `find` returned still runs."""
-        return self._running(principal.job_id, principal.attempt) is not None
+        is_running = self._running(principal.job_id, principal.attempt) is not None
+        return is_running and (not principal.job_origin or self._lives(principal.job_origin))
 
     def _mac(self, content: bytes) -> bytes:
         return hmac.digest(self._key, content, hashlib.sha256)

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 from zbrain_nb.model.access import Principal
 
 CODE_SECS = 60.0
 SESSION_SECS = 12 * 3600.0
-#: More than these push out the oldest.
+#: More than these of one token push out its oldest; those of others stay.
 MAX_CODES, MAX_SESSIONS = 20, 100
 
 
@@ -54,19 +53,22 @@ class Sessions:
 
 
 class _Secrets:
-    """Random texts, known by their hashes, oldest first, each until its time is over."""
+    """Random texts, known by their hashes, oldest first, each until its time is over; so many of each token."""
 
     def __init__(self, clock: Callable[[], float], life_secs: float, most: int) -> None:
         self._clock = clock
         self._life_secs = life_secs
         self._most = most
-        self._held: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self._held: dict[bytes, tuple[float, Principal]] = {}
 
     def make(self, principal: Principal) -> str:
+        now = self._clock()
+        self._held = {key: held for key, held in self._held.items() if held[0] > now}
+        same = [key for key, (_, other) in self._held.items() if _whose(other) == _whose(principal)]
+        if len(same) >= self._most:
+            del self._held[same[0]]
         secret = secrets.token_urlsafe(32)
-        self._held[_hash(secret)] = self._clock() + self._life_secs, principal
-        if len(self._held) > self._most:
-            self._held.popitem(last=False)
+        self._held[_hash(secret)] = now + self._life_secs, principal
         return secret
 
     def find(self, secret: str) -> Principal | None:
@@ -81,6 +83,10 @@ class _Secrets:
 
     def _living(self, held: tuple[float, Principal] | None) -> Principal | None:
         return held[1] if held is not None and held[0] > self._clock() else None
+
+
+def _whose(principal: Principal) -> tuple[str, str]:
+    return principal.owner, principal.token_id
 
 
 def _hash(secret: str) -> bytes:

@@ -122,6 +122,11 @@ class Tokens:
             token.last_used_at = self._used[token.id] = now
         return self._principal(token)
 
+    def lives(self, token_id: str) -> bool:
+        """Whether the token of this id is known and has not ended."""
+        token = self._by_id.get(token_id)
+        return token is not None and token.state_at(self.now()) == "live"
+
     def _principal(self, token: Token) -> Principal:
         roles = token.roles
         home = self._home if roles is None or self._home in roles else next(iter(roles))

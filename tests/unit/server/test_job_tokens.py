@@ -4,7 +4,7 @@ import pytest
 
 from tests.unit.queue.stage import TRUE, FakeClock, Hand
 from zbrain_nb import JobQueue, JobSpec, JobState, Storage
-from zbrain_nb.model.access import Credential, Role, Verb
+from zbrain_nb.model.access import Credential, Principal, Role, Verb
 from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.server.job_tokens import JobTokens
 
@@ -22,7 +22,7 @@ async def queue(tmp_path):
 
 @pytest.fixture
 def tokens(queue):
-    return JobTokens(SECRET, queue.running_attempt)
+    return JobTokens(SECRET, queue.running_attempt, lives=set().__contains__)
 
 
 async def test_token_speaks_for_the_owner_in_the_jobs_org_while_its_attempt_runs(queue, tokens):
@@ -66,14 +66,31 @@ async def test_token_of_a_lost_attempt_is_worth_nothing(queue, tokens):
     assert tokens.find(secret) is None
 
 
+async def test_token_ends_with_the_one_that_the_job_came_with(queue):
+    living = {"zbp_1"}
+    tokens = JobTokens(SECRET, queue.running_attempt, lives=living.__contains__)
+    hand = await Hand(queue).register()
+    bob = Principal(owner="bob", roles={"lab": Role.SUBMITTER}, home="lab", token_id="zbp_1")
+    await queue.submit(JobSpec(cmd=["true"]), scope=bob)
+    (job,) = await hand.lease()
+    found = tokens.find(tokens.mint(job.id, 1))
+    assert found.origin == "zbp_1" and tokens.is_live(found)
+    await queue.submit(JobSpec(cmd=["true"]), scope=found)
+    (child,) = await hand.lease()
+    assert tokens.find(tokens.mint(child.id, 1)).origin == "zbp_1"
+    living.clear()  # revoked or expired
+    assert tokens.find(tokens.mint(job.id, 1)) is None and not tokens.is_live(found)
+    assert tokens.find(tokens.mint(child.id, 1)) is None
+
+
 async def test_nobody_forges_a_token(queue, tokens):
     hand = await Hand(queue).register()
     job = await hand.run(TRUE)
     other = await queue.submit(TRUE)
     secret = tokens.mint(job.id, 1)
-    assert JobTokens("6" * 64, queue.running_attempt).find(secret) is None
+    assert JobTokens("6" * 64, queue.running_attempt, lives=set().__contains__).find(secret) is None
     assert tokens.find(tokens.mint(other, 1)) is None  # it waits
-    assert tokens.find(JobTokens("6" * 64, queue.running_attempt).mint(job.id, 1)) is None
+    assert tokens.find(JobTokens("6" * 64, queue.running_attempt, lives=set().__contains__).mint(job.id, 1)) is None
     for place in range(4, len(secret)):
         letter = "0" if secret[place] != "0" else "1"
         assert tokens.find(secret[:place] + letter + secret[place + 1 :]) is None

@@ -88,7 +88,8 @@ def principal_of(model: Mapping[str, Any], roles: Mapping[str, Role]) -> Princip
     """Return what a Hub user may do where.
 
     Everybody is operator of the own org ``~NAME``. A Hub group is an org of that name, and its members submit there.
-    A group in `roles` is no org: its members have that role in all their orgs.
+    A group in `roles` is no org: its members have that role in all their groups, the highest if they have several, and
+    so a viewer submits in the own org alone.
 
     Parameters
     ----------
@@ -109,12 +110,10 @@ def principal_of(model: Mapping[str, Any], roles: Mapping[str, Role]) -> Princip
     if not _can_be_org(home):
         raise Forbidden(f"The user name {name!r} cannot be the name of an org.", "Commas and slashes are not taken.")
     groups = set(model.get("groups") or ())
-    given = [roles[group] for group in groups & roles.keys()]
     # "~" begins the own orgs of people: a group may not pass for one
     orgs = {group for group in groups - roles.keys() if not group.startswith("~") and _can_be_org(group)}
-    role = Role.SUBMITTER
-    for other in given:
-        role = other if other.reaches(role) else role
+    given = {roles[group] for group in groups & roles.keys()} or {Role.SUBMITTER}
+    role = next(role for role in reversed(Role) if role in given)
     return Principal(owner=name, roles={home: Role.OPERATOR} | dict.fromkeys(orgs, role), home=home)
 
 
