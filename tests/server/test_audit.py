@@ -61,7 +61,7 @@ async def test_acts_are_told_with_who_token_object_org_and_outcome(api: httpx.As
     assert [one["verb"] for one in found] == [
         "read history", "cancel", "retry", "cancel", "pause", "submit", "submit",
     ]  # fmt: skip
-    assert {one["org_id"] for one in found[1:]} == {"lab"}
+    assert {one["org_id"] for one in found} == {"lab"}
     assert {(one["token_id"], one["credential"], one["address"]) for one in found} == {
         (made["id"], "person", "127.0.0.1")
     }
@@ -102,7 +102,8 @@ async def test_admin_reads_of_own_orgs_and_others_of_none(api: httpx.AsyncClient
     await api.post("jobs", json={"cmd": ["true"], "org_id": "other"})
     seen = (await api.get("audit", headers=admin)).json()["records"]
     assert [(one["verb"], one["org_id"]) for one in seen] == [("submit", "lab")] + [("create token", "lab")] * 2
-    assert (await api.get("audit?org=lab", headers=admin)).json()["records"] == seen
+    again = (await api.get("audit?org=lab", headers=admin)).json()["records"]
+    assert (again[0]["verb"], again[0]["org_id"], again[1:]) == ("read audit", "lab", seen)
     refused = {}
     for org in ("other", "unknown"):
         refused[org] = await api.get(f"audit?org={org}", headers=admin)
@@ -110,6 +111,48 @@ async def test_admin_reads_of_own_orgs_and_others_of_none(api: httpx.AsyncClient
     assert refused["other"].text == refused["unknown"].text.replace("unknown", "other")
     for path in ("audit", "audit?org=lab", "audit?org=other"):
         assert (await api.get(path, headers=person)).status_code == 403
+
+
+@anyio_test
+async def test_act_on_jobs_of_several_orgs_is_told_in_each(api: httpx.AsyncClient) -> None:
+    roles = {"mine": "operator", "lab": "operator"}
+    eve = with_token((await make(api, owner="eve", roles=roles))["secret"])
+    specs = [{"cmd": ["true"], "org_id": org} for org in ("mine", "lab", "lab")]
+    ids = [job["id"] for job in (await api.post("jobs", json=specs, headers=eve)).json()]
+    await api.post("jobs/cancel", json={"ids": ids}, headers=eve)
+    await api.post("jobs/retry", json={"ids": ids}, headers=eve)
+    await api.get("history?table=jobs", headers=eve)
+    await api.post("workers", json={"id": "w", "kind": "local", "host": "h", "pid": 1, "slots": 1}, headers=eve)
+    found = await records(api, who="eve", org="lab")
+    told = [(one["verb"], one.get("object_id"), one.get("count", 1)) for one in found]
+    assert told == [
+        ("register worker", "w", 1),
+        ("read history", "jobs", 1),
+        ("retry", ids[1], 2),
+        ("cancel", ids[1], 2),
+        ("submit", ids[1], 2),
+    ]
+    assert [one["verb"] for one in await records(api, who="eve", org="mine")] == [verb for verb, _, _ in told]
+
+
+@anyio_test
+async def test_refused_act_on_jobs_of_several_orgs_is_told_where_it_was_refused(api: httpx.AsyncClient) -> None:
+    eve = with_token((await make(api, owner="eve", roles={"mine": "operator", "lab": "viewer"}))["secret"])
+    own = (await api.post("jobs", json={"cmd": ["true"], "org_id": "mine"}, headers=eve)).json()["id"]
+    other = (await api.post("jobs", json={"cmd": ["true"], "org_id": "lab"})).json()["id"]
+    assert (await api.post("jobs/cancel", json={"ids": [own, other]}, headers=eve)).status_code == 403
+    (refused,) = [one for one in await records(api, who="eve") if one.get("outcome") == "refused"]
+    assert (refused["verb"], refused["object_id"], refused["org_id"]) == ("cancel", other, "lab")
+
+
+@anyio_test
+async def test_stranger_writes_into_the_audit_of_an_org_nothing_but_refusals(api: httpx.AsyncClient) -> None:
+    eve = with_token((await make(api, owner="eve", roles={"mine": "operator"}))["secret"])
+    assert (await api.get("history?table=jobs&org=lab", headers=eve)).status_code == 200
+    assert (await api.post("orgs/lab/limits", json={"running": "many"}, headers=eve)).status_code == 422
+    assert (await api.post("queues/lab/local/pause", headers=eve)).status_code == 403
+    found = await records(api, who="eve", org="lab")
+    assert [(one["verb"], one["outcome"], one["object_id"]) for one in found] == [("pause", "refused", "lab/local")]
 
 
 @anyio_test

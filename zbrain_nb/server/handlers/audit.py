@@ -46,9 +46,10 @@ class AuditHandler(ApiHandler):
         An act is in it half a second later at most; asking writes what is still held.
         """
         wanted = self.query(AuditArguments)
+        orgs = self._orgs(wanted.org)
         found = await self.context.audit.read(
             AuditQuery(
-                orgs=self._orgs(wanted.org),
+                orgs=orgs,
                 who=wanted.who,
                 verb=wanted.verb,
                 since=wanted.since,
@@ -57,7 +58,7 @@ class AuditHandler(ApiHandler):
             )
         )
         is_full = len(found) == wanted.limit
-        self.note_object("audit", org_id=wanted.org or "", count=len(found))
+        self.note_orgs("audit", "", orgs or (), len(found))
         self.reply({"records": found, "next_cursor": found[-1].seq if is_full else None})
 
     def _orgs(self, org_id: str | None) -> list[str] | None:

@@ -2,12 +2,12 @@
 
 An operation that does something names its act where it is declared. Refusals (401, 403) are told of every route.
 Reads that take something away, such as a result, are told of all but who holds the data directory: those files lie
-open to them.
+open to them. A request that touches several orgs has a record in each, so that no admin misses what was done to theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +16,7 @@ from tornado import httputil
 from zbrain_nb.model.access import Principal
 from zbrain_nb.model.audit import Outcome, Record
 from zbrain_nb.model.errors import Forbidden, Unauthorized, ZBrainError
+from zbrain_nb.model.job import Job
 from zbrain_nb.server.audit import MAX_TEXT, AuditLog
 from zbrain_nb.server.handlers.declaration import Operation
 
@@ -33,7 +34,7 @@ class Audited:
     principal: Principal
     is_told = False
     _operation: Operation | None = None
-    _object: Mapping[str, Any] = MappingProxyType({})
+    _objects: Sequence[Mapping[str, Any]] = (MappingProxyType({}),)
     _refused_with: ZBrainError | None = None
 
     @property
@@ -47,11 +48,27 @@ class Audited:
         return self._operation.act if self._operation is not None else ""
 
     def note_object(self, kind: str, object_id: str = "", org_id: str = "", count: int = 1) -> None:
-        """Say what the act is about, and how many such."""
-        self._object = {"object_kind": kind, "object_id": object_id[:MAX_TEXT], "org_id": org_id, "count": count}
+        """Say what the act is about, and how many such; an org that the caller does not see is none."""
+        self.note_orgs(kind, object_id, (org_id,) if self.principal.sees(org_id) else (), count)
+
+    def note_orgs(self, kind: str, object_id: str, org_ids: Iterable[str], count: int = 1) -> None:
+        """Say what the act is about that touches these orgs; of none, only who holds the data directory reads."""
+        about = {"object_kind": kind, "object_id": object_id[:MAX_TEXT], "count": count}
+        self._objects = [{**about, "org_id": org_id} for org_id in sorted(org_ids) or [""]]
+
+    def note_jobs(self, jobs: Iterable[Job]) -> None:
+        """Say which jobs the act is about: of each org the first one and how many."""
+        found: dict[str, dict[str, Any]] = {}
+        for job in jobs:
+            about = {"object_kind": "job", "object_id": job.id, "org_id": job.org_id, "count": 0}
+            found.setdefault(job.org_id, about)["count"] += 1
+        self._objects = list(found.values()) or Audited._objects
 
     def record(self) -> Record:
         """Return a record of this request, of an act that was allowed."""
+        return self._record(self._objects[0])
+
+    def _record(self, about: Mapping[str, Any]) -> Record:
         by: Principal | None = getattr(self, "principal", None)
         return Record(
             ts=self.audit.now(),
@@ -60,7 +77,7 @@ class Audited:
             token_id=by.token_id if by else "",
             address=self.request.remote_ip or "",
             verb=self.act,
-            **self._object,
+            **about,
         )
 
     def tell_audit(self) -> None:
@@ -74,10 +91,16 @@ class Audited:
         elif error is not None:
             outcome, reason = Outcome.FAILED, f"{error.code}: {error.message}"
         else:
-            self.audit.note(self.record())
+            for about in self._objects:
+                self.audit.note(self._record(about))
             return
-        record = self.record()
-        record.verb = record.verb or ("read" if is_read else (self.request.method or "").lower())
-        record.outcome, record.reason, record.count = outcome, reason[:MAX_TEXT], 1
-        record.org_id = str(error.details.get("org_id", record.org_id))
-        self.audit.note(record)
+        objects = self._objects
+        if "org_id" in error.details:  # there alone, and nothing is told of the other orgs
+            org_id = str(error.details["org_id"])
+            about = next((one for one in objects if one.get("org_id", "") in ("", org_id)), {})
+            objects = [{**about, "org_id": org_id}]
+        for about in objects:
+            record = self._record(about)
+            record.verb = record.verb or ("read" if is_read else (self.request.method or "").lower())
+            record.outcome, record.reason, record.count = outcome, reason[:MAX_TEXT], 1
+            self.audit.note(record)

@@ -260,7 +260,7 @@ class ApiHandler(Audited, web.RequestHandler):
         job = await self.queue.get(job_id.lower(), scope=self.principal)
         if job is None:
             raise JobNotFound(f"There is no job {job_id}.", "`zbrain ls` shows the jobs that exist.")
-        self.note_object("job", job.id, job.org_id)
+        self.note_jobs([job])
         return job
 
     def on_finish(self) -> None:

@@ -55,7 +55,7 @@ class HistoryHandler(ApiHandler):
             job_id=asked.job,
             limit=asked.limit,
         )
-        self.note_object("table", asked.table, asked.org or "")
+        self.note_orgs("table", asked.table, self.principal.among(asked.org) or ())
         self.set_header("Content-Type", MEDIA_TYPE)
         async with aclosing(self.queue.history(wanted, scope=self.principal)) as chunks:
             with suppress(StreamClosedError):  # the reader went away

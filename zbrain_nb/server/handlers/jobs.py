@@ -240,8 +240,7 @@ class JobsHandler(ApiHandler):
             accepted = await self.queue.accept_once(specs, key, digest, scope=scope, meanwhile=write_bodies)
         else:
             accepted = await self.queue.accept(specs, scope=scope, meanwhile=write_bodies)
-        first = accepted[0].job
-        self.note_object("job", first.id, first.org_id, len(accepted))
+        self.note_jobs(one.job for one in accepted)
         if not bodies:
             write_bodies(accepted)
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
@@ -379,13 +378,14 @@ class ManyHandler(ApiHandler):
         seq, scope = self.queue.event_seq, self.principal
         jobs = await self.queue.get_many(ids, scope=scope)
         more: dict[str, list[str]] = {}
-        if jobs:
-            self.note_object("job", jobs[0].id, jobs[0].org_id, len(jobs))
+        self.note_jobs(jobs)
         if verb == "cancel":
             await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], scope=scope)
             jobs = await self.queue.get_many(ids, scope=scope)
         elif verb == "retry":
-            more["others"] = [job.id for job in jobs if job.state.ended and job.owner != scope.owner]
+            others = {job.id for job in jobs if job.state.ended and job.owner != scope.owner}
+            more["others"] = [job.id for job in jobs if job.id in others]
+            self.note_jobs(job for job in jobs if job.id not in others)
             jobs = await self.queue.retry_many(jobs, scope=scope)
         self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq, **more})
 

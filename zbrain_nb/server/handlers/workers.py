@@ -33,7 +33,9 @@ class WorkersHandler(ApiHandler):
     async def post(self) -> None:
         """Register, or register again after a restart of either side; 201."""
         info = self.decode(WorkerInfo)
-        self.note_object("worker", info.id, info.org_id or "")
+        orgs = self.principal.binding.orgs  # None is all: of that only who holds the data directory reads
+        named = None if info.org_id is None else {info.org_id}
+        self.note_orgs("worker", info.id, named or () if orgs is None else orgs & (named or orgs))
         self.reply(await self.queue.register_worker(info, scope=self.principal), 201)
 
     @operation(admits=PEOPLE, answers={200: Workers})
