@@ -60,7 +60,7 @@ class Crew:
         How many calls run at once, at most.
     others : callable
         Returns how many slots are taken up by other runs.
-    launch, wait, see_gone, finish, told, over : callable
+    launch, see_gone, finish, told, over : callable
         See `Employer`.
 
     Attributes
@@ -81,7 +81,6 @@ class Crew:
         temp_dir: str | None = None,
         others: Callable[[], int],
         launch: Callable[[Run], Awaitable[None]],
-        wait: Callable[[Run, float], Awaitable[None]],
         see_gone: Callable[[Run], Awaitable[None]],
         finish: Callable[[Run, RunRequest, End], Awaitable[Ending]],
         told: Callable[[], None],
@@ -89,7 +88,7 @@ class Crew:
     ) -> None:
         self.blobs: Path | None = None
         self.way_back: Mapping[str, str] = {}
-        self.launch, self.wait, self.finish, self.told, self.over = launch, wait, finish, told, over
+        self.launch, self.finish, self.told, self.over = launch, finish, told, over
         self.see_gone = see_gone
         self._folder = folder
         self._launcher = launcher

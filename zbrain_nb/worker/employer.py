@@ -25,10 +25,6 @@ class Employer(Protocol):
         """Gather what a call left, and return its ending."""
         ...
 
-    def wait(self, run: Run, secs: float, /) -> Awaitable[None]:
-        """Wait until `run` is woken, or for `secs`."""
-        ...
-
     def see_gone(self, run: Run, /) -> Awaitable[None]:
         """Return when nothing runs any more of what `run` has started, whose foreman was killed."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -69,3 +70,10 @@ class Run:
     def key(self) -> Key:
         """Job and attempt."""
         return self.job_id, self.attempt
+
+    async def wait(self, secs: float) -> None:
+        """Wait until it is woken, or for `secs`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(secs):
+                await self.wake.wait()
+        self.wake.clear()

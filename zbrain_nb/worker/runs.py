@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -35,6 +34,7 @@ from zbrain_nb.worker.run import Key, Run
 from zbrain_nb.worker.session import not_begun
 from zbrain_nb.worker.sockets import HERE, bind
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolReader, write_closed
+from zbrain_nb.worker.starting import Starter
 
 log = logging.getLogger(__name__)
 #: A run's spool is read no further while so much of it waits for the queue.
@@ -47,11 +47,6 @@ _FIRST_PAUSE_SECS = 0.5
 _GIVE_UP_SECS = 30.0
 #: How much of a spool is read in one go: the other runs wait for so long.
 _READ_BYTES = 256 * 1024
-#: While a launch waits, the spawner is asked so often whether it is there, and replaced when it was silent for so
-#: long; after so many spawners the launch has failed.
-_ASK_SECS, _SILENT_SECS, _SPAWNERS = 0.5, 10.0, 3
-#: So long an attempt is not told as lost at most, while the spawner kills what it has left.
-_ORPHANS_SECS = 60.0
 _NOTHING_HERE = "Its worker was stopped before the job could start."
 T = TypeVar("T")
 
@@ -59,12 +54,6 @@ T = TypeVar("T")
 def _unstarted(run: Run) -> Ending:
     """Return the ending of an attempt of which nothing lies here: it never ran if it was never told of either."""
     return lost(run.job_id, _NOTHING_HERE, unstarted=run.start == 0)
-
-
-class SpawnerSilent(ZBrainError):
-    """No spawner of the worker's folder starts anything."""
-
-    code = "spawner_silent"
 
 
 class Runs:
@@ -113,6 +102,7 @@ class Runs:
         self._changed = changed
         self._box: socket.socket | None = None
         self._runs: dict[Key, Run] = {}
+        self._starter = Starter(folder, launcher)
         self.crew = Crew(
             folder,
             launcher,
@@ -120,17 +110,14 @@ class Runs:
             slots=slots,
             temp_dir=temp_dir,
             others=lambda: len(self.active),
-            launch=self._launch,
-            wait=self._wait,
-            see_gone=self._see_gone,
+            launch=self._starter.launch,
+            see_gone=self._starter.see_gone,
             finish=finish,
             told=changed,
             over=self._forget,
         )
         #: What went wrong last, in one sentence.
         self.last_error = ""
-        self._asked_at: float | None = None  # when the spawner was asked first what it has not answered
-        self._answers: dict[bytes, asyncio.Event] = {}  # of questions with a token
 
     def open(self) -> None:
         """Begin to hear wake-ups; the caller holds the worker's lock."""
@@ -296,9 +283,7 @@ class Runs:
         with contextlib.suppress(BlockingIOError):
             while said := box.recv(16):
                 if said.startswith(HERE):
-                    self._asked_at = None
-                    if answer := self._answers.get(said.removeprefix(HERE)):
-                        answer.set()
+                    self._starter.heard(said.removeprefix(HERE))
                     continue
                 self.crew.wake()
                 for run in self._runs.values():
@@ -339,7 +324,7 @@ class Runs:
             write_closed(spool, End(reason="canceled"))  # bars a launch that is under way
             async with asyncio.timeout(_GIVE_UP_SECS):
                 while is_locked(spool):
-                    await self._wait(run, 0.1)
+                    await run.wait(0.1)
         run.ended = True
         run.delivery = Delivery(run.job_id, run.attempt, self._worker_id, run.delivery.high, mask=run.delivery.mask)
         what = f"{type(error).__name__}: {error}".splitlines()[0][:500]
@@ -347,7 +332,7 @@ class Runs:
         run.delivery.close(JobFailed(job_id=run.job_id, reason=reason))
         self._changed()
         while not (run.delivery.done or run.stale):
-            await self._wait(run, 60)
+            await run.wait(60)
         with contextlib.suppress(OSError):
             await asyncio.to_thread(self._folder.remove, run.request, *run.key)
         if self._runs.get(run.key) is run:
@@ -362,9 +347,9 @@ class Runs:
             run.delivery.close(ending.event)
         self._changed()
         while not (run.delivery.done or run.stale):
-            await self._wait(run, 60)
+            await run.wait(60)
         while run.reader is not None and run.reader.is_locked():
-            await self._wait(run, 0.05)
+            await run.wait(0.05)
         await asyncio.to_thread(self._folder.remove, run.request, *run.key)
         del self._runs[run.key]
         self._changed()
@@ -384,14 +369,14 @@ class Runs:
                 return Ending(JobFailed(job_id=run.job_id, reason=f"It could not be prepared: {error}"), [])
             if run.request is None:
                 return Ending(JobCanceled(job_id=run.job_id), []) if run.canceled else _unstarted(run)
-            await self._launch(run)
+            await self._starter.launch(run)
         run.reader = SpoolReader(path)
         await self._follow(run)
         run.ended = True
         self._changed()
         end = run.delivery.end
         if end is None or run.request is None:
-            await self._see_gone(run)
+            await self._starter.see_gone(run)
             run.delivery.lose(time.time())
             return lost(run.job_id)
         return await self._unless(run, self._finish(run, run.request, end), lambda: run.stale)
@@ -408,41 +393,13 @@ class Runs:
         with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
             run.request = read_request(self._folder.request_path(*run.key))
 
-    async def _launch(self, run: Run) -> None:
-        """Have the spawner start the attempt; return when there is a spool."""
-        path = self._folder.spool_path(*run.key)
-        sent_to: int | None = None
-        spawners = 0
-        while not path.exists():
-            if run.canceled or run.stopped:
-                # whoever makes the spool decides: either this, or its supervisor was first
-                write_closed(path, End(reason="canceled" if run.canceled else "stopped"))
-                return
-            self._launcher.ensure_spawner()
-            if sent_to != self._launcher.generation:
-                generation = self._launcher.generation
-                sent_to = generation if self._launcher.send(*run.key) else None
-                self._asked_at = None
-            await self._wait(run, 0.01 if sent_to is None else _ASK_SECS)
-            if self._asked_at is None:
-                self._asked_at = time.monotonic()
-                self._launcher.ask()
-            elif time.monotonic() - self._asked_at >= _SILENT_SECS:
-                spawners += 1
-                if spawners > _SPAWNERS:
-                    raise SpawnerSilent(f"None of {spawners} spawners started it.", "See spawner.log in its folder.")
-                fields = {"job": run.job_id, "attempt": run.attempt, "silent_secs": _SILENT_SECS}
-                log.warning("spawner does not answer and is replaced", extra=fields)
-                self._launcher.replace_spawner()
-                self._asked_at = None
-
     async def _follow(self, run: Run) -> None:
         """Read the spool until its end, or until its supervisor is gone without one."""
         assert run.reader is not None
         began_at = None
         while run.delivery.end is None:
             if run.delivery.waiting_bytes > _WINDOW_BYTES and not run.stale:
-                await self._wait(run, _TICK_SECS)
+                await run.wait(_TICK_SECS)
                 continue
             locked = run.reader.is_locked()  # before the read: the end is written before the lock is freed
             frames = run.reader.read(_READ_BYTES)
@@ -460,38 +417,12 @@ class Runs:
             elif not locked:
                 return
             else:
-                await self._wait(run, _TICK_SECS)
+                await run.wait(_TICK_SECS)
 
     def _learn(self, job: Job, secs: float) -> None:
         """Let the crew know how long commands take that it might run."""
         if job.spec.is_plain_call:
             self.crew.learn(secs)
-
-    async def _see_gone(self, run: Run) -> None:
-        """Return when nothing runs any more of an attempt whose supervisor was killed: another may follow at once."""
-        lock = self._folder.root / "spawner.lock"
-        token = secrets.token_hex(6).encode()
-        gone = self._answers[token] = asyncio.Event()
-        try:
-            async with asyncio.timeout(_ORPHANS_SECS):
-                while run.grip is not None and not run.grip.is_over:  # until then its children are not the spawner's
-                    await self._wait(run, _ASK_SECS)
-                while not gone.is_set() and is_locked(lock):
-                    self._launcher.ask(token)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_ASK_SECS):
-                            await gone.wait()
-        except TimeoutError:
-            fields = {"job": run.job_id, "attempt": run.attempt, "secs": _ORPHANS_SECS}
-            log.warning("processes of a lost attempt may still run", extra=fields)
-        finally:
-            del self._answers[token]
-
-    async def _wait(self, run: Run, secs: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(secs):
-                await run.wake.wait()
-        run.wake.clear()
 
     async def _unless(self, run: Run, work: Awaitable[T], given_up: Callable[[], bool]) -> T | None:
         """Return what `work` gives, or None if it is given up before."""

@@ -209,7 +209,7 @@ class Session:
         self.is_closed = True
         await self._end_rest()
         while self._kept:
-            await self._employer.wait(self.own, 60)
+            await self.own.wait(60)
         await asyncio.gather(*self._finishing, return_exceptions=True)
         self.let_go()
         await asyncio.to_thread(self._folder.remove, self._request, *self.own.key)
@@ -219,7 +219,7 @@ class Session:
         while True:
             self._pay()
             if sum(run.delivery.waiting_bytes for run in self._kept.values() if not run.stale) > _WINDOW_BYTES:
-                await self._employer.wait(self.own, _TICK_SECS)
+                await self.own.wait(_TICK_SECS)
                 continue
             is_locked = reader.is_locked()  # before the read: the end is written before the lock is freed
             frames = reader.read(_READ_BYTES)
@@ -233,7 +233,7 @@ class Session:
             elif self._end is not None or not is_locked:
                 return
             else:
-                await self._employer.wait(self.own, _TICK_SECS)
+                await self.own.wait(_TICK_SECS)
 
     async def _hear(self, frame: Frame) -> None:
         if frame.kind == Kind.CALL:

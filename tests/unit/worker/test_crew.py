@@ -75,7 +75,7 @@ def crew(idle_station: Station, clock: SimpleNamespace) -> Crew:
     """A crew with one slot, and calls that are brief."""
     nobody: Any = lambda *_: None  # noqa: E731
     folder = idle_station.folder
-    told = dict.fromkeys(("launch", "wait", "finish", "told", "over", "see_gone"), nobody)
+    told = dict.fromkeys(("launch", "finish", "told", "over", "see_gone"), nobody)
     crew = Crew(folder, nobody, "w", slots=1, others=lambda: 0, **told)
     crew.blobs = Path("/nowhere")
     crew._call_secs = 0.001

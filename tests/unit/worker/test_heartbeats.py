@@ -13,7 +13,7 @@ from tests.unit.worker.conftest import Station, eventually
 from tests.unit.worker.memory_link import MemoryLink
 from zbrain_nb.model.events import JobCompleted
 from zbrain_nb.model.protocol import EventBatch, EventBatchAnswer, HeartbeatAnswer, HeartbeatRequest
-from zbrain_nb.worker import runs
+from zbrain_nb.worker import starting
 
 pytestmark = pytest.mark.anyio
 
@@ -54,8 +54,8 @@ async def test_heartbeats_keep_their_pace_while_events_and_a_beat_are_stuck(
 async def test_stopped_spawner_is_replaced_and_running_jobs_go_on(
     station: Station, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(runs, "_SILENT_SECS", 0.6)
-    monkeypatch.setattr(runs, "_ASK_SECS", 0.2)
+    monkeypatch.setattr(starting, "_SILENT_SECS", 0.6)
+    monkeypatch.setattr(starting, "_ASK_SECS", 0.2)
     running = station.submit("sh", "-c", "echo up; sleep 2; echo still here")
     await station.until(lambda: running.lines() == ["up"])
     first = station.spawner
@@ -75,8 +75,8 @@ async def test_spawner_that_is_busy_with_a_slow_start_is_not_replaced(
 ) -> None:
     """A zygote takes its time to start; its spawner answers meanwhile."""
     await station.run("true")
-    monkeypatch.setattr(runs, "_SILENT_SECS", 0.5)
-    monkeypatch.setattr(runs, "_ASK_SECS", 0.05)
+    monkeypatch.setattr(starting, "_SILENT_SECS", 0.5)
+    monkeypatch.setattr(starting, "_ASK_SECS", 0.05)
     spawner = station.spawner
     cell = await station.run(code="6 * 7")
     assert isinstance(cell.ending, JobCompleted)
