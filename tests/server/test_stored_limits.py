@@ -12,7 +12,11 @@ import pytest
 
 from tests.server.test_blob_access import Headers, lease, token
 from tests.server.tokens import make, with_token
+from zbrain_nb.client.locating import Endpoint
+from zbrain_nb.client.transport import Transport
+from zbrain_nb.client.uploading import upload
 from zbrain_nb.model.datadir import Owner
+from zbrain_nb.model.errors import OverQuota
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.model.quotas import Quota
 from zbrain_nb.server.host import Host
@@ -142,3 +146,21 @@ async def test_worker_of_a_pool_is_not_limited(host: Host, api: httpx.AsyncClien
     assert (await api.put(name, content=data, headers=pool)).status_code == 201
     assert in_use(host) == 0
     assert host.context.queue.quotas.of_org("lab") == Quota(stored_bytes=4 * MIB)
+
+
+async def test_client_hears_why_a_large_upload_is_refused(owner: Owner, ann: Headers) -> None:
+    sent = 0
+
+    async def zeros(offset: int) -> AsyncIterator[bytes]:
+        nonlocal sent
+        sent += 1
+        yield bytes(MIB)
+
+    endpoint = Endpoint(f"{owner.url}", ann["Authorization"].removeprefix("token "), "argument")
+    transport = Transport(lambda: endpoint, patience_secs=60)
+    try:
+        with pytest.raises(OverQuota, match="cannot add 1 GiB"):
+            await upload(transport, "0" * 64, 1024 * MIB, zeros)
+    finally:
+        await transport.close()
+    assert sent == 0

@@ -76,3 +76,8 @@ def test_settings_life_times_have_defaults_and_units() -> None:
     ).keep
     assert (given.of("jobs"), given.of("transitions"), given.of("logs")) == (172_800, 129_600, 86_400)
     assert (given.blobs_secs, given.keys_secs) == (10_800, 14_400)
+
+
+def test_limits_of_stored_bytes_are_given_in_mib() -> None:
+    quotas = read_settings({"ZBRAIN_MAX_STORED_MB": "5", "ZBRAIN_MAX_STORED_MB_PER_OWNER": "2"}).quotas
+    assert (quotas.org.stored_bytes, quotas.owner.stored_bytes) == (5 << 20, 2 << 20)

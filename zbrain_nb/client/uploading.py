@@ -23,6 +23,8 @@ RESUMABLE_BYTES = 8 << 20
 #: What has arrived from elsewhere is gone on with when it has stood still for so long: perhaps it is being sent.
 STILL_SECS = 1.0
 ANSWER_SECS = 600.0
+#: Whether more than this is taken is asked first: a refusal that comes meanwhile shows as a broken connection.
+ANNOUNCED_BYTES = 32 << 20
 #: What is smaller goes as it is.
 PACKED_BYTES = 16 << 10
 #: Faster than a network of 1 Gbit/s on one core, and data that do not compress pass at several times that.
@@ -128,6 +130,10 @@ class _Sending:
                 return False
         if arrived > self._size:
             arrived = 0  # these are other bytes
+        if self._size - arrived > ANNOUNCED_BYTES and not self._worker:
+            await self._transport.request(
+                "PUT", f"blobs/{self._sha256}?announce={self._size - arrived}", content=b"", expect=(204,)
+            )
         self._began_at = arrived
         await put(self._transport, self._sha256, self._size, self._counted(arrived), arrived, self._worker)
         return True

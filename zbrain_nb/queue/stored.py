@@ -96,6 +96,17 @@ class StoredBytes:
             for payer in {(job.org_id, job.owner) for job in jobs if job.owner != self._account}:
                 self._check(payer, 0)
 
+    def check(self, payer: Party | None, more: int) -> None:
+        """Refuse bytes for which there is no room; None has no limits.
+
+        Raises
+        ------
+        OverQuota
+            Naming the limit and how much of it is used.
+        """
+        if payer is not None and self._quotas.limits(_QUOTA):
+            self._check(payer, more)
+
     def _check(self, payer: Party, more: int) -> None:
         for of, name in zip(("org", "owner"), payer, strict=True):
             limit, used = self._quotas.of(of, name).stored_bytes, self.used(of, name)
@@ -127,8 +138,7 @@ class StoredBytes:
             If there is no room for them.
         """
         if size > hold.size and self._holds.get(hold.path) is hold:
-            if payer is not None and self._quotas.limits(_QUOTA):
-                self._check(payer, size - hold.size)
+            self.check(payer, size - hold.size)
             self._count(hold, size)
 
     def end(self, hold: Hold) -> None:

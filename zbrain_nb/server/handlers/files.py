@@ -29,13 +29,16 @@ from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.queue.stored import Hold
 from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
-from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, MAX_DRAINED_BYTES, ApiHandler, StreamedBody
+from zbrain_nb.server.handlers.base import MAX_DRAINED_BYTES, ApiHandler, StreamedBody
 from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, NoArguments, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.uploads import Upload
 
 MAX_BLOB_BYTES = 1 << 40
+#: So much is dropped of a body that was refused: senders that read the answer only behind it do so, as if it closed
+#: at once they would not. Who sends more asks first (`UploadQuery.announce`).
+LINGER_BYTES = 64 << 20
 BYTES = "application/octet-stream"
 _OFFSET = Header(OFFSET_HEADER, int, "How many bytes of the blob have arrived before.")
 _UPLOAD_HEADERS = (
@@ -56,6 +59,9 @@ class UploadQuery(msgspec.Struct):
     """Arguments of ``PUT blobs/{sha256}``."""
 
     file: Annotated[str, msgspec.Meta(description="File in the store's `incoming` that holds the bytes already.")] = ""
+    announce: Annotated[
+        int, msgspec.Meta(description="Without a body: whether so many bytes would be taken, 204 if so.", ge=0)
+    ] = 0
     worker: Annotated[
         str, msgspec.Meta(description="The caller's worker that sends it, for a job it runs: limits do not hold then.")
     ] = ""
@@ -92,7 +98,7 @@ class BlobHandler(StreamedBody):
             await super().prepare()
             if self.request.method == "PUT":
                 self.principal.check_sends()
-            if self.request.method == "PUT" and not self._laid():
+            if self.request.method == "PUT" and not self._laid() and not self.query(UploadQuery).announce:
                 await self._begin(self._number(OFFSET_HEADER), self._announced())
                 if self.request.connection.stream.closed():  # type: ignore[union-attr] # nobody will say so again
                     self._pause()
@@ -145,7 +151,7 @@ class BlobHandler(StreamedBody):
         """Write one piece; the sender waits meanwhile."""
         if self._upload is None:
             self._dropped += len(chunk)
-            if self._headers_written and self._dropped > 2 * MAX_BODY_BYTES:
+            if self._headers_written and self._dropped > LINGER_BYTES:
                 self.finish()
             return
         try:
@@ -173,7 +179,7 @@ class BlobHandler(StreamedBody):
         query=UploadQuery,
         body=Content(BYTES),
         headers=_UPLOAD_HEADERS,
-        answers={201: StoredBlob},
+        answers={201: StoredBlob, 204: None},
         refuses=(NotFound, WrongOffset, BlobMismatch, OverQuota),
     )
     async def put(self, sha256: str) -> None:
@@ -189,6 +195,11 @@ class BlobHandler(StreamedBody):
             self.principal.check_holder("lay files into the artifact store")
             await asyncio.to_thread(self.queue.artifacts.take_file, name, sha256)
             self.reply({"sha256": sha256}, 201)
+            return
+        if size := self.query(UploadQuery).announce:
+            self.queue.stored.check(self.principal.payer, size)
+            self.set_status(204)
+            self.finish()
             return
         if self._upload is None:
             raise Malformed("An upload needs a body.")
