@@ -1,7 +1,7 @@
 // The connection that a feed lives by: what there is comes over HTTP, what happens after that by one WebSocket. A lost
 // one is tried again for as long as it takes. After a short break the socket itself sends what was missed (`after=`);
 // after a long one, or where the server has forgotten it (`reset`), everything is loaded again.
-import { Refused, serverAt } from './ask.js';
+import { Refused, Unreached, serverAt } from './ask.js';
 
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 30_000;
@@ -119,7 +119,7 @@ export class Connection {
     feed.tell();
   }
 
-  /** Why no socket was opened, if there are too many: a browser does not say what it was answered. */
+  /** Why no socket was opened, if that can be learned: a browser does not say what it was answered. */
   async #refusal() {
     try {
       const [{ quotas }] = await this.#server.ask('overview');
@@ -127,8 +127,8 @@ export class Connection {
       if (!full) return null;
       const message = `the ${full.of} ${full.name} follows events by ${full.used} connections already. Close views that are not needed.`;
       return new Refused(429, { error: { message } });
-    } catch {
-      return null; // the next try will say
+    } catch (error) {
+      return error instanceof Unreached ? error : null; // else the next try will say
     }
   }
 
