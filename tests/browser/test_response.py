@@ -99,6 +99,46 @@ def test_filter_and_bulk_act_of_a_busy_dashboard_take_the_click(host: Owner, han
     expect(page.locator(".zb-jobs tbody tr[data-state=canceled]").filter(has_text="to be filtered")).to_have_count(1)
 
 
+#: A page whose elements keep what happens on them to themselves.
+PRESS = """async () => {
+  const { pressIn } = await import('/view/press.js');
+  const main = document.querySelector('main');
+  main.innerHTML = '<button></button><select></select><p></p>';
+  window.released = 0;
+  window.press = pressIn(main, () => (released += 1));
+  window.fire = (place, kind, more = {}) => {
+    document.querySelector(place).dispatchEvent(new PointerEvent(kind, { bubbles: true, button: 0, ...more }));
+    return [press.on, released];
+  };
+  const keep = (event) => event.stopPropagation();
+  for (const each of main.children)
+    for (const kind of ['pointerdown', 'pointerup', 'contextmenu']) each.addEventListener(kind, keep);
+}"""
+
+
+def test_press_ends_however_its_release_is_told_and_without_it(page: Page, stub: StubServer) -> None:
+    page.clock.install()
+    page.goto(stub.url())
+    page.evaluate(PRESS)
+    for other in ("fire('select', 'pointerdown')", "fire('button', 'pointerdown', { button: 2 })"):
+        assert page.evaluate(other) == [False, 0]
+    ends = [
+        "fire('button', 'pointerup')",
+        "fire('p', 'contextmenu')",
+        "dispatchEvent(new Event('blur')) && [press.on, released]",
+    ]
+    for count, end in enumerate(ends):
+        assert page.evaluate("fire('button', 'pointerdown')") == [True, count]
+        assert page.evaluate("fire('p', 'blur', { bubbles: false })") == [True, count]  # the focus moves
+        assert page.evaluate("fire('p', 'pointerdown')") == [True, count]  # another finger
+        assert page.evaluate(end) == [False, count + 1]
+    assert page.evaluate("fire('button', 'pointerdown')") == [True, 3]
+    page.clock.run_for(3_000)
+    assert page.evaluate("[press.on, released]") == [False, 4]
+    page.clock.run_for(3_000)
+    assert page.evaluate("released") == 4
+
+
 def test_line_is_shown_in_the_first_frame_after_it_came(page: Page, stub: StubServer) -> None:
     job_id = stub.add("running")
     stub.stored(job_id, "one")

@@ -2,7 +2,7 @@
 // one is tried again for as long as it takes. After a short break the socket itself sends what was missed (`after=`);
 // after a long one, or where the server has forgotten it (`reset`), everything is loaded again. What has ended, or is
 // unknown, is not followed, only looked at now and then while the page is seen.
-import { Refused, serverAt } from './ask.js';
+import { Refused, Unreached, serverAt } from './ask.js';
 
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 30_000;
@@ -162,7 +162,7 @@ export class Connection {
     else this.#rest();
   }
 
-  /** Why no socket was opened, if there are too many: a browser does not say what it was answered. */
+  /** Why no socket was opened, if that can be learned: a browser does not say what it was answered. */
   async #refusal() {
     try {
       const [{ quotas }] = await this.#server.ask('overview');
@@ -170,8 +170,8 @@ export class Connection {
       if (!full) return null;
       const message = `the ${full.of} ${full.name} follows events by ${full.used} connections already. Close views that are not needed.`;
       return new Refused(429, { error: { message } });
-    } catch {
-      return null; // the next try will say
+    } catch (error) {
+      return error instanceof Unreached ? error : null; // else the next try will say
     }
   }
 

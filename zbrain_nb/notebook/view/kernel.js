@@ -132,7 +132,7 @@ export class KernelServer {
   #look() {
     const now = Date.now();
     const all = [...this.#asked];
-    const patience = all.some(([, { socket }]) => socket) ? QUIET_MS : PATIENCE_MS;
+    const patience = all.some(([, { opened }]) => opened) ? QUIET_MS : PATIENCE_MS;
     for (const [number, asked] of all) {
       if (asked.socket) continue; // the feed sees for itself when it falls silent
       if (now - asked.at > SLOW_MS) asked.waits?.(BUSY);
