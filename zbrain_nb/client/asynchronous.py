@@ -36,6 +36,8 @@ LOG_PAGE = 1000
 PAGE = 1_000
 #: Jobs in one request about many.
 MANY = 10_000
+#: By so many of its jobs may somebody be found who waits for a group: an address holds no more of them.
+NAMED = 100
 #: Results fetched at once.
 FETCHES = 16
 #: Events that leave the job as it is.
@@ -242,27 +244,45 @@ class AsyncClient:
             first_seq = answer.event_seq if first_seq is None else first_seq
         return found, first_seq or 0
 
-    async def follow_many(self, jobs: Iterable[Job]) -> AsyncGenerator[list[Job], None]:
+    async def follow_many(self, jobs: Sequence[Job], *, waits: bool = False) -> AsyncGenerator[list[Job], None]:
         """Yield those of many jobs that have changed, first as they are now, until all have ended.
 
         It reads one socket, whatever their number, and none of their logs.
+
+        Parameters
+        ----------
+        jobs : sequence of Job
+            Whom to follow.
+        waits : bool
+            Whether a person is held up meanwhile, who may ask to be let go on: by the first of the jobs, whatever
+            became of it, or by any of the first hundred that have not ended.
 
         Raises
         ------
         JobNotFound
             If the server does not know one of them any more.
+        Detached
+            If somebody asked so; the jobs go on.
         """
         active = {job.id: job for job in jobs if not job.state.ended}
-        orgs = sorted({f"orgs/{job.org_id}" for job in active.values()})
+        topics = sorted({f"orgs/{job.org_id}" for job in active.values()})
+        if waits:
+            named = dict.fromkeys([jobs[0].id, *active]) if active else {}
+            topics += [f"states/{job_id}" for job_id in list(named)[:NAMED]]
         found, seq = await self._look_again(active)
         yield found
         if not active:
             return
-        events = self.transport.events(orgs, seq)
+        events = self.transport.events(topics, seq, waits=waits)
         try:
             async for batch in events:
                 changed: dict[str, Job] = {}
                 for event in batch:
+                    if event.kind == "detached":
+                        raise Detached(
+                            "Nobody waits here any more for these jobs; they go on.",
+                            "The group's wait() waits again, cancel() ends them.",
+                        )
                     if event.kind == "reset":
                         changed |= {job.id: job for job in (await self._look_again(active))[0]}
                     elif (job := active.get(event.job_id)) is not None and event.seq > job.event_seq:

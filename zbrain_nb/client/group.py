@@ -9,6 +9,7 @@ import concurrent.futures
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, overload
 
 import anyio
@@ -133,18 +134,20 @@ class JobGroup(Sequence[JobHandle]):
         ------
         TimeoutError
             If some have not ended after `timeout` seconds; they go on.
+        Detached
+            If somebody pressed Detach, or called `detach`; they go on.
         """
         if any(not handle.job.state.ended for handle in self._handles):
-            self._client.call(self._wait, timeout)
+            self._client.call(self._wait, timeout, True)
         for handle in self._handles:
             for call in handle.before_return:
                 call()
         return self
 
-    async def _wait(self, timeout: float | None) -> None:
+    async def _wait(self, timeout: float | None, waits: bool = False) -> None:
         try:
             with anyio.fail_after(timeout):
-                async for _ in self.changes():
+                async for _ in self.changes(waits=waits):
                     pass
         except TimeoutError:
             left = sum(not handle.job.state.ended for handle in self._handles)
@@ -152,11 +155,16 @@ class JobGroup(Sequence[JobHandle]):
                 f"{left:,} of {len(self):,} jobs have not ended after {timeout:g} s; they go on."
             ) from None
 
-    async def changes(self) -> AsyncIterator[list[Job]]:
-        """Yield the jobs that have changed, until all have ended; for code in the client's own loop."""
-        async for changed in self._client.asynchronous.follow_many([handle.job for handle in self._handles]):
-            self._update(changed)
-            yield changed
+    async def changes(self, *, waits: bool = False) -> AsyncIterator[list[Job]]:
+        """Yield the jobs that have changed, until all have ended; for code in the client's own loop.
+
+        Of `waits` see `AsyncClient.follow_many`.
+        """
+        jobs = [handle.job for handle in self._handles]
+        async with aclosing(self._client.asynchronous.follow_many(jobs, waits=waits)) as changes:
+            async for changed in changes:
+                self._update(changed)
+                yield changed
 
     def add_done_callback(self, call: Callable[[JobGroup], object]) -> concurrent.futures.Future[None]:
         """Call `call` with this group, in a thread of its own, once all its jobs have ended.
@@ -200,6 +208,8 @@ class JobGroup(Sequence[JobHandle]):
             If one is the value of a cell or function of somebody else.
         TimeoutError
             If some have not ended after `timeout` seconds; they go on.
+        Detached
+            As for `wait`.
         """
         if errors not in ("raise", "return"):
             raise UsageError(f"errors is 'raise' or 'return', not {errors!r}.")
@@ -248,6 +258,10 @@ class JobGroup(Sequence[JobHandle]):
         if active:
             self._update(self._client.call(self._client.asynchronous.cancel_many, active))
         return self
+
+    def detach(self) -> int:
+        """Let go on who waits for the jobs, here or elsewhere (see `Detached`); returns how many these are."""
+        return self._handles[0].detach() if self._handles else 0
 
     def retry_failed(self) -> JobGroup:
         """Submit one's own jobs that failed again; the new ones take the places of the old ones here.

@@ -19,7 +19,7 @@ from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle, error_of
 from zbrain_nb.client.printing import age, printable
 from zbrain_nb.model.environment import travelling_environ
-from zbrain_nb.model.errors import UsageError
+from zbrain_nb.model.errors import Detached, UsageError
 from zbrain_nb.model.job import JobSpec
 from zbrain_nb.model.kernels import Kernel
 from zbrain_nb.model.limits import limits_from_pairs
@@ -136,7 +136,7 @@ class ZBrainMagics(Magics):
         if self._waits(options):
             try:
                 group.wait()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Detached):
                 sys.stderr.write("zbrain: detached; the runs go on. _zb.cancel() ends them, _zb.wait() waits again.\n")
                 return
             error = next(filter(None, (error_of(handle.job) for handle in group)), None)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.unit.client.conftest import until
-from zbrain_nb import Client, Detached, JobHandle, JobState
+from zbrain_nb import Client, Detached, JobGroup, JobHandle, JobSpec, JobState
 
 WAYS: dict[str, Callable[[JobHandle], Any]] = {
     "result": JobHandle.result,
@@ -32,6 +32,35 @@ def job(client: Client, gate: Path) -> Iterator[JobHandle]:
     yield job
     gate.touch()
     assert job.wait(60).job.state is JobState.SUCCEEDED
+
+
+@pytest.fixture
+def runs(client: Client, gate: Path) -> Iterator[JobGroup]:
+    """A group of which the first has ended, and two run until the test ends."""
+    waits = ["sh", "-c", f"until [ -e {gate} ]; do sleep 0.02; done"]
+    group = client.submit_many([JobSpec(cmd=cmd) for cmd in (["true"], waits, waits)])
+    group[0].wait(60)
+    yield group
+    gate.touch()
+    assert group.wait(60).last_counts() == {"succeeded": 3}
+
+
+@pytest.mark.parametrize("way", [JobGroup.wait, JobGroup.results])
+def test_who_waits_for_a_group_goes_on_by_the_group_or_by_a_run_of_it(
+    client: Client, runs: JobGroup, way: Callable[[JobGroup], Any]
+) -> None:
+    ended: list[JobGroup] = []
+    callback = runs[:].add_done_callback(ended.append)  # waits too, but holds nobody up
+    with ThreadPoolExecutor(1) as threads:
+        for detach in (runs.detach, runs[2].detach):
+            call = threads.submit(way, runs[:], timeout=60)
+            until(lambda: waiting(client, runs[2]) == 1)
+            assert detach() == 1
+            with pytest.raises(Detached, match=r"for these jobs; they go on\. .*wait"):
+                call.result(30)
+            until(lambda: waiting(client, runs[2]) == 0)
+    assert runs.detach() == 0
+    assert not runs.done() and not ended and not callback.done()
 
 
 def waiting(client: Client, job: JobHandle) -> int:

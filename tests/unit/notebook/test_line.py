@@ -277,3 +277,22 @@ def test_cell_that_waits_is_detached_and_its_names_bind_later(
     (tmp_path / "gate").touch()
     job.wait(60)
     assert pad.shell.user_ns["found"] == 7
+
+
+def test_grid_that_waits_is_detached_by_one_of_its_runs(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def detach() -> int:
+        detached = 0
+        while not detached:  # until the cell waits
+            detached = sum(job.detach() for job in pad.clients[-1].jobs(name="held"))
+        return detached
+
+    with ThreadPoolExecutor(1) as threads:
+        detaching = threads.submit(detach)
+        line = "--wait --quiet --name held --grid x=1,2"
+        group = pad.cell("a", line, waits_for(tmp_path / "gate"), kind=JobGroup)
+        assert detaching.result(30) >= 1  # the other run may have told it too, before it was gone
+    assert "zbrain: detached; the runs go on." in capsys.readouterr().err
+    (tmp_path / "gate").touch()
+    assert group.wait(60).last_counts() == {"succeeded": 2}
