@@ -93,18 +93,17 @@ class Vault:
     def __init__(self, secret: str) -> None:
         self._cipher = AESGCM(_derive(secret.encode(), b"at rest"))
 
-    def lock(self, about: str, values: Mapping[str, str]) -> bytes:
-        """Return values encrypted; they open only for the same `about`."""
+    def lock(self, about: str, plain: bytes) -> bytes:
+        """Return bytes encrypted; they open only for the same `about`."""
         nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, msgspec.json.encode(values), about.encode())
+        return nonce + self._cipher.encrypt(nonce, plain, about.encode())
 
-    def unlock(self, about: str, locked: bytes) -> dict[str, str] | None:
-        """Return the values, or None if this is none of this key's making for `about`."""
+    def unlock(self, about: str, locked: bytes) -> bytes | None:
+        """Return the bytes, or None if this is none of this key's making for `about`."""
         try:
-            plain = self._cipher.decrypt(locked[:_NONCE_BYTES], locked[_NONCE_BYTES:], about.encode())
+            return self._cipher.decrypt(locked[:_NONCE_BYTES], locked[_NONCE_BYTES:], about.encode())
         except (InvalidTag, ValueError):
             return None
-        return _values.decode(plain)
 
 
 def _derive(material: bytes, purpose: bytes) -> bytes:

@@ -71,6 +71,22 @@ class JobSide(QueueCore):
         await self._commits.post(decide_plain, own)
         return own.id
 
+    def check_submits(self, specs: Sequence[JobSpec], scope: Principal) -> None:
+        """Refuse, before anything is kept for them, specs in whose orgs `scope` may not submit.
+
+        Raises
+        ------
+        Forbidden
+            If there is such a one; in a batch ``details["index"]`` says which.
+        """
+        for position, spec in enumerate(specs):
+            try:
+                scope.check(Verb.SUBMIT, spec.org_id or scope.home)
+            except Forbidden as error:
+                if len(specs) > 1:
+                    error.details.setdefault("index", position)
+                raise
+
     def _own(self, given: Job | JobSpec, owner: str | None, scope: Principal | None) -> Job:
         """Return the queue's own copy of what somebody submits who may do so."""
         if scope is None:

@@ -1,9 +1,9 @@
-"""The values of jobs' secrets while the jobs live: encrypted on disk, one file for each job, beside the database.
+"""The values of jobs' secrets while the jobs live: encrypted on disk, one file for each submit, beside the database.
 
 They stand in no spec, event, history or backup. They are written before their job is committed, given to the worker
-that leases it, sealed for that worker, and removed when the job has ended; what belongs to no living job goes at the
-start. The key is derived from the data directory's secret, which lies in the same folder: that guards copies of the
-files, not the account.
+that leases it, sealed for that worker, and removed when the job, or the last of those submitted with it, has ended;
+what belongs to no living job goes at the start. The key is derived from the data directory's secret, which lies in the
+same folder: that guards copies of the files, not the account.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from zbrain_nb.model.errors import DiskFloor, InvalidSpec, Malformed, ZBrainError
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.protocol import Lease
@@ -25,6 +27,13 @@ log = logging.getLogger(__name__)
 _LOOK_SECS = 1.0
 #: A shorter value could not be hidden in a log without hiding half of it.
 SHORTEST = 4
+
+
+class _Kept(msgspec.Struct):
+    """What a file holds: values by name, and the jobs for which they are; which names a job has its spec says."""
+
+    values: dict[str, str]
+    job_ids: list[str]
 
 
 class Secrets:
@@ -47,6 +56,8 @@ class Secrets:
         self._key = SealingKey(secret)
         self._coming: set[str] = set()  # written, and not committed yet
         self._held: set[str] = set()
+        self._file_of: dict[str, str] = {}  # by job
+        self._left_in: dict[str, set[str]] = {}  # the jobs for which a file is kept
         self._task: asyncio.Task[None] | None = None
         queue.holds_secrets = lambda job_id: job_id in self._coming or job_id in self._held
 
@@ -57,8 +68,9 @@ class Secrets:
 
     async def start(self) -> None:
         """Find what is kept, and begin to forget what has ended; the queue is open."""
-        with contextlib.suppress(FileNotFoundError):
-            self._held.update(name for name in os.listdir(self._folder) if not name.startswith("."))
+        for name, kept in (await asyncio.to_thread(self._read_all)).items():
+            self._note(name, kept.job_ids)
+            self._held.update(kept.job_ids)
         await self._forget_ended()
         self._task = asyncio.ensure_future(self._watch())
 
@@ -101,16 +113,24 @@ class Secrets:
                     "What is so short cannot be hidden in logs: pass it with env.",
                     field="secrets",
                 )
-        locked = {job.id: self._vault.lock(job.id, {name: values[name] for name in job.spec.secrets}) for job in wanted}
-        self._coming.update(locked)
+        if not wanted:
+            return []
+        ids = [job.id for job in wanted]
+        used = {name: values[name] for job in wanted for name in job.spec.secrets}
+        self._coming.update(ids)
+        self._note(ids[0], ids)
         try:
-            await asyncio.to_thread(self._write, locked)
+            await asyncio.to_thread(self._write, ids[0], _Kept(used, ids))
         except OSError as error:
-            await self.settle(list(locked), ())
+            await self.settle(ids, ())
             raise DiskFloor(
                 f"The secrets cannot be written down: {error.strerror}.", "Make room on the disk."
             ) from error
-        return list(locked)
+        return ids
+
+    def _note(self, name: str, job_ids: Collection[str]) -> None:
+        self._file_of.update(dict.fromkeys(job_ids, name))
+        self._left_in[name] = set(job_ids)
 
     async def settle(self, held: Collection[str], committed: Collection[str]) -> None:
         """Hear which of the jobs whose values were kept are committed; those of the others go."""
@@ -119,17 +139,29 @@ class Secrets:
         self._coming.difference_update(held)
 
     async def forget(self, job_ids: Collection[str]) -> None:
-        """Remove the values of jobs."""
+        """Remove the values of jobs, as soon as no other job has the same file."""
         self._held.difference_update(job_ids)
-        await asyncio.to_thread(self._remove, list(job_ids))
+        spent = []
+        for job_id in job_ids:
+            name = self._file_of.pop(job_id, None)
+            if name is None:
+                continue
+            self._left_in[name].discard(job_id)
+            if not self._left_in[name]:
+                del self._left_in[name]
+                spent.append(name)
+        if spent:
+            await asyncio.to_thread(self._remove, spent)
 
     async def hand_over(self, worker_id: str, lease: Lease, public_key: str | None) -> None:
         """Put the values that a leased job names into its lease, if this is the attempt that runs."""
         job = self._queue.running_attempt(lease.job.id, lease.job.attempt)
         if not lease.job.spec.secrets or public_key is None or job is None or job.worker_id != worker_id:
             return
-        values = await asyncio.to_thread(self._read, job.id)
-        if values is not None:
+        name = self._file_of.get(job.id)
+        kept = None if name is None else await asyncio.to_thread(self._read, name)
+        if kept is not None:
+            values = {name: kept.values[name] for name in job.spec.secrets}
             with contextlib.suppress(Malformed):  # what is no key gets nothing
                 lease.sealed = seal(public_key, values)
 
@@ -146,29 +178,37 @@ class Secrets:
         if ended:
             await self.forget(ended)
 
-    def _write(self, locked: Mapping[str, bytes]) -> None:
-        if not locked:
-            return
+    def _write(self, name: str, kept: _Kept) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for job_id, content in locked.items():
-            fresh = self._folder / f".{job_id}"
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._folder / job_id)
+        fresh = self._folder / f".{name}"
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(self._vault.lock(name, msgspec.json.encode(kept)))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self._folder / name)
         descriptor = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
-    def _remove(self, job_ids: Iterable[str]) -> None:
-        for job_id in job_ids:
-            (self._folder / job_id).unlink(missing_ok=True)
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
 
-    def _read(self, job_id: str) -> dict[str, str] | None:
+    def _read(self, name: str) -> _Kept | None:
         try:
-            return self._vault.unlock(job_id, (self._folder / job_id).read_bytes())
-        except FileNotFoundError:
+            plain = self._vault.unlock(name, (self._folder / name).read_bytes())
+            return None if plain is None else msgspec.json.decode(plain, type=_Kept)
+        except (FileNotFoundError, msgspec.ValidationError):
             return None
+
+    def _read_all(self) -> dict[str, _Kept]:
+        """Return what all files hold; one that does not open is of no use any more, and goes."""
+        try:
+            names = [name for name in os.listdir(self._folder) if not name.startswith(".")]
+        except FileNotFoundError:
+            return {}
+        found = {name: self._read(name) for name in names}
+        self._remove(name for name, kept in found.items() if kept is None)
+        return {name: kept for name, kept in found.items() if kept is not None}

@@ -160,3 +160,37 @@ def test_command_line_takes_secrets(root: Path, client: Client, monkeypatch: pyt
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "got ***\n"), done.stderr
+
+
+def test_batch_keeps_one_file_until_its_last_job_has_ended(
+    client: Client, root: Path, gate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALM", VALUE)
+    monkeypatch.setenv("OTHER", "battery-staple")
+    wait = f"import os, time, pathlib\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
+    show = "print(sorted(name for name in os.environ if name in ('CALM', 'OTHER')))"
+    first, *others = client.submit_many(
+        [JobSpec(cmd=[sys.executable, "-c", f"import os\n{show}"], secrets=["CALM"])]
+        + [JobSpec(cmd=[sys.executable, "-c", wait + show], secrets=names) for names in (["OTHER"], ["OTHER", "CALM"])]
+    )
+    assert len(held(root)) == 1
+    first.wait()
+    assert len(held(root)) == 1
+    gate.touch()
+    for job in others:
+        job.wait()
+    shown = [[entry.line for entry in job.logs()] for job in (first, *others)]
+    assert shown == [["['CALM']"], ["['OTHER']"], ["['CALM', 'OTHER']"]]
+    until(lambda: not held(root))
+
+
+def test_nothing_is_written_for_who_may_not_submit(api: httpx.Client, root: Path) -> None:
+    until(lambda: not held(root))
+    made = api.post("tokens", json={"owner": "vic", "roles": {"lab": "viewer"}}).json()
+    sealed = seal(api.get("health").json()["secrets_key"], {"CALM": VALUE})
+    headers = {"Authorization": f"token {made['secret']}", SECRETS_HEADER: sealed}
+    specs = [{"cmd": ["true"], "secrets": ["CALM"], "org_id": "lab"}] * 2
+    before = (root / "secrets").exists() and (root / "secrets").stat().st_mtime_ns
+    refused = api.post("jobs", json=specs, headers=headers)
+    assert (refused.status_code, refused.json()["error"]["index"]) == (403, 0)
+    assert ((root / "secrets").exists() and (root / "secrets").stat().st_mtime_ns) == before

@@ -247,6 +247,7 @@ class JobsHandler(ApiHandler):
 
     async def _accept_with_secrets(self, specs: list[JobSpec]) -> list[Accepted]:
         """Submit specs of which some name secrets, whose values come in a header and are kept first."""
+        self.queue.check_submits(specs, self.principal)  # who may not submit has nothing written
         secrets, jobs = self.context.secrets, [Job(spec) for spec in specs]
         held = await secrets.keep(jobs, secrets.open(self.request.headers.get(SECRETS_HEADER)))
         new: set[str] = set()
