@@ -118,7 +118,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     org_id : str or None
         Takes jobs of this org only.
     owner, orgs : str and list of str, or None
-        Gets jobs of this person and these orgs only; set by the queue, which knows who registered it.
+        Gets jobs of this person and these orgs only; set by the queue, which knows who registered it, and lists of the
+        orgs those that the reader sees.
     holder : str
         Who registered it (`Principal.holder`); set by the queue, and kept to itself.
     python : str
