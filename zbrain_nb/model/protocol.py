@@ -123,7 +123,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     is_shared : bool
         Registered with a token that is for the jobs of several people; set by the queue.
     owner, orgs : str and list of str, or None
-        Gets jobs of this person and these orgs only; set by the queue, which knows who registered it.
+        Gets jobs of this person and these orgs only; set by the queue, which knows who registered it, and lists of the
+        orgs those that the reader sees.
     holder : str
         Who registered it (`Principal.holder`); set by the queue, and kept to itself.
     python : str

@@ -162,7 +162,7 @@ class Roster:
         return WorkerState.STALE if silent_secs > STALE_BEATS * beat_secs else said
 
     def list(self, scope: Principal | None, is_seen: Callable[[str], bool]) -> list[WorkerInfo]:
-        """Return the workers of which `scope` knows as they are now, by id, with those of their jobs that are seen."""
+        """Return the workers of which `scope` knows as they are now, by id, with what is seen of jobs and orgs."""
         infos = []
         for worker_id in sorted(self._records):
             record = self._records[worker_id]
@@ -170,7 +170,10 @@ class Roster:
                 continue
             held = self._leases.held_by(worker_id)
             jobs = [job_id for job_id in held if is_seen(job_id)][:MAX_LISTED_JOBS]
-            shown = {"state": self._state(record), "running": len(held), "jobs": jobs, "holder": ""}
+            orgs = record.info.orgs
+            if orgs is not None and scope is not None:
+                orgs = [org_id for org_id in orgs if scope.sees(org_id)]
+            shown = {"state": self._state(record), "running": len(held), "jobs": jobs, "orgs": orgs, "holder": ""}
             infos.append(msgspec.structs.replace(record.info, **shown))
         return infos
 
@@ -207,4 +210,6 @@ def knows(scope: Principal | None, info: WorkerInfo) -> bool:
     """Whether who asks is told of the worker: it is theirs, or takes the jobs of everybody in an org of theirs."""
     if speaks_for(scope, info) or scope is None:
         return True
+    if info.org_id is not None and not scope.sees(info.org_id):
+        return False
     return info.owner is None and (info.orgs is None or any(map(scope.sees, info.orgs)))

@@ -546,6 +546,20 @@ async def test_workers_are_told_to_whom_they_serve(queue):
     assert all(info.holder == "" for info in queue.workers())
 
 
+async def test_shared_workers_of_several_orgs_tell_a_member_of_one_nothing_of_the_others(queue):
+    both = pool("local", "red", "blue")
+    for worker_id, org_id in (("all", None), ("blues", "blue"), ("reds", "red")):
+        await ScopedHand(queue, worker_id, both).register(org_id=org_id)
+    await queue.register_worker(WorkerInfo(id="kept-for-blue", org_id="blue"))
+
+    def shown(scope):
+        return {info.id: (info.org_id, info.orgs) for info in queue.workers(scope=scope)}
+
+    assert shown(ANN) == {"all": (None, ["red"]), "reds": ("red", ["red"])}
+    assert shown(HOLDER)["all"] == (None, ["blue", "red"])
+    assert shown(HOLDER).keys() == {"all", "blues", "reds", "kept-for-blue"}
+
+
 async def test_shared_workers_list_shows_own_orgs_jobs_alone(queue):
     hand = await ScopedHand(queue, "p", pool("local", "red", "blue")).register(isolates=True)
     mine, _ = await queue.submit(TRUE, scope=ANN), await queue.submit(TRUE, scope=BOB)
