@@ -243,7 +243,7 @@ async def test_life_of_a_job_over_the_worker_routes(api: httpx.AsyncClient) -> N
     ]
     answer = await api.post("workers/w1/events", json={"events": events})
     assert answer.json()["results"] == [
-        {"job_id": job["id"], "attempt": 1, "status": "ok", "high": 4, "message": ""},
+        {"job_id": job["id"], "attempt": 1, "status": "ok", "high": 4, "message": "", "wait_secs": 0.0},
     ]
     ended = (await api.get(f"jobs/{job['id']}")).json()
     assert (ended["state"], ended["output"], ended["exit_code"], ended["log_lines"]) == ("succeeded", {"a": 1}, 0, 2)
