@@ -24,6 +24,7 @@ FEED = """async ([count, running]) => {
   const server = {
     async ask(path) {
       if (path.startsWith('overview')) return [{ org_id: 'default', states: {}, event_seq: seq, quotas: [] }];
+      if (path === 'whoami') return [{ owner: 'ada' }];
       const query = new URLSearchParams(path.split('?')[1]);
       const state = query.get('state');
       const limit = Number(query.get('limit'));

@@ -173,12 +173,15 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def payer(self) -> Party | None:
-        """Whose limits what it sends counts for: its home's and its own.
+        """Whose limits what it sends counts for: its home's, or another org's if it may submit only there, and its own.
 
         None for who holds the data directory, and for a worker's token: what its workers send counts for the owner of
         the job that leaves it.
         """
-        return None if self.is_holder or self.worker is not None else (self.home, self.owner)
+        if self.is_holder or self.worker is not None:
+            return None
+        where = self._where(Verb.SUBMIT)
+        return (self.home if self.home in where else min(where, default=self.home), self.owner)
 
     def among(self, org_id: str | None) -> frozenset[str] | None:
         """Return which orgs are meant by who names one, or all with None: those of them that it sees; None is all."""

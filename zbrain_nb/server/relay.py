@@ -221,8 +221,8 @@ class RelayHandler(StreamedBody, _RelayHandler):
         self.request.connection.set_max_body_size(limit)  # type: ignore[union-attr]
         try:
             await super().prepare()
-            if self._large and self.request.query:  # files on the host's disk are named to the host alone
-                raise NotFound("Uploads through Jupyter take no query.", "Send the bytes in the body.")
+            if self._large and "file" in self.request.query_arguments:  # files of its disk are named to the host alone
+                raise NotFound("Uploads through Jupyter name no files.", "Send the bytes in the body.")
             if not any(pattern.match(self.rest) for pattern in self.allowed):
                 raise NotFound(f"There is nothing at {self.request.path}.")
         except (ZBrainError, web.HTTPError) as error:

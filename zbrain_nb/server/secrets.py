@@ -99,19 +99,23 @@ class Secrets:
         InvalidSpec
             If a value is missing, or too short to be hidden.
         """
-        wanted = [job for job in jobs if job.spec.secrets]
-        for name in (name for job in wanted for name in job.spec.secrets):
+        given = list(jobs)
+        wanted = [job for job in given if job.spec.secrets]
+        for position, name in ((n, name) for n, job in enumerate(given) for name in job.spec.secrets):
+            which = {"index": position} if len(given) > 1 else {}
             if name not in values:
                 raise InvalidSpec(
                     f"The secret {name} came without a value.",
                     f"Set the variable {name} where you submit, or give secrets={{{name!r}: ...}}.",
                     field="secrets",
+                    **which,
                 )
             if len(values[name]) < SHORTEST or "\0" in values[name]:
                 raise InvalidSpec(
                     f"The value of {name} has fewer than {SHORTEST} characters, or holds a NUL.",
                     "What is so short cannot be hidden in logs: pass it with env.",
                     field="secrets",
+                    **which,
                 )
         if not wanted:
             return []

@@ -167,6 +167,7 @@ def test_batch_keeps_one_file_until_its_last_job_has_ended(
 ) -> None:
     monkeypatch.setenv("CALM", VALUE)
     monkeypatch.setenv("OTHER", "battery-staple")
+    until(lambda: not held(root))
     wait = f"import os, time, pathlib\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\n"
     show = "print(sorted(name for name in os.environ if name in ('CALM', 'OTHER')))"
     first, *others = client.submit_many(

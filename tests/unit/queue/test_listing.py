@@ -1,6 +1,7 @@
 import asyncio
 
 import duckdb
+import msgspec
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand
@@ -78,7 +79,9 @@ async def test_list_shows_reason_of_pending_and_fields_of_ended_jobs(filled):
     assert jobs[ids[6]].reason.startswith("Waiting for a ")
     assert jobs[ids[0]].exit_code == 0
     assert jobs[ids[0]].worker_id == "w"
-    assert jobs == {job_id: await queue.get(job_id) for job_id in ids}
+    alone = {job_id: await queue.get(job_id) for job_id in ids}
+    for job_id, job in jobs.items():  # whose reason alone is more exact: it has the place in line
+        assert alone[job_id] == msgspec.structs.replace(job, reason=alone[job_id].reason)
 
 
 async def test_list_with_wrong_state_or_cursor_is_malformed(queue):

@@ -549,7 +549,7 @@ async def test_workers_are_told_to_whom_they_serve(queue):
 async def test_shared_workers_of_several_orgs_tell_a_member_of_one_nothing_of_the_others(queue):
     both = pool("local", "red", "blue")
     for worker_id, org_id in (("all", None), ("blues", "blue"), ("reds", "red")):
-        await ScopedHand(queue, worker_id, both).register(org_id=org_id)
+        await ScopedHand(queue, worker_id, both).register(org_id=org_id, isolates=True)
     await queue.register_worker(WorkerInfo(id="kept-for-blue", org_id="blue"))
 
     def shown(scope):

@@ -336,13 +336,14 @@ def as_zbrain_error(error: BaseException | None, status: int) -> ZBrainError:
     return ZBrainError("The host failed at this request; its log has the details.", "`zbrain doctor` shows the log.")
 
 
-class StreamedBody(ApiHandler):
+class StreamedBody:
     """For handlers of streamed uploads: a refusal waits for a small body to end, else its sender never reads it.
 
     tornado closes a connection whose body was not read, and the sender then sees a broken pipe instead of the
     answer. A large body is not worth reading for that.
     """
 
+    request: httputil.HTTPServerRequest
     _refusal: BaseException | None = None
 
     def refuse(self, error: BaseException) -> None:
@@ -357,6 +358,10 @@ class StreamedBody(ApiHandler):
         """Raise what `refuse` kept."""
         if self._refusal is not None:
             raise self._refusal
+
+
+class OwnStreamedBody(StreamedBody, ApiHandler):
+    """Of the host's own routes."""
 
     def refuse_early(self, error: BaseException) -> None:
         """Answer while the sender still sends, and let it go on for a while: a closed connection eats the answer."""
@@ -410,7 +415,7 @@ class Unannounced(routing.Matcher):
 
 
 @web.stream_request_body
-class CollectedBody(StreamedBody):
+class CollectedBody(OwnStreamedBody):
     """Gathers a body that comes in chunks for a route that wants it whole.
 
     tornado would answer one that turns out too long with a bare 400, and only when it had read all the rest.

@@ -29,7 +29,7 @@ from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.queue.stored import Hold
 from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
-from zbrain_nb.server.handlers.base import MAX_DRAINED_BYTES, ApiHandler, StreamedBody
+from zbrain_nb.server.handlers.base import MAX_DRAINED_BYTES, ApiHandler, OwnStreamedBody
 from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, NoArguments, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -68,7 +68,7 @@ class UploadQuery(msgspec.Struct):
 
 
 @web.stream_request_body
-class BlobHandler(StreamedBody):
+class BlobHandler(OwnStreamedBody):
     """``HEAD`` and ``PUT blobs/{sha256}``.
 
     An upload that broke off is gone on with: ``Upload-Offset`` in the 404 to ``HEAD`` says how many bytes of it are
