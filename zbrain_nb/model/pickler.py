@@ -154,20 +154,31 @@ class NamespaceUnpickler(pickle.Unpickler):
     def __init__(self, file: Any, namespace: dict[str, Any], buffers: list[memoryview]) -> None:
         super().__init__(file, buffers=buffers)
         self._target = namespace
-        self._known: set[type] = set()
+        self._classes = _Classes()
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look a global up; the makers of classes are wrapped, so that a class known here stays as it is."""
+        """Look a global up; the makers of classes are wrapped, so that a class known here stays as it is.
+
+        Nothing that is returned may lead back to the unpickler: its memo holds that, and not every Python's garbage
+        collector looks into memos (3.11.2's does not), so all that was read would stay in memory for ever.
+        """
         if module == "cloudpickle.cloudpickle":
             if name in ("_make_skeleton_class", "_make_skeleton_enum"):
-                return functools.partial(self._make_class, getattr(cp, name))
+                return functools.partial(self._classes.make, getattr(cp, name))
             if name == "_class_setstate":
-                return self._fill_class
+                return self._classes.fill
         elif module == __name__ and name == "_namespace":
-            return lambda: self._target
+            return functools.partial(_identity, self._target)
         return super().find_class(module, name)
 
-    def _make_class(self, make: Callable[..., type], *args: Any) -> type:
+
+class _Classes:
+    """Makes the classes that a pickle holds, but for those that live here already."""
+
+    def __init__(self) -> None:
+        self._known: set[type] = set()
+
+    def make(self, make: Callable[..., type], *args: Any) -> type:
         tracker_id = args[-2]
         known: type | None = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
         if known is None:
@@ -175,9 +186,13 @@ class NamespaceUnpickler(pickle.Unpickler):
         self._known.add(known)
         return known
 
-    def _fill_class(self, cls: type, state: Any) -> Any:
+    def fill(self, cls: type, state: Any) -> Any:
         # the class lives here with its own methods and globals; cloudpickle would put the job's over them
         return cls if cls in self._known else cp._class_setstate(cls, state)
+
+
+def _identity(namespace: dict[str, Any]) -> dict[str, Any]:
+    return namespace
 
 
 def _namespace() -> dict[str, Any]:
