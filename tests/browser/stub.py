@@ -98,7 +98,8 @@ async function serve(message) {{
   }}
   const xsrf = {{ 'X-XSRFToken': 'a-token' }};
   const options = {{ method, body: body && JSON.stringify(body), headers: method === 'POST' ? xsrf : {{}} }};
-  const found = await fetch(`/zbrain/api/${{path}}`, options);
+  const found = await fetch(`/zbrain/api/${{path}}`, options).catch(() => null);
+  if (!found) return answer(503, '{{}}'); // the test has ended
   answer(found.ok ? 200 : found.status, first == null ? await found.text() : (await found.text()).slice(0, first));
 }}
 window.model = {{

@@ -374,6 +374,7 @@ class WorkerAgent:
             self._open_lease, self._asked_at = request, asked_at
             write_private(self._folder.lease_file, msgspec.json.encode(request))
         asking = asyncio.ensure_future(self._link.lease(self.id, request))
+        asking.add_done_callback(_let_go)
         try:
             while not asking.done() and self._registered.is_set() and not self._differs_from(request):
                 self._capacity.clear()
@@ -488,3 +489,9 @@ class WorkerAgent:
                 break
             await asyncio.sleep(_HOST_CHECK_SECS)
         log.info("worker ends, for its host is gone", extra={"secs": self._host_gone_secs})
+
+
+def _let_go(asking: asyncio.Future[LeaseAnswer]) -> None:
+    """Look at how a request ended that nobody may wait for any more, so that asyncio does not report it as missed."""
+    if not asking.cancelled():
+        asking.exception()
