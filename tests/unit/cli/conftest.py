@@ -13,7 +13,11 @@ import pytest
 from tests.conftest import end_everything
 from zbrain_nb.model.datadir import DataDir
 
-ZBRAIN = [sys.executable, "-c", "from zbrain_nb.cli import main; main()"]
+# As from a terminal: what a shell starts in the background ignores the signal of Ctrl-C.
+_MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from zbrain_nb.cli import main; main()"
+)
+ZBRAIN = [sys.executable, "-c", _MAIN]
 
 
 @pytest.fixture(scope="package")
