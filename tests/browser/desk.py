@@ -19,7 +19,7 @@ SLOTS = 3
 NOTEBOOK = "desk.ipynb"
 WINDOWING = '{"windowingMode": "none"}'  # else cells out of sight are not in the page, and cannot be counted
 PICTURES = "TEST_PICTURES"  # a folder: each state is drawn there, in both themes and two widths
-WIDE, NARROW = 1300, 760  # of these Lab's sidebar takes 300
+WIDE, NARROW, TALL = 1300, 760, 2400  # of the widths Lab's sidebar takes 300
 
 FIRST = """%load_ext zbrain_nb
 import pathlib, sys, time, traceback
@@ -154,10 +154,23 @@ class Desk:
                 light = str(theme == "Light").lower()
                 expect(self.page.locator("body")).to_have_attribute("data-jp-theme-light", light)
             for width in (WIDE, NARROW):
-                self.page.set_viewport_size({"width": width, "height": 900})
+                self.page.set_viewport_size({"width": width, "height": TALL})  # the whole of a long card
                 path = Path(folder) / f"{self.lab.app}-{state}-{theme.lower()}-{width}.png"
                 view.screenshot(path=path, animations="disabled")
         self.page.set_viewport_size({"width": WIDE, "height": 900})
+
+
+def draw_console(name: str, page: Page) -> None:
+    """Draw a page of the console as `Desk.draw` draws a view."""
+    if not (folder := os.environ.get(PICTURES)):
+        return
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for width in (WIDE, NARROW):
+            page.set_viewport_size({"width": width, "height": 900})
+            path = Path(folder) / f"console-{name}-{scheme}-{width}.png"
+            page.screenshot(path=path, animations="disabled")
+    page.set_viewport_size({"width": WIDE, "height": 900})
 
 
 def prepare(lab: Lab) -> None:

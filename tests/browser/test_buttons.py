@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 import zbrain_nb
 from tests.browser.conftest import fresh_page
-from tests.browser.desk import SLOTS, Desk, line, prepare, press, word
+from tests.browser.desk import SLOTS, Desk, draw_console, line, prepare, press, word
 from tests.browser.test_notices import NOTIFICATIONS
 from tests.conftest import end_everything
 from tests.jupyter import Lab
@@ -126,6 +126,7 @@ def test_running_job_is_followed_searched_copied_and_canceled(desk: Desk) -> Non
 
     press(view, "More for train")
     expect(view.get_by_role("button", name="Detach")).to_be_hidden()  # nobody waits
+    desk.draw("menu", view)
     press(view, re.compile("^Copy client.job"))
     expect(view.get_by_role("button", name="Copied")).to_be_visible()
     assert clipboard(page) == f'client.job("{job_id(view)}")'
@@ -437,6 +438,7 @@ def test_console_behind_the_relay_opens_at_a_job_and_acts_on_it(desk: Desk, clie
     expect(page.locator(".zb-live")).to_have_text("Live", timeout=SLOW)
     expect(head.locator(".zb-word")).to_have_text("Running", timeout=SLOW)
     expect(page.locator(".zb-ln", has_text="begun")).to_be_visible()
+    draw_console("job", page)
     head.get_by_role("button", name="Cancel").click()
     expect(head.locator(".zb-word")).to_have_text("Canceled")
     head.get_by_role("tab", name="Code").click()
@@ -449,6 +451,7 @@ def test_console_behind_the_relay_opens_at_a_job_and_acts_on_it(desk: Desk, clie
     expect(head.locator(".zb-word")).to_have_text("Canceled")
     head.get_by_role("link", name="Jobs").click()
     expect(page.locator(".zb-jobs").get_by_role("link", name="watched")).to_have_count(2)
+    draw_console("jobs", page)
     page.close()
 
 

@@ -148,10 +148,10 @@ def test_parameters_and_environment_unfold_and_stay_so(page: Page, stub: StubSer
     spec = {
         "code": "for epoch in range(3):\n    fit(epoch)",
         "input": {"lr": 0.1},
-        "inputs": {"frame": "0" * 64},
+        "inputs": {"frame": "0" * 64, "cell": "1" * 64, "2" * 64: "2" * 64},
         "env": {"OMP_NUM_THREADS": "***"},
         "cwd": "/home/ada",
-        "tags": {"run": "7"},
+        "tags": {"run": "7", "zbrain.notebook": "train.ipynb", "zbrain.print": "3" * 64},
     }
     job = stub.add("running", spec=spec)
     view = show(page, stub)
@@ -161,7 +161,8 @@ def test_parameters_and_environment_unfold_and_stay_so(page: Page, stub: StubSer
     expect(shown).to_contain_text("for epoch in range(3):")
     for term, text in {
         "Input": '"lr": 0.1',
-        "Variables": "frame",
+        "Input files": "frame",
+        "Notebook": "train.ipynb",
         "Environment": "OMP_NUM_THREADS (the values are not shown)",
         "Folder": "/home/ada",
         "Tags": "run=7",
@@ -169,6 +170,8 @@ def test_parameters_and_environment_unfold_and_stay_so(page: Page, stub: StubSer
     }.items():
         row = shown.locator("div").filter(has=page.get_by_text(term, exact=True))
         expect(row.locator("dd")).to_contain_text(text)
+    expect(shown).not_to_contain_text("zbrain.")
+    expect(shown).not_to_contain_text("cell")
     stub.emit("job_completed", job, {"state": "succeeded", "finished_at": utc(), "exit_code": 0})
     expect(view).to_have_attribute("data-face", "succeeded")
     expect(shown).to_be_visible()

@@ -28,6 +28,10 @@ export function wordOf(feed) {
   return face === 'retrying' ? `Retrying ${feed.job.attempt + 1} of ${attemptsOf(feed.job)}` : STATE_WORDS[face];
 }
 
+const PRIVATE = 'zbrain.'; // tags that begin so are not people's
+export const tagsOf = ({ spec }) => Object.entries(spec?.tags ?? {}).filter(([name]) => !name.startsWith(PRIVATE));
+export const notebookOf = ({ spec }) => spec?.tags?.[`${PRIVATE}notebook`] ?? '';
+
 export function errorText(job) {
   const { error } = job;
   if (typeof error === 'string') return said(error);

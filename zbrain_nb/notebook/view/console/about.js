@@ -2,8 +2,8 @@
 import { clock, copyButton, h, plural, span, timeOfDay } from '../elements.js';
 import { textOf } from '../outputs.js';
 import { visibleName } from '../text.js';
+import { notebookOf, tagsOf } from '../words.js';
 
-const PRIVATE = 'zbrain.'; // tags that begin so are not people's
 const FEW = 8; // more facts than these fold
 
 const ms = (iso) => (iso ? Date.parse(iso) : null);
@@ -13,7 +13,6 @@ const size = (mb) => (mb >= 1024 ? `${Number((mb / 1024).toFixed(1))} GB` : `${m
 export function aboutJob(feed, jobUrl) {
   const { job } = feed;
   const { spec } = job;
-  const tags = Object.entries(spec.tags ?? {});
   const { cpus, memory_mb: memory, gpus } = spec.resources ?? {};
   const started = ms(job.started_at);
   const ended = ms(job.finished_at);
@@ -30,10 +29,10 @@ export function aboutJob(feed, jobUrl) {
       ['Deadline', feed.loaded && (spec.timeout_secs == null ? 'none' : clock(spec.timeout_secs))],
     ]),
     section('From', [
-      ['Notebook', spec.tags?.[`${PRIVATE}notebook`]],
+      ['Notebook', notebookOf(job)],
       ['Owner', job.owner],
       ['Organisation', job.org_id],
-      ['Tags', tags.filter(([key]) => !key.startsWith(PRIVATE)).map(([key, value]) => `${key}=${value}`).join(', ')],
+      ['Tags', tagsOf(job).map(([key, value]) => `${key}=${value}`).join(', ')],
       ['Repeats', job.retry_of && link(job.retry_of)],
       ['Folder', spec.cwd],
     ]),

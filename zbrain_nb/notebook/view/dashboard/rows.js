@@ -1,16 +1,12 @@
 // What a row of the dashboard says, which rows are wanted, and in which order: pure functions of a row and the time.
 import { clock } from '../elements.js';
 import { ENDED } from '../feed.js';
-import { errorText } from '../words.js';
+import { errorText, notebookOf, tagsOf } from '../words.js';
 
-const PRIVATE = 'zbrain.'; // tags that begin so are not people's
-const NOTEBOOK = 'zbrain.notebook';
 const STATES = ['running', 'retrying', 'pending', 'failed', 'canceled', 'succeeded'];
 
 const at = (iso) => (iso ? Date.parse(iso) : null);
 
-export const notebookOf = (row) => row.spec?.tags?.[NOTEBOOK] ?? '';
-export const tagsOf = (row) => Object.entries(row.spec?.tags ?? {}).filter(([name]) => !name.startsWith(PRIVATE));
 export const whereOf = (row) => row.worker_id ?? row.spec?.worker ?? '';
 export const fractionOf = (row) =>
   row.state === 'running' && Number.isFinite(row.progress?.fraction) ? Math.min(1, Math.max(0, row.progress.fraction)) : null;

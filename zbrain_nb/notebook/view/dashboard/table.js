@@ -2,7 +2,8 @@
 // `jobsTable(options) -> {el, show(items), move(by), ...}`; which items it shows, and in which order, it is told.
 import { STATE_WORDS, h, progressBar, stateMark, timeOfDay, twist } from '../elements.js';
 import { visibleName } from '../text.js';
-import { elapsedText, fractionOf, notebookOf, reasonOf, whereOf } from './rows.js';
+import { notebookOf } from '../words.js';
+import { elapsedText, fractionOf, reasonOf, whereOf } from './rows.js';
 
 const ROW = 32; // px, as in dashboard.css
 const TALL_ROW = 54; // in two lines
