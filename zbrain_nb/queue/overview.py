@@ -10,7 +10,7 @@ from collections import Counter
 import msgspec
 
 from zbrain_nb.model.access import Principal, among
-from zbrain_nb.model.job import JobState
+from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.quotas import QuotaUse
 from zbrain_nb.queue.jobside import FOLD_BEFORE_LIST
 from zbrain_nb.queue.usage import UsageSide
@@ -76,6 +76,7 @@ class OverviewSide(UsageSide):
         if len(self._index.unfolded) > FOLD_BEFORE_LIST:
             await self._folder.fold()
         seq, now = self._bus.published_seq, self._clock.time()
+        yesterday = now - overviews.DAY_SECS
         # Taken before the store is read: a row may be folded, and leave the memory, meanwhile.
         moved = [job for job in self._index.unfolded.values() if job.org_id == org]
         without = [job.id for job in moved]
@@ -87,7 +88,8 @@ class OverviewSide(UsageSide):
             states={state: states[state.value] for state in JobState},
             # Nothing becomes pending again, so none of those that moved is.
             oldest_pending_at=await self.storage.read(overviews.oldest_pending, org, without),
-            failed_last_day=await self.storage.read(overviews.failed_since, org, now - overviews.DAY_SECS),
+            failed_last_day=await self.storage.read(overviews.failed_since, org, yesterday, without)
+            + sum(job.state == JobState.FAILED and _end_of(job) >= yesterday for job in moved),
             minutes=await self.storage.read(overviews.minutes, org, now, MINUTES),
             quotas=self.uses(org, self.owner if scope is None else scope.owner),
             event_seq=seq,
@@ -108,3 +110,7 @@ class OverviewSide(UsageSide):
         ended = time.monotonic()
         self._usage_until = ended + max(USAGE_SECS, (ended - begun) / USAGE_SHARE)
         return self._usage
+
+
+def _end_of(job: Job) -> float:
+    return 0.0 if job.finished_at is None else job.finished_at.timestamp()

@@ -66,11 +66,12 @@ def oldest_pending(cursor: Cursor, org_id: str, without: Iterable[str]) -> dt.da
     return None if row is None or row[0] is None else row[0].replace(tzinfo=dt.UTC)
 
 
-def failed_since(cursor: Cursor, org_id: str, since: float) -> int:
-    """Return how many jobs of the org failed after `since`, seconds since the epoch."""
+def failed_since(cursor: Cursor, org_id: str, since: float, without: Iterable[str]) -> int:
+    """Return how many jobs failed after `since` (epoch seconds), leaving out those whose rows are out of date."""
     row = cursor.execute(
-        "SELECT count(*) FROM jobs WHERE org_id = ? AND state = 'failed' AND finished_at >= make_timestamp(?)",
-        [org_id, round(since * 1e6)],
+        "SELECT count(*) FROM jobs WHERE org_id = $1 AND state = 'failed' AND finished_at >= make_timestamp($2) "
+        "AND id NOT IN (SELECT unnest($3::UUID[]))",
+        [org_id, round(since * 1e6), list(without)],
     ).fetchone()
     return row[0] if row else 0
 

@@ -29,6 +29,7 @@ async def test_states_are_counted_exactly_before_and_after_folding(queue, clock)
     await queue.cancel_job((await queue.submit_many([TRUE]))[0])
     expected = {"succeeded": 2, "failed": 1, "running": 3, "canceled": 1}
     assert await numbers(queue) == expected
+    assert (await queue.overview()).failed_last_day == 1
     await queue.fold()
     assert queue._index.unfolded == {}
     assert await numbers(queue) == expected
