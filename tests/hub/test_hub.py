@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -18,10 +20,22 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.hub.hub import PASSWORD, Hub
+from tests.server.test_isolation import ASKED, UNKNOWN, Ids, cases, told, wording
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.ids import new_id
 
 DEADLINE_SECS = 30
+#: What tells alice no more of what she has than of what nobody has: there are no tokens on a Hub, her job was not
+#: cached, and it left neither result nor variables.
+SILENT = {
+    ("get", "tokens"),
+    ("post", "tokens"),
+    ("delete", "tokens/{token_id}"),
+    ("get", "cached/{cache_key}"),
+    ("head", "jobs/{job_id}/inputs/{name}"),  # those are for who leases it
+    ("head", "jobs/{job_id}/result"),
+    ("head", "jobs/{job_id}/variables/{name}"),
+}
 COMMAND = ["sh", "-c", 'echo "$USER"; echo kept > kept.txt; echo 6 > "$ZBRAIN_OUTPUT"']
 
 
@@ -110,6 +124,33 @@ def test_an_org_sees_its_jobs_and_for_others_nothing_is_there(servers: Hub) -> N
         for table in ("jobs", "attempts", "logs", "events"):
             assert job_id.encode() not in carol.get(f"history?table={table}").content
         assert carol.post("jobs", json={"cmd": ["true"], "org_id": "physics"}).status_code == 403
+
+
+def test_no_route_tells_another_group_what_is_there(servers: Hub) -> None:
+    """Every request of every method of every route that names an id, as `test_isolation` lists them."""
+    with servers.client("alice") as alice, servers.client("carol") as carol:
+        spec = {"name": "red-job", "org_id": "physics", "tags": {"team": "red-tag"}, "artifacts": ["red-job.bin"]}
+        spec["inputs"] = {"red-job.bin": upload(alice, b"for physicists, from alice")}
+        found = []
+        for secs in (0, 600):
+            command = ["sh", "-c", f"echo red-line | tee red-job.bin; sleep {secs}"]
+            found.append(submit(alice, **spec | {"cmd": command, "idempotency_key": f"red-key-{secs}"})["id"])
+        worker = ended(alice, found[0])["worker_id"]
+        wait_until(lambda: alice.get(f"jobs/{found[1]}").json()["state"] == "running")
+        sha256 = spec["inputs"]["red-job.bin"]
+        red = Ids(found[1], found[0], worker, "physics", "red-job", key="red-key-600", sha256=sha256)
+        secrets = re.compile("|".join(("physics", "alice", "red-job", "red-line", "red-tag", worker)))
+        telling = set()
+        for method, route, asked in (each.values for each in cases()):
+            unknown = replace(UNKNOWN, key=new_id())
+            foreign = carol.request(**wording(method, route, asked, red))
+            nobodys = carol.request(**wording(method, route, asked, unknown))
+            assert told(foreign, red) == told(nobodys, unknown), f"{method} {route}"
+            assert not secrets.search(red.hide(foreign.text)), f"{method} {route}"
+            own = alice.request(**wording(method, route, asked, red))
+            if told(own, red) != told(alice.request(**wording(method, route, asked, unknown)), unknown):
+                telling.add((method, route))
+        assert {place for place, asked in ASKED.items() if asked} - telling == SILENT
 
 
 def test_knowing_a_hash_gives_nothing_to_another_org_or_another_member(servers: Hub) -> None:
