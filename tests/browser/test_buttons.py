@@ -322,6 +322,25 @@ def test_cached_says_so_and_runs_anyway(desk: Desk) -> None:
     expect(view.get_by_role("note")).to_have_count(0)
 
 
+def test_cell_that_changed_offers_to_cancel_its_earlier_job(desk: Desk, client: Client) -> None:
+    jobs = []
+    for seed in ("1", "2"):
+        desk.run_to_end("seed")
+        view = desk.run("again")
+        expect(line(view, seed)).to_be_visible(timeout=SLOW)
+        jobs.append(client.job(job_id(view)))
+    said = view.locator(".zb-notice")
+    expect(said).to_contain_text("An earlier run of this cell is still running.")
+    desk.draw("earlier", view)
+    press(view, "Cancel the earlier")
+    expect(said).to_be_hidden()
+    assert jobs[0].wait(timeout=30).state == "canceled"
+    expect(word(view)).to_have_text("Running")
+    press(view, "Cancel")
+    expect(word(view)).to_have_text("Canceled")
+    assert jobs[1].refresh().state == "canceled"
+
+
 def test_detach_lets_the_kernel_go_and_cancel_works_while_it_is_busy(desk: Desk) -> None:
     view = desk.run("waits")
     expect(word(view)).to_have_text("Running", timeout=SLOW)

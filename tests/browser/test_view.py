@@ -87,18 +87,19 @@ def test_succeeded_shows_what_was_kept_and_folds_the_log(page: Page, stub: StubS
         variables=[{"name": "model", "type": "ResNet", "summary": "", "sha256": "0" * 64, "size": 44_700_000}],
         artifacts=[{"name": "metrics.csv", "sha256": "0" * 64, "size": 2100}],
     )
-    stub.files["metrics.csv"] = b"epoch,loss\n0,2.214\n"
+    stub.files["metrics.csv"] = b'"epoch, from 0",loss\n0,2.214\n'
     stub.stored(job, "a line")
     view = show(page, stub)
     expect(view.locator(".zb-note")).to_have_text("value, 1 variable, 1 artifact")
     expect(view.get_by_role("group", name="Value")).to_contain_text('"acc": 0.9')
     expect(view.get_by_role("table", name="Variables")).to_contain_text("44.7 MB")
-    expect(view.get_by_role("table", name="First rows of metrics.csv")).to_contain_text("2.214")
+    table = view.get_by_role("table", name="First rows of metrics.csv")
+    expect(table.get_by_role("cell")).to_have_text(["epoch, from ", "loss", "0", "2.214"])
     expect(view.get_by_role("button", name="Log")).to_have_attribute("aria-expanded", "false")
     expect(view.get_by_role("log")).to_be_hidden()
     with page.expect_download() as download:
         view.get_by_role("link", name="Download metrics.csv").click()
-    assert download.value.path().read_bytes() == b"epoch,loss\n0,2.214\n"
+    assert download.value.path().read_bytes() == stub.files["metrics.csv"]
     view.get_by_role("button", name=f'Copy job = client.job("{job}")').click()
     assert page.evaluate("navigator.clipboard.readText()") == f'job = client.job("{job}")'
     assert stub.opened == []  # an ended job holds no socket

@@ -163,6 +163,8 @@ def _facts(job: Job) -> list[str]:
         facts.append(f"ran {dt.timedelta(seconds=round((job.finished_at - job.started_at).total_seconds()))}")
     if job.finished_at:
         facts.append(f"ended {job.finished_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC")
+    elif not job.state.ended:
+        facts.append(f"when this was written, {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC")
     if job.exit_code is not None:
         facts.append(f"exit code {job.exit_code}")
     facts += [f"kept {variable.name}" for variable in job.variables]

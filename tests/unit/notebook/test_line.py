@@ -145,7 +145,10 @@ def test_same_grid_attaches_to_its_active_runs(
     first = pad.cell("g", "--no-wait --quiet --grid a=1,2", code, JobGroup)
     capsys.readouterr()
     assert pad.cell("g", "--no-wait --quiet --grid a=1,2", code, JobGroup).ids == first.ids
-    assert "attached to" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "attached to" in said and "--notify-after" not in said
+    assert pad.cell("g", "--no-wait --quiet --notify-after 9 --grid a=1,2", code, JobGroup).ids == first.ids
+    assert "--notify-after is as it was when the job was submitted" in capsys.readouterr().out
     more = pad.cell("g", "--no-wait --quiet --grid a=1,3", code, JobGroup)
     assert "is still" in capsys.readouterr().out
     another = pad.cell("g", "--no-wait --quiet --new --grid a=1,2", code, JobGroup)

@@ -11,6 +11,7 @@ const SKEW_MS = 3000; // the Date header counts in whole seconds
 
 const NOT_DONE = {
   cancel: 'The job was not canceled',
+  cancel_earlier: 'The earlier job was not canceled',
   detach: 'Nobody was detached',
   run_again: 'The job was not run again',
 };
@@ -26,7 +27,7 @@ export class ServerFeed extends Feed {
     super(saved);
     this.#server = serverAt(server);
     this.#connection = new Connection(this, this.#server, {
-      topic: () => [`jobs/${this.job.id}`, ...this.parents.map(({ id }) => `states/${id}`)].join(','),
+      topic: () => [`jobs/${this.job.id}`, ...this.#others.map(({ id }) => `states/${id}`)].join(','),
       load: (current) => this.#load(current),
       take: (event) => {
         this.apply(event);
@@ -45,6 +46,11 @@ export class ServerFeed extends Feed {
     clearInterval(this.#placing);
     this.#placing = null;
     this.#connection.close();
+  }
+
+  /** The jobs beside this one whose states are followed too. */
+  get #others() {
+    return this.earlier && !ENDED.has(this.earlier.state) ? [...this.parents, this.earlier] : this.parents;
   }
 
   artifactUrl(name) {
@@ -78,7 +84,7 @@ export class ServerFeed extends Feed {
   async act(verb, others = false) {
     if (verb === 'reconnect') return void this.#connection.resume();
     if (this.acting) return;
-    const repeats = verb !== 'cancel' && verb !== 'detach';
+    const repeats = verb === 'retry' || verb === 'run_again';
     if (repeats && !this.isOwn && !others) return void this.ask(true);
     this.acting = verb;
     this.problem = null;
@@ -93,6 +99,9 @@ export class ServerFeed extends Feed {
         // Of one that had ended, the last lines and the value may still be on their way.
         if (ENDED.has(job.state)) await this.#connection.connect();
         else if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
+      } else if (verb === 'cancel_earlier') {
+        const path = `jobs/${encodeURIComponent(this.earlier.id)}/cancel`;
+        this.earlier = (await this.#fetch(path, { method: 'POST', waits })).job;
       } else if (verb === 'detach') {
         await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST', waits });
       } else {
@@ -127,10 +136,12 @@ export class ServerFeed extends Feed {
         );
     await this.#fillLog(lines, job.log_lines);
     const parents = await this.#parentsOf(job);
+    const [earlier = null] = this.earlierId ? await this.#lookUp([this.earlierId]) : [];
     if (!current()) return null;
     this.viewer = viewer;
     this.setJob(job);
     this.parents = parents;
+    this.earlier = earlier;
     void this.#readAttempts();
     this.outputs = shown.outputs;
     this.leftOut = 0;
@@ -143,8 +154,11 @@ export class ServerFeed extends Feed {
   /** The jobs that `job` waits for, as they are now; what becomes of them comes by the socket. */
   async #parentsOf({ state, spec }) {
     if (state !== 'pending' || !spec.after?.length) return [];
-    const body = { ids: spec.after.slice(0, MOST_PARENTS) };
-    return (await this.#fetch('jobs/lookup', { method: 'POST', body })).jobs;
+    return this.#lookUp(spec.after.slice(0, MOST_PARENTS));
+  }
+
+  async #lookUp(ids) {
+    return (await this.#fetch('jobs/lookup', { method: 'POST', body: { ids } })).jobs;
   }
 
   /** Ask how far a waiting job has come in its line: no event tells of that. */
@@ -217,6 +231,7 @@ export class ServerFeed extends Feed {
     this.loaded = false;
     this.cached = false;
     this.parents = [];
+    this.earlierId = this.earlier = null;
     this.attempts = [];
     this.outputs = [];
     this.leftOut = 0;

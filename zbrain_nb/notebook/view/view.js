@@ -19,6 +19,7 @@ import {
   noteOf,
   noticeOf,
   placeOf,
+  sameCellOf,
   timesOf,
   triesOf,
   wordOf,
@@ -193,6 +194,11 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     {
       data: noticeOf,
       make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)),
+    },
+    {
+      data: () => sameCellOf(feed),
+      make: (text) =>
+        h('div', { class: 'zb-notice' }, h('span', {}, text), button('Cancel the earlier', { onclick: () => feed.act('cancel_earlier') })),
     },
     { data: () => noticeAskOf(noticeOfJob(feed)), make: (ask) => noticeAsk(ask, schedule) },
     { pane: 'parents', when: () => waitsForParents(feed) },

@@ -97,6 +97,11 @@ const ranFor = (job, now) => ((ms(job.finished_at) ?? now) - ms(job.started_at))
 export function noticeOf(feed) {
   return [feed.problem, offline(feed), question(feed), stateNotice(feed)].filter(Boolean).join(' ');
 }
+/** That a job of the same cell goes on beside this one, while it can be canceled; else null. */
+export function sameCellOf({ earlier, canAct }) {
+  if (!canAct || !earlier || ENDED.has(earlier.state) || earlier.cancel_requested_at) return null;
+  return `An earlier run of this cell is still ${earlier.state}.`;
+}
 function question(feed) {
   if (!feed.asks) return '';
   return `This is the code of ${said(feed.job.owner)}; it will run as you, with all that you may read and change.`;
