@@ -27,7 +27,7 @@ from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
 from zbrain_nb.queue.loading import Folder, load, restore_positions
 from zbrain_nb.queue.lograte import LogRates
-from zbrain_nb.queue.past import StoredPast
+from zbrain_nb.queue.past import Past
 from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.refill import Refill
 from zbrain_nb.queue.stored import StoredBytes
@@ -74,7 +74,7 @@ class QueueCore:
         self._cleanup: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._bus = Bus(StoredPast(self.storage, self.get), self.open, self.quotas)
+        self._bus = Bus(Past(self.storage, self.get), self.open, self.quotas)
         self._watch = Watch(self._bus)
         self._keys_since = 0.0
         self._set_up(lease_ttl_secs)

@@ -84,6 +84,6 @@ async def test_lines_of_jobs_that_are_gone_end_no_page_of_events_early(storage):
     await storage.commit([change_of(storage, kept, lines=6)])
     after, seen = 0, []
     while after < storage.last_seq:
-        events, after = await storage.read(queries.events_between, after, storage.last_seq, None, None, 4)
+        events, after = await storage.read(queries.events_between, queries.EventQuery(after, storage.last_seq, 4))
         seen += [event.seq for event in events]
     assert seen == list(range(7, 14))

@@ -210,7 +210,7 @@ async def test_events_of_segments_are_read_in_order(storage):
     for job in jobs:
         await storage.commit([change_of(storage, job, events=1, lines=1)])
         await next_segments(storage)
-    events, whole = await storage.read(queries.events_between, 2, 9, None, None, 100)
+    events, whole = await storage.read(queries.events_between, queries.EventQuery(2, 9, 100))
     assert [event.seq for event in events] == [3, 4, 5, 6, 7, 8, 9]
     assert whole == 9
 
