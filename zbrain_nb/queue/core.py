@@ -18,6 +18,7 @@ from zbrain_nb.model.errors import (
 )
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.quotas import Quotas
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.bus import Bus
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
@@ -71,7 +72,7 @@ class QueueCore:
         self.grants = Grants(self.storage, self.artifacts, self.owner, self.stored)
         self._opening: asyncio.Lock | None = None
         self._is_open = False
-        self._cleanup: asyncio.Task[None] | None = None
+        self._cleanup = Background(self._clean_up)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._bus = Bus(Past(self.storage, self.get), self.open, self.quotas)
@@ -136,10 +137,7 @@ class QueueCore:
                 await self._shut_down()
 
     async def _shut_down(self) -> None:
-        if self._cleanup is not None:
-            self._cleanup.cancel()
-            await asyncio.gather(self._cleanup, return_exceptions=True)
-            self._cleanup = None
+        await self._cleanup.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -277,8 +275,7 @@ class QueueCore:
 
     def start_lease_cleanup(self) -> None:
         """Expire leases in the background from now on; harmless when it runs already."""
-        if self._cleanup is None or self._cleanup.done():
-            self._cleanup = asyncio.get_running_loop().create_task(self._clean_up())
+        self._cleanup.start()
 
     async def _clean_up(self) -> None:
         await self.open()
