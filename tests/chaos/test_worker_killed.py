@@ -11,18 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import supervisor_of
 from tests.unit.worker.conftest import pids_with, wait_for
 from zbrain_nb.model.datadir import DataDir, is_locked, lock_holder
 from zbrain_nb.model.job import Job, JobSpec, JobState
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.server.host import Host
-from zbrain_nb.worker.spool import SpoolReader, read_json
 
 pytestmark = pytest.mark.anyio
 COUNT = "import time\nfor i in range(60): print('line', i, flush=True); time.sleep(0.02)"
@@ -261,10 +260,3 @@ def kill(pid: int | None) -> None:
     if pid and pid != os.getpid():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-
-
-def supervisor_of(spool: Path) -> int:
-    reader = SpoolReader(spool)
-    frames = reader.read()
-    reader.close()
-    return int((read_json(frames[0].payload) or {})["supervisor_pid"]) if frames else 0
