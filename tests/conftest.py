@@ -60,7 +60,7 @@ def supervisor_of(spool: Path) -> int | None:
     return int((read_json(frames[0].payload) or {})["supervisor_pid"]) if frames else None
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 

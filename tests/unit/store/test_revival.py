@@ -4,21 +4,12 @@ import duckdb
 import pytest
 
 from tests.unit.store.rows import add_life, change_of, new_job
-from zbrain_nb import Storage
 from zbrain_nb.model.errors import DiskFloor, Unavailable
 from zbrain_nb.store import database, queries
 from zbrain_nb.store.database import Database
 from zbrain_nb.store.rows import Change
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def storage(tmp_path):
-    storage = Storage(tmp_path / "data")
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 @pytest.fixture

@@ -19,14 +19,6 @@ pytestmark = pytest.mark.anyio
 KINDS = ("jobs", "transitions", "logs")
 
 
-@pytest.fixture
-async def storage(tmp_path):
-    storage = Storage(tmp_path / "data")
-    await storage.open()
-    yield storage
-    await storage.close()
-
-
 async def next_segments(storage, kinds=KINDS):
     await storage.write(lambda db: db.open_segments(kinds, time.time()))
 
