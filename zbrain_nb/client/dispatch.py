@@ -16,8 +16,10 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from zbrain_nb.client.asynchronous import FETCHES, AsyncClient, apply_event
+from zbrain_nb.client.asynchronous import AsyncClient
+from zbrain_nb.client.blobs import FETCHES
 from zbrain_nb.client.calls import PackedFunction, upload_function
+from zbrain_nb.client.jobs import apply_event
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound, MissingBlobs, TooLarge, WrongState, ZBrainError
 from zbrain_nb.model.events import Event
 from zbrain_nb.model.job import CancelResult, Job, JobSpec, JobState
