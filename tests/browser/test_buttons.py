@@ -18,7 +18,6 @@ import zbrain_nb
 from tests.browser.conftest import fresh_page
 from tests.browser.desk import SLOTS, Desk, draw_console, line, prepare, press, word
 from tests.browser.test_notices import NOTIFICATIONS
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb import Client
 
@@ -32,16 +31,11 @@ def desk(request: pytest.FixtureRequest, browser: Browser, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("a desk")
     lab = Lab(folder / "notebooks", folder / "data", app=request.param, ZWORKER_CONCURRENCY=str(SLOTS))
     prepare(lab)
-    lab.start()
-    try:
-        with fresh_page(browser) as page:
-            page.add_init_script(NOTIFICATIONS)
-            lost = page.get_by_role("dialog", name="Server Connection Error")  # JupyterLab's own, over everything
-            page.add_locator_handler(lost, lambda dialog: dialog.locator(".jp-Dialog-footer button").last.click())
-            yield Desk(lab, page)
-    finally:
-        lab.stop()
-        end_everything(lab.data)
+    with lab, fresh_page(browser) as page:
+        page.add_init_script(NOTIFICATIONS)
+        lost = page.get_by_role("dialog", name="Server Connection Error")  # JupyterLab's own, over everything
+        page.add_locator_handler(lost, lambda dialog: dialog.locator(".jp-Dialog-footer button").last.click())
+        yield Desk(lab, page)
 
 
 @pytest.fixture(scope="module")

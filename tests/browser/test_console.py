@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.worker import HandWorker
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 
 pytestmark = pytest.mark.browser
@@ -21,11 +20,8 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("console")
-    lab = Lab(folder / "root", folder / "data", app="server", ZWORKER_MODE="none")
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
+    with Lab(folder / "root", folder / "data", app="server", ZWORKER_MODE="none") as lab:
+        yield lab
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ async def test_socket_says_that_the_past_is_gone(host, running, follow, monkeypa
 async def test_socket_is_closed_when_the_store_cannot_be_read(host, running, follow, monkeypatch):
     job_id, _ = running
 
-    async def fail(*asked):
+    async def fail(wanted):
         raise Unavailable("The disk is gone.")
 
     monkeypatch.setattr(host.context.queue._bus.past, "read", fail)

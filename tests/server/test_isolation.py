@@ -220,11 +220,6 @@ class World:
     clients: dict[str, httpx.AsyncClient]
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def serving(root: Path) -> AsyncIterator[World]:
     """Serve people and workers who are told by the name that is their token."""

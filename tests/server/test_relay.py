@@ -17,23 +17,11 @@ import zstandard
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.history import END_OF_STREAM, MEDIA_TYPE
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A Jupyter server whose host has no worker."""
-    folder = tmp_path_factory.mktemp("relay")
-    lab = Lab(folder / "root", folder / "relayed data", app="server", ZWORKER_MODE="none")
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
 
 
 def open_files(pid: int) -> Iterator[str]:

@@ -26,7 +26,7 @@ WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 
 
 class NotebookPresenter:
-    """The presenter of handles in a notebook (see `zbrain_nb.client.handle.Presenter`)."""
+    """The presenter of handles in a notebook (see `zbrain_nb.client.viewed.Presenter`)."""
 
     def bundle(self, handle: JobHandle) -> dict[str, Any]:
         """Return the display bundle of the job as it stands; an ended one comes with its outputs and log's end."""

@@ -18,6 +18,7 @@ from zbrain_nb.model.errors import (
 )
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.quotas import Quotas
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.bus import Bus
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
@@ -27,7 +28,7 @@ from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
 from zbrain_nb.queue.loading import Folder, load, restore_positions
 from zbrain_nb.queue.lograte import LogRates
-from zbrain_nb.queue.past import StoredPast
+from zbrain_nb.queue.past import Past
 from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.refill import Refill
 from zbrain_nb.queue.stored import StoredBytes
@@ -71,10 +72,10 @@ class QueueCore:
         self.grants = Grants(self.storage, self.artifacts, self.owner, self.stored)
         self._opening: asyncio.Lock | None = None
         self._is_open = False
-        self._cleanup: asyncio.Task[None] | None = None
+        self._cleanup = Background(self._clean_up)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._bus = Bus(StoredPast(self.storage, self.get), self.open, self.quotas)
+        self._bus = Bus(Past(self.storage, self.get), self.open, self.quotas)
         self._watch = Watch(self._bus)
         self._keys_since = 0.0
         self._set_up(lease_ttl_secs)
@@ -136,10 +137,7 @@ class QueueCore:
                 await self._shut_down()
 
     async def _shut_down(self) -> None:
-        if self._cleanup is not None:
-            self._cleanup.cancel()
-            await asyncio.gather(self._cleanup, return_exceptions=True)
-            self._cleanup = None
+        await self._cleanup.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -277,8 +275,7 @@ class QueueCore:
 
     def start_lease_cleanup(self) -> None:
         """Expire leases in the background from now on; harmless when it runs already."""
-        if self._cleanup is None or self._cleanup.done():
-            self._cleanup = asyncio.get_running_loop().create_task(self._clean_up())
+        self._cleanup.start()
 
     async def _clean_up(self) -> None:
         await self.open()

@@ -19,6 +19,7 @@ from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Malformed
 from zbrain_nb.model.events import JOB_ONLY, Event
 from zbrain_nb.queue.notices import Notice
+from zbrain_nb.store.queries import EventQuery
 
 if TYPE_CHECKING:
     from zbrain_nb.queue.bus import Bus
@@ -239,15 +240,14 @@ class Subscription:
 
     async def _read_past(self) -> list[Notice]:
         """Read the next page from the store; return a reset if it is not there any more."""
-        past, upto = self._bus.past, self._bus.published_seq
+        upto = self._bus.published_seq
         if self._is_lost(upto):
             return [await self._reset()]
         self._has_gap = False  # what is published from here on follows the page, if the page reaches so far
         whole = -1
         try:
-            found, whole = await past.read(
-                self.position, upto, self.job_ids, self.org_ids, self._page_limit, self._seen
-            )
+            wanted = EventQuery(self.position, upto, self._page_limit, self.job_ids, self.org_ids, self._seen)
+            found, whole = await self._bus.past.read(wanted)
         finally:
             if whole < upto:
                 self._drop_live()

@@ -13,16 +13,10 @@ from tornado import routing, web
 
 from zbrain_nb.server.handlers.audit import AuditHandler
 from zbrain_nb.server.handlers.backup import BackupHandler
-from zbrain_nb.server.handlers.base import (
-    ApiHandler,
-    CollectedBody,
-    HostContext,
-    OverLimit,
-    TooLargeHandler,
-    Unannounced,
-    UnknownRoute,
-)
+from zbrain_nb.server.handlers.base import ApiHandler, UnknownRoute
+from zbrain_nb.server.handlers.bodies import CollectedBody, OverLimit, TooLargeHandler, Unannounced
 from zbrain_nb.server.handlers.console import FrameHandler, LoginHandler, ModuleHandler, PageHandler, SessionsHandler
+from zbrain_nb.server.handlers.context import HostContext
 from zbrain_nb.server.handlers.events import EventsHandler
 from zbrain_nb.server.handlers.files import (
     ArtifactHandler,

@@ -18,6 +18,7 @@ import msgspec
 
 from zbrain_nb.model.audit import Outcome, Record
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.store.audit import AuditQuery, audit_records, audit_row, last_audit_seq
 from zbrain_nb.store.queries import Cursor
@@ -61,7 +62,7 @@ class AuditLog:
         self._window = _Window()
         self._flushing = asyncio.Lock()
         self._due = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._writing = Background(self._run)
         self._closing: asyncio.TimerHandle | None = None
 
     def now(self) -> dt.datetime:
@@ -71,17 +72,14 @@ class AuditLog:
     async def start(self) -> None:
         """Go on after the last record of the store, and write in the background from now on."""
         self._seq = max(self._seq, await self._storage.read(last_audit_seq))
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._writing.start()
 
     async def stop(self) -> None:
         """Write what is held, and write no more by itself; harmless if it does not run."""
         if self._closing is not None:
             self._closing.cancel()
             self._close_window()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        if await self._writing.stop():
             await self.flush()
 
     def note(self, record: Record) -> None:

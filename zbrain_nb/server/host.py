@@ -27,7 +27,8 @@ from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.application import Gate, make_application
 from zbrain_nb.server.audit import AuditLog
-from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
+from zbrain_nb.server.handlers.bodies import MAX_BODY_BYTES
+from zbrain_nb.server.handlers.context import HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.job_tokens import JobTokens

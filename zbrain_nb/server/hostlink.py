@@ -11,6 +11,7 @@ from zbrain_nb.model.datadir import DataDir, Owner, Upstream
 from zbrain_nb.model.errors import Conflict, ServerUnreachable, ZBrainError
 from zbrain_nb.model.hosting import find_or_start_host, probe
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.background import Background
 from zbrain_nb.server.host import Host
 
 log = logging.getLogger(__name__)
@@ -70,20 +71,15 @@ class HostLink:
         self._host: Host | None = None
         self._owner: Owner | None = None
         self._finding: asyncio.Task[Owner] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._supervision = Background(self._supervise)
 
     def start(self) -> None:
         """Begin to look after the host."""
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._supervise())
+        self._supervision.start()
 
     async def stop(self) -> None:
         """Cease to look after it; a host of its own process lives on until it is idle."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._supervision.stop()
         if self._host is not None:
             await self._host.stop()
             self._host = None

@@ -39,7 +39,8 @@ from zbrain_nb.model.errors import (
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER, SECRETS_HEADER
 from zbrain_nb.model.tokens import has_secret_form, hide_secrets, shows_secret
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
-from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
+from zbrain_nb.server.handlers.base import as_zbrain_error
+from zbrain_nb.server.handlers.bodies import MAX_BODY_BYTES, StreamedBody
 from zbrain_nb.server.handlers.events import check_upgrade
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
 from zbrain_nb.server.hostlink import Link, bearer

@@ -22,6 +22,7 @@ from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBind
 from zbrain_nb.model.audit import Record
 from zbrain_nb.model.errors import Forbidden, TokenNotFound, ZBrainError
 from zbrain_nb.model.tokens import DEFAULT_LIFE_SECS, Token, TokenKind, TokenRequest, hash_secret, is_secret, new_secret
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.store.storage import Storage
@@ -80,7 +81,7 @@ class Tokens:
         self._used: dict[str, dt.datetime] = {}
         self._uses_kept_at = self._clock.monotonic()
         self._expiring: list[tuple[dt.datetime, str]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._passing = Background(self._run)
 
     async def start(self) -> None:
         """Read what the store has, and see from now on to what passes with time."""
@@ -90,14 +91,11 @@ class Tokens:
         self._by_id = {token.id: token for token in self._by_hash.values()}
         self._expiring = [(token.expires_at, token.id) for token in self._by_id.values()]
         heapq.heapify(self._expiring)
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._passing.start()
 
     async def stop(self) -> None:
         """Keep the last uses; harmless if it does not run."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        if await self._passing.stop():
             await self._keep_uses()
 
     def now(self) -> dt.datetime:

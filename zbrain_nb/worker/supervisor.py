@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,12 +45,20 @@ def supervise(folder: Path, request: RunRequest, body: Body) -> NoReturn:
 
     Does nothing if the attempt has a spool already.
     """
+    own_spool(folder, request, lambda spool: Supervisor(folder, request, body, spool).run())
+
+
+def own_spool(folder: Path, request: RunRequest, run: Callable[[SpoolWriter], None]) -> NoReturn:
+    """Make the request's spool, write it in this process, which was forked for it, and exit; another's is left alone.
+
+    Whatever is orphaned below is this process's from then on.
+    """
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         become_subreaper()
         spool = SpoolWriter.create(spool_path(folder, request.job_id, request.attempt))
-        Supervisor(folder, request, body, spool).run()
+        run(spool)
         code = 0
     except FileExistsError:
         code = 0

@@ -327,9 +327,8 @@ async def test_store_itself_reads_events_of_the_orgs_that_are_seen(queue, topics
         ids[name] = job.id
     jobs, orgs = topics
     asked = None if jobs is None else [ids[name] for name in jobs]
-    events, whole = await queue.storage.read(
-        queries.events_between, 0, queue.event_seq, asked, orgs, 100, frozenset({"red"})
-    )
+    wanted = queries.EventQuery(0, queue.event_seq, 100, asked, orgs, seen=frozenset({"red"}))
+    events, whole = await queue.storage.read(queries.events_between, wanted)
     assert {event.job_id for event in events} == {ids["mine"]}
     assert ("job_logged" in {event.kind for event in events}) == (orgs != ["red", "blue"])
     assert whole == queue.event_seq

@@ -29,7 +29,8 @@ from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.queue.stored import Hold
 from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
-from zbrain_nb.server.handlers.base import MAX_DRAINED_BYTES, ApiHandler, OwnStreamedBody
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.bodies import MAX_DRAINED_BYTES, OwnStreamedBody
 from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, NoArguments, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore

@@ -7,7 +7,6 @@ Cullers go by the server's last activity, which is the latest of all settings of
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from zbrain_nb.model.datadir import is_locked
+from zbrain_nb.queue.background import Background
 
 CHECK_SECS = 20.0
 #: The setting of Jupyter that is kept fresh.
@@ -62,20 +62,15 @@ class ActivityKeeper:
         self._log = log
         self._clock = clock
         self._is_keeping = self._is_over = False
-        self._task: asyncio.Task[None] | None = None
+        self._watch = Background(self._look_for_ever)
 
     def start(self) -> None:
         """Begin to look."""
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._look_for_ever())
+        self._watch.start()
 
     async def stop(self) -> None:
         """Cease to look."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._watch.stop()
 
     async def _look_for_ever(self) -> None:
         while True:
