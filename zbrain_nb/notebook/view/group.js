@@ -34,6 +34,13 @@ function missingOf({ missing, jobs }) {
     : `${which} are unknown to the server, and shown as the notebook saved them.`;
 }
 
+function noticeTextOf(feed) {
+  const { connection, problem, refusal } = feed;
+  if (connection === 'unknown' && refusal) return [problem, refusal, 'What was here until then is shown.'].filter(Boolean).join(' ');
+  const why = connection === 'reconnecting' ? refusal : null;
+  return [problem, why, NOTICES[connection], missingOf(feed)].filter(Boolean).join(' ');
+}
+
 export function renderGroup(el, feed, { renderRun } = {}) {
   const bodyId = newId('group');
   const squareId = newId('square');
@@ -221,8 +228,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           h('li', {}, h('span', { class: 'zb-sq', 'data-state': state, vars: { '--p': 0.5 } }), `${count.toLocaleString('en')} ${state}`),
         ),
       );
-      const refusal = feed.connection === 'reconnecting' ? feed.refusal : null;
-      notice.textContent = [feed.problem, refusal, NOTICES[feed.connection], missingOf(feed)].filter(Boolean).join(' ');
+      notice.textContent = noticeTextOf(feed);
       notice.hidden = !notice.textContent;
       if (face != null && face !== now) status.textContent = `${visibleName(feed.name)}: ${STATE_WORDS[now]}`;
       face = now;
