@@ -93,6 +93,11 @@ for number in range(40):
 except zbrain_nb.Detached:
     print("detached")
 until("free")""",
+    "herd": "%%zbrain --name herd --grid lr=1,2 --job herd\nuntil('never')",
+    "held": """try:
+    herd.wait()
+except zbrain_nb.Detached:
+    print("detached")""",
     "tell": "%%zbrain --name tell --notify-after 0\nuntil('tell')\nraise ValueError('told')",
     "table": "%zbrain",
     "survivor": """%%zbrain --name survivor

@@ -358,6 +358,27 @@ def test_detach_lets_the_kernel_go_and_cancel_works_while_it_is_busy(desk: Desk)
     expect(desk.prompt("blocked")).to_have_text(re.compile(r"\[\d+\]"))
 
 
+def test_detach_on_the_card_of_a_group_lets_go_on_who_waits_for_all_of_it(desk: Desk) -> None:
+    group = desk.run("herd")
+    expect(group.locator(".zb-counts")).to_have_text("2 running", timeout=SLOW)
+    desk.run("held")
+    more = group.get_by_role("button", name="More for herd")
+    detach = group.get_by_role("button", name="Detach")
+    with desk.page.expect_response(lambda answer: "/zbrain/api/jobs/" in answer.url) as asked:
+        more.click()
+    while not asked.value.json()["waiting"]:  # the cell has not begun to wait
+        more.click()
+        with desk.page.expect_response(lambda answer: "/zbrain/api/jobs/" in answer.url) as asked:
+            more.click()
+    expect(detach).to_be_visible()
+    detach.click()
+    expect(desk.cell("held").locator(".jp-OutputArea-output")).to_have_text("detached\n")
+    expect(desk.prompt("held")).to_have_text(re.compile(r"\[\d+\]"))
+    expect(group.locator(".zb-counts")).to_have_text("2 running")  # they go on
+    press(group, "Cancel all")
+    expect(word(group)).to_have_text("Canceled")
+
+
 def test_end_of_a_job_with_notify_after_is_told_to_who_looks_elsewhere(desk: Desk) -> None:
     page, view = desk.page, desk.run("tell")
     expect(word(view)).to_have_text("Running", timeout=SLOW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -61,6 +62,25 @@ def test_dashboard_shows_jobs_as_they_change(jupyter: Lab, worker: HandWorker, p
     expect(page.locator(".zb-lane-name", has_text=worker.name)).to_be_visible()
     worker.post("jobs/cancel", {"ids": [worker.submit(name="third")[0]]})
     expect(row(page, "third").locator(".zb-word")).to_have_text("Canceled")
+
+
+@pytest.mark.parametrize(
+    ("idle_hours", "said"),
+    [
+        (1, r"Running jobs keep the server beside it from being culled until (\w+ )?\d\d:\d\d\."),
+        (25, r"The server beside it may be culled while jobs run: nobody did anything there for 25 h\."),
+    ],
+)
+def test_dashboard_says_at_a_worker_how_long_its_jobs_keep_the_server_beside_it(
+    jupyter: Lab, worker: HandWorker, page: Page, idle_hours: float, said: str
+) -> None:
+    worker.submit()
+    worker.start()
+    culling = {"active_at": time.time() - 3600 * idle_hours, "cap_secs": 86_400}
+    worker.post(f"workers/{worker.name}/heartbeat", {"health": {"culling": culling}})
+    open_console(page, jupyter)
+    note = page.locator(".zb-lane-name", has_text=worker.name).locator("xpath=..").locator("~ .zb-lane-note").first
+    expect(note).to_have_text(re.compile(said))
 
 
 def test_dashboard_shows_limits_and_says_when_no_socket_is_left(jupyter: Lab, worker: HandWorker, page: Page) -> None:

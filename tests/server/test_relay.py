@@ -15,7 +15,7 @@ import httpx
 import pytest
 import zstandard
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir
@@ -106,10 +106,12 @@ async def test_relay_lets_tokens_through_as_what_they_are_and_lends_them_nothing
         page = await http.get(f"{jupyter.url}zbrain", headers=as_bob)
         assert page.status_code == 302 and "login" in page.headers["Location"]
         url = f"ws{base.removeprefix('http')}events?topics=jobs/{job['id']}"
-        async with connect(url, additional_headers=as_bob, proxy=None):
-            pass
-        gone = await http.delete(f"tokens/{made.json()['id']}", headers=kernel)
-        assert (gone.status_code, gone.json()["state"]) == (200, "revoked")
+        async with connect(url, additional_headers=as_bob, proxy=None) as socket:
+            gone = await http.delete(f"tokens/{made.json()['id']}", headers=kernel)
+            assert (gone.status_code, gone.json()["state"]) == (200, "revoked")
+            with pytest.raises(ConnectionClosed):
+                await asyncio.wait_for(socket.recv(), 20)
+            assert (socket.close_code, socket.close_reason[:9]) == (1008, "The token")
         assert (await http.get("jobs", headers=as_bob)).status_code == 401
         with pytest.raises(InvalidStatus):
             await connect(url, additional_headers=as_bob, proxy=None)

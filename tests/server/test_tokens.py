@@ -119,6 +119,10 @@ async def test_revoked_token_ends_its_sockets_its_leases_and_its_browsers_at_onc
             async with asyncio.timeout(5):
                 while True:
                     await socket.recv()
+        assert (socket.close_code, socket.close_reason) == (
+            1008,
+            "The token that opened this was revoked, or has expired.",
+        )
         assert (await lease).json()["leases"] == []
         assert (await browser.get("zbrain/api/jobs")).status_code == 401
     assert await codes(api, person["secret"], ("GET", "jobs")) == [401]

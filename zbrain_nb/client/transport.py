@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from zbrain_nb.client.locating import Endpoint, Locator
 from zbrain_nb.model.errors import (
     BlobMismatch,
+    Forbidden,
     OverQuota,
     ServerUnreachable,
     Unauthorized,
@@ -20,7 +21,10 @@ from zbrain_nb.model.errors import (
     ZBrainError,
     error_from_json,
 )
-from zbrain_nb.model.events import Event
+from zbrain_nb.model.events import Event, SocketEnd
+
+if TYPE_CHECKING:
+    import websockets
 
 T = TypeVar("T")
 PATIENCE_SECS = 30.0
@@ -229,6 +233,10 @@ class Transport:
         ------
         ServerUnreachable
             If the server stays away.
+        Unauthorized
+            If the token is good no more, and no other is found.
+        Forbidden
+            If who follows is no member any more of an org of which they follow something.
         """
         import websockets
         from websockets.asyncio.client import connect as ws_connect  # half of what a short command would import
@@ -262,6 +270,10 @@ class Transport:
                 error = error_from_json(_decoded(failure.response.body or b""), status)
                 if not isinstance(error, (Unauthorized, OverQuota, Unavailable, ServerUnreachable)):
                     raise error from failure
+            except websockets.ConnectionClosed as failure:
+                error = _closed(endpoint, failure)
+                if isinstance(error, Forbidden):
+                    raise error from failure
             except (OSError, TimeoutError, websockets.WebSocketException) as failure:
                 error = _unreachable(endpoint, failure)
             else:
@@ -293,6 +305,15 @@ def _unreachable(endpoint: Endpoint, failure: Exception) -> ServerUnreachable:
         f"No zbrain server answers at {endpoint.url} ({why}).",
         "Start it, or unset ZBRAIN_URL; `zbrain doctor` shows where it was looked for.",
     )
+
+
+def _closed(endpoint: Endpoint, failure: websockets.ConnectionClosed) -> ZBrainError:
+    """Return what the server meant that closed a socket of events."""
+    kinds = {SocketEnd.UNKNOWN_CALLER: Unauthorized, SocketEnd.NO_MEMBER: Forbidden}
+    said = failure.rcvd
+    if said is None or said.code not in kinds:
+        return _unreachable(endpoint, failure)
+    return kinds[SocketEnd(said.code)](said.reason)
 
 
 def _body(answer: httpx.Response) -> Any:

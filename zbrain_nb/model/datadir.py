@@ -14,7 +14,8 @@
     webhooks.json          how far webhooks were told (the host alone writes it)
     worker/                the local worker's folder: its lock, spools, sockets
     hub-worker/            on JupyterHub, in a user's home: the folder of the user's own worker, and in it
-                           hub.json: url of the Hub's service, and a token for it (mode 0600)
+                           hub.json: url of the Hub's service, and a token for it (mode 0600), and
+                           culling.json: how long jobs keep that server from being culled
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ class DataDir:
 
     def write_owner(self, owner: Owner) -> None:
         """Publish who serves, in one step, readable by this account only."""
-        _publish(self.owner_file, owner)
+        publish(self.owner_file, owner)
 
     def hub_worker(self, server: str = "") -> Path:
         """Return the folder of a user's worker beside a server of JupyterHub; each named server has its own."""
@@ -173,7 +174,7 @@ class DataDir:
 def write_upstream(folder: Path, upstream: Upstream) -> None:
     """Publish to the worker on `folder` where the Hub's service is, in one step, readable by this account only."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _publish(folder / HUB_FILE, upstream)
+    publish(folder / HUB_FILE, upstream)
 
 
 def read_upstream(folder: Path) -> Upstream | None:
@@ -184,7 +185,8 @@ def read_upstream(folder: Path) -> Upstream | None:
         return None
 
 
-def _publish(file: Path, content: Upstream) -> None:
+def publish(file: Path, content: msgspec.Struct) -> None:
+    """Write `content` to a file in one step, readable by this account only."""
     fresh = file.with_suffix(f".{os.getpid()}")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

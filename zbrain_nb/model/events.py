@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import msgspec
 
 from zbrain_nb.model.job import JobArtifact, Variable
+
+
+class SocketEnd(IntEnum):
+    """Why the server closes a socket of events (RFC 6455, section 7.4; those from 4000 on are our own).
+
+    The first two mean that the same may be asked for again, the others that it will be refused.
+    """
+
+    GOING_AWAY = 1001
+    TRY_AGAIN_LATER = 1013
+    #: The token or login that opened it is good no more.
+    UNKNOWN_CALLER = 1008
+    #: Who opened it is no member any more of an org of which they followed something.
+    NO_MEMBER = 4403
 
 
 class LogStream(StrEnum):

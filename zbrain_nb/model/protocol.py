@@ -17,6 +17,7 @@ import msgspec
 
 from zbrain_nb.model.access import Role
 from zbrain_nb.model.checks import check_number, check_org_id, check_text, check_texts
+from zbrain_nb.model.culling import Culling
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import AnyWorkerEvent
 from zbrain_nb.model.job import Job, Resources
@@ -71,6 +72,8 @@ class Health(msgspec.Struct, kw_only=True):
         Free on the disk where its jobs run.
     last_error : str
         What went wrong last at running jobs, if anything did.
+    culling : Culling or None
+        Of a worker beside a person's own server on JupyterHub: how long running jobs keep that from being culled.
     """
 
     problem: str = ""
@@ -78,6 +81,7 @@ class Health(msgspec.Struct, kw_only=True):
     load: float | None = None
     disk_free_bytes: int | None = None
     last_error: str = ""
+    culling: Culling | None = None
 
 
 def check_health(health: Health) -> None:
@@ -94,6 +98,9 @@ def check_health(health: Health) -> None:
         check_number("health.load", health.load, low=0, high=MAX_SLOTS)
     if health.disk_free_bytes is not None:
         check_number("health.disk_free_bytes", health.disk_free_bytes, low=0, high=2**63 - 1, whole=True)
+    if health.culling is not None:
+        for name in ("active_at", "cap_secs"):
+            check_number(f"health.culling.{name}", getattr(health.culling, name), low=0, high=MAX_TIME)
 
 
 class WorkerInfo(msgspec.Struct, kw_only=True):

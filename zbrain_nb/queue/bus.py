@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Container, Iterable
 
 from zbrain_nb.model.access import Principal
+from zbrain_nb.model.errors import Unauthorized
 from zbrain_nb.model.events import JOB_ONLY
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue.notices import Notice
@@ -144,10 +145,10 @@ class Bus:
             subscription.wake()
 
     def expel(self, is_out: Callable[[Principal], bool]) -> None:
-        """End the subscriptions of the principals that are out."""
+        """End the subscriptions of the principals that are out, and say so to them."""
         for subscription in self._everybody():
             if subscription.scope is not None and is_out(subscription.scope):
-                subscription.close()
+                subscription.close(Unauthorized("The token that opened this was revoked, or has expired."))
 
     def close(self) -> None:
         """End every subscription."""

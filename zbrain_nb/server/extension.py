@@ -38,7 +38,7 @@ class ZBrainExtension(ExtensionApp):
         24.0,
         min=0.0,
         help="On JupyterHub: for how many hours after the last activity of anybody else running jobs keep this server "
-        "from being culled; 0 lets it be culled.",
+        "from being culled; 0 lets it be culled. The dashboard and `zbrain doctor` say so at the worker.",
     ).tag(config=True)
 
     _link: Link | None = None
@@ -67,7 +67,7 @@ class ZBrainExtension(ExtensionApp):
         os.environ["ZBRAIN_TOKEN"] = self.settings["zbrain_token"]
         assert self._link is not None
         self._link.start()
-        if isinstance(self._link, HubLink) and self.keep_server_hours:
+        if isinstance(self._link, HubLink):
             cap = timedelta(hours=self.keep_server_hours)
             self._keeper = ActivityKeeper(serverapp.web_app, self._link.folder, cap, self.log)
             self._keeper.start()

@@ -36,6 +36,7 @@ from zbrain_nb.model.errors import (
     ZBrainError,
     error_from_json,
 )
+from zbrain_nb.model.events import SocketEnd
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER, SECRETS_HEADER
 from zbrain_nb.model.tokens import has_secret_form, hide_secrets, shows_secret
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
@@ -88,6 +89,8 @@ _ANSWER_HEADERS = (
 _BODILESS = ("GET", "HEAD", "DELETE")
 _NO_ANSWER = 599  # tornado's status for a request that got no answer
 TRIES = 3
+#: What the host says with it holds for who is behind the relay too.
+_PASSED_ON = (SocketEnd.UNKNOWN_CALLER, SocketEnd.NO_MEMBER, SocketEnd.TRY_AGAIN_LATER)
 
 
 class _RelayHandler(JupyterHandler):
@@ -426,7 +429,11 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
         with contextlib.suppress(websocket.WebSocketClosedError):
             while (message := await self._upstream.read_message()) is not None:
                 await self.write_message(message)
-        self.close(1012, "the host went away")
+        code, reason = self._upstream.close_code, self._upstream.close_reason
+        if code in _PASSED_ON:
+            self.close(code, reason)
+        else:
+            self.close(1012, "the host went away")
 
     def on_message(self, message: str | bytes) -> None:
         """Ignore what clients say: this socket only speaks."""

@@ -153,7 +153,8 @@ class WorkerAgent:
             is_fenced=lambda: self._fences.are_up,
             say=self._say,
         )
-        self._checkup = Checkup([folder.root, *([Path(temp_dir)] if temp_dir else [])], self._capacity.set)
+        writes_to = [folder.root, *([Path(temp_dir)] if temp_dir else [])]
+        self._checkup = Checkup(folder.root, writes_to, self._capacity.set)
         self._heart = Heart(
             link, self.id, self._runs, self._fences, self._registered, report=self._report, unknown=self._capacity.set
         )

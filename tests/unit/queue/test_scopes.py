@@ -297,6 +297,23 @@ async def test_member_who_is_removed_gets_nothing_more_on_an_open_socket(queue, 
     assert [event.job_id for event in await take(follower)] == [theirs]
 
 
+@pytest.mark.parametrize("topics", [["orgs/red"], ["jobs/{red}"], ["states/{red}", "jobs/{blue}"]])
+async def test_member_who_is_removed_is_told_so_if_they_follow_something_of_that_org(queue, topics):
+    now = [person("ann", red="submitter", blue="viewer", green="viewer")]
+
+    async def renew():
+        return now[0]
+
+    ids = {"red": await queue.submit(TRUE, scope=ANN), "blue": await queue.submit(TRUE, scope=BOB)}
+    follower = queue.subscribe([topic.format(**ids) for topic in topics], scope=now[0], renew=renew)
+    now[0] = person("ann", red="submitter", blue="viewer")
+    assert await asyncio.wait_for(follower.next_frame(0.01), 10) == b"[]"  # green is no matter here
+    now[0] = person("ann", "blue")
+    await queue.submit(TRUE, scope=ABE)
+    with pytest.raises(Forbidden, match=r"^You are not a member of red any more\.$"):
+        await asyncio.wait_for(follower.next_frame(0.01), 10)
+
+
 async def test_follower_who_is_not_known_any_more_is_told_so(queue):
     async def renew():
         raise Unauthorized("Who are you?")
@@ -312,7 +329,8 @@ async def test_expelled_principals_lose_sockets_and_waiting_leases(queue):
     await turns()
     queue.expel(lambda principal: principal.owner == "ann")
     assert await asyncio.wait_for(waiting, 10) == []
-    assert await take(follower) == []
+    with pytest.raises(Unauthorized, match="revoked"):
+        await take(follower)
     await queue.submit(TRUE, scope=BOB)
     assert len(await take(other)) == 1
 

@@ -140,6 +140,7 @@ export async function toClipboard(text) {
     return done;
   }
 }
+/** @param {string | () => string} text or what gives it when it is wanted; it has a label then */
 export function copyButton(text, label = 'Copy', shape) {
   const words = h('span', {}, label);
   return button(
@@ -149,7 +150,7 @@ export function copyButton(text, label = 'Copy', shape) {
       'aria-label': label === 'Copy' || label === text ? `Copy ${text}` : null,
       title: shape ? 'Copy' : null,
       onclick: async () => {
-        words.textContent = (await toClipboard(text)) ? 'Copied' : 'Not copied';
+        words.textContent = (await toClipboard(typeof text === 'string' ? text : text())) ? 'Copied' : 'Not copied';
         setTimeout(() => (words.textContent = label), 1500);
       },
     },

@@ -1,6 +1,7 @@
 // The server as pages reach it that cannot do so themselves (VS Code, Colab, remote kernels): the kernel asks in their
 // place. `bridge.py` is the other end. To feeds it is a server like `PageServer` in `ask.js`.
 import { Refused, Unreached } from './ask.js';
+import { NO_MEMBER, UNKNOWN_CALLER } from './connection.js';
 
 const TARGET = 'zbrain_nb'; // of comms
 const LOOK_MS = 1_000;
@@ -18,6 +19,8 @@ const GONE = {
   autorestarting: 'The kernel has died, and is being restarted.',
 };
 const NO_TARGET = 'The kernel knows nothing of zbrain: run `%load_ext zbrain_nb` in it.';
+
+const CLOSES = { 401: UNKNOWN_CALLER, 403: NO_MEMBER }; // what a status means for what is followed
 
 export class KernelServer {
   #open;
@@ -124,7 +127,7 @@ export class KernelServer {
     const { socket, reject } = this.#asked.get(number);
     if (drops) this.#drop(number);
     this.#asked.delete(number);
-    if (socket) socket.onclose?.();
+    if (socket) socket.onclose?.({ code: CLOSES[error.status], reason: error.message });
     else reject(error);
   }
 

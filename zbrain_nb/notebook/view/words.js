@@ -107,8 +107,10 @@ function question(feed) {
   return `This is the code of ${said(feed.job.owner)}; it will run as you, with all that you may read and change.`;
 }
 function offline(feed) {
-  if (feed.connection === 'unknown')
+  if (feed.connection === 'unknown') {
+    if (feed.refusal) return `${sentence(feed.refusal)} What was here until then is shown.`;
     return 'The server does not know this job. What the notebook saved of it is shown.';
+  }
   if (feed.connection !== 'reconnecting') return '';
   const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
   const next = left > 0 ? `Next try in ${left} s.` : 'Trying now.';

@@ -300,6 +300,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
 
   function noticeText() {
     if (feed.problem) return [feed.problem, ''];
+    if (feed.connection === 'unknown') return [feed.refusal ?? 'You are not a member of this org, or there is none of this name.', ''];
     if (feed.connection !== 'reconnecting') return ['', ''];
     const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
     const since = feed.heardAt ? ` since ${timeOfDay(feed.heardAt)}` : '';

@@ -1,7 +1,7 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
 import { Refused, serverAt } from '../ask.js';
-import { Connection } from '../connection.js';
+import { Connection, Unknown } from '../connection.js';
 import { ENDED, nameOf } from '../feed.js';
 
 const FIRST_PAGE = 200;
@@ -64,8 +64,9 @@ export class JobsFeed {
     this.version = 0; // grows whenever a row changes
     this.overview = null;
     this.viewer = null; // as whom the server sees who looks
+    this.home = null; // the org of the viewer's own
     this.counts = {};
-    this.connection = 'opening'; // or "live", "reconnecting" (tries again)
+    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" (no org of who looks)
     this.complete = false; // whether `rows` are all jobs there are
     this.loading = false;
     this.heardAt = null;
@@ -165,8 +166,15 @@ export class JobsFeed {
     this.loading = true;
     this.#old = new Set(this.rows.keys());
     this.tell();
+    const [{ owner, home, roles }] = await this.#server.ask('whoami');
+    this.home = home;
+    // Of others' orgs the server says what it says of one without jobs.
+    if (roles && this.org != null && !(this.org in roles)) {
+      this.loading = false;
+      throw new Unknown();
+    }
+    this.viewer = owner;
     const seq = await this.#readOverview();
-    this.viewer = (await this.#server.ask('whoami'))[0].owner;
     const cursor = await this.#readPage('', FIRST_PAGE);
     if (current()) void this.#readOthers(current, cursor);
     return seq;
@@ -194,7 +202,7 @@ export class JobsFeed {
   }
 
   async #lookOver() {
-    if (this.#isLooking) return; // a kernel that is busy answers later
+    if (this.#isLooking || this.connection === 'unknown') return; // a kernel that is busy answers later
     this.#isLooking = true;
     try {
       await this.#readOverview();
