@@ -20,7 +20,7 @@ _MEMORY_POLL_SECS, _CPU_POLL_SECS = 0.1, 0.25
 _FIRST_LOOK_SECS, _LAST_LOOK_SECS = 0.25, 2.0
 #: Shares of memory are read at most this part of the time, for of a large process that takes long: when the limit may
 #: be crossed, and otherwise.
-_SUSPECT_PART, _SHARE_PART = 0.1, 0.01
+_SUSPECT_PART, _SHARE_PART = 0.1, 0.02
 #: A process that has grown less than this over what it began with tells nothing of itself.
 _GROWTH_KIB = 2048
 
