@@ -189,7 +189,8 @@ def test_page_of_a_job_has_its_log_outputs_files_attempts_and_code(
     expect(page.frame_locator(".zb-panel iframe").get_by_role("cell")).to_have_text("cell of a table")
     digest = worker.blob(b"a,b\n1,2\n")
     kept = [{"name": "data/table.csv", "sha256": digest, "size": 8}]
-    worker.send(job_id, "completed", output="2", artifacts=kept, exit_code=0)
+    used = {"peak_memory_mb": 5427.2, "cpu_secs": 858}
+    worker.send(job_id, "completed", output="2", artifacts=kept, exit_code=0, **used)
     expect(page.locator(".zb-jobhead h1")).to_contain_text("Succeeded")
     page.get_by_role("tab", name="Artifacts").click()
     expect(page.locator(".zb-peek td").first).to_have_text("a")
@@ -200,11 +201,13 @@ def test_page_of_a_job_has_its_log_outputs_files_attempts_and_code(
     expect(page.get_by_role("tab", name="Attempts")).to_be_focused()
     expect(page.locator(".zb-panel tbody tr")).to_contain_text("1 of 1")
     expect(page.locator(".zb-panel tbody tr")).to_contain_text(worker.name)
+    expect(page.locator(".zb-panel tbody tr")).to_contain_text("5.3 GB14:18")
     page.keyboard.press("End")
     expect(page.locator(".zb-src")).to_contain_text("x + 1")
     about = page.get_by_role("complementary")
     expect(about).to_contain_text("HF_HOME")
     expect(about).to_contain_text("epochs")
+    expect(about).to_contain_text("Peak memory5.3 GBCPU time14:18")
     assert "secret" not in (page.text_content("body") or "")
     page.get_by_role("button", name="Run again").click()
     expect(page.locator(".zb-jobhead h1")).to_contain_text("Pending")

@@ -183,7 +183,22 @@ class JobProgress(WorkerEvent, tag="progress", frozen=True):
     progress: Any = None
 
 
-class JobCompleted(WorkerEvent, tag="completed", frozen=True):
+class WorkerEnding(WorkerEvent, frozen=True, kw_only=True):
+    """How an attempt ended.
+
+    Attributes
+    ----------
+    peak_memory_mb : float or None
+        The most memory that its processes were seen to take, in MiB; None if nobody has seen it.
+    cpu_secs : float or None
+        CPU time of all its processes; None if nobody has counted it.
+    """
+
+    peak_memory_mb: float | None = None
+    cpu_secs: float | None = None
+
+
+class JobCompleted(WorkerEnding, tag="completed", frozen=True):
     """The attempt succeeded; `artifacts` holds `JobArtifact` (stored before) or `WorkerArtifact` (in process).
 
     `reason` says why there is no `result`, if there is one that could not be kept.
@@ -197,7 +212,7 @@ class JobCompleted(WorkerEvent, tag="completed", frozen=True):
     reason: str | None = None
 
 
-class JobFailed(WorkerEvent, tag="failed", frozen=True):
+class JobFailed(WorkerEnding, tag="failed", frozen=True):
     """The attempt failed; with `lost`, it vanished with all its processes; with `unstarted`, these never ran.
 
     With `returned` as well, a worker that had leased it ahead gives it back to be run elsewhere: that is no loss.
@@ -216,7 +231,7 @@ class JobFailed(WorkerEvent, tag="failed", frozen=True):
     final: bool = False
 
 
-class JobCanceled(WorkerEvent, tag="canceled", frozen=True):
+class JobCanceled(WorkerEnding, tag="canceled", frozen=True):
     """The attempt was canceled and its processes are gone."""
 
     reason: str | None = None

@@ -47,13 +47,16 @@ class Endings:
         job = entry.job
         for name in ("output", "error"):
             check_depth(name, getattr(event, name, None))
+        used = {"peak_memory_mb": event.peak_memory_mb, "cpu_secs": event.cpu_secs}
         kept: dict[str, Any] = {"artifacts": event.artifacts, "variables": event.variables}
         if isinstance(event, JobFailed) and event.lost:
             never_ran = event.unstarted and entry.high == 0
             why = event.reason or "Its worker vanished."
             returned = never_ran and event.returned
-            return self._lose(turn, entry, why, worker_seq, never_ran=never_ran, returned=returned, kept=kept)
-        kept["exit_code"] = event.exit_code
+            return self._lose(
+                turn, entry, why, worker_seq, never_ran=never_ran, returned=returned, kept=kept, used=used
+            )
+        kept |= {"exit_code": event.exit_code, **used}
         if job.cancel_requested_at is not None or isinstance(event, JobCanceled):
             reason = event.reason if isinstance(event, JobCanceled) else None
             return self._cancel(turn, entry, reason, kept, worker_seq)
@@ -128,12 +131,13 @@ class Endings:
         never_ran: bool = False,
         returned: bool = False,
         kept: dict[str, Any] | None = None,
+        used: dict[str, float | None] | None = None,
     ) -> Entry:
         job = entry.job
         returns = job.attempt - 1 - job.failures - job.losses
         returned = returned and returns < MAX_RETURNS
         losses = job.losses if returned else job.losses + 1
-        patch: dict[str, Any] = {"losses": losses}
+        patch: dict[str, Any] = {"losses": losses, **(used or {})}
         if job.cancel_requested_at is not None:
             return self._cancel(turn, entry, f"{reason} A cancel had been requested.", patch, worker_seq)
         may_rerun = job.spec.reruns_if_lost or never_ran  # what never ran had no effects

@@ -318,7 +318,7 @@ class WorkerDesk:
             "worker_id": worker_id,
             "started_at": as_datetime(turn.now),
         }
-        for name in ("reason", "not_before", "error", "exit_code", "progress"):
+        for name in ("reason", "not_before", "error", "exit_code", "peak_memory_mb", "cpu_secs", "progress"):
             if getattr(job, name) is not None:
                 patch[name] = None
         turn.count_leased(entry)

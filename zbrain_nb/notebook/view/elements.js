@@ -197,4 +197,7 @@ export function bytes(n) {
   }
   return `${size.toFixed(size < (unit ? 99.5 : 9.95) ? 1 : 0)} ${units[unit]}`;
 }
+/** An amount of memory in MiB. */
+export const memorySize = (mib) =>
+  mib >= 1024 ? `${Number((mib / 1024).toFixed(1))} GB` : `${Number(Number(mib).toFixed(mib < 10 ? 1 : 0))} MB`;
 export const plural = (n, noun) => `${n.toLocaleString('en')} ${noun}${n === 1 ? '' : 's'}`;
