@@ -21,8 +21,9 @@ from websockets.sync.client import connect
 
 from tests.hub.hub import PASSWORD, Hub
 from tests.server.test_isolation import ASKED, UNKNOWN, Ids, cases, told, wording
-from zbrain_nb.model.datadir import DataDir
+from zbrain_nb.model.datadir import DataDir, read_upstream
 from zbrain_nb.model.ids import new_id
+from zbrain_nb.server.hub.proving import service_key
 
 DEADLINE_SECS = 30
 #: What tells alice no more of what she has than of what nobody has: there are no tokens on a Hub, her job was not
@@ -98,6 +99,13 @@ def test_jobs_run_beside_the_server_of_their_owner_and_nobody_elses(servers: Hub
         # bob has no server: alice's worker, of the same org and idle, leaves his job alone
         assert bob.get(f"jobs/{waits['id']}").json()["state"] == "pending"
         assert bob.post(f"jobs/{waits['id']}/cancel").json()["result"] == "canceled"
+
+
+def test_users_servers_know_the_services_key(servers: Hub) -> None:
+    upstream = read_upstream(servers.data_of("alice") / "hub-worker")
+    assert upstream is not None
+    assert upstream.key == service_key(servers.data)
+    assert "ZBRAIN_HUB_KEY is not set" not in servers.log()
 
 
 def test_an_org_sees_its_jobs_and_for_others_nothing_is_there(servers: Hub) -> None:

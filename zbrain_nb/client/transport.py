@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.client.proving import proven_socket, proving
 from zbrain_nb.model.errors import (
     BlobMismatch,
     Forbidden,
@@ -134,6 +135,7 @@ class Transport:
                     headers=_authorization(endpoint) | (headers or {}),
                     content=content,
                     timeout=httpx.Timeout(timeout, connect=CONNECT_SECS, write=WRITE_SECS),
+                    extensions=proving(endpoint),
                     **options,
                 )
                 if answer.status_code in expect:
@@ -187,7 +189,11 @@ class Transport:
             headers = _authorization(endpoint) | ({"Range": f"bytes={at}-"} if at else {})
             try:
                 async with self._client().stream(
-                    "GET", f"{endpoint.api}{path}", headers=headers, timeout=httpx.Timeout(60, connect=CONNECT_SECS)
+                    "GET",
+                    f"{endpoint.api}{path}",
+                    headers=headers,
+                    timeout=httpx.Timeout(60, connect=CONNECT_SECS),
+                    extensions=proving(endpoint),
                 ) as answer:
                     if answer.status_code not in (200, 206):
                         await answer.aread()
@@ -255,6 +261,7 @@ class Transport:
                     open_timeout=CONNECT_SECS,
                     compression=None,
                     proxy=None,
+                    sock=await proven_socket(endpoint),
                 ) as socket:
                     lost_at, pause = None, FIRST_PAUSE_SECS
                     if beats:

@@ -14,7 +14,7 @@
     webhooks.json          how far webhooks were told (the host alone writes it)
     worker/                the local worker's folder: its lock, spools, sockets
     hub-worker/            on JupyterHub, in a user's home: the folder of the user's own worker, and in it
-                           hub.json: url of the Hub's service, and a token for it (mode 0600), and
+                           hub.json: url and key of the Hub's service, and a token for it (mode 0600), and
                            culling.json: how long jobs keep that server from being culled
 """
 
@@ -43,7 +43,7 @@ PROBE_PAUSE_SECS = 0.002
 
 
 class Upstream(msgspec.Struct):
-    """Where a queue is served, and content of ``hub.json``.
+    """Where a queue is served.
 
     Attributes
     ----------
@@ -55,6 +55,18 @@ class Upstream(msgspec.Struct):
 
     url: str
     token: str
+
+
+class HubUpstream(Upstream):
+    """Content of ``hub.json``.
+
+    Attributes
+    ----------
+    key : str
+        The service's public key, by which it proves itself; empty if it is not known.
+    """
+
+    key: str = ""
 
 
 class Owner(Upstream):
@@ -171,16 +183,16 @@ class DataDir:
         return self.root / name
 
 
-def write_upstream(folder: Path, upstream: Upstream) -> None:
+def write_upstream(folder: Path, upstream: HubUpstream) -> None:
     """Publish to the worker on `folder` where the Hub's service is, in one step, readable by this account only."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     publish(folder / HUB_FILE, upstream)
 
 
-def read_upstream(folder: Path) -> Upstream | None:
+def read_upstream(folder: Path) -> HubUpstream | None:
     """Return the Hub's service and a token for it, or None if no server of the user has named it."""
     try:
-        return msgspec.json.decode(_read_own(folder / HUB_FILE), type=Upstream)
+        return msgspec.json.decode(_read_own(folder / HUB_FILE), type=HubUpstream)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 

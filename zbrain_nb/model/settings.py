@@ -87,6 +87,8 @@ class Settings(msgspec.Struct, kw_only=True):
         may use.
     url, token : str or None
         ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
+    server_key : str
+        ``ZBRAIN_SERVER_KEY``: set in jobs on JupyterHub; the public key of the server at ``ZBRAIN_URL``.
     host_data : str or None
         ``ZBRAIN_HOST_DATA``: set in jobs whose host serves a data directory of this machine; its owner file says where
         that is, also after a restart.
@@ -98,6 +100,8 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZBRAIN_LOG_TRANSITIONS``: whether the host's log has a line for each change of a job's state.
     hub_url : str or None
         ``ZBRAIN_HUB_URL``: root of the Hub's zbrain service, to which a user's own Jupyter server relays.
+    hub_key : str
+        ``ZBRAIN_HUB_KEY``: public key of that service, by which it proves itself before it is told a token.
     hub_token, hub_user, hub_server : str or None
         ``JUPYTERHUB_API_TOKEN``, ``JUPYTERHUB_USER``, ``JUPYTERHUB_SERVER_NAME``: set by the Hub for the server of a
         user; the last is None for the one without a name.
@@ -124,11 +128,13 @@ class Settings(msgspec.Struct, kw_only=True):
     quotas: Quotas = Quotas()
     url: str | None = None
     token: str | None = None
+    server_key: str = ""
     host_data: str | None = None
     warm_pool: bool = True
     wait: bool | None = None
     log_transitions: bool = False
     hub_url: str | None = None
+    hub_key: str = ""
     hub_token: str | None = None
     hub_user: str | None = None
     hub_server: str | None = None
@@ -166,11 +172,13 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         quotas=Quotas(org=_read_quota(number, ""), owner=_read_quota(number, "_PER_OWNER")),
         url=environ.get("ZBRAIN_URL") or None,
         token=environ.get("ZBRAIN_TOKEN") or None,
+        server_key=environ.get("ZBRAIN_SERVER_KEY", ""),
         host_data=environ.get("ZBRAIN_HOST_DATA") or None,
         warm_pool=number.flag("ZBRAIN_WARM_POOL") is not False,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
         hub_url=number.url("ZBRAIN_HUB_URL"),
+        hub_key=environ.get("ZBRAIN_HUB_KEY", ""),
         hub_token=environ.get("JUPYTERHUB_API_TOKEN") or None,
         hub_user=environ.get("JUPYTERHUB_USER") or None,
         hub_server=environ.get("JUPYTERHUB_SERVER_NAME") or None,

@@ -56,6 +56,8 @@ class ZBrainExtension(ExtensionApp):
         # on a Hub not the directory's, which opens a host that somebody starts beside
         self.settings["zbrain_token"] = secrets.token_hex(32) if on_hub else data.token()
         self.settings["zbrain_http"] = AsyncHTTPClient(force_instance=True, max_clients=1000, max_body_size=1 << 40)
+        if self._link.dialer is not None:
+            self.settings["zbrain_http"].tcp_client = self._link.dialer
 
     def initialize_handlers(self) -> None:
         """Add the relay's routes."""

@@ -7,6 +7,8 @@ import contextlib
 import logging
 from typing import Protocol
 
+from tornado.tcpclient import TCPClient
+
 from zbrain_nb.model.datadir import DataDir, Owner, Upstream
 from zbrain_nb.model.errors import Conflict, ServerUnreachable, ZBrainError
 from zbrain_nb.model.hosting import find_or_start_host, probe
@@ -28,9 +30,12 @@ class Link(Protocol):
     ----------
     person : str or None
         For whom alone the upstream's token speaks; None where all callers are one.
+    dialer : TCPClient or None
+        Makes the connections to it, if not tornado's own does.
     """
 
     person: str | None
+    dialer: TCPClient | None
 
     def start(self) -> None:
         """Begin to look after the upstream."""
@@ -63,6 +68,7 @@ class HostLink:
     """
 
     person: str | None = None
+    dialer: TCPClient | None = None  # the lock tells whether the host that has proved itself lives
 
     def __init__(self, data: DataDir, settings: Settings, *, inline: bool = False) -> None:
         self._data = data

@@ -45,6 +45,7 @@ from zbrain_nb.server.handlers.bodies import MAX_BODY_BYTES, StreamedBody
 from zbrain_nb.server.handlers.events import check_upgrade
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
 from zbrain_nb.server.hostlink import Link, bearer
+from zbrain_nb.server.hub.proving import connect_socket
 
 log = logging.getLogger(__name__)
 _ALLOWED = [re.compile(rf"/api/{pattern_of(route)}\Z") for route, _ in ROUTES if route != "events"]
@@ -410,9 +411,7 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
             url = f"ws{self.address(upstream).removeprefix('http')}"
             try:
                 headers = bearer(upstream) | self.own_token()
-                return await websocket.websocket_connect(
-                    HTTPRequest(url, headers=headers), max_message_size=1 << 30, ping_interval=20
-                )
+                return await connect_socket(url, headers, self.link.dialer)
             except HTTPClientError as error:
                 raise _refusal_of(error) from error
             except OSError:

@@ -67,6 +67,10 @@ class Secrets:
         """What to seal values for."""
         return self._key.public
 
+    def prove(self, challenge: str) -> str:
+        """Return what shows that this host has the key (see `SealingKey.prove`)."""
+        return self._key.prove(challenge)
+
     async def start(self) -> None:
         """Find what is kept, and begin to forget what has ended; the queue is open."""
         for name, kept in (await asyncio.to_thread(self._read_all)).items():

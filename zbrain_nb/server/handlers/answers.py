@@ -176,13 +176,15 @@ class FullOverview(Overview, kw_only=True):
 class HealthReport(msgspec.Struct):
     """That a host is here, and which key secrets are sealed for.
 
-    A ``proof`` for who sent a nonce, and what runs here for who showed the token.
+    A ``proof`` for who sent a nonce, a ``key_proof`` for who sent a challenge, and what runs here for who showed the
+    token.
     """
 
     status: str
     instance: str
     secrets_key: str
     proof: str | msgspec.UnsetType = msgspec.UNSET
+    key_proof: str | msgspec.UnsetType = msgspec.UNSET
     version: str | msgspec.UnsetType = msgspec.UNSET
     python: str | msgspec.UnsetType = msgspec.UNSET
     pid: int | msgspec.UnsetType = msgspec.UNSET
