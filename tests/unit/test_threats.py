@@ -59,6 +59,7 @@ PROMISES = {
         "unit/queue/test_scopes::test_worker_of_another_principal_cannot_be_used",
     ],
     "Pools run each person's jobs apart, or refuse": [
+        "unit/queue/test_pools::test_worker_of_who_holds_the_data_directory_gets_their_own_jobs_alone",
         "unit/queue/test_pools::test_worker_that_does_not_isolate_gets_jobs_of_its_tokens_owner_alone",
         "unit/queue/test_pools::test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_does_not_isolate",
         "server/test_pools::test_pool_in_one_account_runs_jobs_of_its_owner_and_refuses_those_of_others",

@@ -126,7 +126,10 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
         Takes jobs of this org only.
     isolates : bool
         Whether it runs each person's jobs under an account or in a container of their own, so that they cannot reach
-        those of others. Only such a worker gets jobs of several people, unless it is of who holds the data directory.
+        those of others. Only such a worker gets jobs of several people.
+    runs_others : bool
+        Whether it runs the jobs of everybody in its one account nevertheless, which opens to each of them all that
+        this account can read. It counts only of who holds the data directory.
     is_shared : bool
         Registered with a token that is for the jobs of several people; set by the queue.
     owner, orgs : str and list of str, or None
@@ -163,6 +166,7 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     folder: str | None = None
     org_id: str | None = None
     isolates: bool = False
+    runs_others: bool = False
     is_shared: bool = False
     owner: str | None = None
     orgs: list[str] | None = None

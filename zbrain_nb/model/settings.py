@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZWORKER_MODE``: which kind of worker the host supervises, one of `WORKER_MODES`.
     worker_concurrency : int
         ``ZWORKER_CONCURRENCY``: how many jobs it runs at once.
+    worker_runs_others : bool
+        ``ZWORKER_RUNS_OTHERS``: whether a worker with the data directory's token runs the jobs of everybody in its
+        account; without it the jobs of its owner alone.
     worker_temp_dir : str or None
         ``ZWORKER_TEMP_DIR``: where jobs without a ``cwd`` run.
     default_org_id : str
@@ -123,6 +126,7 @@ class Settings(msgspec.Struct, kw_only=True):
     default_timeout_secs: float = 300.0
     worker_mode: str = "local"
     worker_concurrency: int = 4
+    worker_runs_others: bool = False
     worker_temp_dir: str | None = None
     default_org_id: str = "default"
     quotas: Quotas = Quotas()
@@ -167,6 +171,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         default_timeout_secs=number("ZBRAIN_DEFAULT_TIMEOUT", 300.0, low=0.001),
         worker_mode=number.choice("ZWORKER_MODE", WORKER_MODES),
         worker_concurrency=int(number("ZWORKER_CONCURRENCY", 4, low=1, whole=True)),
+        worker_runs_others=number.flag("ZWORKER_RUNS_OTHERS") or False,
         worker_temp_dir=_absolute(environ.get("ZWORKER_TEMP_DIR")),
         default_org_id=number.org("ZDEFAULT_ORG_ID", "default"),
         quotas=Quotas(org=_read_quota(number, ""), owner=_read_quota(number, "_PER_OWNER")),

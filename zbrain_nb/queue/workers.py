@@ -99,11 +99,12 @@ class WorkerDesk:
             If who asks has too many.
         """
         self._roster.forgotten.discard(info.id)
+        binding = binding_of(scope, info)
         if scope is None or scope.is_holder:
-            yield msgspec.structs.replace(info, owner=None, orgs=None, is_shared=False, holder="")
+            yield msgspec.structs.replace(info, owner=binding.owner, orgs=None, is_shared=scope is not None, holder="")
             return
         scope.check_works()
-        binding, holder = binding_of(scope, info), self.holder_of(info.id)
+        holder = self.holder_of(info.id)
         if holder not in (None, scope.holder):
             raise Forbidden(f"The worker {info.id} is another's.", "Give this one an id of its own.")
         if info.org_id is not None and binding.orgs is not None and info.org_id not in binding.orgs:
@@ -116,7 +117,7 @@ class WorkerDesk:
             # Of a folder that a stranger names nothing is read: its worker is as one on another machine.
             orgs = None if binding.orgs is None else sorted(binding.orgs)
             known = {"owner": binding.owner, "orgs": orgs, "is_shared": scope.binding.owner is None}
-            yield msgspec.structs.replace(info, **known, holder=scope.holder, folder=None)
+            yield msgspec.structs.replace(info, **known, runs_others=False, holder=scope.holder, folder=None)
         finally:
             claims.pop()
             if not claims:

@@ -13,7 +13,7 @@ from tests.unit.queue.test_scopes import ABE, ANN, BOB, HOLDER, ScopedHand, pool
 from zbrain_nb import JobSpec
 from zbrain_nb.model.errors import Forbidden
 from zbrain_nb.model.events import JobStarted
-from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo
+from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, WorkerInfo
 
 pytestmark = pytest.mark.anyio
 
@@ -78,13 +78,31 @@ async def test_token_of_one_persons_jobs_needs_no_isolation(queue):
     assert [job.id for job in await ScopedHand(queue, "p", of_abe()).lease(limit=9)] == [abes]
 
 
-@pytest.mark.parametrize("scope", [None, HOLDER])
-async def test_worker_of_who_holds_the_data_directory_gets_jobs_of_everybody(queue, scope):
-    answer = await queue.register_worker(WorkerInfo(id="w", is_shared=True), scope=scope)
+async def test_worker_of_who_holds_the_data_directory_gets_their_own_jobs_alone(queue):
+    """In its account lies the token that opens everything."""
+    answer = await queue.register_worker(WorkerInfo(id="w"), scope=HOLDER)
+    assert answer.notice is None
+    anns, own = [await queue.submit(TRUE, scope=who) for who in (ANN, HOLDER)]
+    assert [job.id for job in await ScopedHand(queue, "w", HOLDER).lease(limit=9)] == [own]
+    reason = (await queue.get(anns, scope=ANN)).reason
+    assert "in one account" in reason
+    assert "--jobs-of ann" in reason
+
+
+@pytest.mark.parametrize("told", [{"runs_others": True}, {"isolates": True}])
+async def test_worker_of_who_holds_the_data_directory_gets_jobs_of_everybody_if_they_say_so(queue, told):
+    answer = await queue.register_worker(WorkerInfo(id="w", **told), scope=HOLDER)
     assert answer.notice is None
     theirs = [await queue.submit(TRUE, scope=who) for who in (ANN, ABE, BOB, HOLDER)]
-    request = LeaseRequest(request_id="1", limit=9, wait_secs=0)
-    assert {lease.job.id for lease in (await queue.lease("w", request, scope=scope)).leases} == set(theirs)
+    assert {job.id for job in await ScopedHand(queue, "w", HOLDER).lease(limit=9)} == set(theirs)
+
+
+@pytest.mark.parametrize("scope", [ANN, POOL])
+async def test_nobody_else_can_say_that_their_worker_runs_jobs_of_others(queue, scope):
+    hand = await ScopedHand(queue, "w", scope).register(kind="big", runs_others=True)
+    await queue.submit(BIG, scope=ABE)
+    assert await hand.lease(limit=9) == []
+    assert [info.runs_others for info in queue.workers()] == [False]
 
 
 async def test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_does_not_isolate(queue):
