@@ -1,8 +1,8 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
 // the run that is picked shows its own view below.
-import { STATE_WORDS, button, clock, h, newId, plural, progressBar, stateMark, twist } from './elements.js';
+import { STATE_WORDS, button, clock, h, newId, plural, progressBar, stateMark, tryNow, twist } from './elements.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
-import { pressIn } from './press.js';
+import { pressIn, settle } from './press.js';
 import { visibleName } from './text.js';
 import { errorText } from './words.js';
 
@@ -133,7 +133,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   }
 
   function mainAct() {
-    if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
+    if (feed.connection === 'reconnecting') return tryNow(feed);
     if (feed.connection !== 'live') return null;
     const disabled = feed.acting != null;
     const active = feed.jobs.filter((job) => !ended(job) && !job.cancel_requested_at && !feed.missing.has(job.id));
@@ -174,6 +174,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
         h('span', { class: 'zb-acts' }, h('span', { class: 'zb-slot', 'data-part': 'act' }, mainAct())),
       ),
     );
+    settle(head, head.querySelector('[data-part="act"]').textContent);
     if (held) (head.querySelector('.zb-acts button:not([disabled])') ?? head.querySelector('.zb-twist')).focus({ preventScroll: true });
   }
 
@@ -194,6 +195,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           button(`Retry ${jobs.length.toLocaleString('en')}`, { disabled: feed.acting != null, onclick: () => feed.act('retry', jobs) }),
       ),
     );
+    settle(reasons, rows.map(({ children: [, why] }) => why.textContent).join('\n'));
     const more = most.length - rows.length;
     reasons.replaceChildren(
       ...(rows.length
