@@ -439,7 +439,10 @@ class _Jobs(RequestHandler):
         if not stub.answer_posts:
             raise HTTPError(409)
         if part == "cancel":
-            stub._emit("job_cancel_requested", job_id, {"cancel_requested_at": utc()})
+            if stub.jobs[job_id]["state"] == "pending":
+                stub._emit("job_canceled", job_id, {"state": "canceled", "finished_at": utc()})
+            else:
+                stub._emit("job_cancel_requested", job_id, {"cancel_requested_at": utc()})
             self.finish({"result": "canceling", "job": stub.jobs[job_id]})
         elif part == "detach":
             self.finish({"detached": stub.waiting, "job": stub.jobs[job_id]})

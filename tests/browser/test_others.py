@@ -129,3 +129,22 @@ def test_code_of_another_runs_as_the_viewer_only_when_that_was_answered(page: Pa
     expect(view.locator(".zb-word")).to_have_text("Pending")
     assert [job["retry_of"] for job in stub.jobs.values() if job["retry_of"]] == [job_id]
     assert stub.asked_for_others == ["1"]
+
+
+def test_held_enter_on_retry_of_anothers_job_asks_and_stays_on_no(page: Page, stub: StubServer) -> None:
+    stub.add("failed", owner="eve")
+    page.goto(stub.url())
+    page.get_by_role("button", name="Retry").focus()
+    page.keyboard.down("Enter")
+    no = page.get_by_role("button", name="No", exact=True)
+    expect(no).to_be_focused()
+    for _ in range(3):
+        page.keyboard.down("Enter")  # as the key repeats
+    expect(no).to_be_focused()
+    page.get_by_role("button", name="Run as me").focus()
+    page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    assert stub.posts == []
+    page.keyboard.press("Enter")
+    expect(page.locator(".zb-word")).to_have_text("Pending")
+    assert stub.asked_for_others == ["1"]

@@ -99,6 +99,93 @@ def test_filter_and_bulk_act_of_a_busy_dashboard_take_the_click(host: Owner, han
     expect(page.locator(".zb-jobs tbody tr[data-state=canceled]").filter(has_text="to be filtered")).to_have_count(1)
 
 
+def pause(page: Page) -> None:
+    """Stop the page's clock; it stands a second from now, which neither ends a press nor a connection."""
+    page.clock.pause_at((page.evaluate("Date.now()") + 1000) / 1000)
+
+
+def double_click(page: Page, target: Locator, gap: int, done: str, other: Locator) -> None:
+    """Click twice, `gap` ms apart by the page's paused clock; once it is `done`, `other` lies under the pointer."""
+    box = target.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.click(x, y)
+    page.wait_for_function(done)
+    page.clock.run_for(gap)
+    under = other.bounding_box()
+    assert under is not None and under["x"] < x < under["x"] + under["width"]
+    page.mouse.down(click_count=2)
+    page.mouse.up(click_count=2)
+    page.evaluate("() => {}")  # what the click does to the server is begun
+
+
+def test_double_click_acts_once_and_what_it_did_can_be_undone_a_moment_later(page: Page, stub: StubServer) -> None:
+    stub.add("pending")
+    page.clock.install()
+    page.goto(stub.url())
+    cancel, again = (page.get_by_role("button", name=name) for name in ("Cancel", "Run again"))
+    expect(cancel).to_be_visible()
+    pause(page)
+    for gap in (80, 120, 200, 300):
+        for target, other, state in ((cancel, again, "canceled"), (again, cancel, "pending")):
+            before = len(stub.posts)
+            done = f"(({{ job, canAct, acting }}) => job.state === '{state}' && canAct && !acting)(views[0].feed)"
+            double_click(page, target, gap, done, other)
+            page.clock.run_for(500)
+            expect(other).to_be_visible()
+            assert len(stub.posts) == before + 1
+
+
+def test_double_click_on_the_page_of_a_job_cancels_it_and_does_not_run_it_again(
+    host: Owner, hand: HandWorker, page: Page
+) -> None:
+    (job_id,) = hand.submit(name="pressed twice")
+    page.clock.install()
+    log_in(page, host)
+    page.goto(f"{host.url}zbrain/jobs/{job_id}")
+    cancel, again = (page.get_by_role("button", name=name) for name in ("Cancel", "Run again"))
+    expect(cancel).to_be_visible()
+    pause(page)
+    posts: list[str] = []
+    page.on("request", lambda request: posts.append(request.url[-6:]) if request.method == "POST" else None)
+    with page.expect_response("**/whoami"):  # the last that is read of a job that has ended
+        cancel.click()
+    for _ in range(100):  # frames, few of which are needed
+        page.clock.run_for(16)
+        if again.is_visible() and again.is_enabled():
+            break
+    box = again.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 5, box["y"] + 5)
+    page.evaluate("() => {}")
+    assert posts == ["cancel"]
+    page.clock.run_for(500)
+    again.click()
+    page.evaluate("() => {}")
+    assert posts == ["cancel", "/retry"]
+
+
+def test_double_click_on_a_reason_of_a_group_leaves_the_reason_that_moves_up_alone(
+    page: Page, stub: StubServer
+) -> None:
+    first, second, third, _ = stub.add_group(["failed", "failed", "failed", "running"])
+    for job_id, name in ((first, "KeyError"), (second, "KeyError"), (third, "ValueError")):
+        stub.jobs[job_id]["error"] = {"ename": name, "evalue": "", "traceback": []}
+    page.clock.install()
+    page.goto(stub.url())
+    row = page.locator(".zb-why-list li").first
+    expect(row).to_contain_text("KeyError")
+    pause(page)
+    moved = "views[0].feed.failed.length === 1 && !views[0].feed.acting"
+    button = row.get_by_role("button")
+    double_click(page, button, 80, moved, button)
+    expect(row).to_contain_text("ValueError")
+    assert [post.split()[0] for post in stub.posts if not post.startswith("lookup")] == ["retry"]
+    page.clock.run_for(500)
+    button.click()
+    page.wait_for_function("views[0].feed.failed.length === 0")
+
+
 #: A page whose elements keep what happens on them to themselves.
 PRESS = """async () => {
   const { pressIn } = await import('/view/press.js');

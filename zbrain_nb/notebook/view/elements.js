@@ -88,8 +88,12 @@ export const button = (label, props = {}, shape) =>
 /** What stands in place of Retry while it asks; last what harms nobody, for that comes to lie under the pointer. */
 export const answers = (feed, verb) => [
   button('Run as me', { disabled: feed.acting != null, onclick: () => feed.act(verb, true) }),
-  button('No', { onclick: () => feed.ask(false) }),
+  button('No', { 'data-safe': true, onclick: () => feed.ask(false) }),
 ];
+/** It does no harm, so it may be pressed as soon as it is there: the connection may be back a moment later. */
+export const tryNow = (feed) => button('Try now', { class: 'zb-now', onclick: () => feed.act('reconnect') });
+/** What the keyboard gets in `box` after it was built anew: never what a held or hasty key must not press. */
+export const toFocus = (box) => box?.querySelector('[data-safe]') ?? box?.querySelector('button:not([disabled])');
 export const iconButton = (label, shape, props = {}) =>
   h(
     'button',

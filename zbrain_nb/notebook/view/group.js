@@ -1,9 +1,9 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
 // the run that is picked shows its own view below.
-import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, stateMark, twist } from './elements.js';
+import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, stateMark, tryNow, twist } from './elements.js';
 import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
-import { pressIn } from './press.js';
+import { pressIn, settle } from './press.js';
 import { visibleName } from './text.js';
 import { errorText } from './words.js';
 
@@ -145,7 +145,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   }
 
   function mainAct() {
-    if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
+    if (feed.connection === 'reconnecting') return tryNow(feed);
     if (feed.connection !== 'live') return null;
     const disabled = feed.acting != null;
     const active = feed.jobs.filter((job) => !ended(job) && !job.cancel_requested_at && !feed.missing.has(job.id));
@@ -192,6 +192,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
         ),
       ),
     );
+    settle(head, head.querySelector('[data-part="act"]').textContent);
     if (!active) return;
     const target = held && head.querySelector(`[data-part="${held}"] button:not([disabled])`);
     (target || head.querySelector('.zb-twist')).focus({ preventScroll: true });
@@ -214,6 +215,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           button(`Retry ${jobs.length.toLocaleString('en')}`, { disabled: feed.acting != null, onclick: () => feed.act('retry', jobs) }),
       ),
     );
+    settle(reasons, rows.map(({ children: [, why] }) => why.textContent).join('\n'));
     const more = most.length - rows.length;
     reasons.replaceChildren(
       ...(rows.length

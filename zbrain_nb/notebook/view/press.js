@@ -3,6 +3,8 @@
 const PRESSED = 'button, a, input, summary'; // no select: its list takes the release, and it is never built anew
 const ENDS = ['pointerup', 'pointercancel', 'contextmenu'];
 const LONGEST_MS = 3_000; // a release that is told to nobody must not stop the page
+const SETTLE_MS = 500; // within which two clicks are one double click
+const offered = new WeakMap(); // of a box with buttons: what they said, and the timer of its rest
 
 /** Watch what is pressed in `el`; `released` is called, before the click, when a press has ended. */
 export function pressIn(el, released) {
@@ -21,15 +23,33 @@ export function pressIn(el, released) {
     clearTimeout(late);
     released();
   };
+  // A key that is held presses once, or it would answer what its first press has asked.
+  const hold = (event) => {
+    if (event.repeat && /^(Enter| )$/.test(event.key) && event.target.closest?.('button')) event.preventDefault();
+  };
   function dispose() {
     clearTimeout(late);
+    el.removeEventListener('keydown', hold, true);
     el.removeEventListener('pointerdown', begin, true);
     for (const kind of ENDS) removeEventListener(kind, end, true);
     removeEventListener('blur', end);
   }
+  el.addEventListener('keydown', hold, true);
   // Captured, since others on the page may keep these events to themselves.
   el.addEventListener('pointerdown', begin, true);
   for (const kind of ENDS) addEventListener(kind, end, true);
   addEventListener('blur', end); // the window's own, and not that of what had the focus
   return press;
+}
+
+/**
+ * Keep the pointer off the buttons in `box` for a moment when others have come to stand there: the second click of a
+ * double click, or one that was on its way, was meant for what it does not see any more. `words` say what they do.
+ */
+export function settle(box, words) {
+  const { words: before, timer } = offered.get(box) ?? {};
+  if (!words || words === before) return; // with no button between, the next one is compared with the last
+  clearTimeout(timer);
+  box.classList.toggle('zb-settling', before != null);
+  offered.set(box, { words, timer: setTimeout(() => box.classList.remove('zb-settling'), SETTLE_MS) });
 }

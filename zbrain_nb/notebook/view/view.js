@@ -1,6 +1,6 @@
 // The view of one job: `render(el, feed, {open, renderOutput}) -> dispose`. It reads the feed and asks it to act;
 // where the feed gets its data is no concern of it. Parts are built anew only when what they show has changed.
-import { STATE_WORDS, answers, button, copyButton, h, icon, newId, progressBar, stateMark, twist } from './elements.js';
+import { STATE_WORDS, answers, button, copyButton, h, icon, newId, progressBar, stateMark, toFocus, tryNow, twist } from './elements.js';
 import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
 import { detachItem, moreMenu } from './menu.js';
@@ -8,7 +8,7 @@ import { noticeAsk, noticeAskOf, noticeOfJob, tellEnd } from './notices.js';
 import { outputsPane, renderPlainly } from './outputs.js';
 import { paramsOf, paramsSection } from './params.js';
 import { parentsPane, waitsForParents } from './parents.js';
-import { pressIn } from './press.js';
+import { pressIn, settle } from './press.js';
 import { plainText, visibleName } from './text.js';
 import { failureSection } from './trace.js';
 import {
@@ -91,15 +91,16 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         ),
       ),
     );
+    settle(head, head.querySelector('[data-part="act"]').textContent);
     // A rebuild never drops the keyboard: the same part gets it back, or the twist if that part cannot take it.
     if (active) {
-      const target = held && head.querySelector(`[data-part="${held}"] button:not([disabled])`);
+      const target = held && toFocus(head.querySelector(`[data-part="${held}"]`));
       (target || head.querySelector('.zb-twist')).focus({ preventScroll: true });
     }
   }
   function mainAct() {
     const { state } = feed.job;
-    if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
+    if (feed.connection === 'reconnecting') return tryNow(feed);
     if (!feed.canAct) return null;
     if (feed.canceling) return button('Canceling\u2026', { disabled: true });
     if (!feed.ended) return button('Cancel', { onclick: () => feed.act('cancel') });

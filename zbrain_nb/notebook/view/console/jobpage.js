@@ -1,12 +1,12 @@
 // The page of one job: `jobPage(main, {api, id, home, jobUrl, frameUrl}) -> feed`. Head, tabs with the whole log,
 // outputs, files, attempts and code, and beside them what the job is. Parts are built anew only when they change.
 import { ask } from '../ask.js';
-import { STATE_WORDS, answers, button, clock, h, newId, progressBar, span, stateMark, timeOfDay } from '../elements.js';
+import { STATE_WORDS, answers, button, clock, h, newId, progressBar, span, stateMark, timeOfDay, toFocus, tryNow } from '../elements.js';
 import { artifactsSection, keptSection, valueSection } from '../kept.js';
 import { logPane } from '../log.js';
 import { outputsPane } from '../outputs.js';
 import { parentsPane, waitsForParents } from '../parents.js';
-import { pressIn } from '../press.js';
+import { pressIn, settle } from '../press.js';
 import { ServerFeed } from '../server.js';
 import { visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
@@ -104,13 +104,14 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     const held = title.contains(document.activeElement);
     crumb.replaceChildren(h('a', { href: home }, 'Jobs'), ' / ', h('bdi', {}, name()));
     title.replaceChildren(h('bdi', {}, name()), stateMark(face, wordOf(feed)), h('span', { class: 'zb-acts' }, acts()));
-    if (held) title.querySelector('button:not([disabled])')?.focus({ preventScroll: true });
+    settle(title, title.lastChild.textContent);
+    if (held) toFocus(title)?.focus({ preventScroll: true });
     document.title = `${STATE_WORDS[face]}: ${name()}`;
     if (status.dataset.face && status.dataset.face !== face) status.textContent = `${name()}: ${STATE_WORDS[face]}`;
     status.dataset.face = face;
   }
   function acts() {
-    if (feed.connection === 'reconnecting') return button('Try now', { onclick: () => feed.act('reconnect') });
+    if (feed.connection === 'reconnecting') return tryNow(feed);
     if (!feed.canAct) return null;
     if (feed.canceling) return button('Canceling\u2026', { disabled: true });
     if (!feed.ended) return [waiting > 0 && detachButton(), button('Cancel', { onclick: () => feed.act('cancel') })];
