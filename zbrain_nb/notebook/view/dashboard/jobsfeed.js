@@ -119,9 +119,10 @@ export class JobsFeed {
     void this.#connection.connect();
   }
 
+  /** Cancel jobs or submit them again; return those that came of it, or null if not all is known to be done. */
   async act(verb, ids) {
-    if (verb === 'reconnect') return void this.#connection.resume();
-    if (this.acting || !ids.length) return;
+    if (this.acting || !ids.length) return null;
+    let done = [];
     this.acting = verb;
     this.problem = null;
     this.tell();
@@ -134,15 +135,18 @@ export class JobsFeed {
         const body = { ids: ids.slice(at, at + PAGE) };
         const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits });
         for (const job of jobs) this.#put(job);
+        done.push(...jobs);
       }
       this.problem = null;
     } catch (error) {
+      done = null;
       const what = verb === 'cancel' ? 'Not all jobs were canceled' : 'Not all jobs were tried again';
       this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
     }
     this.acting = null;
     this.tell();
     void this.#lookOver();
+    return done;
   }
 
   /** Fetch older jobs that fit, when not all are here. */
@@ -163,6 +167,7 @@ export class JobsFeed {
   /** Read the newest rows; the others follow while the socket already brings what changes. */
   async #load(current) {
     this.loading = true;
+    if (this.connection === 'reconnecting') this.problem = null; // rows come that say how it stands
     this.#old = new Set(this.rows.keys());
     this.tell();
     const seq = await this.#readOverview();
