@@ -70,13 +70,15 @@ def test_rows_that_the_filter_hides_are_not_acted_on(page: Page, host: Owner, ha
 #: A dashboard on a server of one running job, which refuses acts; `lose` and `back` are its connection.
 LOSING = """async () => {
   const { JobsFeed } = await import('/view/dashboard/jobsfeed.js');
+  const { Refused } = await import('/view/ask.js');
   const { renderDashboard } = await import('/view/dashboard/dashboard.js');
   let socket = null;
   let down = false;
   const job = { id: 'a', name: 'n', owner: 'ada', state: 'running', event_seq: 1, spec: {} };
   const server = {
     async ask(path) {
-      if (down || path === 'jobs/cancel') throw new Error('no answer');
+      if (down) throw new Error('no answer');
+      if (path === 'jobs/cancel') throw new Refused(409, null);
       if (path === 'whoami') return [{ owner: 'ada' }];
       if (path.startsWith('overview')) return [{ org_id: 'o', states: {}, event_seq: 9, quotas: [], ...OVERVIEW }];
       return [{ jobs: [job], next_cursor: null }];

@@ -1,6 +1,6 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
-import { Refused, serverAt } from '../ask.js';
+import { Refused, failedAct, newKey, serverAt } from '../ask.js';
 import { Connection } from '../connection.js';
 import { ENDED, nameOf } from '../feed.js';
 
@@ -28,6 +28,10 @@ const FIELDS = [
   'cancel_requested_at',
   'canceled_by',
 ];
+const FAILED = {
+  cancel: ['Not all jobs were canceled', 'Whether all jobs were canceled is not known'],
+  retry: ['Not all jobs were tried again', 'Whether all jobs were tried again is not known (to ask once more makes no second jobs)'],
+};
 const ACTIVE = ['running', 'retrying', 'pending'];
 
 /** A job, or a patch of one, as a row keeps it. */
@@ -50,6 +54,7 @@ export class JobsFeed {
   #timers = {};
   #isLooking = false;
   #unknown = new Set();
+  #key = null; // of repeats that have no answer yet
   #old = new Set(); // ids of rows that were here before all is loaded, and have not come again
   #seen = () => document.hidden || void this.#lookOver();
 
@@ -131,17 +136,21 @@ export class JobsFeed {
       this.tell();
     };
     try {
+      if (verb === 'retry') this.#key ??= newKey();
+      const key = verb === 'retry' ? this.#key : null;
       for (let at = 0; at < ids.length; at += PAGE) {
         const body = { ids: ids.slice(at, at + PAGE) };
-        const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits });
+        const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, key, waits });
         for (const job of jobs) this.#put(job);
         done.push(...jobs);
       }
+      this.#key = null;
       this.problem = null;
     } catch (error) {
       done = null;
-      const what = verb === 'cancel' ? 'Not all jobs were canceled' : 'Not all jobs were tried again';
-      this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      const failed = failedAct(error, FAILED[verb]);
+      this.problem = failed.text;
+      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }
     this.acting = null;
     this.tell();
