@@ -124,6 +124,7 @@ def test_keyboard_filters_moves_selects_acts_and_opens(jupyter: Lab, worker: Han
     page.get_by_role("button", name="Cancel 2").click()
     expect(row(page, "keys-a").locator(".zb-word")).to_have_text("Canceled")
     expect(row(page, "keys-b").locator(".zb-word")).to_have_text("Canceled")
+    page.get_by_label("Select all shown").check()
     page.get_by_role("button", name="Retry 2").click()
     expect(page.locator(".zb-jobs tbody tr[data-state=pending]")).to_have_count(2)
     assert worker.get(f"jobs/{other}")["state"] == "pending"

@@ -1,15 +1,15 @@
 // What the view of a group reads: many jobs, looked at together and followed on one socket. A run that was submitted
 // again, by whomever, stands in the place of what it repeats.
-import { Refused, serverAt } from './ask.js';
+import { failedAct, newKey, serverAt } from './ask.js';
 import { Connection, Unknown, unknownIfMissing } from './connection.js';
 import { ENDED } from './feed.js';
 
 const PAGE = 1000; // jobs asked for at once
 const GROUP_TAG = 'zbrain.group';
-const NOT_DONE = {
-  cancel: 'The runs were not canceled',
-  detach: 'Nobody was detached',
-  retry: 'The runs were not tried again',
+const FAILED = {
+  cancel: ['The runs were not canceled', 'Whether the runs were canceled is not known'],
+  detach: ['Nobody was detached', 'Whether anybody was detached is not known'],
+  retry: ['The runs were not tried again', 'Whether the runs were tried again is not known (to ask once more makes no second jobs)'],
 };
 
 export class GroupFeed {
@@ -20,6 +20,7 @@ export class GroupFeed {
   #tag = null; // that its jobs share, and those that repeat them
   #newest = null; // id of the newest job that bears it
   #first; // id of the run by which who waits for the group can be let go on, whatever became of it
+  #key = null; // of repeats that have no answer yet
 
   /**
    * @param {string | object} server where to ask: the address of the API, or what is a server already
@@ -101,7 +102,9 @@ export class GroupFeed {
       this.problem = await (verb === 'detach' ? this.#letGo(waits) : this.#change(verb, jobs, waits));
       if (verb === 'retry') void this.#connection.connect();
     } catch (error) {
-      this.problem = `${NOT_DONE[verb]}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      const failed = failedAct(error, FAILED[verb]);
+      this.problem = failed.text;
+      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }
     this.acting = null;
     this.tell();
@@ -112,12 +115,15 @@ export class GroupFeed {
     const ids = jobs.map(({ id }) => id);
     const changed = [];
     let others = 0;
+    if (verb === 'retry') this.#key ??= newKey();
+    const key = verb === 'retry' ? this.#key : null;
     for (let at = 0; at < ids.length; at += PAGE) {
       const body = { ids: ids.slice(at, at + PAGE) };
-      const [found] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits });
+      const [found] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, key, waits });
       changed.push(...found.jobs);
       others += found.others?.length ?? 0;
     }
+    this.#key = null;
     for (const job of changed) {
       const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
       if (place != null && (verb === 'retry' || job.event_seq >= (this.jobs[place].event_seq ?? 0)))

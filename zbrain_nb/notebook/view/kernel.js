@@ -44,8 +44,8 @@ export class KernelServer {
    * As `ask` in `ask.js`. What a person has pressed gives `waits`, which is called with a sentence when the answer takes
    * its time. It is not given up while there is a kernel: it waits there to be done, and nobody could take it back.
    */
-  async ask(path, { method = 'GET', body, waits } = {}) {
-    const { parts, date } = await this.#request({ method, path, body }, waits);
+  async ask(path, { method = 'GET', body, key, waits } = {}) {
+    const { parts, date } = await this.#request({ method, path, body, key }, waits);
     return [JSON.parse(textOf(parts)), Date.parse(date ?? '') || 0];
   }
 
@@ -91,6 +91,8 @@ export class KernelServer {
     try {
       this.#channel ??= this.#open(this.#hear, (why) => this.#lose(why));
       this.#channel.send({ ...message, page: this.#page });
+      const asked = this.#asked.get(message.id);
+      if (asked) asked.isSent = true;
     } catch (error) {
       this.#lose(error.message);
     }
@@ -124,7 +126,8 @@ export class KernelServer {
   };
 
   #end(number, error, drops = false) {
-    const { socket, reject } = this.#asked.get(number);
+    const { socket, reject, isSent = false } = this.#asked.get(number);
+    if (error instanceof Unreached) error.isSent = isSent;
     if (drops) this.#drop(number);
     this.#asked.delete(number);
     if (socket) socket.onclose?.({ code: CLOSES[error.status], reason: error.message });

@@ -1,5 +1,5 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
-import { serverAt } from './ask.js';
+import { failedAct, newKey, serverAt } from './ask.js';
 import { Connection, unknownIfMissing } from './connection.js';
 import { ENDED, Feed } from './feed.js';
 import { LogLines } from './lines.js';
@@ -9,17 +9,18 @@ const MOST_PARENTS = 50; // followed and shown
 const PLACE_MS = 5000; // so often a waiting job is asked for its place in line
 const SKEW_MS = 3000; // the Date header counts in whole seconds
 
-const NOT_DONE = {
-  cancel: 'The job was not canceled',
-  cancel_earlier: 'The earlier job was not canceled',
-  detach: 'Nobody was detached',
-  run_again: 'The job was not run again',
+const FAILED = {
+  cancel: ['The job was not canceled', 'Whether the job was canceled is not known'],
+  cancel_earlier: ['The earlier job was not canceled', 'Whether the earlier job was canceled is not known'],
+  detach: ['Nobody was detached', 'Whether anybody was detached is not known'],
+  run_again: ['The job was not run again', 'Whether the job was run again is not known (to ask once more makes no second job)'],
 };
 
 export class ServerFeed extends Feed {
   #server;
   #connection;
   #placing = null;
+  #key = null; // of a repeat that has no answer yet
   #attemptsOf = null; // job and attempt up to which `attempts` goes
 
   /** @param {string | object} server where to ask: the address of the API, or what is a server already */
@@ -107,11 +108,16 @@ export class ServerFeed extends Feed {
       } else {
         this.asked = null;
         const path = `${this.#jobPath()}/retry${others ? '?others=1' : ''}`;
-        this.#follow(await this.#fetch(path, { method: 'POST', waits }));
+        this.#key ??= newKey();
+        const job = await this.#fetch(path, { method: 'POST', key: this.#key, waits });
+        this.#key = null;
+        this.#follow(job);
       }
       this.problem = null;
     } catch (error) {
-      this.problem = `${NOT_DONE[verb] ?? NOT_DONE.run_again}: ${error.message}`;
+      const failed = failedAct(error, FAILED[verb] ?? FAILED.run_again);
+      this.problem = failed.text;
+      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }
     this.acting = null;
     this.tell();

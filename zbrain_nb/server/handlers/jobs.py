@@ -73,7 +73,7 @@ MAX_ROW_TEXT = 300
 IDEMPOTENCY_KEY = Header(
     "Idempotency-Key",
     str,
-    "Two requests of one owner with one key and one body are one; up to 200 characters.",
+    "Two requests of one owner with one key for one thing are one; up to 200 characters.",
 )
 SECRETS = Header(SECRETS_HEADER, str, "Values of the secrets that specs name, sealed for the key in `GET health`.")
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
@@ -337,17 +337,21 @@ class RetryHandler(ApiHandler):
         admits=PEOPLE,
         act="retry",
         query=RetryQuery,
+        headers=(IDEMPOTENCY_KEY,),
         answers={201: ShownJob},
         refuses=(JobNotFound, WrongState, MissingBlobs, OverQuota),
     )
     async def post(self, job_id: str) -> None:
         """Submit the same spec again as a new job; 409 while the old one is active.
 
-        It is the caller's job and runs as the caller. So another person's is repeated only with ``?others=1``.
+        It is the caller's job and runs as the caller. So another person's is repeated only with ``?others=1``. Sent
+        again under one ``Idempotency-Key``, it is answered with the job that the first request made.
         """
         await self.job(job_id)
         others = self.query(RetryQuery).others
-        again = await self.queue.retry_job(job_id.lower(), scope=self.principal, others=others)
+        again = await self.queue.retry_job(
+            job_id.lower(), key=self.request.headers.get("Idempotency-Key"), scope=self.principal, others=others
+        )
         self.reply(job_json(again), 201)
 
 
@@ -365,13 +369,20 @@ class ManyHandler(ApiHandler):
         """What the address says; a look is none."""
         return self.path_args[0].replace("lookup", "")
 
-    @operation(admits=PEOPLE, body=JobIds, answers={200: ManyJobs}, refuses=(MissingBlobs, OverQuota))
+    @operation(
+        admits=PEOPLE,
+        body=JobIds,
+        headers=(IDEMPOTENCY_KEY,),
+        answers={200: ManyJobs},
+        refuses=(MissingBlobs, OverQuota),
+    )
     async def post(self, verb: str) -> None:
         """Look at, cancel or submit again the jobs whose ids the body lists; unknown ones are passed over.
 
         Answers ``{"jobs": [...], "event_seq": n}``, the jobs in the order of the ids. Events behind ``event_seq``
         tell what becomes of them. `retry` leaves out jobs that have not ended, and answers with the new ones; those
-        of other people it leaves out too, and ``others`` lists them.
+        of other people it leaves out too, and ``others`` lists them. Under one ``Idempotency-Key`` it submits a job
+        again once, however often it is asked.
         """
         ids = [job_id.lower() for job_id in self.decode(JobIds).ids]
         if len(ids) > MAX_BATCH:
@@ -387,7 +398,8 @@ class ManyHandler(ApiHandler):
             others = {job.id for job in jobs if job.state.ended and job.owner != scope.owner}
             more["others"] = [job.id for job in jobs if job.id in others]
             self.note_jobs(job for job in jobs if job.id not in others)
-            jobs = await self.queue.retry_many(jobs, scope=scope)
+            key = self.request.headers.get("Idempotency-Key")
+            jobs = await self.queue.retry_many(jobs, key=key, scope=scope)
         self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq, **more})
 
 

@@ -28,6 +28,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   let frame = 0;
   let later = null;
   let findLater = null;
+  let said = ''; // what the last act on many has done
 
   const strip = h('div', { class: 'zb-strip', role: 'group', 'aria-label': 'Now' });
   const quotas = h('div', { class: 'zb-quotas', role: 'group', 'aria-label': 'Limits', hidden: true });
@@ -40,7 +41,9 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   );
   const noticeSaid = h('span', { role: 'alert' });
   const noticeNext = h('span'); // counts down, and is not spoken
-  const notice = h('div', { class: 'zb-notice', hidden: true }, noticeSaid, ' ', noticeNext);
+  const problem = h('span', { role: 'alert' });
+  const saidToo = h('span'); // `status` speaks it
+  const notice = h('div', { class: 'zb-notice', hidden: true }, noticeSaid, ' ', noticeNext, ' ', problem, ' ', saidToo);
   const seg = h('div', { class: 'zb-seg', role: 'group', 'aria-label': 'State' });
   const search = h('input', {
     class: 'zb-input',
@@ -111,6 +114,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     return h('kbd', {}, name);
   }
   function choose(rows, on) {
+    said = '';
     for (const { id } of rows) {
       if (on) chosen.add(id);
       else chosen.delete(id);
@@ -119,6 +123,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   }
   function refilter(change) {
     Object.assign(filter, change);
+    said = '';
     table.el.scrollTop = 0;
     refresh();
     status.textContent = `${plural(order.length, 'job')} shown`;
@@ -236,12 +241,12 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   }
   let bulkKey = null;
   function buildBulk() {
-    const rows = [...chosen].map((id) => feed.rows.get(id)).filter(Boolean);
+    const rows = order.filter(({ id }) => chosen.has(id)); // nobody sees the others
     const cancel = rows.filter(canCancel).map(({ id }) => id);
     const ended = rows.filter(canRetry);
     const retry = ended.filter((row) => isOwn(row, feed.viewer)).map(({ id }) => id);
     const others = ended.length - retry.length;
-    const said = others > 0 && h('span', { class: 'zb-mute' }, `${plural(others, 'job')} of others: Retry is on a job's own page`);
+    const passedOver = others > 0 && h('span', { class: 'zb-mute' }, `${plural(others, 'job')} of others: Retry is on a job's own page`);
     const now = JSON.stringify([rows.length, cancel.length, retry.length, others, feed.acting, feed.connection]);
     if (now === bulkKey) return;
     bulkKey = now;
@@ -251,11 +256,11 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       list.length > 0 &&
       button(`${word} ${list.length.toLocaleString('en')}`, {
         disabled: feed.acting != null || feed.connection !== 'live',
-        onclick: () => void feed.act(verb, list),
+        onclick: () => void actOn(verb, list),
       });
     bulk.replaceChildren(
       h('b', {}, `${rows.length.toLocaleString('en')} selected`),
-      ...[act('cancel', 'Cancel', cancel), act('retry', 'Retry', retry), said].filter(Boolean),
+      ...[act('cancel', 'Cancel', cancel), act('retry', 'Retry', retry), passedOver].filter(Boolean),
       h('span', { class: 'zb-gap' }),
       button('Clear', {
         class: 'zb-btn-bare',
@@ -265,7 +270,19 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
         },
       }),
     );
-    if (held && !bulk.hidden) bulk.querySelector('button:not([disabled])')?.focus({ preventScroll: true });
+    if (held) (bulk.hidden ? table.el : bulk).querySelector('button:not([disabled]), input')?.focus({ preventScroll: true });
+  }
+
+  /** Act on many. What is done keeps no selection: another press would do it, or its opposite, to what came of it. */
+  async function actOn(verb, ids) {
+    said = '';
+    const jobs = await feed.act(verb, ids);
+    if (!jobs) return;
+    chosen.clear();
+    const done = verb === 'retry' ? 'submitted again' : jobs.every(({ state }) => state === 'canceled') ? 'canceled' : 'told to stop';
+    said = `${plural(jobs.length, 'job')} ${done}.`;
+    status.textContent = said;
+    refresh();
   }
 
   // ---- the table
@@ -298,24 +315,27 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     empty.textContent = feed.rows.size ? 'No job fits this filter.' : 'No jobs yet. Put %%zbrain on top of a cell, or `zbrain run --` before a command.';
   }
 
-  function noticeText() {
-    if (feed.problem) return [feed.problem, ''];
+  function connectionText() {
     if (feed.connection === 'unknown') return [feed.refusal ?? 'You are not a member of this org, or there is none of this name.', ''];
     if (feed.connection !== 'reconnecting') return ['', ''];
     const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
     const since = feed.heardAt ? ` since ${timeOfDay(feed.heardAt)}` : '';
-    const said = feed.refusal ?? `No connection to the server${since}. Jobs go on; what is shown may be old.`;
-    return [said, left > 0 ? `Next try in ${left} s.` : 'Trying now.'];
+    const lost = feed.refusal ?? `No connection to the server${since}. Jobs go on; what is shown may be old.`;
+    return [lost, left > 0 ? `Next try in ${left} s.` : 'Trying now.'];
+  }
+  function patchNotice() {
+    const texts = [...connectionText(), feed.problem ?? '', said];
+    [noticeSaid, noticeNext, problem, saidToo].forEach((part, i) => {
+      if (part.textContent !== texts[i]) part.textContent = texts[i];
+    });
+    notice.hidden = !texts.some(Boolean);
   }
 
   /** All that the feed says; while events pour in, rows are put in order only now and then. */
   function update() {
     frame = 0;
     if (press.on) return;
-    const [text, next] = noticeText();
-    if (noticeSaid.textContent !== text) noticeSaid.textContent = text;
-    if (noticeNext.textContent !== next) noticeNext.textContent = next;
-    notice.hidden = !text;
+    patchNotice();
     el.dataset.connection = feed.connection;
     patchFilters();
     if (feed.overview && feed.overview !== overview) {

@@ -1,6 +1,6 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
-import { Refused, serverAt } from '../ask.js';
+import { Refused, failedAct, newKey, serverAt } from '../ask.js';
 import { Connection, Unknown } from '../connection.js';
 import { ENDED, nameOf } from '../feed.js';
 
@@ -28,6 +28,10 @@ const FIELDS = [
   'cancel_requested_at',
   'canceled_by',
 ];
+const FAILED = {
+  cancel: ['Not all jobs were canceled', 'Whether all jobs were canceled is not known'],
+  retry: ['Not all jobs were tried again', 'Whether all jobs were tried again is not known (to ask once more makes no second jobs)'],
+};
 const ACTIVE = ['running', 'retrying', 'pending'];
 
 /** A job, or a patch of one, as a row keeps it. */
@@ -50,6 +54,7 @@ export class JobsFeed {
   #timers = {};
   #isLooking = false;
   #unknown = new Set();
+  #key = null; // of repeats that have no answer yet
   #old = new Set(); // ids of rows that were here before all is loaded, and have not come again
   #seen = () => document.hidden || void this.#lookOver();
 
@@ -120,9 +125,10 @@ export class JobsFeed {
     void this.#connection.connect();
   }
 
+  /** Cancel jobs or submit them again; return those that came of it, or null if not all is known to be done. */
   async act(verb, ids) {
-    if (verb === 'reconnect') return void this.#connection.resume();
-    if (this.acting || !ids.length) return;
+    if (this.acting || !ids.length) return null;
+    let done = [];
     this.acting = verb;
     this.problem = null;
     this.tell();
@@ -131,19 +137,26 @@ export class JobsFeed {
       this.tell();
     };
     try {
+      if (verb === 'retry') this.#key ??= newKey();
+      const key = verb === 'retry' ? this.#key : null;
       for (let at = 0; at < ids.length; at += PAGE) {
         const body = { ids: ids.slice(at, at + PAGE) };
-        const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits });
+        const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, key, waits });
         for (const job of jobs) this.#put(job);
+        done.push(...jobs);
       }
+      this.#key = null;
       this.problem = null;
     } catch (error) {
-      const what = verb === 'cancel' ? 'Not all jobs were canceled' : 'Not all jobs were tried again';
-      this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      done = null;
+      const failed = failedAct(error, FAILED[verb]);
+      this.problem = failed.text;
+      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }
     this.acting = null;
     this.tell();
     void this.#lookOver();
+    return done;
   }
 
   /** Fetch older jobs that fit, when not all are here. */
@@ -164,6 +177,7 @@ export class JobsFeed {
   /** Read the newest rows; the others follow while the socket already brings what changes. */
   async #load(current) {
     this.loading = true;
+    if (this.connection === 'reconnecting') this.problem = null; // rows come that say how it stands
     this.#old = new Set(this.rows.keys());
     this.tell();
     const [{ owner, home, roles }] = await this.#server.ask('whoami');
