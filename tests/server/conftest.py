@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -41,5 +42,8 @@ async def api(owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("jupyter")
-    with Lab(folder / "root", folder / "relayed data", app="server", ZWORKER_MODE="none") as lab:
+    config = {"ServerApp": {"identity_provider_class": "tests.server.configured.Ann"}}
+    (folder / "jupyter_server_config.json").write_text(json.dumps(config))
+    where = {"JUPYTER_CONFIG_PATH": str(folder), "PYTHONPATH": str(Path(__file__).parents[2]), "ZWORKER_MODE": "none"}
+    with Lab(folder / "root", folder / "relayed data", app="server", **where) as lab:
         yield lab

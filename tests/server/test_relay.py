@@ -84,6 +84,20 @@ async def test_relay_keeps_a_token_in_the_query_to_jupyter(base: str, kernel: di
         assert (refused.status_code, "'limits'" in refused.json()["error"]["message"]) == (400, True)
 
 
+async def test_audit_says_whose_login_the_relay_lent_its_token_to(
+    base: str, login: dict[str, str], kernel: dict[str, str]
+) -> None:
+    job = {"cmd": ["true"], "worker": "nobody's"}
+    forged = {**login, "ZBrain-Login": "bob"}
+    async with httpx.AsyncClient(base_url=base, trust_env=False) as http:
+        ids = [(await http.post("jobs", headers=by, json=job)).json()["id"] for by in (login, forged, kernel)]
+        said: dict[str, str] = {}
+        while not said.keys() >= set(ids):  # it is written a moment later
+            records = (await http.get("audit?verb=submit", headers=login)).json()["records"]
+            said = {record["object_id"]: record.get("reason", "") for record in records}
+    assert [said[job_id] for job_id in ids] == [*["Jupyter's login of ann \u2013 of the lab"] * 2, ""]
+
+
 async def test_relay_kernel_token_opens_nothing_of_jupyter(jupyter: Lab, kernel: dict[str, str]) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(f"{jupyter.url}api/contents", headers=kernel)).status_code == 403

@@ -16,7 +16,7 @@ from zbrain_nb.model.datadir import DataDir
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("authorizer")
-    config = {"ServerApp": {"authorizer_class": "tests.server.readonly.ReadOnly"}}
+    config = {"ServerApp": {"authorizer_class": "tests.server.configured.ReadOnly"}}
     (folder / "jupyter_server_config.json").write_text(json.dumps(config))
     root = str(Path(__file__).parents[2])
     where = {"JUPYTER_CONFIG_PATH": str(folder), "PYTHONPATH": root, "ZWORKER_MODE": "none"}

@@ -28,6 +28,8 @@ OFFSET_HEADER = "Upload-Offset"
 LENGTH_HEADER = "Upload-Length"
 #: Of a submit: the values of the secrets that its specs name, sealed for the host's key (``GET health``).
 SECRETS_HEADER = "ZBrain-Secrets"
+#: From Jupyter's relay, with the data directory's own token: whose login that is lent to, percent-encoded.
+LOGIN_HEADER = "ZBrain-Login"
 MAX_PID = 2**31 - 1
 MAX_SLOTS = 1_000_000
 #: The longest that a lease request may ask to be held open.

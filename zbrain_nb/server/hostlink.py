@@ -133,8 +133,3 @@ class HostLink:
             except ZBrainError as error:
                 log.error("no host", extra={"why": str(error)})
             await asyncio.sleep(CHECK_SECS)
-
-
-def bearer(upstream: Upstream) -> dict[str, str]:
-    """Return the header that opens the host's routes."""
-    return {"Authorization": f"token {upstream.token}"}

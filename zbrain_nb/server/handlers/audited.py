@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 from tornado import web
 
@@ -17,6 +18,7 @@ from zbrain_nb.model.access import Principal
 from zbrain_nb.model.audit import Outcome, Record
 from zbrain_nb.model.errors import Forbidden, Unauthorized, ZBrainError
 from zbrain_nb.model.job import Job
+from zbrain_nb.model.protocol import LOGIN_HEADER
 from zbrain_nb.server.audit import MAX_TEXT
 from zbrain_nb.server.handlers.context import HostContext
 from zbrain_nb.server.handlers.declaration import Operation
@@ -71,6 +73,7 @@ class Audited(web.RequestHandler):
 
     def _record(self, about: Mapping[str, Any]) -> Record:
         by: Principal | None = getattr(self, "principal", None)
+        login = unquote(self.request.headers.get(LOGIN_HEADER, ""))
         return Record(
             ts=self.context.audit.now(),
             who=by.owner if by else "",
@@ -78,6 +81,7 @@ class Audited(web.RequestHandler):
             token_id=by.token_id if by else "",
             address=self.request.remote_ip or "",
             verb=self.act,
+            reason=f"Jupyter's login of {login}"[:MAX_TEXT] if login and by and by.is_holder else "",
             **about,
         )
 
