@@ -237,6 +237,30 @@ def test_member_who_was_removed_sees_no_more_and_is_told_why(servers: Hub, page:
                 servers.api.post("groups/physics/users", json={"users": ["bob"]}).raise_for_status()
 
 
+def test_jobs_of_who_was_removed_are_worth_nothing_in_the_org_though_a_pool_runs_them(hub: Hub) -> None:
+    with hub.client("bob") as bob, hub.client("alice") as alice, hub.client("bob") as pool, hub.client("bob") as job:
+        pool.headers["Authorization"] = f"token {DataDir(hub.data).token()}"
+        wanted = {"kind": "worker", "roles": {"physics": "viewer"}, "pool": "big"}
+        pool.headers["Authorization"] = f"token {pool.post('tokens', json=wanted).json()['secret']}"
+        assert pool.post("workers", json={"id": "p", "kind": "big", "isolates": True}).status_code == 201
+        runs, waits = [submit(bob, org_id="physics", worker="big")["id"] for _ in range(2)]
+        ask = {"request_id": "1", "limit": 1, "wait_secs": 10}
+        (lease,) = pool.post("workers/p/leases", json=ask).json()["leases"]
+        job.headers["Authorization"] = f"token {lease['token']}"
+        assert job.get(f"jobs/{runs}").status_code == 200
+        hub.api.request("DELETE", "groups/physics/users", json={"users": ["bob"]}).raise_for_status()
+        try:
+            wait_until(lambda: job.get(f"jobs/{runs}").status_code == 401)
+            assert job.post("jobs", json={"cmd": ["true"], "org_id": "physics"}).status_code == 401
+            answer = pool.post("workers/p/leases", json={"request_id": "2", "limit": 1, "wait_secs": 0})
+            assert answer.json()["leases"] == []
+            canceled = alice.get(f"jobs/{waits}").json()
+            assert canceled["state"] == "canceled"
+            assert canceled["reason"] == "bob may not have jobs run in the org physics any more."
+        finally:
+            hub.api.post("groups/physics/users", json={"users": ["bob"]}).raise_for_status()
+
+
 def test_nobody_makes_a_token_that_would_outlive_the_account_or_its_groups(hub: Hub) -> None:
     with hub.client("dora") as dora, hub.client("dora") as holder:
         assert dora.get("whoami").json()["roles"]["physics"] == "admin"

@@ -41,6 +41,7 @@ PROMISES = {
         "unit/queue/test_scopes::test_person_leases_own_jobs_in_own_orgs_alone",
         "unit/queue/test_scopes::test_member_who_is_removed_gets_nothing_more_on_an_open_socket",
         "unit/queue/test_scopes::test_owner_who_left_the_org_loses_the_running_job",
+        "unit/queue/test_pools::test_pool_gets_no_job_of_who_may_not_submit_in_its_org_any_more",
     ],
     "Another org's id answers like an unknown one, in process too": [
         "server/test_isolation::test_stranger_cannot_tell_what_another_org_has_from_what_nobody_has",

@@ -35,6 +35,7 @@ from zbrain_nb.queue.stored import StoredBytes
 from zbrain_nb.queue.taken import TakenEvents
 from zbrain_nb.queue.turn import Borrowed, Command, LookAgain, Turn
 from zbrain_nb.queue.watch import Watch
+from zbrain_nb.queue.withdrawals import MayRun, Withdrawals, anybody_may
 from zbrain_nb.queue.workers import WorkerDesk
 from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -66,6 +67,8 @@ class QueueCore:
         self.events = TakenEvents()
         #: Whether the values of a job's secrets are kept; only a host does that.
         self.holds_secrets: Callable[[str], bool] = lambda job_id: False
+        #: Whether the owner of a job may have it run by now; asked before somebody else's worker gets it.
+        self.may_run: MayRun = anybody_may
         self._clock = clock or Clock()
         self.quotas = QuotaBook(quotas or Quotas())
         self.stored = StoredBytes(self.quotas, self.artifacts, self.owner)
@@ -86,12 +89,16 @@ class QueueCore:
         self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
         self._commits.measure = self._watch.metrics.committed
         self._endings = Endings(self._index)
-        self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock)
+        self._withdrawals = Withdrawals(self._index, self._commits, self._endings, self._ask_whether_runs)
+        self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock, self._withdrawals)
         self._rates = LogRates(self.quotas, self._clock)
         self._intake = Intake(self._endings, self._desk.start, self._rates)
         self._folder = Folder(self.storage, self._index)
         self._refill = Refill(self.storage, self._index, self._serve)
         self._key_reader: asyncio.Task[None] | None = None
+
+    async def _ask_whether_runs(self, job: Job) -> bool:
+        return await self.may_run(job)
 
     # Opening and closing
 

@@ -65,12 +65,23 @@ class Endings:
             return self._finish(turn, entry, "job_completed", JobState.SUCCEEDED, kept, worker_seq)
         return self._fail(turn, entry, event, kept, worker_seq)
 
-    def lose(self, turn: Turn, job_id: str, attempt: int, reason: str) -> bool:
-        """End an attempt whose lease ran out; return False if it is not the running one any more."""
-        entry = turn.entry(job_id)
-        if entry is None or entry.job.state is not JobState.RUNNING or entry.job.attempt != attempt:
+    def lose(self, turn: Turn, job_id: str, attempt: int, reason: str, *, returned: bool = False) -> bool:
+        """End an attempt whose worker has it no more; return False if it is not the running one any more.
+
+        One that is `returned` was handed to nobody, and is no loss.
+        """
+        entry = _running(turn, job_id, attempt)
+        if entry is None:
             return False
-        self._lose(turn, entry, reason, None)
+        self._lose(turn, entry, reason, None, never_ran=returned, returned=returned)
+        return True
+
+    def withdraw(self, turn: Turn, job_id: str, attempt: int, reason: str) -> bool:
+        """Cancel a job whose attempt nobody may run; return False if it is not the running one any more."""
+        entry = _running(turn, job_id, attempt)
+        if entry is None:
+            return False
+        self._cancel(turn, entry, reason, {}, None)
         return True
 
     def cancel(self, turn: Turn, job_id: str, by: str | None, *, if_waiting: bool = False) -> CancelResult:
@@ -175,6 +186,12 @@ class Endings:
                     continue
                 failed = turn.move(child, "job_failed", parent_failed(parent, turn.now))
                 unsuccessful.append(failed.job)
+
+
+def _running(turn: Turn, job_id: str, attempt: int) -> Entry | None:
+    entry = turn.entry(job_id)
+    runs = entry is not None and entry.job.state is JobState.RUNNING and entry.job.attempt == attempt
+    return entry if runs else None
 
 
 def _return_pause(returns: int) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 from tornado import routing, web
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.server.handlers.audit import AuditHandler
 from zbrain_nb.server.handlers.backup import BackupHandler
 from zbrain_nb.server.handlers.base import ApiHandler, UnknownRoute
@@ -127,6 +128,10 @@ class Gate(Protocol):
 
     def wrap(self, handler: type[ApiHandler]) -> type[ApiHandler]:
         """Return a handler that learns who asks before it looks at the request."""
+        ...
+
+    async def person(self, name: str) -> Principal | None:
+        """Return what a person may do by now, or None if the login knows nobody of that name."""
         ...
 
     def routes(self) -> list[tuple[Any, ...]]:

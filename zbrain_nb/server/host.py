@@ -35,6 +35,7 @@ from zbrain_nb.server.job_tokens import JobTokens
 from zbrain_nb.server.local_worker import LocalWorkerWatch, host_worker_command
 from zbrain_nb.server.secrets import Secrets
 from zbrain_nb.server.sessions import Sessions
+from zbrain_nb.server.standing import Standing
 from zbrain_nb.server.tokens import Tokens
 from zbrain_nb.server.webhooks import Notifier
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -140,12 +141,14 @@ class Host:
             only_holder_mints=self._gate is not None,
         )
         await tokens.start()
-        job_tokens = JobTokens(token, queue.running_attempt, lives=tokens.lives)
+        standing = Standing(holder, None if self._gate is None else self._gate.person)
+        queue.may_run = standing.may_run
+        job_tokens = JobTokens(token, queue.running_attempt, lives=tokens.lives, role_of=standing.role_of)
         kept_secrets = Secrets(self.data.secrets, token, queue)
         await kept_secrets.start()
 
         async def find(secret: str) -> Principal | None:
-            return tokens.find(secret) or job_tokens.find(secret)
+            return tokens.find(secret) or await job_tokens.find(secret)
 
         identity.finders.append(find)
         self.context = context = HostContext(

@@ -11,9 +11,10 @@ from tests.unit.queue.stage import TRUE, Hand, turns
 from tests.unit.queue.test_grants import SHA, upload
 from tests.unit.queue.test_scopes import ABE, ANN, BOB, HOLDER, ScopedHand, pool
 from zbrain_nb import JobSpec
-from zbrain_nb.model.errors import Forbidden
+from zbrain_nb.model.errors import Forbidden, Unavailable
 from zbrain_nb.model.events import JobStarted
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, WorkerInfo
+from zbrain_nb.queue.withdrawals import anybody_may
 
 pytestmark = pytest.mark.anyio
 
@@ -143,3 +144,49 @@ async def test_worker_in_process_is_of_everybody(queue):
     hand = await Hand(queue).register()
     theirs = [await queue.submit(TRUE, scope=scope) for scope in (ANN, ABE)]
     assert {job.id for job in await hand.lease(limit=9)} == set(theirs)
+
+
+async def test_pool_gets_no_job_of_who_may_not_submit_in_its_org_any_more(queue):
+    members = {"ann"}
+
+    async def may_run(job):
+        return job.owner in members
+
+    queue.may_run = may_run
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
+    abes, anns = await queue.submit(BIG, scope=ABE), await queue.submit(BIG, scope=ANN)
+    assert [job.id for job in await hand.lease(limit=9)] == [anns]
+    job = await queue.get(abes)
+    assert (job.state, job.reason) == ("canceled", "abe may not have jobs run in the org red any more.")
+    hand.requests = 0
+    assert [job.id for job in await hand.lease(limit=9)] == [anns]  # the same request again
+    members.clear()
+    hand.requests = 0
+    assert await hand.lease(limit=9) == []  # and once more, by when she is out too
+    assert (await queue.get(anns)).state == "canceled"
+
+
+async def test_job_is_given_back_unharmed_while_it_cannot_be_told_whether_it_may_run(queue):
+    async def may_run(job):
+        raise Unavailable("The Hub does not answer.")
+
+    queue.may_run = may_run
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
+    job_id = await queue.submit(BIG, scope=ABE)
+    assert await hand.lease() == []
+    job = await queue.get(job_id)
+    assert (job.state, job.losses) == ("retrying", 0)
+    assert "The Hub does not answer." in job.reason
+    queue.may_run = anybody_may
+    queue.tick()
+    assert [job.id for job in await hand.lease()] == [job_id]
+
+
+async def test_persons_own_worker_needs_no_further_word(queue):
+    async def may_run(job):
+        raise AssertionError("asked")
+
+    queue.may_run = may_run
+    hand = await ScopedHand(queue, "w", ANN).register()
+    job_id = await queue.submit(TRUE, scope=ANN)
+    assert [job.id for job in await hand.lease()] == [job_id]

@@ -456,13 +456,14 @@ async def test_worker_gets_no_jobs_of_an_org_where_its_person_may_only_look(queu
     hand = await ScopedHand(queue, "w", ANN).register()
     red = await queue.submit(TRUE, scope=ANN)
     (job,) = await hand.lease()
-    hand.scope = fewer = person("ann", "blue", red="viewer")
+    fewer = person("ann", "blue", red="viewer")
+    assert queue.is_leased_to(ANN, job, 1)
+    assert not queue.is_leased_to(fewer, job, 1), "inputs are for who may run the job"
+    hand.scope = fewer
     await queue.submit(TRUE, scope=ANN)
     blue = await queue.submit(TRUE, scope=fewer)
     assert [job.id for job in await hand.lease(limit=5)] == [blue]
     assert job.id == red
-    assert queue.is_leased_to(ANN, job, 1)
-    assert not queue.is_leased_to(fewer, job, 1), "inputs are for who may run the job"
     with pytest.raises(Forbidden, match="red"):
         await queue.register_worker(WorkerInfo(id="other", org_id="red"), scope=fewer)
 
@@ -534,6 +535,25 @@ async def test_owner_who_left_the_org_loses_the_running_job(queue):
     line = JobLogged(job.id, attempt=1, after=0, seq=1, lines=[("stdout", 1.0, "x")])
     (result,) = (await queue.take_events("w", EventBatch([line]), scope=gone)).results
     assert (result.status, result.high, result.message) == ("stale", 0, "No such job.")
+
+
+@pytest.mark.parametrize("act", ["register", "heartbeat", "lease"])
+async def test_attempt_ends_with_the_first_word_of_a_worker_that_may_not_have_it_any_more(queue, act):
+    """Not when its lease does: until then the attempt's token opens the org to who was removed."""
+    hand = await ScopedHand(queue, "w", ANN).register()
+    job_id = await queue.submit(JobSpec(cmd=["true"], max_retries=1), scope=ANN)
+    await hand.lease()
+    hand.scope = gone = person("ann", "blue")
+    if act == "register":
+        assert (await queue.register_worker(WorkerInfo(id="w"), scope=gone)).attempts == []
+    elif act == "heartbeat":
+        await queue.heartbeat("w", HeartbeatRequest(), scope=gone)
+    else:
+        assert await hand.lease() == []
+    assert queue.running_attempt(job_id, 1) is None
+    job = await queue.get(job_id)
+    assert (job.state, job.losses) == (JobState.RETRYING, 1)
+    assert "may not run it any more" in job.reason
 
 
 async def test_workers_token_reads_what_its_workers_leased_and_nothing_else(queue):
