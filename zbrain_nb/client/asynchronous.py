@@ -17,11 +17,12 @@ import msgspec
 from zbrain_nb.client.downloading import download
 from zbrain_nb.client.handover import hand_over
 from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.client.parts import parts_of
 from zbrain_nb.client.secrets import SecretValues
 from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import CHUNK_BYTES, Transport
 from zbrain_nb.client.uploading import upload
-from zbrain_nb.model.errors import Detached, JobNotFound, NotFound
+from zbrain_nb.model.errors import Detached, JobNotFound, NotFound, ZBrainError
 from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, SUBSCRIPTION_KINDS, Event, LogEntry
 from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
@@ -139,7 +140,8 @@ class AsyncClient:
     async def submit(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Submit jobs, all or nothing; what is returned is committed.
 
-        A broken connection is no reason to submit twice: the request bears a key of its own.
+        A broken connection is no reason to submit twice: the request bears a key of its own. More than one request
+        takes (see `parts_of`) goes in several; if one is refused, the jobs of those before it are canceled.
 
         Raises
         ------
@@ -148,9 +150,17 @@ class AsyncClient:
         InvalidSpec
             If the server refuses a spec.
         """
-        key = {"Idempotency-Key": f"client-{uuid.uuid4().hex}"}
-        key |= await self.secrets.headers(self.transport, specs)
-        return await self.transport.post("jobs", list(specs), list[Job], headers=key)
+        jobs: list[Job] = []
+        try:
+            for part, encoded in parts_of(specs):
+                headers = {"Idempotency-Key": f"client-{uuid.uuid4().hex}"}
+                headers |= await self.secrets.headers(self.transport, part)
+                jobs += await self.transport.post("jobs", encoded, list[Job], headers=headers)
+        except ZBrainError:
+            if jobs:
+                await self.cancel_many([job.id for job in jobs])
+            raise
+        return jobs
 
     async def get(self, job_id: str) -> Job:
         """Return a job as it is now.
