@@ -20,7 +20,7 @@ from zbrain_nb.model.events import AnyWorkerEvent
 from zbrain_nb.model.job import JobSpec, Resources
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo
 from zbrain_nb.model.settings import Settings
-from zbrain_nb.server.handlers.bodies import MAX_BODY_BYTES
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES
 from zbrain_nb.server.host import Host
 
 pytestmark = pytest.mark.anyio

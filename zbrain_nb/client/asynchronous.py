@@ -18,10 +18,11 @@ from zbrain_nb.client.downloading import download
 from zbrain_nb.client.following import Update
 from zbrain_nb.client.jobs import ask_many, get_job, path_of, read_job, read_log, read_outputs
 from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.client.parts import parts_of
 from zbrain_nb.client.secrets import SecretValues
 from zbrain_nb.client.spooling import Spool, spool
 from zbrain_nb.client.transport import Transport
-from zbrain_nb.model.errors import JobNotFound, NotFound
+from zbrain_nb.model.errors import JobNotFound, NotFound, ZBrainError
 from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
@@ -105,7 +106,8 @@ class AsyncClient:
     async def submit(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Submit jobs, all or nothing; what is returned is committed.
 
-        A broken connection is no reason to submit twice: the request bears a key of its own.
+        A broken connection is no reason to submit twice: the request bears a key of its own. More than one request
+        takes (see `parts_of`) goes in several; if one is refused, the jobs of those before it are canceled.
 
         Raises
         ------
@@ -114,9 +116,17 @@ class AsyncClient:
         InvalidSpec
             If the server refuses a spec.
         """
-        key = {"Idempotency-Key": f"client-{uuid.uuid4().hex}"}
-        key |= await self.secrets.headers(self.transport, specs)
-        return await self.transport.post("jobs", list(specs), list[Job], headers=key)
+        jobs: list[Job] = []
+        try:
+            for part, encoded in parts_of(specs):
+                headers = {"Idempotency-Key": f"client-{uuid.uuid4().hex}"}
+                headers |= await self.secrets.headers(self.transport, part)
+                jobs += await self.transport.post("jobs", encoded, list[Job], headers=headers)
+        except ZBrainError:
+            if jobs:
+                await self.cancel_many([job.id for job in jobs])
+            raise
+        return jobs
 
     async def get(self, job_id: str) -> Job:
         """Return a job as it is now.

@@ -27,7 +27,7 @@ from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.application import Gate, make_application
 from zbrain_nb.server.audit import AuditLog
-from zbrain_nb.server.handlers.bodies import MAX_BODY_BYTES
+from zbrain_nb.server.handlers.bodies import SMALL_BODY_BYTES
 from zbrain_nb.server.handlers.context import HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.identity import Identity
@@ -177,7 +177,7 @@ class Host:
             raise ZBrainError(
                 f"The host cannot listen on {self._bind}:{self._port}: {error.strerror}.", "Choose another --port."
             ) from error
-        self._http = HTTPServer(make_application(context, self._gate), max_buffer_size=MAX_BODY_BYTES)
+        self._http = HTTPServer(make_application(context, self._gate), max_body_size=SMALL_BODY_BYTES)
         self._http.add_sockets(sockets)
         address = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self._bind, self._bind)
         address = f"[{address}]" if ":" in address else address

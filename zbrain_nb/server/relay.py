@@ -40,8 +40,8 @@ from zbrain_nb.model.events import SocketEnd
 from zbrain_nb.model.protocol import LENGTH_HEADER, LOGIN_HEADER, OFFSET_HEADER, SECRETS_HEADER
 from zbrain_nb.model.tokens import has_secret_form, hide_secrets, shows_secret
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
-from zbrain_nb.server.handlers.base import as_zbrain_error
-from zbrain_nb.server.handlers.bodies import MAX_BODY_BYTES, StreamedBody
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, as_zbrain_error
+from zbrain_nb.server.handlers.bodies import StreamedBody
 from zbrain_nb.server.handlers.events import check_upgrade
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
 from zbrain_nb.server.hostlink import Link

@@ -30,6 +30,8 @@ from zbrain_nb.server.handlers.audited import Audited
 from zbrain_nb.server.handlers.declaration import operation_of
 
 log = logging.getLogger(__name__)
+#: The longest body that any route collects; most take `ApiHandler.max_body_bytes`.
+MAX_BODY_BYTES = 32 * 1024 * 1024
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
 _AT = re.compile(r"`\$\.([^`]*)`")
@@ -49,6 +51,9 @@ class ApiHandler(Audited):
 
     admits: ClassVar[frozenset[Credential]] = frozenset()
     counts_as_client = True
+    #: No longer body is taken, and what its sender may do instead.
+    max_body_bytes = 4 * 1024 * 1024
+    smaller_bodies = "Send it in several requests."
     principal: Principal
     _query: msgspec.Struct
 
@@ -142,23 +147,8 @@ class ApiHandler(Audited):
         """Pass: a token in a header cannot be forged across sites, and `takes_session` looks at the origin."""
 
     def decode(self, kind: type[T]) -> T:
-        """Decode and validate the JSON body.
-
-        Raises
-        ------
-        Malformed
-            If the body is not JSON.
-        InvalidSpec
-            If it is JSON of another shape.
-        """
-        try:
-            return msgspec.json.decode(self.request.body, type=kind)
-        except InvalidSpec:
-            raise
-        except msgspec.ValidationError as error:
-            raise InvalidSpec(f"The body does not hold: {brief(error)}.", field=field_of(error)) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Malformed(f"The body is not JSON: {error}.") from error
+        """Decode and validate the JSON body, as `decode_json` does."""
+        return decode_json(self.request.body, kind)
 
     def reply(self, value: Any, status: int = 200) -> None:
         """Answer with `value` as JSON."""
@@ -230,6 +220,26 @@ _WITH = {
     Credential.WORKER: "A worker's token",
     Credential.JOB: "A job's token",
 }
+
+
+def decode_json(data: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Decode what a body holds as JSON, and validate it.
+
+    Raises
+    ------
+    Malformed
+        If it is not JSON.
+    InvalidSpec
+        If it is JSON of another shape.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except InvalidSpec:
+        raise
+    except msgspec.ValidationError as error:
+        raise InvalidSpec(f"The body does not hold: {brief(error)}.", field=field_of(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"The body is not JSON: {error}.") from error
 
 
 def field_of(error: msgspec.ValidationError) -> str:

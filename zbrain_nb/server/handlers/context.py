@@ -10,6 +10,7 @@ from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.audit import AuditLog
+from zbrain_nb.server.bodies import BodyRoom
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.job_tokens import JobTokens
 from zbrain_nb.server.secrets import Secrets
@@ -53,6 +54,8 @@ class HostContext:
         WebSockets open now.
     metrics : CollectorRegistry
         What ``GET metrics`` shows.
+    bodies : BodyRoom
+        For long bodies.
     """
 
     queue: JobQueue
@@ -70,3 +73,4 @@ class HostContext:
     requests: int = 0
     followers: int = 0
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
+    bodies: BodyRoom = field(default_factory=BodyRoom)

@@ -30,16 +30,13 @@ from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.queue.stored import Hold
 from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
 from zbrain_nb.server.handlers.base import ApiHandler
-from zbrain_nb.server.handlers.bodies import MAX_DRAINED_BYTES, OwnStreamedBody
+from zbrain_nb.server.handlers.bodies import LINGER_BYTES, MAX_DRAINED_BYTES, OwnStreamedBody
 from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, NoArguments, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.uploads import Upload
 
 MAX_BLOB_BYTES = 1 << 40
-#: So much is dropped of a body that was refused: senders that read the answer only behind it do so, as if it closed
-#: at once they would not. Who sends more asks first (`UploadQuery.announce`).
-LINGER_BYTES = 64 << 20
 BYTES = "application/octet-stream"
 _OFFSET = Header(OFFSET_HEADER, int, "How many bytes of the blob have arrived before.")
 _UPLOAD_HEADERS = (
