@@ -140,6 +140,22 @@ async def test_worker_of_a_person_sends_what_its_job_left_over_the_limit(
     assert (refused.status_code, refused.json()["error"]["quota"]) == (429, "org_stored_bytes")
 
 
+async def test_worker_that_anybody_may_register_does_not_lift_the_limit(
+    host: Host, api: httpx.AsyncClient, ann: Headers
+) -> None:
+    await api.post("jobs", json={"cmd": ["true"]}, headers=ann)
+    await lease(api, "mine", ann)
+    answers = []
+    for _ in range(4):
+        name, data = made(3 * MIB)
+        answers.append(await api.put(f"{name}?worker=mine", content=data, headers=ann))
+    assert [answer.status_code for answer in answers] == [201, 201, 413, 413]  # for good: a job's end waits for it
+    assert "what jobs leave may go over it by as much again" in answers[-1].json()["error"]["message"]
+    name, data = made(6 * MIB)
+    assert (await api.put(f"{name}?worker=mine", content=pieces(data), headers=ann)).status_code == 413
+    await ended(host, 6 * MIB)
+
+
 async def test_worker_of_a_pool_is_not_limited(host: Host, api: httpx.AsyncClient, ann: Headers) -> None:
     pool = with_token((await make(api, kind="worker", roles={"lab": "viewer"}, pool="local"))["secret"])
     name, data = made(6 * MIB)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from zbrain_nb.model.errors import OverQuota
+from zbrain_nb.model.errors import OverQuota, TooLarge
 from zbrain_nb.model.quotas import OrgQuota, Quota, Quotas
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.store import waiting
@@ -112,6 +112,19 @@ def over_stored(what: str, name: str, limit: int, used: int, more: int) -> OverQ
         "broke off on its way after a day. Whoever holds the host's data directory may allow more."
     )
     return _refusal(what, "stored_bytes", message, hint, limit, used)
+
+
+def too_much_left(what: str, name: str, limit: int, used: int, more: int) -> TooLarge:
+    """Return the refusal of `more` bytes that a running job leaves."""
+    stores, most = f"{what.capitalize()} {name!r} stores {format_kib(used / 1024)}", format_kib(limit / 1024)
+    return TooLarge(
+        f"{stores}, and a job cannot leave {format_kib(more / 1024)} more: its limit is {most}, and what jobs leave "
+        "may go over it by as much again.",
+        "Have the job leave less, or whoever holds the host's data directory allow more.",
+        quota=f"{what}_stored_bytes",
+        limit=limit,
+        used=used,
+    )
 
 
 def over_workers(owner: str, limit: int, used: int) -> OverQuota:
