@@ -164,6 +164,23 @@ async def test_worker_of_a_pool_is_not_limited(host: Host, api: httpx.AsyncClien
     assert host.context.queue.quotas.of_org("lab") == Quota(stored_bytes=4 * MIB)
 
 
+async def test_each_refusal_says_when_to_try_again(host: Host, api: httpx.AsyncClient, ann: Headers) -> None:
+    def wait(answer: httpx.Response) -> str:
+        assert answer.status_code == 429
+        assert answer.headers["Retry-After"] == str(answer.json()["error"]["retry_after_secs"])
+        return answer.headers["Retry-After"]
+
+    name, data = made(5 * MIB)
+    assert wait(await api.put(name, content=data, headers=ann)) == "3600"
+    assert wait(await api.put(name, content=pieces(data), headers=ann)) == "3600"  # while it still sends
+    assert wait(await api.put(f"{name}?announce={5 * MIB}", headers=ann)) == "3600"
+    await api.post("orgs/lab/limits", json={"pending": 2})
+    batch = [{"cmd": ["true"]}] * 3  # more than the limit, and so at no time at once
+    assert wait(await api.post("jobs", json=batch, headers=ann)) == "10"
+    await api.post("jobs", json=batch[:2], headers=ann)
+    assert wait(await api.post("jobs", json=batch[0], headers=ann)) == "10"
+
+
 async def test_client_hears_why_a_large_upload_is_refused(owner: Owner, ann: Headers) -> None:
     sent = 0
 
