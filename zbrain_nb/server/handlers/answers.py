@@ -158,16 +158,16 @@ class Queues(msgspec.Struct):
 
 
 class StorageUse(msgspec.Struct):
-    """What database and artifacts take, and what their disk has left."""
+    """What database and artifacts take, and what their disk has left; to all but the holder, what they have stored."""
 
-    database_bytes: int
-    artifacts: int
     artifact_bytes: int
-    free_bytes: int
+    artifacts: int | msgspec.UnsetType = msgspec.UNSET
+    database_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    free_bytes: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class FullOverview(Overview, kw_only=True):
-    """An org's numbers, with the workers and the storage of the whole queue."""
+    """An org's numbers, with the workers, and the storage of the queue or the caller."""
 
     workers: list[WorkerInfo]
     storage: StorageUse

@@ -59,6 +59,8 @@ class OwnStreamedBody(StreamedBody, ApiHandler):
         self.set_status(error.status)
         self.set_header("Content-Length", len(answer))
         self.set_header("Connection", "close")
+        if "retry_after_secs" in error.details:
+            self.set_header("Retry-After", str(error.details["retry_after_secs"]))
         self.write(answer)
         self.flush()
 

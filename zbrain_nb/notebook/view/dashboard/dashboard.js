@@ -169,7 +169,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
         '',
         'Slots free',
         [many(Math.max(0, slots - running)), h('small', {}, `of ${many(slots)}`)],
-        `${plural(workers.length, 'worker')}${silent ? `, ${silent} quiet` : ''}; ${bytes(storage.database_bytes + storage.artifact_bytes)} stored`,
+        `${plural(workers.length, 'worker')}${silent ? `, ${silent} quiet` : ''}; ${storage.database_bytes === undefined ? `${bytes(storage.artifact_bytes)} of yours` : bytes(storage.database_bytes + storage.artifact_bytes)} stored`,
         () => pane.scrollIntoView({ block: 'start' }),
       ),
       h(
