@@ -63,3 +63,24 @@ def test_frame_loads_once_however_often_its_neighbours_change(page: Page, stub: 
     stub.emit("job_displayed", job_id, {"outputs": [html(said("last"))]})
     page.wait_for_function("loads.includes('last')")
     assert sorted(page.evaluate("loads")) == ["first", "last", "second", "third", "update 1", "update 2"]
+
+
+def test_long_text_is_shown_to_its_end_and_a_very_long_one_when_asked_for(page: Page, stub: StubServer) -> None:
+    traceback = [f"line {n} of another language\n" for n in range(400)]
+    error = {"ename": "E", "evalue": "no", "traceback": [*traceback, "its end"]}
+    job_id = stub.add("failed", owner="eve", error=error)
+    rows = "".join(f"row {n}\n" for n in range(1000))
+    long = f"\x1b[31m{'x' * 300_000}\x1b[0m the very end"
+    for text in (rows + "the end", long):
+        output = {"output_type": "display_data", "data": {"text/plain": text}, "metadata": {}}
+        stub.outputs[job_id].append(output)
+    page.goto(stub.url())
+    shown = page.locator(".zb-output")
+    expect(shown.first).to_contain_text("row 999 the end")
+    expect(page.get_by_role("group", name="Traceback")).to_contain_text("its end")
+    expect(shown.last).to_contain_text("more characters")
+    expect(shown.last).not_to_contain_text("the very end")
+    shown.last.get_by_role("button", name="Show all").press("Enter")
+    expect(shown.last).to_contain_text("the very end")
+    expect(shown.last.locator("pre")).to_be_focused()
+    expect(shown.last.locator(".zb-a31")).to_have_text("x" * 300_000)
