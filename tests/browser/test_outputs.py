@@ -84,3 +84,35 @@ def test_long_text_is_shown_to_its_end_and_a_very_long_one_when_asked_for(page: 
     expect(shown.last).to_contain_text("the very end")
     expect(shown.last.locator("pre")).to_be_focused()
     expect(shown.last.locator(".zb-a31")).to_have_text("x" * 300_000)
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"output_type": "display_data", "data": {"text/plain": words}, "metadata": {}}
+
+
+CLEAR = {"output_type": "clear_output", "wait": True}
+
+
+def test_clear_that_waits_for_the_next_output_outlives_a_load(host: Owner, hand: HandWorker, page: Page) -> None:
+    (job_id,) = hand.submit(code="x", name="epochs")
+    hand.start()
+    hand.send(job_id, "displayed", outputs=[text("epoch 1"), CLEAR])
+    log_in(page, host)
+    page.goto(f"{host.url}zbrain/jobs/{job_id}#outputs")
+    expect(page.locator(".zb-output")).to_have_text(["epoch 1"])
+    hand.send(job_id, "displayed", outputs=[text("epoch 2")])
+    expect(page.locator(".zb-output")).to_have_text(["epoch 2"])
+
+
+def test_clear_that_was_done_meanwhile_spares_what_is_loaded(page: Page, stub: StubServer) -> None:
+    job_id = stub.add()
+    page.goto(stub.url())
+    page.wait_for_function("views[0].feed.loaded")
+    stub.emit("job_displayed", job_id, {"outputs": [text("epoch 1"), CLEAR]})
+    page.wait_for_function("views[0].feed.clearNext")
+    stub.outputs[job_id][:] = [text("epoch 2")]  # while nobody heard it
+    stub.raw({"seq": 9000, "kind": "reset", "topic": f"jobs/{job_id}", "data": {}})
+    shown = page.locator(".zb-output")
+    expect(shown).to_have_text(["epoch 2"])
+    stub.emit("job_displayed", job_id, {"outputs": [text("a plot of it")]})
+    expect(shown).to_have_text(["epoch 2", "a plot of it"])

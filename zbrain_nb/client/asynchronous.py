@@ -63,6 +63,12 @@ class _Page(msgspec.Struct):
 class _Outputs(msgspec.Struct):
     outputs: list[dict[str, Any]]
     event_seq: int
+    clear_next: bool = False
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The outputs, and what is to come before the next one."""
+        return [*self.outputs, {"output_type": "clear_output", "wait": True}] if self.clear_next else self.outputs
 
 
 class _Artifacts(msgspec.Struct):
@@ -454,8 +460,8 @@ class AsyncClient:
         async for page in self.logs(job_id, seen):
             seen = page[-1].seq + 1
             yield Update(entries=page)
-        if shown.outputs:
-            yield Update(outputs=shown.outputs, seq=shown.event_seq)
+        if shown.messages:
+            yield Update(outputs=shown.messages, seq=shown.event_seq)
         yield Update(job=job)
         if job.state.ended:
             return
@@ -485,7 +491,7 @@ class AsyncClient:
                                 seen = page[-1].seq + 1
                                 yield Update(entries=page)
                             shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
-                            yield Update(outputs=_instead(shown.outputs), seq=shown.event_seq)
+                            yield Update(outputs=_instead(shown.messages), seq=shown.event_seq)
                         if not job.state.ended:
                             yield Update(job=job)
                     elif event.kind == "job_logged" and logs:
