@@ -425,7 +425,7 @@ class _Jobs(RequestHandler):
         elif part == "outputs":
             if stub.while_loading:
                 stub.while_loading(part)
-            self.finish({"outputs": stub.outputs[job_id], "event_seq": stub._seq})
+            self.finish({"outputs": stub.outputs[job_id], "clear_next": False, "event_seq": stub._seq})
         else:
             content = stub.files.get(part.removeprefix("artifacts/"))
             if content is None:

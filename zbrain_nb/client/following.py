@@ -55,8 +55,8 @@ async def follow(
         async for page in read_log(transport, job_id, seen):
             seen = page[-1].seq + 1
             yield Update(entries=page)
-        if shown.outputs:
-            yield Update(outputs=shown.outputs, seq=shown_seq)
+        if shown.messages:
+            yield Update(outputs=shown.messages, seq=shown_seq)
         yield Update(job=job)
         if job.state.ended:
             return
@@ -89,7 +89,7 @@ async def _changes(
                             yield Update(entries=page)
                         shown = await read_outputs(transport, job_id)
                         shown_seq = shown.event_seq
-                        yield Update(outputs=_instead(shown.outputs), seq=shown_seq)
+                        yield Update(outputs=_instead(shown.messages), seq=shown_seq)
                     if not job.state.ended:
                         yield Update(job=job)
                 elif event.kind == "job_logged" and logs:

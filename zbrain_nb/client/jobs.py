@@ -39,6 +39,12 @@ class Outputs(msgspec.Struct):
 
     outputs: list[dict[str, Any]]
     event_seq: int
+    clear_next: bool = False
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The outputs, and what is to come before the next one."""
+        return [*self.outputs, {"output_type": "clear_output", "wait": True}] if self.clear_next else self.outputs
 
 
 async def get_job(transport: Transport, job_id: str) -> Job:

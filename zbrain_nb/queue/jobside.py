@@ -6,7 +6,6 @@ import asyncio
 import builtins
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -22,7 +21,7 @@ from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState, submitted_with
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.listing import list_jobs, make_filter
-from zbrain_nb.queue.outputs import reduce_outputs
+from zbrain_nb.queue.outputs import Shown, reduce_outputs
 from zbrain_nb.queue.submits import (
     Accepted,
     as_job,
@@ -460,9 +459,7 @@ class JobSide(QueueCore):
         _, lines = await self.storage.read(queries.positions, [job_id])
         return lines.get(job_id, 0)
 
-    async def list_outputs(
-        self, job_id: str, *, upto: int | None = None, scope: Principal | None = None
-    ) -> builtins.list[dict[str, Any]]:
+    async def list_outputs(self, job_id: str, *, upto: int | None = None, scope: Principal | None = None) -> Shown:
         """Return the rich outputs of the job's last attempt as nbformat output dicts, in order.
 
         They are those of the events up to `upto`, by default of all that is published: whoever follows the events
@@ -472,7 +469,7 @@ class JobSide(QueueCore):
         seq = self.event_seq if upto is None else upto
         job = await self.get(job_id, scope=scope)
         if job is None:
-            return []
+            return Shown([], clear_next=False)
         return reduce_outputs(await self.storage.read(queries.displays, job_id, job.attempt, seq))
 
     async def list_artifacts(self, job_id: str, *, scope: Principal | None = None) -> builtins.list[JobArtifact]:

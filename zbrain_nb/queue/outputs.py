@@ -7,11 +7,18 @@ and ``display_data`` with a ``transient.display_id``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 
-def reduce_outputs(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return nbformat output dicts, in order.
+class Shown(NamedTuple):
+    """nbformat output dicts in order, and whether the next one takes the place of them all."""
+
+    outputs: list[dict[str, Any]]
+    clear_next: bool
+
+
+def reduce_outputs(messages: Iterable[dict[str, Any]]) -> Shown:
+    """Return what is shown after all `messages`.
 
     Parameters
     ----------
@@ -43,7 +50,7 @@ def reduce_outputs(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         if display_id:
             by_display.setdefault(display_id, []).append(output)
         shown.append(output)
-    return shown
+    return Shown(shown, clear_next)
 
 
 def _display_id(message: dict[str, Any]) -> str | None:

@@ -94,6 +94,16 @@ async def test_follow_ended_job_gives_all_of_it(scene: Scene) -> None:
     assert await followed(scene.client, job) == (["line 0", "line 1", "line 2"], ["figure"], [JobState.SUCCEEDED])
 
 
+async def test_follow_brings_a_clear_that_waits_for_the_next_output(scene: Scene) -> None:
+    job = await scene.submit()
+    await scene.lease()
+    clear = {"output_type": "clear_output", "wait": True}
+    await scene.say(JobStarted(job.id), JobDisplayed(job.id, [OUTPUT, clear]), JobCompleted(job.id))
+    outputs = [output async for update in scene.client.follow(job.id) for output in update.outputs]
+    assert outputs == [OUTPUT, clear]
+    assert await scene.client.outputs(job.id) == [OUTPUT]
+
+
 @pytest.mark.parametrize("at", [1, 2])
 async def test_follow_job_that_ends_while_it_is_looked_at_loses_nothing(
     scene: Scene, at: int, monkeypatch: pytest.MonkeyPatch

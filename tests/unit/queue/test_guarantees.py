@@ -205,15 +205,15 @@ async def test_outputs_are_those_of_the_last_attempt_reduced(queue, clock):
     job = await hand.run(JobSpec(code="1", max_retries=1))
     show = {"output_type": "display_data", "data": {"text/plain": "1"}, "metadata": {}}
     await hand.send(JobDisplayed(job.id, attempt=1, outputs=[show]), JobFailed(job.id, attempt=1))
-    assert await queue.list_outputs(job.id) == [show]
+    assert (await queue.list_outputs(job.id)).outputs == [show]
     clock.advance(9)
     queue.tick()
     await hand.lease()
     two = {**show, "data": {"text/plain": "2"}}
     await hand.send(JobDisplayed(job.id, attempt=2, outputs=[show, {"output_type": "clear_output", "wait": True}]))
     await hand.send(JobDisplayed(job.id, attempt=2, outputs=[two]))
-    assert await queue.list_outputs(job.id) == [two]
-    assert await queue.list_outputs(new_id()) == []
+    assert (await queue.list_outputs(job.id)).outputs == [two]
+    assert (await queue.list_outputs(new_id())).outputs == []
 
 
 async def test_outputs_up_to_an_event_leave_the_later_ones_to_its_followers(queue):
@@ -225,7 +225,7 @@ async def test_outputs_up_to_an_event_leave_the_later_ones_to_its_followers(queu
     seq = queue.event_seq
     follower = queue.subscribe([f"jobs/{job.id}"], after=seq)
     await hand.send(JobDisplayed(job.id, attempt=1, outputs=[two]))
-    assert await queue.list_outputs(job.id, upto=seq) == [one]
+    assert (await queue.list_outputs(job.id, upto=seq)).outputs == [one]
     assert [event.data["outputs"] for event in await follower.next_batch()] == [[two]]
     follower.close()
 

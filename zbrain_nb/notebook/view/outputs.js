@@ -1,7 +1,7 @@
 // Rich outputs of a job. Where Jupyter's renderers are at hand they are handed in; the ones here serve pages
 // without them (VS Code, Colab) and let nothing of a job run in the page's own origin.
 import { button, h, plural } from './elements.js';
-import { ansi, plainText } from './text.js';
+import { fill, plainText } from './text.js';
 
 const MAX_SHOWN = 100; // at first, and so many more at a time
 const IMAGES = ['image/png', 'image/jpeg', 'image/gif', 'image/webp'];
@@ -23,7 +23,7 @@ export function renderPlainly(output, host) {
       host.append(h('img', { src: `data:${image};base64,${textOf(data[image]).replace(/\s/g, '')}`, alt: words }));
     else
       host.append(
-        h('pre', {}, ansi(textOf(data['text/markdown'] ?? data['text/latex'] ?? data['text/plain'] ?? data))),
+        fill(h('pre'), textOf(data['text/markdown'] ?? data['text/latex'] ?? data['text/plain'] ?? data)),
       );
   }
 }
@@ -67,13 +67,14 @@ export function outputsPane(label, title, read, renderOutput) {
   });
   const el = h('div', { class: 'zb-sec' }, title && h('div', { class: 'zb-h' }, title), earlier, box);
 
-  function make(output) {
+  function make(output, after) {
     const node = h('div', { class: 'zb-output' });
     const host = h('div', { class: 'zb-shown' });
     node.append(host);
-    box.append(node); // renderers measure themselves, so they are in the page first
+    // Renderers measure themselves, so they are in the page first; and in their place, for a frame that moves loads anew.
+    box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
     if (output.output_type === 'stream') {
-      host.append(h('pre', {}, ansi(textOf(output.text))));
+      host.append(fill(h('pre'), textOf(output.text)));
       return { node };
     }
     return { node, dispose: renderOutput(output, host) };
@@ -94,16 +95,12 @@ export function outputsPane(label, title, read, renderOutput) {
     if (wanted.length === nodes.size && wanted.every((output) => nodes.has(output))) return;
     const top = box.scrollTop;
     box.style.minHeight = `${box.offsetHeight}px`; // a plot drawn anew must not make the page jump
-    const gone = [...nodes.keys()].filter((output) => !wanted.includes(output));
-    let after = null;
+    [...nodes.keys()].filter((output) => !wanted.includes(output)).forEach(drop);
+    let after = null; // what stays keeps its order, and is not touched
     for (const output of wanted) {
-      if (!nodes.has(output)) nodes.set(output, make(output));
-      const { node } = nodes.get(output);
-      if (node.previousElementSibling !== after)
-        box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
-      after = node;
+      if (!nodes.has(output)) nodes.set(output, make(output, after));
+      after = nodes.get(output).node;
     }
-    gone.forEach(drop);
     box.scrollTop = top;
     requestAnimationFrame(() => (box.style.minHeight = ''));
   }

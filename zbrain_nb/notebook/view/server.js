@@ -150,6 +150,7 @@ export class ServerFeed extends Feed {
     this.earlier = earlier;
     void this.#readAttempts();
     this.outputs = shown.outputs;
+    this.clearNext = shown.clear_next;
     this.leftOut = 0;
     this.outputsSeq = shown.event_seq;
     this.log = lines;

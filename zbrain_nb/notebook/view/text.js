@@ -1,5 +1,5 @@
 // Text from jobs, made safe to read: ANSI colours as classes, bidi controls visible, Python lightly coloured.
-import { h } from './elements.js';
+import { button, h } from './elements.js';
 
 const SGR = /\x1b\[([0-9;:]*)m/;
 // Every other escape sequence (cursor moves, titles, links), and control characters but the tab, is dropped.
@@ -7,6 +7,7 @@ const OTHER =
   /\x1b\[[0-?]*[ -/]*[@-ln-~]|\x9b[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]/g;
 const BIDI = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 const MAX_LINE = 4000;
+const MAX_TEXT = 200_000; // characters that are shown without being asked for: millions of them take a browser seconds
 
 export const plainText = (text) =>
   text
@@ -62,10 +63,10 @@ function runs(text) {
   return out;
 }
 
-/** Nodes of one line with its colours; `query` (lower case) is marked where it occurs. */
-export function ansi(line, query = '') {
-  const long = line.length > MAX_LINE;
-  const parts = runs(long ? line.slice(0, MAX_LINE) : line);
+/** Nodes of a line with its colours, the first `most` characters; `query` (lower case) is marked where it occurs. */
+export function ansi(line, query = '', most = MAX_LINE) {
+  const long = line.length > most;
+  const parts = runs(long ? line.slice(0, most) : line);
   const hits = [];
   if (query) {
     const whole = parts
@@ -85,9 +86,20 @@ export function ansi(line, query = '') {
   });
   if (long)
     nodes.push(
-      h('span', { class: 'zb-mute' }, ` \u2026 ${(line.length - MAX_LINE).toLocaleString('en')} more characters`),
+      h('span', { class: 'zb-mute' }, ` \u2026 ${(line.length - most).toLocaleString('en')} more characters`),
     );
   return nodes;
+}
+/** Put a text of many lines into `box` with its colours: all of it, a very long one when that is asked for. */
+export function fill(box, text, most = MAX_TEXT) {
+  const all = () => {
+    fill(box, text, Infinity);
+    box.tabIndex = -1; // the button that had the keyboard is gone
+    box.focus({ preventScroll: true });
+  };
+  box.replaceChildren(h('span', {}, ansi(text, '', most)));
+  if (text.length > most) box.append(' ', button('Show all', { onclick: all }));
+  return box;
 }
 function marked(text, start, hits, length) {
   const kids = [];

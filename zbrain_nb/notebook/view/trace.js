@@ -1,6 +1,6 @@
 // A traceback, of IPython or of plain Python, as frames: the cell's own lines open, those of libraries folded.
 import { h } from './elements.js';
-import { ansi, plainText, python } from './text.js';
+import { fill, plainText, python } from './text.js';
 
 const IPYTHON = /^ {0,2}(?:(Cell In ?\[\d+\])|File ([^"\s].*?))(?::|, line )(\d+)(?:, in (.+))?$/;
 const PLAIN = /^ {0,2}File "(.+)", line (\d+)(?:, in (.+))?$/;
@@ -105,7 +105,7 @@ export function failureSection({ text, reason, error }) {
         ? h(
             'div',
             { class: 'zb-frame', tabindex: 0, role: 'group', 'aria-label': 'Traceback' },
-            h('p', { class: 'zb-raw' }, ansi(raw)),
+            fill(h('p', { class: 'zb-raw' }), raw),
           )
         : null,
   );

@@ -120,9 +120,13 @@ class LogPage(msgspec.Struct):
 
 
 class Outputs(msgspec.Struct):
-    """Outputs as nbformat output dicts; events behind ``event_seq`` change them."""
+    """Outputs as nbformat output dicts; events behind ``event_seq`` change them.
+
+    With ``clear_next`` the next output takes the place of all of them: a ``clear_output(wait=True)`` came last.
+    """
 
     outputs: list[dict[str, Any]]
+    clear_next: bool
     event_seq: int
 
 

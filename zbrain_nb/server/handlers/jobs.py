@@ -394,5 +394,5 @@ class OutputsHandler(ApiHandler):
         """Show the rich outputs, as they stand, as nbformat output dicts."""
         job = await self.job(job_id)
         seq = self.queue.event_seq
-        outputs = await self.queue.list_outputs(job.id, upto=seq, scope=self.principal)
-        self.reply({"outputs": outputs, "event_seq": seq})
+        shown = await self.queue.list_outputs(job.id, upto=seq, scope=self.principal)
+        self.reply({"outputs": shown.outputs, "clear_next": shown.clear_next, "event_seq": seq})

@@ -15,11 +15,12 @@ export const sandboxed = (url) => (output, host) => {
   const looks = `<style>body{margin:0;color:${color};font:${fontSize} ${fontFamily}}table{border-collapse:collapse;font-size:12px}th,td{padding:3px 12px;text-align:right}</style>`;
   const el = h('iframe', { sandbox: 'allow-scripts', title: 'Output', src: url });
   const source = `<!doctype html><meta charset="utf-8">${looks}${textOf(html)}${SIZER}`;
+  let filled = null; // the frame's window, which is another one when the frame is put back into the page
   const listen = ({ source: from, data }) => {
     if (from !== el.contentWindow) return;
     // Once: a frame that its own script has sent elsewhere gets nothing more.
-    if (data?.zbrainFrame === 'ready' && !el.dataset.shown) {
-      el.dataset.shown = 'true';
+    if (data?.zbrainFrame === 'ready' && from !== filled) {
+      filled = from;
       from.postMessage({ html: source }, '*');
     } else if (data?.zbrainHeight > 0) el.style.height = `${Math.min(MAX_HEIGHT, data.zbrainHeight + 4)}px`;
   };

@@ -1,0 +1,118 @@
+"""Outputs of a job as they come, change and are looked at again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import log_in
+from tests.browser.stub import StubServer
+from tests.browser.worker import HandWorker
+from zbrain_nb.model.datadir import Owner
+
+pytestmark = pytest.mark.browser
+
+
+def html(text: str, name: str | None = None, kind: str = "display_data") -> dict[str, Any]:
+    """Return an output that a frame shows; one with a `name` can be updated."""
+    data = {"text/html": text, "text/plain": "a table"}
+    return {"output_type": kind, "data": data, "metadata": {}, "transient": {"display_id": name} if name else {}}
+
+
+def test_frames_on_the_console_show_what_they_held_when_they_come_back_and_when_others_change(
+    host: Owner, hand: HandWorker, page: Page
+) -> None:
+    (job_id,) = hand.submit(code="x", name="two tables")
+    hand.start()
+    hand.log(job_id, "a line")
+    hand.send(job_id, "displayed", outputs=[html("<p>one</p>", "first"), html("<p>two</p>")])
+    log_in(page, host)
+    page.goto(f"{host.url}zbrain/jobs/{job_id}#outputs")
+    one, two = (page.frame_locator(f".zb-panel iframe >> nth={place}").locator("p") for place in range(2))
+    expect(two).to_have_text("two")
+    page.get_by_role("tab", name="Log").click()
+    expect(page.locator(".zb-panel iframe")).to_have_count(0)
+    page.get_by_role("tab", name="Outputs").click()
+    expect(one).to_have_text("one")
+    expect(two).to_have_text("two")
+    hand.send(job_id, "displayed", outputs=[html("<p>one again</p>", "first", "update_display_data")])
+    expect(one).to_have_text("one again")
+    expect(two).to_have_text("two")
+
+
+def test_frame_loads_once_however_often_its_neighbours_change(page: Page, stub: StubServer) -> None:
+    job_id = stub.add()
+    page.goto(stub.url())
+    page.wait_for_function("views[0].feed.loaded")
+    page.evaluate(
+        "() => { window.loads = []; addEventListener('message', ({ data }) => data.of && loads.push(data.of)); }"
+    )
+
+    def said(text: str) -> str:
+        return f"<script>parent.postMessage({{of: '{text}'}}, '*')</script>"
+
+    outputs = [html(said("first"), "first"), html(said("second")), html(said("third"))]
+    stub.emit("job_displayed", job_id, {"outputs": outputs})
+    page.wait_for_function("loads.length === 3")
+    for count in (1, 2):
+        update = html(said(f"update {count}"), "first", "update_display_data")
+        stub.emit("job_displayed", job_id, {"outputs": [update]})
+        page.wait_for_function(f"loads.includes('update {count}')")
+    stub.emit("job_displayed", job_id, {"outputs": [html(said("last"))]})
+    page.wait_for_function("loads.includes('last')")
+    assert sorted(page.evaluate("loads")) == ["first", "last", "second", "third", "update 1", "update 2"]
+
+
+def test_long_text_is_shown_to_its_end_and_a_very_long_one_when_asked_for(page: Page, stub: StubServer) -> None:
+    traceback = [f"line {n} of another language\n" for n in range(400)]
+    error = {"ename": "E", "evalue": "no", "traceback": [*traceback, "its end"]}
+    job_id = stub.add("failed", owner="eve", error=error)
+    rows = "".join(f"row {n}\n" for n in range(1000))
+    long = f"\x1b[31m{'x' * 300_000}\x1b[0m the very end"
+    for text in (rows + "the end", long):
+        output = {"output_type": "display_data", "data": {"text/plain": text}, "metadata": {}}
+        stub.outputs[job_id].append(output)
+    page.goto(stub.url())
+    shown = page.locator(".zb-output")
+    expect(shown.first).to_contain_text("row 999 the end")
+    expect(page.get_by_role("group", name="Traceback")).to_contain_text("its end")
+    expect(shown.last).to_contain_text("more characters")
+    expect(shown.last).not_to_contain_text("the very end")
+    shown.last.get_by_role("button", name="Show all").press("Enter")
+    expect(shown.last).to_contain_text("the very end")
+    expect(shown.last.locator("pre")).to_be_focused()
+    expect(shown.last.locator(".zb-a31")).to_have_text("x" * 300_000)
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"output_type": "display_data", "data": {"text/plain": words}, "metadata": {}}
+
+
+CLEAR = {"output_type": "clear_output", "wait": True}
+
+
+def test_clear_that_waits_for_the_next_output_outlives_a_load(host: Owner, hand: HandWorker, page: Page) -> None:
+    (job_id,) = hand.submit(code="x", name="epochs")
+    hand.start()
+    hand.send(job_id, "displayed", outputs=[text("epoch 1"), CLEAR])
+    log_in(page, host)
+    page.goto(f"{host.url}zbrain/jobs/{job_id}#outputs")
+    expect(page.locator(".zb-output")).to_have_text(["epoch 1"])
+    hand.send(job_id, "displayed", outputs=[text("epoch 2")])
+    expect(page.locator(".zb-output")).to_have_text(["epoch 2"])
+
+
+def test_clear_that_was_done_meanwhile_spares_what_is_loaded(page: Page, stub: StubServer) -> None:
+    job_id = stub.add()
+    page.goto(stub.url())
+    page.wait_for_function("views[0].feed.loaded")
+    stub.emit("job_displayed", job_id, {"outputs": [text("epoch 1"), CLEAR]})
+    page.wait_for_function("views[0].feed.clearNext")
+    stub.outputs[job_id][:] = [text("epoch 2")]  # while nobody heard it
+    stub.raw({"seq": 9000, "kind": "reset", "topic": f"jobs/{job_id}", "data": {}})
+    shown = page.locator(".zb-output")
+    expect(shown).to_have_text(["epoch 2"])
+    stub.emit("job_displayed", job_id, {"outputs": [text("a plot of it")]})
+    expect(shown).to_have_text(["epoch 2", "a plot of it"])
