@@ -128,7 +128,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     refresh();
     status.textContent = `${plural(order.length, 'job')} shown`;
     clearTimeout(findLater);
-    findLater = setTimeout(() => void feed.find(filter), FIND_MS);
+    findLater = setTimeout(() => void feed.find({ ...filter }), FIND_MS);
   }
 
   // ---- numbers and charts
@@ -310,9 +310,18 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       ? `${here} of ${total} here, more come`
       : feed.complete
         ? `${plural(feed.rows.size, 'job')}`
-        : `Newest ${here} of ${total}; a state or a name finds older ones`;
+        : feed.moreFit
+          ? newestFit()
+          : `Newest ${here} of ${total}; a state, an owner or a name finds older ones`;
     empty.hidden = order.length > 0 || (!feed.rows.size && !feed.complete);
     empty.textContent = feed.rows.size ? 'No job fits this filter.' : 'No jobs yet. Put %%zbrain on top of a cell, or `zbrain run --` before a command.';
+  }
+
+  /** How many are shown of those that fit, and of how many, where that is known. */
+  function newestFit() {
+    const { state, owner, q } = filter;
+    const all = state && !owner && !q ? ` of ${(feed.counts[state] ?? 0).toLocaleString('en')} ${state}` : ' that fit';
+    return `Newest ${order.length.toLocaleString('en')}${all}; a narrower filter finds older ones`;
   }
 
   function connectionText() {
