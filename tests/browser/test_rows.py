@@ -25,7 +25,7 @@ FEED = """async ([count, running]) => {
     async ask(path) {
       if (path.startsWith('overview')) {
         const failed = jobs.filter(({ state }) => state === 'failed').length;
-        const minutes = { first_at: 0, ended: [], failed: [], wait_p50_secs: [], wait_p95_secs: [] };
+        const minutes = { first_at: 0, ended: [], failed: [], waiting: [], wait_p50_secs: [], wait_p95_secs: [] };
         const numbers = { minutes, workers: [], storage: {}, failed_last_day: failed, now: 0, quotas: [] };
         return [{ org_id: 'default', states: { failed }, event_seq: seq, ...numbers }];
       }
