@@ -104,7 +104,7 @@ LOSING = """async () => {
   };
 }""".replace(
     "...OVERVIEW",
-    "workers: [], failed_last_day: 0, storage: {}, now: 0, minutes: { first_at: 0, ended: [], failed: [],"
+    "workers: [], failed_last_day: 0, storage: {}, now: 0, minutes: { first_at: 0, ended: [], failed: [], waiting: [],"
     " wait_p50_secs: [], wait_p95_secs: [] }",
 )
 

@@ -134,6 +134,8 @@ async def test_list_pages_newest_first(api: httpx.AsyncClient) -> None:
     assert [job["id"] for job in first["jobs"] + rest["jobs"]] == made[::-1]
     assert rest["next_cursor"] is None
     assert [j["name"] for j in (await api.get("jobs", params={"name": "n2"})).json()["jobs"]] == ["n2"]
+    for owner, count in ((first["jobs"][0]["owner"], 5), ("nobody", 0)):
+        assert len((await api.get("jobs", params={"owner": owner})).json()["jobs"]) == count
 
 
 async def test_unknown_job_is_404_everywhere(api: httpx.AsyncClient) -> None:

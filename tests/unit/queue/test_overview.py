@@ -9,6 +9,8 @@ from tests.unit.queue.stage import TRUE, Hand
 from zbrain_nb import JobQueue, JobSpec, Storage
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import JobCompleted, JobFailed, JobLogged
+from zbrain_nb.model.job import Job
+from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.overview import MINUTES
 from zbrain_nb.store import schema
 
@@ -75,6 +77,26 @@ async def test_minutes_show_ends_failures_and_waits_in_their_minute(queue, clock
     assert minutes.wait_p50_secs[-3] == waits[0]
     clock.advance(3600)
     assert sum((await queue.overview()).minutes.ended) == 0
+
+
+async def test_minutes_show_how_many_waited_when_each_ended(queue, clock):
+    def new(spec):
+        return Job(spec, created_at=as_datetime(clock.time()))
+
+    hand = await Hand(queue).register()
+    await queue.submit_many(list(map(new, [TRUE] * 3 + [LAB])))
+    clock.advance(60)
+    (job,) = await hand.lease(limit=1)
+    (canceled,) = await queue.submit_many([new(TRUE)])
+    clock.advance(60)
+    await queue.cancel_job(canceled)
+    await hand.send(JobCompleted(job.id, attempt=1))
+    await queue.fold()
+    waiting = (await queue.overview()).minutes.waiting
+    assert len(waiting) == MINUTES
+    assert waiting[-4:] == [0, 3, 3, 2]
+    clock.advance(3600 * 2)
+    assert set((await queue.overview()).minutes.waiting) == {2}
 
 
 async def test_attempts_tell_failures_losses_and_the_running_one(queue, clock):

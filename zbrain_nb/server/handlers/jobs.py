@@ -95,6 +95,7 @@ class ListQuery(msgspec.Struct):
 
     state: JobState | None = None
     org: Annotated[str | None, Meta(description="Jobs of this org.")] = None
+    owner: Annotated[str | None, Meta(description="Jobs of this person.")] = None
     name: Annotated[str | None, Meta(description="Jobs of this very name.")] = None
     q: Annotated[str | None, Meta(description="A part of the name, in either case, or the head of the id.")] = None
     tag: Annotated[
@@ -233,6 +234,7 @@ class JobsHandler(ApiHandler):
             wanted.limit,
             wanted.cursor,
             name=wanted.name,
+            owner=wanted.owner,
             q=wanted.q,
             tag=wanted.tag_pair(),
             after=wanted.after,

@@ -128,7 +128,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     refresh();
     status.textContent = `${plural(order.length, 'job')} shown`;
     clearTimeout(findLater);
-    findLater = setTimeout(() => void feed.find(filter), FIND_MS);
+    findLater = setTimeout(() => void feed.find({ ...filter }), FIND_MS);
   }
 
   // ---- numbers and charts
@@ -139,6 +139,14 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       h('span', { class: 'zb-mute zb-small' }, label),
       h('span', { class: 'zb-big', 'data-state': state }, state && stateMark(state, '').firstChild, big),
       h('span', { class: 'zb-mute zb-small zb-cut', title: sub }, sub),
+    );
+  }
+  function chart(label, big, sub, picture, onclick) {
+    return h(
+      onclick ? 'button' : 'div',
+      { type: onclick && 'button', class: 'zb-stat zb-chart', onclick },
+      h('span', { class: 'zb-told' }, h('span', { class: 'zb-mute zb-small' }, label), h('span', { class: 'zb-big' }, big), h('span', { class: 'zb-mute zb-small' }, sub)),
+      picture,
     );
   }
   function buildStrip() {
@@ -159,11 +167,12 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     const lastOf = (values) => values.findLast((value) => value != null);
     const median = lastOf(minutes.wait_p50_secs);
     const slow = lastOf(minutes.wait_p95_secs);
-    const titleOf = (i) => `${timeOfDay((minutes.first_at + 60 * i) * 1000, false)}: ${minutes.ended[i]} ended, ${minutes.failed[i]} failed`;
+    const waiting = [...minutes.waiting.slice(0, -1), queued]; // the store's last is some seconds old
+    const titlesOf = (textOf) => minutes.ended.map((_, i) => `${timeOfDay((minutes.first_at + 60 * i) * 1000, false)}: ${textOf(i)}`);
+    const over = `over ${minutes.ended.length} minutes`;
     const place = document.activeElement?.closest?.('.zb-strip') === strip ? [...strip.children].indexOf(document.activeElement) : -1;
     strip.replaceChildren(
       number('running', 'Running', many(running), quiet ? `${many(quiet)} without progress` : ' ', () => pick('running')),
-      number('pending', 'Queued', many(queued), oldest ? `oldest waits ${clock(overview.now - Date.parse(oldest) / 1000)}` : 'nothing waits', () => pick('pending')),
       number('failed', 'Failed', many(overview.failed_last_day), 'in 24 hours', () => pick('failed')),
       number(
         '',
@@ -172,29 +181,24 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
         `${plural(workers.length, 'worker')}${silent ? `, ${silent} quiet` : ''}; ${storage.database_bytes === undefined ? `${bytes(storage.artifact_bytes)} of yours` : bytes(storage.database_bytes + storage.artifact_bytes)} stored`,
         () => pane.scrollIntoView({ block: 'start' }),
       ),
-      h(
-        'div',
-        { class: 'zb-stat zb-chart' },
-        h(
-          'div',
-          {},
-          h('span', { class: 'zb-mute zb-small' }, 'Throughput'),
-          h('div', { class: 'zb-big' }, shown, h('small', {}, 'a minute')),
-          h('span', { class: 'zb-mute zb-small' }, `last ${minutes.ended.length} min`),
-        ),
-        bars(`Jobs ended each minute over ${minutes.ended.length} minutes, now about ${shown}`, minutes.ended, minutes.failed, minutes.ended.map((_, i) => titleOf(i))),
+      chart(
+        'Queued',
+        many(queued),
+        oldest ? `oldest waits ${clock(overview.now - Date.parse(oldest) / 1000)}` : 'nothing waits',
+        bars(`Jobs that waited at the end of each minute ${over}, now ${many(queued)}`, waiting, [], titlesOf((i) => `${many(waiting[i])} waited`)),
+        () => pick('pending'),
       ),
-      h(
-        'div',
-        { class: 'zb-stat zb-chart' },
-        h(
-          'div',
-          {},
-          h('span', { class: 'zb-mute zb-small' }, 'Wait'),
-          h('div', { class: 'zb-big' }, median == null ? '–' : secs(median), h('small', {}, h('i', { class: 'zb-swatch' }), 'median')),
-          h('span', { class: 'zb-mute zb-small' }, h('i', { class: 'zb-swatch zb-swatch-2' }), slow == null ? '95 in 100' : `95 in 100 under ${secs(slow)}`),
-        ),
-        lines(`Waiting time over ${minutes.ended.length} minutes, median and 95th percentile`, minutes.wait_p50_secs, minutes.wait_p95_secs),
+      chart(
+        'Throughput',
+        [shown, h('small', {}, 'a minute')],
+        `last ${minutes.ended.length} min`,
+        bars(`Jobs ended each minute ${over}, now about ${shown}`, minutes.ended, minutes.failed, titlesOf((i) => `${minutes.ended[i]} ended, ${minutes.failed[i]} failed`)),
+      ),
+      chart(
+        'Wait',
+        [median == null ? '–' : secs(median), h('small', {}, h('i', { class: 'zb-swatch' }), 'median')],
+        [h('i', { class: 'zb-swatch zb-swatch-2' }), slow == null ? '95 in 100' : `95 in 100 under ${secs(slow)}`],
+        lines(`Waiting time ${over}, median and 95th percentile`, minutes.wait_p50_secs, minutes.wait_p95_secs),
       ),
     );
     if (place >= 0) strip.children[place]?.focus({ preventScroll: true });
@@ -310,9 +314,18 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       ? `${here} of ${total} here, more come`
       : feed.complete
         ? `${plural(feed.rows.size, 'job')}`
-        : `Newest ${here} of ${total}; a state or a name finds older ones`;
+        : feed.moreFit
+          ? newestFit()
+          : `Newest ${here} of ${total}; a state, an owner or a name finds older ones`;
     empty.hidden = order.length > 0 || (!feed.rows.size && !feed.complete);
     empty.textContent = feed.rows.size ? 'No job fits this filter.' : 'No jobs yet. Put %%zbrain on top of a cell, or `zbrain run --` before a command.';
+  }
+
+  /** How many are shown of those that fit, and of how many, where that is known. */
+  function newestFit() {
+    const { state, owner, q } = filter;
+    const all = state && !owner && !q ? ` of ${(feed.counts[state] ?? 0).toLocaleString('en')} ${state}` : ' that fit';
+    return `Newest ${order.length.toLocaleString('en')}${all}; a narrower filter finds older ones`;
   }
 
   function connectionText() {

@@ -54,6 +54,8 @@ export class JobsFeed {
   #timers = {};
   #isLooking = false;
   #unknown = new Set();
+  #wanted = null; // what older jobs are looked for by
+  #found = new Set(); // ids of those, which stay here while they are wanted
   #key = null; // of repeats that have no answer yet
   #old = new Set(); // ids of rows that were here before all is loaded, and have not come again
   #seen = () => document.hidden || void this.#lookOver();
@@ -73,6 +75,7 @@ export class JobsFeed {
     this.counts = {};
     this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" (no org of who looks)
     this.complete = false; // whether `rows` are all jobs there are
+    this.moreFit = false; // whether older jobs fit than those that were looked for and found
     this.loading = false;
     this.heardAt = null;
     this.nextTryAt = null;
@@ -159,12 +162,18 @@ export class JobsFeed {
     return done;
   }
 
-  /** Fetch older jobs that fit, when not all are here. */
-  async find({ state, q }) {
-    if (this.complete || !(state || q)) return;
-    const query = new URLSearchParams({ ...(state && { state }), ...(q && { q }) });
+  /** Fetch the newest jobs that fit, when not all are here; they stay until others are looked for. */
+  async find(filter) {
+    const wanted = Object.entries(filter).filter(([, value]) => value);
+    this.#wanted = filter;
+    this.#found.clear();
+    this.moreFit = false;
+    if (this.complete || !wanted.length) return;
     try {
-      await this.#readPage(String(query), PAGE);
+      const { ids, cursor } = await this.#readPage(String(new URLSearchParams(wanted)), PAGE);
+      if (this.#wanted !== filter) return;
+      this.#found = new Set(ids);
+      this.moreFit = cursor != null;
       this.tell();
     } catch (error) {
       this.problem = `Older jobs could not be looked for: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
@@ -189,7 +198,7 @@ export class JobsFeed {
     }
     this.viewer = owner;
     const seq = await this.#readOverview();
-    const cursor = await this.#readPage('', FIRST_PAGE);
+    const { cursor } = await this.#readPage('', FIRST_PAGE);
     if (current()) void this.#readOthers(current, cursor);
     return seq;
   }
@@ -198,11 +207,13 @@ export class JobsFeed {
     try {
       for (const state of ACTIVE) await this.#readPage(`state=${state}`, PAGE);
       while (cursor && current()) {
-        const room = MOST_ROWS - (this.rows.size - this.#old.size);
+        const room = MOST_ROWS - this.#found.size - (this.rows.size - this.#old.size);
         if (room <= 0) break;
-        cursor = await this.#readPage(`cursor=${cursor}`, Math.min(PAGE, room));
+        ({ cursor } = await this.#readPage(`cursor=${cursor}`, Math.min(PAGE, room)));
         this.tell();
       }
+      this.complete = !cursor;
+      if (this.#wanted && current()) await this.find(this.#wanted); // what it had found was there before the break
     } catch (error) {
       if (current()) this.#connection.lose(error);
       return;
@@ -210,7 +221,6 @@ export class JobsFeed {
     if (!current()) return;
     // What became of these meanwhile is not known.
     for (const id of this.#old) this.#drop(id);
-    this.complete = !cursor;
     this.loading = false;
     this.tell();
   }
@@ -243,9 +253,9 @@ export class JobsFeed {
     const { org } = this;
     const where = `org=${encodeURIComponent(org)}&limit=${limit}&${query}`;
     const [{ jobs, next_cursor: cursor }] = await this.#server.ask(`jobs?brief=1&${where}`);
-    if (org !== this.org) return null;
+    if (org !== this.org) return { ids: [], cursor: null };
     for (const row of jobs) this.#keep(row);
-    return cursor;
+    return { ids: jobs.map(({ id }) => id), cursor };
   }
 
   #take({ kind, seq, job_id: id, data }) {
@@ -302,10 +312,13 @@ export class JobsFeed {
     this.rows.set(row.id, row);
     this.version += 1;
   }
-  /** Let go of rows that are too many, those of which nothing was heard for the longest; their next event looks them up. */
+  /**
+   * Let go of rows that are too many, those of which nothing was heard for the longest; their next event looks them up.
+   * What runs stays, and what was looked for.
+   */
   #bound() {
     if (this.rows.size <= MOST_ROWS + SPARE_ROWS) return;
-    const idle = [...this.rows.values()].filter(({ state }) => state !== 'running');
+    const idle = [...this.rows.values()].filter(({ id, state }) => state !== 'running' && !this.#found.has(id));
     idle.sort((a, b) => (a.event_seq ?? 0) - (b.event_seq ?? 0));
     for (const { id } of idle.slice(0, this.rows.size - MOST_ROWS)) this.#drop(id);
     this.complete = false;
@@ -318,6 +331,8 @@ export class JobsFeed {
   #forget() {
     this.rows.clear();
     this.#old.clear();
+    this.#found.clear();
+    this.moreFit = false;
     this.version += 1;
     this.overview = null;
     this.counts = {};
