@@ -59,15 +59,7 @@ async def get_job(transport: Transport, job_id: str) -> Job:
 
 
 async def ask_many(transport: Transport, verb: str, ids: Iterable[str]) -> tuple[list[Job], int]:
-    """Look up, cancel or retry many jobs, in one request for each 10,000.
-
-    Returns
-    -------
-    list of Job
-        In the order of `ids`; unknown ones are left out.
-    int
-        Events behind this ``event_seq`` tell what becomes of them.
-    """
+    """Look up, cancel or retry many jobs; return them, and behind which event to go on (see `AsyncClient.lookup`)."""
     wanted = list(ids)
     found: list[Job] = []
     first_seq: int | None = None
