@@ -1,8 +1,8 @@
 """Many waiting views, each asking for its job's place in line every 5 s, beside 100,000 waiting jobs.
 
-``python -m tests.benchmarks.bench_views [--views N] [--waiting N] [--submits N]``. The views are of as many people, in
-one org and each in an org of their own. Told are submits without views and beside them, the longest block of the host's
-loop, and how much of one core the views cost. All slots are busy, so that every place is looked for.
+``python -m tests.benchmarks.bench_views [--views N] [--waiting N] [--submits N] [--orgs N]``. The views are of as many
+people, in one org and each in an org of their own. Told are submits without views and beside them, the longest block of
+the host's loop, and how much of one core the views cost. All slots are busy, so that every place is looked for.
 """
 
 from __future__ import annotations
@@ -144,9 +144,10 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=300)
     parser.add_argument("--waiting", type=int, default=100_000)
     parser.add_argument("--submits", type=int, default=1_000)
+    parser.add_argument("--orgs", type=int, help="only with so many")
     options = parser.parse_args()
     rows = []
-    for orgs in (1, options.views):
+    for orgs in (1, options.views) if options.orgs is None else (options.orgs,):
         with tempfile.TemporaryDirectory() as name:
             host, pipe = start(serve, DataDir(Path(name) / "data"), options.views, orgs, options.waiting)
             owner, ids = pipe.recv()
