@@ -26,6 +26,7 @@ from zbrain_nb.model.protocol import (
     WorkerInfo,
     WorkerState,
 )
+from zbrain_nb.queue import ready
 from zbrain_nb.queue.bindings import admits, binding_of, check_pool, notice_of, refusal, want_of
 from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.clock import Clock, as_datetime
@@ -413,6 +414,8 @@ class WorkerDesk:
             return f"Waiting for a free worker of kind {kind}."
         slots = sum(info.slots for info in serving)
         busy = "its slot is" if slots == 1 else f"all {slots} slots are"
+        if place > ready.MAX_PLACE:
+            return f"At least {ready.MAX_PLACE:,} jobs are before it in line for a worker of kind {kind}; {busy} busy."
         return f"{_ordinal(place)} in line for a worker of kind {kind}; {busy} busy."
 
 
