@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -121,8 +122,9 @@ class WorkerDesk:
         try:
             # Of a folder that a stranger names nothing is read: its worker is as one on another machine.
             orgs = None if binding.orgs is None else sorted(binding.orgs)
-            known = {"owner": binding.owner, "orgs": orgs, "is_shared": scope.binding.owner is None}
-            yield msgspec.structs.replace(info, **known, runs_others=False, holder=scope.holder, folder=None)
+            known: dict[str, Any] = {"owner": binding.owner, "orgs": orgs, "is_shared": scope.binding.owner is None}
+            known |= {"isolates": binding.isolates, "runs_others": False}
+            yield msgspec.structs.replace(info, **known, holder=scope.holder, folder=None)
         finally:
             claims.pop()
             if not claims:

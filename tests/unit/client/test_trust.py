@@ -15,6 +15,14 @@ PACKAGE = Path(zbrain_nb.__file__).parent
 CELL = "model = {'a': 1}\nmodel"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def told() -> Iterator[None]:
+    """Let the host's worker run the jobs of bob too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZWORKER_RUNS_OTHERS", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
 def bob(client: Client) -> Iterator[Client]:
     """A client of somebody else in the same org."""
