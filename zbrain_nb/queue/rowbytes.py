@@ -6,6 +6,7 @@ counted: how fast they come has a limit of its own. Nor is anything of who holds
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -37,10 +38,10 @@ class RowBytes:
     def __init__(self, account: str) -> None:
         self._account = account
         self.is_counting = False
+        self._turn = asyncio.Lock()
         # Both are changed in the writer's thread alone, so that no commit is missed or counted twice.
         self._sizes: Sizes = Counter()
         self._since: Sizes = Counter()
-        self._since_seq = 0
 
     def used(self, of: str, name: str) -> int:
         """Return how many bytes the rows of the ``org`` or ``owner`` of that name take."""
@@ -48,14 +49,16 @@ class RowBytes:
 
     async def count(self, storage: Storage) -> None:
         """Count what the tables hold, while others may commit."""
-        seq = storage.last_seq
-        await storage.write(lambda _: self._begin(seq))  # with it all that has a number up to it is in the tables
-        found: Sizes = Counter()
-        self._add(found, await storage.read(row_sizes, seq))
-        await storage.write(lambda _: self._replace(found))
+        async with self._turn:
+            # Nothing comes between these two: what has a number by now is written before, all else after `_begin`.
+            seq = storage.last_seq
+            await storage.write(lambda _: self._begin())
+            found: Sizes = Counter()
+            self._add(found, await storage.read(row_sizes, seq))
+            await storage.write(lambda _: self._replace(found))
 
-    def _begin(self, seq: int) -> None:
-        self._since, self._since_seq, self.is_counting = Counter(), seq, True
+    def _begin(self) -> None:
+        self._since, self.is_counting = Counter(), True
 
     def _replace(self, found: Sizes) -> None:
         self._sizes = found + self._since
@@ -65,10 +68,9 @@ class RowBytes:
         if not self.is_counting:
             return
         for turn in turns:
-            charges = [(row[2], row[3], _size(row[6])) for row in turn.jobs if row[1] > self._since_seq]
-            for seq, job_id, org_id, _, _, _, data, _ in turn.transitions:
-                if seq > self._since_seq:
-                    charges.append((org_id, turn.entries[job_id].job.owner, _size(data)))
+            charges = [(row[2], row[3], _size(row[6])) for row in turn.jobs]
+            for _, job_id, org_id, _, _, _, data, _ in turn.transitions:
+                charges.append((org_id, turn.entries[job_id].job.owner, _size(data)))
             self._add(self._sizes, charges)
             self._add(self._since, charges)
 
