@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -40,6 +41,13 @@ class Role(StrEnum):
 
 
 _RANK = {role: rank for rank, role in enumerate(Role)}
+
+
+class GroupRole(NamedTuple):
+    """The role that a Hub group gives to its members, in all their orgs or in the one that is named."""
+
+    role: Role
+    org: str | None = None
 
 
 class Verb(StrEnum):
