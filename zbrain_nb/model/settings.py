@@ -95,6 +95,8 @@ class Settings(msgspec.Struct, kw_only=True):
     host_data : str or None
         ``ZBRAIN_HOST_DATA``: set in jobs whose host serves a data directory of this machine; its owner file says where
         that is, also after a restart.
+    trust_pools : tuple of str
+        ``ZBRAIN_TRUST_POOLS``: the pools whose results clients load, by name, separated by commas.
     warm_pool : bool
         ``ZBRAIN_WARM_POOL``: whether the worker forks cells from processes that have imported what they need.
     wait : bool or None
@@ -134,6 +136,7 @@ class Settings(msgspec.Struct, kw_only=True):
     token: str | None = None
     server_key: str = ""
     host_data: str | None = None
+    trust_pools: tuple[str, ...] = ()
     warm_pool: bool = True
     wait: bool | None = None
     log_transitions: bool = False
@@ -179,6 +182,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         token=environ.get("ZBRAIN_TOKEN") or None,
         server_key=environ.get("ZBRAIN_SERVER_KEY", ""),
         host_data=environ.get("ZBRAIN_HOST_DATA") or None,
+        trust_pools=tuple(name.strip() for name in environ.get("ZBRAIN_TRUST_POOLS", "").split(",") if name.strip()),
         warm_pool=number.flag("ZBRAIN_WARM_POOL") is not False,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
