@@ -507,7 +507,7 @@ def test_a_new_attempt_begins_without_the_outputs_of_the_last(page: Page, stub: 
 
 def test_the_value_stands_apart_from_what_was_displayed(page: Page, stub: StubServer) -> None:
     job = stub.add("succeeded", output="text form")
-    for kind, text in (("display_data", "a plot"), ("execute_result", "a frame"), ("error", "")):
+    for kind, text in (("display_data", "a plot"), ("execute_result", "a frame")):
         stub.outputs[job].append({"output_type": kind, "data": {"text/plain": text}, "metadata": {}})
     view = show(page, stub)
     expect(view.get_by_role("group", name="Outputs of")).to_have_text("a plot")

@@ -67,9 +67,14 @@ export class Feed {
   get now() {
     return Date.now() + this.clockSkew;
   }
-  /** What was displayed; the error is told by the job, the value stands apart. */
+  /** What was displayed; the value stands apart, and the error that ends the job is told by that. */
   get displays() {
-    return this.outputs.filter(({ output_type: type }) => type !== 'error' && type !== 'execute_result');
+    const { state, error } = this.job;
+    const ends = ({ output_type: type, ename, evalue }) =>
+      type === 'error' && (state !== 'failed' || (ename === error?.ename && evalue === error?.evalue));
+    // Of one that runs it is not known whether its last error ends it, until something follows.
+    const at = state === 'failed' ? this.outputs.findLastIndex(ends) : this.ended ? -1 : this.outputs.length - 1;
+    return this.outputs.filter((output, i) => output.output_type !== 'execute_result' && !(i === at && ends(output)));
   }
   get values() {
     return this.outputs.filter(({ output_type: type }) => type === 'execute_result');
