@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from zbrain_nb.model.datadir import DataDir, lock_holder
+from zbrain_nb.model.datadir import DataDir, is_locked, lock_holder
+from zbrain_nb.worker.spool import SpoolReader, read_json
 
 # This session, and the kernels that nbval starts, get a data directory of their own, before anything asks for one.
 for _name in list(os.environ):
@@ -28,21 +30,37 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def end_everything(root: Path) -> None:
-    """End host, worker and spawner of a data directory, and wait until they are gone."""
+    """End host, worker, spawner and running jobs of a data directory, and wait until they are gone."""
     if not (root / "host.lock").exists():
         return
     data = DataDir(root)
     for lock in (data.host_lock, data.worker / "worker.lock", data.worker / "spawner.lock"):
-        deadline = time.monotonic() + 20
-        while (pid := lock_holder(lock)) is not None:
-            assert time.monotonic() < deadline, f"{lock} is still held by {pid}"
-            # A host that ran in this process has let go; a process it forked may hold a copy until its exec.
-            if pid != os.getpid():
+        _end_holder(lock, lock_holder)
+    for spool in (data.worker / "runs").glob("*.spool"):
+        _end_holder(spool, supervisor_of)
+
+
+def _end_holder(lock: Path, find: Callable[[Path], int | None]) -> None:
+    deadline = time.monotonic() + 20
+    while is_locked(lock):
+        pid = find(lock)
+        assert time.monotonic() < deadline, f"{lock} is still held by {pid}"
+        # A host that ran in this process has let go; a process it forked may hold a copy until its exec.
+        if pid and pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-            time.sleep(0.05)  # the end of a process that is not our child has no event
+        time.sleep(0.05)  # the end of a process that is not our child has no event
 
 
-@pytest.fixture
+def supervisor_of(spool: Path) -> int | None:
+    """Return the pid of the process that runs an attempt, or a session of calls; None if its spool is not begun."""
+    reader = SpoolReader(spool)
+    frames = reader.read()
+    reader.close()
+    return int((read_json(frames[0].payload) or {})["supervisor_pid"]) if frames else None
+
+
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 

@@ -13,11 +13,12 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import nbformat
 from playwright.sync_api import Locator, Page, expect
 
+from tests.conftest import end_everything
 from zbrain_nb.notebook.bundle import MIME_TYPE
 
 START_SECS = 60
@@ -32,7 +33,7 @@ def free_port() -> int:
 
 
 class Lab:
-    """A Jupyter server on a folder.
+    """A Jupyter server on a folder; as a context manager, started, and ended with the host of its data directory.
 
     Parameters
     ----------
@@ -56,6 +57,14 @@ class Lab:
         self.url = f"http://127.0.0.1:{self.port}/base/"
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        end_everything(self.data)
 
     def start(self) -> None:
         """Start the server, and return when it answers."""

@@ -23,7 +23,6 @@ import psutil
 
 from tests.benchmarks.loads import LINE, Api, Load, lease_jobs
 from tests.benchmarks.table import print_table
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir, Owner
 from zbrain_nb.model.events import LogStream
@@ -150,13 +149,8 @@ def jupyter_rows(secs: float) -> list[Row]:
     """What an unrelated request to Jupyter feels, beside an equal foreign load."""
     with tempfile.TemporaryDirectory(prefix="zbrain-bench-") as folder:
         data = DataDir(Path(folder) / "data")
-        lab = Lab(Path(folder) / "root", data.root, app="server", ZWORKER_MODE="none")
-        lab.start()
-        try:
+        with Lab(Path(folder) / "root", data.root, app="server", ZWORKER_MODE="none") as lab:
             return _jupyter_rows(lab, data, secs)
-        finally:
-            lab.stop()
-            end_everything(data.root)
 
 
 def _jupyter_rows(lab: Lab, data: DataDir, secs: float) -> list[Row]:

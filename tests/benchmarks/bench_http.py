@@ -33,11 +33,12 @@ class Caller:
     def __init__(self, owner: Owner) -> None:
         parts = urlsplit(owner.url)
         self._connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
+        self._base = parts.path
         self._headers = {"Authorization": f"token {owner.token}", "Content-Type": "application/json"}
 
     def __call__(self, method: str, path: str, body: bytes | None = None, key: str | None = None) -> bytes:
         headers = self._headers | ({"Idempotency-Key": key} if key else {})
-        self._connection.request(method, f"/zbrain/api/{path}", body, headers)
+        self._connection.request(method, f"{self._base}zbrain/api/{path}", body, headers)
         answer = self._connection.getresponse()
         data = answer.read()
         assert answer.status in (200, 201), data

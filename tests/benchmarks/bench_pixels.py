@@ -27,7 +27,6 @@ import zbrain_nb
 from tests.benchmarks.loads import Load, percentile
 from tests.benchmarks.table import print_table
 from tests.browser.conftest import ARGS, chromium_path, log_in
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb import Client
 from zbrain_nb.model.datadir import DataDir
@@ -222,11 +221,12 @@ def main() -> None:
     columns = ("page: p50 / p99 in ms", "lines/s", "in the page", "frame done", "on screen", "frame done, to the first")
     with tempfile.TemporaryDirectory(prefix="zbrain-bench-") as name, sync_playwright() as playwright:
         folder = Path(name)
-        lab = Lab(folder / "notebooks", folder / "data", ZWORKER_MODE="local")
-        lab.start()
         chromium = playwright.chromium.launch(executable_path=chromium_path(), headless=True, args=ARGS)
         try:
-            with zbrain_nb.connect(lab.url, lab.token) as client:
+            with (
+                Lab(folder / "notebooks", folder / "data", ZWORKER_MODE="local") as lab,
+                zbrain_nb.connect(lab.url, lab.token) as client,
+            ):
                 client.submit(["true"]).wait()  # host and worker are there
                 bench = Bench(folder, chromium, lab, client)
                 for rate in map(int, args.rates.split(",")):
@@ -234,8 +234,6 @@ def main() -> None:
                     print_table(f"From a line's writing to its pixels, {rate:,} lines/s asked for", columns, found)
         finally:
             chromium.close()
-            lab.stop()
-            end_everything(lab.data)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Many people connected and idle, beside few: the host's memory, and how long a submit takes one of them.
 
-``python -m tests.benchmarks.bench_users [--few N] [--many N] [--submits N]``. Each has a token, an org and a socket of
-their own. The ways there and back of ``GET health`` in between tell how much of a change is the machine's.
+``python -m tests.benchmarks.bench_users [--hub] [--few N] [--many N] [--submits N]``. Each has a token, an org and a
+socket of their own; with ``--hub`` they are people of a JupyterHub, and the host is its service. The ways there and
+back of ``GET health`` in between tell how much of a change is the machine's.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,8 @@ from tests.benchmarks.bench_http import Caller, start_host
 from tests.benchmarks.memory import resident_kib
 from tests.benchmarks.table import print_table
 from tests.conftest import end_everything
-from zbrain_nb.model.datadir import Owner
+from tests.hub.hub import Hub
+from zbrain_nb.model.datadir import DataDir, Owner
 
 JOB = json.dumps({"cmd": ["true"]}).encode()
 
@@ -47,6 +49,33 @@ def make_tokens(owner: Owner, count: int) -> list[str]:
         body = {"owner": f"user-{n}", "roles": {f"~user-{n}": "submitter"}, "label": "bench"}
         secrets.append(json.loads(call("POST", "tokens", json.dumps(body).encode()))["secret"])
     return secrets
+
+
+@contextmanager
+def host_of(folder: Path, people: int) -> Iterator[tuple[Owner, list[str]]]:
+    """Start a host; yield where it is, and the secrets of so many people."""
+    try:
+        owner = start_host(folder)
+        yield owner, make_tokens(owner, people)
+    finally:
+        end_everything(folder)
+
+
+@contextmanager
+def service_of(folder: Path, people: int) -> Iterator[tuple[Owner, list[str]]]:
+    """Start a JupyterHub; yield where its service is, and Hub tokens of so many people."""
+    folder.mkdir()
+    hub = Hub(folder)
+    try:
+        hub.start(brisk=False)
+        names = [f"user-{n}" for n in range(people)]
+        for start in range(0, people, 100):
+            hub.api.post("users", json={"usernames": names[start : start + 100]}).raise_for_status()
+        owner = DataDir(hub.data).read_owner()
+        assert owner is not None
+        yield msgspec.structs.replace(owner, url=hub.service_url), [hub.token_of(name) for name in names]
+    finally:
+        hub.stop()
 
 
 def percentiles(call: Callable[[], object], count: int) -> tuple[float, float]:
@@ -78,21 +107,18 @@ async def measure(owner: Owner, secrets: list[str], submits: int) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hub", action="store_true", help="the service of a JupyterHub (needs its proxy)")
     parser.add_argument("--few", type=int, default=5)
     parser.add_argument("--many", type=int, default=500)
     parser.add_argument("--submits", type=int, default=1_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "data"
-        try:
-            owner = start_host(folder)
-            secrets = make_tokens(owner, options.many)
+        begin = service_of if options.hub else host_of
+        with begin(Path(name) / "data", options.many) as (owner, secrets):
             asyncio.run(measure(owner, secrets[: options.few], options.submits))  # what the first submits leave behind
             found = [
                 asyncio.run(measure(owner, secrets[:count], options.submits)) for count in (options.few, options.many)
             ]
-        finally:
-            end_everything(folder)
     few, many = found
     per_socket = (many.rss_kib - few.rss_kib) / (many.people - few.people)
     print_table(

@@ -21,7 +21,6 @@ import zbrain_nb
 from tests.benchmarks.table import print_table
 from tests.browser.bare import open_view
 from tests.browser.conftest import ARGS, chromium_path
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb import Client, JobHandle
 
@@ -62,7 +61,6 @@ CLICK = """([name, holds]) => new Promise((resolve) => {
 def a_view() -> Iterator[tuple[Client, Callable[[JobHandle], tuple[Page, Locator, CDPSession]]]]:
     with tempfile.TemporaryDirectory(prefix="zbrain-bench-") as folder, sync_playwright() as playwright:
         lab = Lab(Path(folder) / "notebooks", Path(folder) / "data", app="server")
-        lab.start()
         bars = ["--hide-scrollbars"]  # a person has them
         chromium = playwright.chromium.launch(executable_path=chromium_path(), args=ARGS, ignore_default_args=bars)
 
@@ -73,12 +71,10 @@ def a_view() -> Iterator[tuple[Client, Callable[[JobHandle], tuple[Page, Locator
             return page, view, page.context.new_cdp_session(page)
 
         try:
-            with zbrain_nb.connect(lab.url, lab.token) as client:
+            with lab, zbrain_nb.connect(lab.url, lab.token) as client:
                 yield client, look_at
         finally:
             chromium.close()
-            lab.stop()
-            end_everything(lab.data)
 
 
 def heap_mb(tab: CDPSession) -> float:

@@ -50,6 +50,8 @@ until("sweep")
 if lr > 0.1 and not (gates / "mended").exists():
     raise ValueError("lr is too high" if lr > 0.2 else "lr is too odd")
 lr""",
+    "seed": "seed = globals().get('seed', 0) + 1",
+    "again": "%%zbrain --name again\nprint(seed)\nuntil('never')",
     "queued": "%%zbrain --name queued --job queued\nprint('it ran')",
     "evaluate": "%%zbrain --name evaluate --after queued\nprint('evaluated')",
     "all": "%%zbrain --name all --grid lr=1,2\nuntil('never')",
@@ -91,6 +93,11 @@ for number in range(40):
 except zbrain_nb.Detached:
     print("detached")
 until("free")""",
+    "herd": "%%zbrain --name herd --grid lr=1,2 --job herd\nuntil('never')",
+    "held": """try:
+    herd.wait()
+except zbrain_nb.Detached:
+    print("detached")""",
     "tell": "%%zbrain --name tell --notify-after 0\nuntil('tell')\nraise ValueError('told')",
     "table": "%zbrain",
     "survivor": """%%zbrain --name survivor
@@ -126,6 +133,10 @@ class Desk:
         """Run a cell; return its view."""
         self.notebook.run(self._index[name])
         return self.view(name)
+
+    def run_to_end(self, name: str) -> None:
+        """Run a cell in the kernel, and wait until it has ended."""
+        self.notebook.run_to_end(self._index[name])
 
     def view(self, name: str) -> Locator:
         """Return the view under a cell."""

@@ -48,11 +48,20 @@ def add_every_state(stub: StubServer) -> None:
     stub.stored(job, *colours)
     stub.stored(job, "a warning", stream="stderr")
     stub.stored(job, "the worker says something", stream="system")
-    job = stub.add("retrying", failures=1, spec={**spec, "max_retries": 2}, reason="Killed", not_before=utc(90))
+    job = stub.add(
+        "retrying",
+        failures=1,
+        spec={**spec, "max_retries": 2},
+        reason="Killed",
+        not_before=utc(90),
+        peak_memory_mb=16_300.5,
+    )
     stub.stored(job, "step 1")
     job = stub.add(
         "succeeded",
         spec=spec,
+        peak_memory_mb=5427.2,
+        cpu_secs=858.2,
         output={"acc": 0.914},
         variables=VARIABLES,
         artifacts=[

@@ -93,7 +93,8 @@ async function serve(message) {{
     sockets.set(id, socket);
     socket.onopen = () => answer(200, '[]');
     socket.onmessage = ({{ data }}) => answer(200, data);
-    socket.onclose = () => answer(503, '{{}}');
+    const error = ({{ reason }}) => JSON.stringify({{ error: {{ message: reason }} }});
+    socket.onclose = (end) => answer({{ 1008: 401, 4403: 403 }}[end.code] ?? 503, error(end));
     return;
   }}
   const xsrf = {{ 'X-XSRFToken': 'a-token' }};
@@ -329,6 +330,16 @@ class StubServer:
         def close() -> None:
             for socket in list(self.sockets):
                 socket.close()
+
+        self._do(close)
+
+    def expel(self, code: int, reason: str) -> None:
+        """Close every connection with a code and a reason, and know no job any more."""
+
+        def close() -> None:
+            self.jobs.clear()
+            for socket in list(self.sockets):
+                socket.close(code, reason)
 
         self._do(close)
 

@@ -34,6 +34,8 @@ def job() -> Job:
         error={"ename": HOSTILE, "evalue": "", "traceback": [HOSTILE]},
         output=HOSTILE,
         exit_code=1,
+        peak_memory_mb=5427.2,
+        cpu_secs=858.2,
     )
 
 
@@ -44,7 +46,7 @@ def test_html_escapes_everything_and_drops_escape_sequences(job: Job) -> None:
     assert "<script" not in html
     assert "\x1b" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;" in html
-    assert "ran 0:01:05" in html
+    assert "ran 0:01:05 &middot; peak memory 5.3 GiB &middot; CPU time 0:14:18" in html
     assert "ended 2026-03-01 12:01 UTC" in html
 
 

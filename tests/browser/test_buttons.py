@@ -18,7 +18,6 @@ import zbrain_nb
 from tests.browser.conftest import fresh_page
 from tests.browser.desk import SLOTS, Desk, draw_console, line, prepare, press, word
 from tests.browser.test_notices import NOTIFICATIONS
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb import Client
 
@@ -32,16 +31,11 @@ def desk(request: pytest.FixtureRequest, browser: Browser, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp("a desk")
     lab = Lab(folder / "notebooks", folder / "data", app=request.param, ZWORKER_CONCURRENCY=str(SLOTS))
     prepare(lab)
-    lab.start()
-    try:
-        with fresh_page(browser) as page:
-            page.add_init_script(NOTIFICATIONS)
-            lost = page.get_by_role("dialog", name="Server Connection Error")  # JupyterLab's own, over everything
-            page.add_locator_handler(lost, lambda dialog: dialog.locator(".jp-Dialog-footer button").last.click())
-            yield Desk(lab, page)
-    finally:
-        lab.stop()
-        end_everything(lab.data)
+    with lab, fresh_page(browser) as page:
+        page.add_init_script(NOTIFICATIONS)
+        lost = page.get_by_role("dialog", name="Server Connection Error")  # JupyterLab's own, over everything
+        page.add_locator_handler(lost, lambda dialog: dialog.locator(".jp-Dialog-footer button").last.click())
+        yield Desk(lab, page)
 
 
 @pytest.fixture(scope="module")
@@ -322,6 +316,25 @@ def test_cached_says_so_and_runs_anyway(desk: Desk) -> None:
     expect(view.get_by_role("note")).to_have_count(0)
 
 
+def test_cell_that_changed_offers_to_cancel_its_earlier_job(desk: Desk, client: Client) -> None:
+    jobs = []
+    for seed in ("1", "2"):
+        desk.run_to_end("seed")
+        view = desk.run("again")
+        expect(line(view, seed)).to_be_visible(timeout=SLOW)
+        jobs.append(client.job(job_id(view)))
+    said = view.locator(".zb-notice")
+    expect(said).to_contain_text("An earlier run of this cell is still running.")
+    desk.draw("earlier", view)
+    press(view, "Cancel the earlier")
+    expect(said).to_be_hidden()
+    assert jobs[0].wait(timeout=30).state == "canceled"
+    expect(word(view)).to_have_text("Running")
+    press(view, "Cancel")
+    expect(word(view)).to_have_text("Canceled")
+    assert jobs[1].refresh().state == "canceled"
+
+
 def test_detach_lets_the_kernel_go_and_cancel_works_while_it_is_busy(desk: Desk) -> None:
     view = desk.run("waits")
     expect(word(view)).to_have_text("Running", timeout=SLOW)
@@ -343,6 +356,27 @@ def test_detach_lets_the_kernel_go_and_cancel_works_while_it_is_busy(desk: Desk)
     expect(desk.prompt("blocked")).to_have_text("[*]:")
     desk.open_gate("free")
     expect(desk.prompt("blocked")).to_have_text(re.compile(r"\[\d+\]"))
+
+
+def test_detach_on_the_card_of_a_group_lets_go_on_who_waits_for_all_of_it(desk: Desk) -> None:
+    group = desk.run("herd")
+    expect(group.locator(".zb-counts")).to_have_text("2 running", timeout=SLOW)
+    desk.run("held")
+    more = group.get_by_role("button", name="More for herd")
+    detach = group.get_by_role("button", name="Detach")
+    with desk.page.expect_response(lambda answer: "/zbrain/api/jobs/" in answer.url) as asked:
+        more.click()
+    while not asked.value.json()["waiting"]:  # the cell has not begun to wait
+        more.click()
+        with desk.page.expect_response(lambda answer: "/zbrain/api/jobs/" in answer.url) as asked:
+            more.click()
+    expect(detach).to_be_visible()
+    detach.click()
+    expect(desk.cell("held").locator(".jp-OutputArea-output")).to_have_text("detached\n")
+    expect(desk.prompt("held")).to_have_text(re.compile(r"\[\d+\]"))
+    expect(group.locator(".zb-counts")).to_have_text("2 running")  # they go on
+    press(group, "Cancel all")
+    expect(word(group)).to_have_text("Canceled")
 
 
 def test_end_of_a_job_with_notify_after_is_told_to_who_looks_elsewhere(desk: Desk) -> None:

@@ -129,6 +129,24 @@ def test_unknown_and_ended_hold_no_socket(page: Page, stub: StubServer, job: str
     assert page.evaluate("feed.connection") == "live"
 
 
+@pytest.mark.parametrize("code", [1008, 4403])
+def test_socket_that_is_closed_for_good_says_why_and_is_not_opened_again(
+    page: Page, stub: StubServer, job: str, code: int
+) -> None:
+    page.clock.install(time=0)
+    page.clock.pause_at(1_000)
+    follow(page, stub, job, 100, "unknown", "refused", "unknown", 100)
+    until(page, "feed.connection === 'live'")
+    stub.expel(code, "You are out.")
+    for loaded, pause in ((2, 10_000), (3, 20_000), (4, 40_000)):  # not to know it, or to refuse it, comes to the same
+        until(page, f"loaded === {loaded} && feed.connection === 'unknown'")
+        assert page.evaluate("[feed.refusal, feed.nextTryAt]") == ["You are out.", None]
+        page.clock.fast_forward(pause)
+    until(page, "feed.connection === 'live'")  # back again
+    assert page.evaluate("feed.refusal") is None
+    assert len(stub.opened) == 2
+
+
 #: Have the page hidden from then on, or seen again.
 HIDE = """(hidden) => {
   Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });

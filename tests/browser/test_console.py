@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.worker import HandWorker
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 
 pytestmark = pytest.mark.browser
@@ -21,11 +21,8 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("console")
-    lab = Lab(folder / "root", folder / "data", app="server", ZWORKER_MODE="none")
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
+    with Lab(folder / "root", folder / "data", app="server", ZWORKER_MODE="none") as lab:
+        yield lab
 
 
 @pytest.fixture
@@ -59,12 +56,33 @@ def test_dashboard_shows_jobs_as_they_change(jupyter: Lab, worker: HandWorker, p
     worker.send(job_id, "failed", error={"ename": "ValueError", "evalue": "no", "traceback": []}, exit_code=1)
     expect(row(page, "first").locator("[data-c=reason]")).to_have_text("ValueError: no")
     expect(page.locator(".zb-seg [data-pick=failed]")).to_have_text("Failed1")
+    depth = re.compile(r"^Queued [\d,]+ .*Jobs that waited at the end of each minute over 40 minutes, now [\d,]+")
+    expect(page.get_by_role("button", name=depth)).to_be_visible()
     expect(page.locator(".zb-lanes .zb-span[data-state=failed]")).to_have_attribute(
         "title", re.compile("first: failed")
     )
     expect(page.locator(".zb-lane-name", has_text=worker.name)).to_be_visible()
     worker.post("jobs/cancel", {"ids": [worker.submit(name="third")[0]]})
     expect(row(page, "third").locator(".zb-word")).to_have_text("Canceled")
+
+
+@pytest.mark.parametrize(
+    ("idle_hours", "said"),
+    [
+        (1, r"Running jobs keep the server beside it from being culled until (\w+ )?\d\d:\d\d\."),
+        (25, r"The server beside it may be culled while jobs run: nobody did anything there for 25 h\."),
+    ],
+)
+def test_dashboard_says_at_a_worker_how_long_its_jobs_keep_the_server_beside_it(
+    jupyter: Lab, worker: HandWorker, page: Page, idle_hours: float, said: str
+) -> None:
+    worker.submit()
+    worker.start()
+    culling = {"active_at": time.time() - 3600 * idle_hours, "cap_secs": 86_400}
+    worker.post(f"workers/{worker.name}/heartbeat", {"health": {"culling": culling}})
+    open_console(page, jupyter)
+    note = page.locator(".zb-lane-name", has_text=worker.name).locator("xpath=..").locator("~ .zb-lane-note").first
+    expect(note).to_have_text(re.compile(said))
 
 
 def test_dashboard_shows_limits_and_says_when_no_socket_is_left(jupyter: Lab, worker: HandWorker, page: Page) -> None:
@@ -108,6 +126,7 @@ def test_keyboard_filters_moves_selects_acts_and_opens(jupyter: Lab, worker: Han
     page.get_by_role("button", name="Cancel 2").click()
     expect(row(page, "keys-a").locator(".zb-word")).to_have_text("Canceled")
     expect(row(page, "keys-b").locator(".zb-word")).to_have_text("Canceled")
+    page.get_by_label("Select all shown").check()
     page.get_by_role("button", name="Retry 2").click()
     expect(page.locator(".zb-jobs tbody tr[data-state=pending]")).to_have_count(2)
     assert worker.get(f"jobs/{other}")["state"] == "pending"
@@ -173,7 +192,8 @@ def test_page_of_a_job_has_its_log_outputs_files_attempts_and_code(
     expect(page.frame_locator(".zb-panel iframe").get_by_role("cell")).to_have_text("cell of a table")
     digest = worker.blob(b"a,b\n1,2\n")
     kept = [{"name": "data/table.csv", "sha256": digest, "size": 8}]
-    worker.send(job_id, "completed", output="2", artifacts=kept, exit_code=0)
+    used = {"peak_memory_mb": 5427.2, "cpu_secs": 858}
+    worker.send(job_id, "completed", output="2", artifacts=kept, exit_code=0, **used)
     expect(page.locator(".zb-jobhead h1")).to_contain_text("Succeeded")
     page.get_by_role("tab", name="Artifacts").click()
     expect(page.locator(".zb-peek td").first).to_have_text("a")
@@ -184,11 +204,13 @@ def test_page_of_a_job_has_its_log_outputs_files_attempts_and_code(
     expect(page.get_by_role("tab", name="Attempts")).to_be_focused()
     expect(page.locator(".zb-panel tbody tr")).to_contain_text("1 of 1")
     expect(page.locator(".zb-panel tbody tr")).to_contain_text(worker.name)
+    expect(page.locator(".zb-panel tbody tr")).to_contain_text("5.3 GB14:18")
     page.keyboard.press("End")
     expect(page.locator(".zb-src")).to_contain_text("x + 1")
     about = page.get_by_role("complementary")
     expect(about).to_contain_text("HF_HOME")
     expect(about).to_contain_text("epochs")
+    expect(about).to_contain_text("Peak memory5.3 GBCPU time14:18")
     assert "secret" not in (page.text_content("body") or "")
     page.get_by_role("button", name="Run again").click()
     expect(page.locator(".zb-jobhead h1")).to_contain_text("Pending")

@@ -52,6 +52,47 @@ def test_cancel_all_ends_what_has_not_ended(page: Page, stub: StubServer) -> Non
     expect(view.get_by_role("button", name="Cancel all")).to_have_count(0)
 
 
+def test_menu_offers_detach_while_somebody_waits_and_stays_open_while_the_head_is_built_anew(
+    page: Page, stub: StubServer
+) -> None:
+    ids = stub.add_group(["running", "running", "pending"])
+    view = show(page, stub)
+    more, detach = view.get_by_role("button", name="More for"), view.get_by_role("button", name="Detach")
+    copy = view.get_by_role("button", name="Copy the ids")
+    with page.expect_response(f"**/jobs/{ids[0]}"):
+        more.click()
+    expect(copy).to_be_visible()
+    expect(detach).to_be_hidden()
+    more.click()
+    stub.waiting = 1
+    more.click()
+    expect(detach).to_be_visible()
+    stub.emit("job_failed", ids[0], {"state": "failed", "finished_at": utc()})
+    expect(view.locator(".zb-note").first).to_have_text("1 of 3 ended, 1 failed")
+    copy.click()
+    assert page.evaluate("navigator.clipboard.readText()") == "\n".join(ids)
+    detach.click()
+    page.wait_for_function("views[0].feed.acting === null")
+    assert stub.posts[-2:] == ["detach a-token"] * 2  # by the first, and by the first that has not ended
+    expect(detach).to_be_hidden()
+    stub.answer_posts = False
+    more.click()
+    detach.click()
+    expect(view.get_by_role("note")).to_contain_text("Nobody was detached: The stub says 409.")
+
+
+def test_detach_reaches_who_waits_by_a_run_that_was_tried_again(page: Page, stub: StubServer) -> None:
+    first, _ = stub.add_group(["failed", "running"])
+    view = show(page, stub)
+    view.locator(".zb-head").get_by_role("button", name="Cancel all").wait_for()
+    view.locator(".zb-why-list").get_by_role("button", name="Retry 1").click()
+    expect(view.locator(".zb-counts")).to_have_text("1 running1 pending")
+    stub.waiting = 1
+    view.get_by_role("button", name="More for").click()
+    with page.expect_request(f"**/jobs/{first}/detach"):
+        view.get_by_role("button", name="Detach").click()
+
+
 def test_group_that_the_server_does_not_know_says_so_and_offers_nothing(page: Page, stub: StubServer) -> None:
     for job_id in stub.add_group(["running", "pending"]):
         del stub.jobs[job_id]
@@ -220,7 +261,7 @@ def test_runs_that_the_server_does_not_know_are_said_to_be_old_and_hold_up_nothi
     stub.emit("job_completed", ids[1], {"state": "succeeded", "finished_at": utc()})
     expect(view.locator(".zb-word").first).to_have_text("Succeeded")
     expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 pending1 failed")
-    expect(view.locator(".zb-acts").first.get_by_role("button")).to_have_count(0)
+    expect(view.locator(".zb-acts [data-part=act]").first.get_by_role("button")).to_have_count(0)
 
 
 #: JupyterLab as far as the extension sees it: `output` is the model of the cell's output, `kept` what it was set to.

@@ -13,7 +13,6 @@ import pytest
 from nbconvert import HTMLExporter
 from playwright.sync_api import Locator, Page, expect
 
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 
 pytestmark = pytest.mark.browser
@@ -43,11 +42,8 @@ print("after")
 @pytest.fixture(scope="module", params=["lab", "notebook"])
 def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("a person")
-    lab = Lab(folder / "notebooks", folder / "data", app=request.param)
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
+    with Lab(folder / "notebooks", folder / "data", app=request.param) as lab:
+        yield lab
 
 
 def head(view: Locator) -> Locator:
@@ -135,16 +131,12 @@ def test_saved_notebook_is_whole_where_nobody_knows_the_job(lab: Lab, page: Page
     page.goto("about:blank")
     elsewhere = Lab(tmp_path / "notebooks", tmp_path / "data", app=lab.app)
     shutil.copy(lab.folder / "plot.ipynb", elsewhere.folder)
-    elsewhere.start()
-    try:
+    with elsewhere:
         view = elsewhere.open(page, "plot.ipynb", kernel=False).view(1)
         expect(view.get_by_role("note")).to_contain_text("The server does not know this job.", timeout=20_000)
         expect(head(view)).to_have_text("Succeeded")
         assert_whole(view)
         assert "image/png;base64" in exported(elsewhere.folder / "plot.ipynb")
-    finally:
-        elsewhere.stop()
-        end_everything(elsewhere.data)
 
 
 def assert_whole(view: Locator) -> None:

@@ -16,7 +16,6 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 import zbrain_nb
 from tests.browser.bare import open_view
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from tests.remote_kernel import RemoteKernel
 from zbrain_nb import Client, JobHandle, JobState
@@ -139,11 +138,10 @@ class InJupyterLab(Person):
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path / "notebooks", tmp_path / "data", app=request.param, ZWORKER_CONCURRENCY=str(len(SELECTIONS)))
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
+    with Lab(
+        tmp_path / "notebooks", tmp_path / "data", app=request.param, ZWORKER_CONCURRENCY=str(len(SELECTIONS))
+    ) as lab:
+        yield lab
 
 
 @pytest.mark.timeout(300)

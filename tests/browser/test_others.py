@@ -34,18 +34,18 @@ def headers_of(token: str) -> dict[str, str]:
     return {"Authorization": f"token {token}"}
 
 
-def token_of_bob(host: Owner) -> str:
+def make_token_of_bob(host: Owner) -> dict[str, str]:
     wanted = {"owner": "bob", "roles": {"default": "submitter"}}
     made = httpx.post(f"{host.url}zbrain/api/tokens", headers=headers_of(host.token), json=wanted, trust_env=False)
-    secret: str = made.json()["secret"]
-    return secret
+    token: dict[str, str] = made.json()
+    return token
 
 
 @pytest.mark.parametrize("viewer", ["holder", "bob"])
 def test_others_outputs_are_shown_in_a_frame_of_no_origin_and_own_ones_natively(
     page: Page, host: Owner, hand: HandWorker, viewer: str
 ) -> None:
-    bob = token_of_bob(host)
+    bob = make_token_of_bob(host)["secret"]
     spec = {"cmd": ["true"], "worker": hand.name}
     answer = httpx.post(f"{host.url}zbrain/api/jobs", headers=headers_of(bob), json=spec, trust_env=False)
     ids = [hand.submit()[0], answer.json()["id"]]
@@ -68,6 +68,23 @@ def test_others_outputs_are_shown_in_a_frame_of_no_origin_and_own_ones_natively(
     expect(frame.content_frame.locator("b")).to_have_text("shown")
     expect(page.locator(f"#job-{foreign} .native")).to_have_count(0)
     assert page.evaluate("window.pwned") is None
+
+
+@pytest.mark.parametrize("shows", ["jobs", "a job"])
+def test_console_whose_token_is_revoked_says_so_and_does_not_reconnect_for_ever(
+    page: Page, host: Owner, hand: HandWorker, shows: str
+) -> None:
+    (job_id,) = hand.submit(name="kept in sight")
+    bob = make_token_of_bob(host)
+    log_in(page, msgspec.structs.replace(host, token=bob["secret"]))
+    if shows == "a job":
+        page.goto(f"{host.url}zbrain/jobs/{job_id}")
+        expect(page.locator(".zb-live")).to_have_text("Live")
+    url = f"{host.url}zbrain/api/tokens/{bob['id']}"
+    assert httpx.delete(url, headers=headers_of(host.token), trust_env=False).status_code == 200
+    expect(page.get_by_text("The token that opened this was revoked, or has expired.").first).to_be_visible()
+    expect(page.locator(".zb-live")).to_have_text("Unknown")
+    expect(page.get_by_text("kept in sight").first).to_be_visible()
 
 
 @pytest.mark.parametrize(("viewer", "is_native"), [("ada", True), ("eve", False), (None, False)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.browser.stub import StubServer
 
@@ -23,13 +23,20 @@ FEED = """async ([count, running]) => {
   let socket = null;
   const server = {
     async ask(path) {
-      if (path.startsWith('overview')) return [{ org_id: 'default', states: {}, event_seq: seq, quotas: [] }];
+      if (path.startsWith('overview')) {
+        const failed = jobs.filter(({ state }) => state === 'failed').length;
+        const minutes = { first_at: 0, ended: [], failed: [], waiting: [], wait_p50_secs: [], wait_p95_secs: [] };
+        const numbers = { minutes, workers: [], storage: {}, failed_last_day: failed, now: 0, quotas: [] };
+        return [{ org_id: 'default', states: { failed }, event_seq: seq, ...numbers }];
+      }
       if (path === 'whoami') return [{ owner: 'ada' }];
       const query = new URLSearchParams(path.split('?')[1]);
       const state = query.get('state');
+      const owner = query.get('owner');
       const limit = Number(query.get('limit'));
       const end = Number(query.get('cursor') ?? jobs.length);
-      const found = jobs.slice(0, end).filter((job) => !state || job.state === state).reverse().slice(0, limit);
+      const fits = (job) => (!state || job.state === state) && (!owner || job.owner === owner);
+      const found = jobs.slice(0, end).filter(fits).reverse().slice(0, limit);
       const cursor = found.length === limit ? Number(found.at(-1).id) : 0;
       return [{ jobs: structuredClone(found), next_cursor: cursor ? String(cursor) : null }];
     },
@@ -110,3 +117,48 @@ def test_rows_after_a_long_break_are_those_of_the_server_and_shown_meanwhile(pag
     newest = "Array.from({ length: MOST_ROWS }, (_, place) => jobs.at(-1 - place).id)"
     assert page.evaluate(f"{newest}.every((id) => feed.rows.has(id))")
     assert page.evaluate("feed.rows.size") == most
+
+
+BREAK = """() => {
+  const loaded = new Promise((done) => {
+    let began = false;
+    feed.on(() => {
+      began ||= feed.loading;
+      if (began && !feed.loading) done();
+    });
+  });
+  feed.heardAt = Date.now() - 120_000;
+  breakSocket();
+  return loaded;
+}"""
+FAILED = "[...feed.rows.values()].filter(({ state }) => state === 'failed').length"
+FLOOD = "hear(Array.from({ length: 2000 }, () => heard('job_submitted', submit('pending'))))"
+
+
+def test_older_jobs_that_were_looked_for_stay_while_they_are_wanted(page: Page, stub: StubServer) -> None:
+    begin(page, stub, 12_000)
+    page.evaluate("for (const job of jobs.slice(0, 1200)) job.state = 'failed'")
+    page.evaluate(
+        """async () => {
+          const { renderDashboard } = await import('/view/dashboard/dashboard.js');
+          const styles = document.createElement('style');
+          styles.textContent = '.zb-jobsbox { height: 300px }';
+          const card = document.createElement('div');
+          document.body.replaceChildren(styles, card);
+          renderDashboard(card, feed);
+        }"""
+    )
+    page.evaluate(BREAK)  # the overview counts what failed
+    page.locator(".zb-seg [data-pick=failed]").click()
+    expect(page.locator(".zb-end")).to_contain_text("Newest 1,000 of 1,200 failed; a narrower filter finds older ones")
+    page.evaluate(FLOOD)
+    assert page.evaluate(FAILED) == 1000
+    assert page.evaluate("feed.rows.size") <= page.evaluate("MOST_ROWS") + 500
+    page.evaluate(BREAK)
+    assert page.evaluate(FAILED) == 1000
+    page.evaluate("jobs[1250].owner = 'bob'")
+    page.evaluate("feed.find({ owner: 'bob' })")
+    assert page.evaluate("[feed.rows.has(idOf(1250)), feed.moreFit]") == [True, False]
+    page.evaluate(FLOOD)
+    assert page.evaluate(FAILED) == 0
+    assert page.evaluate("feed.rows.has(idOf(1250))")

@@ -31,11 +31,8 @@ SHUT = re.compile(r"/zbrain/api/")
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("through the kernel")
-    lab = Lab(folder / "notebooks", folder / "data")
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
+    with Lab(folder / "notebooks", folder / "data") as lab:
+        yield lab
 
 
 @pytest.fixture

@@ -73,6 +73,21 @@ def test_retrying_shows_attempts_and_when_the_next_starts(page: Page, stub: Stub
     expect(view.get_by_role("button", name="Cancel")).to_be_visible()
 
 
+def test_foot_says_what_the_last_attempt_used(page: Page, stub: StubServer) -> None:
+    job = stub.add(spec={"resources": {"memory_mb": 8192}})
+    foot = show(page, stub).locator(".zb-foot")
+    expect(foot).to_contain_text("Attempt")
+    expect(foot).not_to_contain_text("memory")
+    stub.emit("job_retrying", job, {"state": "retrying", "peak_memory_mb": 8192.0, "cpu_secs": 3.21})
+    expect(foot).to_contain_text("Peak memory8 of 8 GBCPU time3.2 s")
+    stub.emit("job_leased", job, {"state": "running", "peak_memory_mb": None, "cpu_secs": None})
+    expect(foot).not_to_contain_text("memory")
+    stub.emit("job_completed", job, {"state": "succeeded", "peak_memory_mb": 312.4, "cpu_secs": 858.0})
+    expect(foot).to_contain_text("Peak memory312 MB of 8 GBCPU time14:18")
+    html = page.evaluate("import('/view/summary.js').then(({ bundleOf }) => bundleOf(views[0].feed)['text/html'])")
+    assert "peak memory 312 MB \u00b7 CPU time 14:18" in html
+
+
 def test_retrying_a_thousand_times_stays_short(page: Page, stub: StubServer) -> None:
     stub.add("retrying", attempt=400, failures=400, spec={"max_retries": 1000}, reason="No", not_before=utc(90))
     items = show(page, stub).get_by_role("list", name="Attempts").get_by_role("listitem")
@@ -87,18 +102,19 @@ def test_succeeded_shows_what_was_kept_and_folds_the_log(page: Page, stub: StubS
         variables=[{"name": "model", "type": "ResNet", "summary": "", "sha256": "0" * 64, "size": 44_700_000}],
         artifacts=[{"name": "metrics.csv", "sha256": "0" * 64, "size": 2100}],
     )
-    stub.files["metrics.csv"] = b"epoch,loss\n0,2.214\n"
+    stub.files["metrics.csv"] = b'"epoch, from 0",loss\n0,2.214\n'
     stub.stored(job, "a line")
     view = show(page, stub)
     expect(view.locator(".zb-note")).to_have_text("value, 1 variable, 1 artifact")
     expect(view.get_by_role("group", name="Value")).to_contain_text('"acc": 0.9')
     expect(view.get_by_role("table", name="Variables")).to_contain_text("44.7 MB")
-    expect(view.get_by_role("table", name="First rows of metrics.csv")).to_contain_text("2.214")
+    table = view.get_by_role("table", name="First rows of metrics.csv")
+    expect(table.get_by_role("cell")).to_have_text(["epoch, from ", "loss", "0", "2.214"])
     expect(view.get_by_role("button", name="Log")).to_have_attribute("aria-expanded", "false")
     expect(view.get_by_role("log")).to_be_hidden()
     with page.expect_download() as download:
         view.get_by_role("link", name="Download metrics.csv").click()
-    assert download.value.path().read_bytes() == b"epoch,loss\n0,2.214\n"
+    assert download.value.path().read_bytes() == stub.files["metrics.csv"]
     view.get_by_role("button", name=f'Copy job = client.job("{job}")').click()
     assert page.evaluate("navigator.clipboard.readText()") == f'job = client.job("{job}")'
     assert stub.opened == []  # an ended job holds no socket

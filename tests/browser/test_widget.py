@@ -111,6 +111,24 @@ def test_page_that_opens_after_a_retry_shows_the_new_job(page: Page, stub: StubS
     assert saved["state"] == "pending"
 
 
+@pytest.mark.parametrize("is_group", [False, True])
+def test_who_may_follow_no_more_is_told_why_and_keeps_what_was_shown(
+    page: Page, stub: StubServer, is_group: bool
+) -> None:
+    if is_group:
+        stub.add_group(["running", "pending"])
+    else:
+        stub.stored(stub.add(), "the last line")
+    view = open_widget(page, stub)
+    expect(view.get_by_role("button", name="Cancel")).to_be_visible()
+    stub.expel(4403, "You are not a member of physics any more.")
+    note = "You are not a member of physics any more. What was here until then is shown."
+    expect(view.get_by_role("note").first).to_have_text(note)
+    expect(view.get_by_role("button", name="Cancel")).to_have_count(0)
+    kept = view.locator(".zb-counts") if is_group else view.locator(".zb-ln").last
+    expect(kept).to_have_text("1 running1 pending" if is_group else "the last line")
+
+
 def test_group_is_followed_and_acted_on(page: Page, stub: StubServer) -> None:
     ids = stub.add_group(["running", "pending"])
     view = open_widget(page, stub)

@@ -1,15 +1,16 @@
-"""A client of a data directory whose host, worker and jobs the tests kill."""
+"""A client of a data directory whose host, worker and jobs the tests kill; and a worker without a client."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 import zbrain_nb
+from tests.chaos.place import Place
 from tests.conftest import end_everything
 from zbrain_nb.client.client import Client
 from zbrain_nb.model.datadir import DataDir, is_locked, lock_holder
@@ -61,3 +62,15 @@ def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     client.close()
     end_everything(root)
     assert not is_locked(root / "host.lock")
+
+
+@pytest.fixture
+async def place(data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    monkeypatch.setenv("ZBRAIN_PRELOAD", "")
+    place = Place(data_dir)
+    try:
+        await place.start_host()
+        place.start_worker()
+        yield place
+    finally:
+        await place.end()

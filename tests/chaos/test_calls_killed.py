@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chaos.test_worker_killed import Place, kill
+from tests.chaos.place import Place, kill
 from tests.unit.worker.conftest import pids_with
-from zbrain_nb.model.datadir import DataDir, lock_holder
+from zbrain_nb.model.datadir import lock_holder
 from zbrain_nb.model.job import Job, JobSpec, JobState
 from zbrain_nb.model.payload import load_value, pack_call
 
@@ -33,18 +33,6 @@ def mark() -> Callable[[str, int], int]:
         return number
 
     return leave_mark
-
-
-@pytest.fixture
-async def place(data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
-    monkeypatch.setenv("ZBRAIN_PRELOAD", "")
-    place = Place(data_dir)
-    try:
-        await place.start_host()
-        place.start_worker()
-        yield place
-    finally:
-        await place.end()
 
 
 async def submit(place: Place, folder: Path, count: int) -> list[str]:

@@ -12,7 +12,6 @@ import psutil
 import pytest
 
 from tests.chaos.conftest import Ground, wait_for
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb.client.connecting import connect
 from zbrain_nb.model.datadir import DataDir
@@ -119,9 +118,7 @@ def test_job_itself_killed_fails_with_its_signal(ground: Ground) -> None:
 def test_jupyter_and_host_killed_and_jupyter_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
     monkeypatch.setenv("ZDB_DATA", str(data))
-    lab = Lab(tmp_path / "lab", data)
-    lab.start()
-    try:
+    with Lab(tmp_path / "lab", data) as lab:
         with connect(lab.url, lab.token) as client:
             ground = Ground(DataDir(data), client)
             job = client.submit(COUNTING)
@@ -134,6 +131,3 @@ def test_jupyter_and_host_killed_and_jupyter_started_again(tmp_path: Path, monke
             ended = again.ended(job.id)
             assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)
             assert again.lines(job.id) == WHOLE
-    finally:
-        lab.stop()
-        end_everything(data)

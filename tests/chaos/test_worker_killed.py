@@ -4,100 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.chaos.place import Place, kill
+from tests.conftest import supervisor_of
 from tests.unit.worker.conftest import pids_with, wait_for
-from zbrain_nb.model.datadir import DataDir, is_locked, lock_holder
-from zbrain_nb.model.job import Job, JobSpec, JobState
-from zbrain_nb.model.settings import Settings
-from zbrain_nb.queue.jobqueue import JobQueue
-from zbrain_nb.server.host import Host
-from zbrain_nb.worker.spool import SpoolReader, read_json
+from zbrain_nb.model.datadir import is_locked, lock_holder
+from zbrain_nb.model.job import JobSpec, JobState
 
 pytestmark = pytest.mark.anyio
 COUNT = "import time\nfor i in range(60): print('line', i, flush=True); time.sleep(0.02)"
 COUNTED = [f"line {i}" for i in range(60)]
-
-
-class Place:
-    """A data directory with a host in this process and a worker in its own."""
-
-    def __init__(self, data: DataDir) -> None:
-        self.data = data
-        self.host: Host | None = None
-        self.worker: subprocess.Popen[bytes] | None = None
-        self.log = (data.root / "worker.log").open("ab")
-
-    @property
-    def queue(self) -> JobQueue:
-        assert self.host is not None
-        assert self.host.context is not None
-        return self.host.context.queue
-
-    async def start_host(self) -> None:
-        self.host = Host(self.data, Settings(data=str(self.data.root), worker_mode="none", lease_ttl_secs=30.0))
-        await self.host.start()
-
-    async def stop_host(self) -> None:
-        if self.host is not None:
-            await self.host.stop()
-            self.host = None
-
-    def start_worker(self) -> None:
-        command = [sys.executable, "-m", "zbrain_nb.worker", "--data", str(self.data.root), "--concurrency", "3"]
-        self.worker = subprocess.Popen(command, stderr=self.log, start_new_session=True)
-
-    def kill_worker(self) -> None:
-        if self.worker is not None:
-            self.worker.kill()
-            self.worker.wait()
-
-    async def end(self) -> None:
-        """End the worker, the host and the spawner, and wait for each, whatever went wrong before."""
-        try:
-            code = await asyncio.to_thread(end_worker, self.worker)
-        finally:
-            self.log.close()
-            try:
-                await self.stop_host()
-            finally:
-                await asyncio.to_thread(end_spawner, self.data)
-        # a worker that is still importing has no handler for SIGTERM yet
-        assert code in (0, -signal.SIGTERM, -signal.SIGKILL), (self.data.root / "worker.log").read_text()[-3000:]
-
-    async def ended(self, job_id: str, secs: float = 60.0) -> Job:
-        deadline = time.monotonic() + secs
-        while True:
-            job = await self.queue.get(job_id)
-            if job is not None and job.state.ended:
-                return job
-            assert time.monotonic() < deadline, (job, (self.data.root / "worker.log").read_text()[-3000:])
-            await asyncio.sleep(0.02)
-
-    async def lines(self, job_id: str) -> list[str]:
-        return [entry.line for entry in await self.queue.get_logs(job_id) if entry.stream == "stdout"]
-
-
-@pytest.fixture
-async def place(data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
-    monkeypatch.setenv("ZBRAIN_PRELOAD", "")
-    place = Place(data_dir)
-    try:
-        await place.start_host()
-        place.start_worker()
-        yield place
-    finally:
-        await place.end()
 
 
 def spec(**fields: Any) -> JobSpec:
@@ -232,39 +154,3 @@ async def test_anything_killed_every_job_ends_and_no_line_comes_twice(place: Pla
             assert not lines or COUNTED[len(lines) - 1].startswith(lines[-1])
     for job_id in ids:
         wait_for(lambda job_id=job_id: not pids_with(f"ZBRAIN_JOB_ID={job_id}"))
-
-
-def end_worker(worker: subprocess.Popen[bytes] | None) -> int:
-    """Return the exit code; a worker that does not end in time is killed, and its code is then 1."""
-    if worker is None:
-        return 0
-    worker.terminate()
-    try:
-        return worker.wait(20)
-    except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()
-        return 1
-
-
-def end_spawner(data: DataDir) -> None:
-    lock = data.worker / "spawner.lock"
-    deadline = time.monotonic() + 20
-    while (pid := lock_holder(lock)) is not None and pid != os.getpid():
-        assert time.monotonic() < deadline, f"the spawner {pid} does not end"
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        time.sleep(0.05)  # the end of a process that is not our child has no event
-
-
-def kill(pid: int | None) -> None:
-    if pid and pid != os.getpid():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def supervisor_of(spool: Path) -> int:
-    reader = SpoolReader(spool)
-    frames = reader.read()
-    reader.close()
-    return int((read_json(frames[0].payload) or {})["supervisor_pid"]) if frames else 0

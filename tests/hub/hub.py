@@ -106,8 +106,8 @@ class Hub:
         )
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it, and return when it and the service answer."""
+    def start(self, *, brisk: bool = True) -> None:
+        """Start it, and return when it and the service answer; not `brisk` it is as the README configures it."""
         proxy = proxy_path()
         if proxy is None:
             message = "configurable-http-proxy is missing: npm install -g configurable-http-proxy"
@@ -133,7 +133,7 @@ class Hub:
         others = ("jupyterlab", "notebook", "notebook_shim", "jupyter_lsp", "jupyter_server_terminals")
         unwanted = {"ServerApp": {"jpserver_extensions": dict.fromkeys(others, False)}}
         (self.folder / "jupyter_server_config.json").write_text(json.dumps(unwanted))
-        (self.folder / "jupyterhub_config.py").write_text(text + ours + _BRISK)
+        (self.folder / "jupyterhub_config.py").write_text(text + ours + (_BRISK if brisk else ""))
         environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         with (self.folder / "hub.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -18,10 +20,23 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.hub.hub import PASSWORD, Hub
-from zbrain_nb.model.datadir import DataDir
+from tests.server.test_isolation import ASKED, UNKNOWN, Ids, cases, told, wording
+from zbrain_nb.model.datadir import DataDir, read_upstream
 from zbrain_nb.model.ids import new_id
+from zbrain_nb.server.hub.proving import service_key
 
 DEADLINE_SECS = 30
+#: What tells alice no more of what she has than of what nobody has: there are no tokens on a Hub, her job was not
+#: cached, and it left neither result nor variables.
+SILENT = {
+    ("get", "tokens"),
+    ("post", "tokens"),
+    ("delete", "tokens/{token_id}"),
+    ("get", "cached/{cache_key}"),
+    ("head", "jobs/{job_id}/inputs/{name}"),  # those are for who leases it
+    ("head", "jobs/{job_id}/result"),
+    ("head", "jobs/{job_id}/variables/{name}"),
+}
 COMMAND = ["sh", "-c", 'echo "$USER"; echo kept > kept.txt; echo 6 > "$ZBRAIN_OUTPUT"']
 
 
@@ -86,6 +101,13 @@ def test_jobs_run_beside_the_server_of_their_owner_and_nobody_elses(servers: Hub
         assert bob.post(f"jobs/{waits['id']}/cancel").json()["result"] == "canceled"
 
 
+def test_users_servers_know_the_services_key(servers: Hub) -> None:
+    upstream = read_upstream(servers.data_of("alice") / "hub-worker")
+    assert upstream is not None
+    assert upstream.key == service_key(servers.data)
+    assert "ZBRAIN_HUB_KEY is not set" not in servers.log()
+
+
 def test_an_org_sees_its_jobs_and_for_others_nothing_is_there(servers: Hub) -> None:
     with servers.client("alice", at="alice") as alice, servers.client("bob") as bob, servers.client("carol") as carol:
         job_id = submit(alice, org_id="physics", name="physical", inputs={"secret": upload(alice, b"for physicists")})[
@@ -110,6 +132,33 @@ def test_an_org_sees_its_jobs_and_for_others_nothing_is_there(servers: Hub) -> N
         for table in ("jobs", "attempts", "logs", "events"):
             assert job_id.encode() not in carol.get(f"history?table={table}").content
         assert carol.post("jobs", json={"cmd": ["true"], "org_id": "physics"}).status_code == 403
+
+
+def test_no_route_tells_another_group_what_is_there(servers: Hub) -> None:
+    """Every request of every method of every route that names an id, as `test_isolation` lists them."""
+    with servers.client("alice") as alice, servers.client("carol") as carol:
+        spec = {"name": "red-job", "org_id": "physics", "tags": {"team": "red-tag"}, "artifacts": ["red-job.bin"]}
+        spec["inputs"] = {"red-job.bin": upload(alice, b"for physicists, from alice")}
+        found = []
+        for secs in (0, 600):
+            command = ["sh", "-c", f"echo red-line | tee red-job.bin; sleep {secs}"]
+            found.append(submit(alice, **spec | {"cmd": command, "idempotency_key": f"red-key-{secs}"})["id"])
+        worker = ended(alice, found[0])["worker_id"]
+        wait_until(lambda: alice.get(f"jobs/{found[1]}").json()["state"] == "running")
+        sha256 = spec["inputs"]["red-job.bin"]
+        red = Ids(found[1], found[0], worker, "physics", "red-job", key="red-key-600", sha256=sha256)
+        secrets = re.compile("|".join(("physics", "alice", "red-job", "red-line", "red-tag", worker)))
+        telling = set()
+        for method, route, asked in (each.values for each in cases()):
+            unknown = replace(UNKNOWN, key=new_id())
+            foreign = carol.request(**wording(method, route, asked, red))
+            nobodys = carol.request(**wording(method, route, asked, unknown))
+            assert told(foreign, red) == told(nobodys, unknown), f"{method} {route}"
+            assert not secrets.search(red.hide(foreign.text)), f"{method} {route}"
+            own = alice.request(**wording(method, route, asked, red))
+            if told(own, red) != told(alice.request(**wording(method, route, asked, unknown)), unknown):
+                telling.add((method, route))
+        assert {place for place, asked in ASKED.items() if asked} - telling == SILENT
 
 
 def test_knowing_a_hash_gives_nothing_to_another_org_or_another_member(servers: Hub) -> None:
@@ -162,10 +211,13 @@ def test_relay_speaks_for_nobody_but_the_owner_of_its_server(servers: Hub) -> No
     assert httpx.get(f"{root}zbrain/api/jobs", trust_env=False).status_code in (401, 403)
 
 
-def test_member_who_was_removed_sees_no_more_and_hears_no_more(servers: Hub) -> None:
+def test_member_who_was_removed_sees_no_more_and_is_told_why(servers: Hub, page: Page) -> None:
     with servers.client("alice", at="alice") as alice, servers.client("bob") as bob:
         job_id = submit(alice, org_id="physics")["id"]
         ended(alice, job_id)
+        log_in(page, f"{servers.url}services/zbrain/", "bob")
+        page.get_by_label("Organisation").select_option("physics")
+        expect(page.locator(".zb-live")).to_have_text("Live")
         with listen(servers, "bob", "orgs/physics") as socket:
             assert bob.get(f"jobs/{job_id}").status_code == 200
             servers.api.request("DELETE", "groups/physics/users", json={"users": ["bob"]}).raise_for_status()
@@ -173,13 +225,40 @@ def test_member_who_was_removed_sees_no_more_and_hears_no_more(servers: Hub) -> 
                 wait_until(lambda: bob.get(f"jobs/{job_id}").status_code == 404)
                 assert bob.get("jobs?org=physics").json()["jobs"] == []
                 ended(alice, submit(alice, org_id="physics")["id"])
-                heard: list[Any] = []
-                with pytest.raises((TimeoutError, ConnectionClosed)):
-                    while True:
-                        heard += json.loads(socket.recv(1))
-                assert heard == []
+                with pytest.raises(ConnectionClosed):
+                    socket.recv(DEADLINE_SECS)
+                said = "You are not a member of physics any more."
+                assert (socket.close_code, socket.close_reason) == (4403, said)
+                expect(page.get_by_text(said)).to_be_visible()
+                page.get_by_label("Organisation").select_option("~bob")
+                expect(page.locator(".zb-live")).to_have_text("Live")
+                expect(page.get_by_text(said)).to_be_hidden()
             finally:
                 servers.api.post("groups/physics/users", json={"users": ["bob"]}).raise_for_status()
+
+
+def test_jobs_of_who_was_removed_are_worth_nothing_in_the_org_though_a_pool_runs_them(hub: Hub) -> None:
+    with hub.client("bob") as bob, hub.client("alice") as alice, hub.client("bob") as pool, hub.client("bob") as job:
+        pool.headers["Authorization"] = f"token {DataDir(hub.data).token()}"
+        wanted = {"kind": "worker", "roles": {"physics": "viewer"}, "pool": "big"}
+        pool.headers["Authorization"] = f"token {pool.post('tokens', json=wanted).json()['secret']}"
+        assert pool.post("workers", json={"id": "p", "kind": "big", "isolates": True}).status_code == 201
+        runs, waits = [submit(bob, org_id="physics", worker="big")["id"] for _ in range(2)]
+        ask = {"request_id": "1", "limit": 1, "wait_secs": 10}
+        (lease,) = pool.post("workers/p/leases", json=ask).json()["leases"]
+        job.headers["Authorization"] = f"token {lease['token']}"
+        assert job.get(f"jobs/{runs}").status_code == 200
+        hub.api.request("DELETE", "groups/physics/users", json={"users": ["bob"]}).raise_for_status()
+        try:
+            wait_until(lambda: job.get(f"jobs/{runs}").status_code == 401)
+            assert job.post("jobs", json={"cmd": ["true"], "org_id": "physics"}).status_code == 401
+            answer = pool.post("workers/p/leases", json={"request_id": "2", "limit": 1, "wait_secs": 0})
+            assert answer.json()["leases"] == []
+            canceled = alice.get(f"jobs/{waits}").json()
+            assert canceled["state"] == "canceled"
+            assert canceled["reason"] == "bob may not have jobs run in the org physics any more."
+        finally:
+            hub.api.post("groups/physics/users", json={"users": ["bob"]}).raise_for_status()
 
 
 def test_nobody_makes_a_token_that_would_outlive_the_account_or_its_groups(hub: Hub) -> None:

@@ -62,5 +62,7 @@ def test_culler_leaves_the_server_alone_beside_which_jobs_run(hub: Hub, culler: 
         assert alice.get(f"jobs/{job_id}").json()["state"] == "running"
         assert servers_of("alice") == [""]
         assert "so this server counts as active and is not culled" in hub.log()
+        (worker,) = (one for one in alice.get("workers").json()["workers"] if one["running"])
+        assert worker["health"]["culling"]["cap_secs"] == 86_400
         alice.post(f"jobs/{job_id}/cancel")
         wait_until(lambda: not servers_of("alice"), 3 * CULL_SECS)

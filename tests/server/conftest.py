@@ -1,13 +1,15 @@
-"""A host in this process, without a worker, and an HTTP client that knows its token."""
+"""A host without a worker, in this process, with an HTTP client that knows its token, or behind a Jupyter server."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir, Owner
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.server.host import Host
@@ -35,3 +37,13 @@ async def api(owner: Owner) -> AsyncIterator[httpx.AsyncClient]:
         base_url=f"{owner.url}zbrain/api/", headers={"Authorization": f"token {owner.token}"}, trust_env=False
     ) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("jupyter")
+    config = {"ServerApp": {"identity_provider_class": "tests.server.configured.Ann"}}
+    (folder / "jupyter_server_config.json").write_text(json.dumps(config))
+    where = {"JUPYTER_CONFIG_PATH": str(folder), "PYTHONPATH": str(Path(__file__).parents[2]), "ZWORKER_MODE": "none"}
+    with Lab(folder / "root", folder / "relayed data", app="server", **where) as lab:
+        yield lab

@@ -52,11 +52,6 @@ def refused(answer: httpx.Response, *statuses: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def owner(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Owner]:
     data = DataDir(tmp_path_factory.mktemp("host") / "data")
     host = Host(data, Settings(data=str(data.root), worker_mode="none"))

@@ -12,6 +12,7 @@ import pytest
 from tests.server.tokens import make, with_token
 from zbrain_nb.model.events import JobCompleted
 from zbrain_nb.model.protocol import OFFSET_HEADER
+from zbrain_nb.queue import overview
 from zbrain_nb.server.host import Host
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +44,26 @@ async def test_bytes_that_another_sent_have_to_be_sent_whole(api: httpx.AsyncCli
     assert (refused.status_code, refused.json()["error"]["blobs"]) == (409, [SHA])
     assert (await api.put(f"blobs/{SHA}", content=DATA, headers=bob)).status_code == 201
     assert (await api.post("jobs", json=spec, headers=bob)).status_code == 201
+
+
+async def test_numbers_of_the_store_tell_nobody_whether_a_guess_was_right(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overview, "USAGE_SECS", 0.0)
+    monkeypatch.setattr(overview, "USAGE_SHARE", float("inf"))
+    ann, bob = await token(api, "ann"), await token(api, "bob")
+
+    async def seen_after(content: bytes, by: Headers) -> dict[str, int]:
+        sha256 = hashlib.sha256(content).hexdigest()
+        assert (await api.put(f"blobs/{sha256}", content=content, headers=by)).status_code == 201
+        storage: dict[str, int] = (await api.get("overview", headers=by)).json()["storage"]
+        return storage
+
+    await seen_after(b"guilty..", ann)
+    assert await seen_after(b"innocent", bob) == {"artifact_bytes": 8}
+    assert await seen_after(b"guilty..", bob) == {"artifact_bytes": 16}
+    holder = (await api.get("overview")).json()["storage"]
+    assert (holder["artifacts"], holder["artifact_bytes"]) == (2, 16)
 
 
 async def test_bytes_of_who_may_only_look_are_refused_before_they_are_kept(api: httpx.AsyncClient, host: Host) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,7 +11,6 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir, Owner
 from zbrain_nb.server.handlers import console
@@ -219,16 +218,6 @@ async def test_overview_of_an_odd_org_is_empty_or_malformed(api: httpx.AsyncClie
 
 
 # ---- through Jupyter
-
-
-@pytest.fixture(scope="module")
-def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("console")
-    lab = Lab(folder / "root", folder / "data", app="server", ZWORKER_MODE="none")
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
 
 
 async def test_relay_shows_pages_to_who_is_logged_in(jupyter: Lab) -> None:

@@ -14,7 +14,8 @@ from websockets.exceptions import ConnectionClosed
 from zbrain_nb import JobSpec
 from zbrain_nb.client.locating import Endpoint
 from zbrain_nb.client.transport import Transport
-from zbrain_nb.model.errors import Unavailable
+from zbrain_nb.model.access import Principal, Role
+from zbrain_nb.model.errors import Forbidden, Unavailable
 from zbrain_nb.model.events import Event, JobLogged
 from zbrain_nb.model.protocol import EventBatch, LeaseRequest, WorkerInfo
 from zbrain_nb.queue import subscription as subscriptions
@@ -138,14 +139,49 @@ async def test_socket_says_that_the_past_is_gone(host, running, follow, monkeypa
 async def test_socket_is_closed_when_the_store_cannot_be_read(host, running, follow, monkeypatch):
     job_id, _ = running
 
-    async def fail(*asked):
+    async def fail(wanted):
         raise Unavailable("The disk is gone.")
 
     monkeypatch.setattr(host.context.queue._bus.past, "read", fail)
     connection = await follow(f"topics=jobs/{job_id}&after=0")
     with pytest.raises(ConnectionClosed):
         await asyncio.wait_for(connection.recv(), 20)
-    assert connection.close_code == 1013
+    assert (connection.close_code, connection.close_reason) == (1013, "The disk is gone.")
+
+
+@pytest.mark.parametrize(
+    ("org", "said"),
+    [
+        ("red", "You are not a member of red any more."),
+        ("é" * 100, f"You are not a member of {'é' * 48}…"),  # as much as a frame has room for
+    ],
+)
+async def test_socket_of_who_is_no_member_any_more_is_closed_and_says_so(host, owner, org, said):
+    """A connection of a program of theirs ends with that, and is not tried again."""
+    member = Principal(owner="ann", roles={"own": Role.SUBMITTER, org: Role.SUBMITTER}, home="own")
+    now = [member]
+
+    async def find(secret):
+        return now[0] if secret == "of ann" else None
+
+    host.context.identity.finders.append(find)
+    job_id = await host.context.queue.submit(JobSpec(cmd=["true"], org_id=org), scope=member)
+    url = f"ws{owner.url.removeprefix('http')}zbrain/api/events?topics=jobs/{job_id}"
+    headers = {"Authorization": "token of ann"}
+    transport = Transport(lambda: Endpoint(owner.url, "of ann"))
+    async with (
+        ws_connect(url, additional_headers=headers, proxy=None) as socket,
+        contextlib.aclosing(transport.events([f"jobs/{job_id}"], beats=True)) as batches,
+    ):
+        assert await asyncio.wait_for(anext(batches), 20) == []
+        now[0] = Principal(owner="ann", roles={"own": Role.SUBMITTER}, home="own")
+        await host.context.queue.cancel_job(job_id)
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(socket.recv(), 20)
+        assert (socket.close_code, socket.close_reason) == (4403, said)
+        with pytest.raises(Forbidden, match=f"^{said}$"):
+            await asyncio.wait_for(anext(batches), 20)
+    await transport.close()
 
 
 async def test_quiet_socket_sends_empty_frames_that_clients_do_not_show(owner, running, follow, monkeypatch):

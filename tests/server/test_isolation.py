@@ -81,7 +81,7 @@ class Ids:
             text = text.replace(value, "<asked>")
         text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>", text)
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z?", "<time>", text)
-        return re.sub(r'"(now|event_seq|seen_at|free_bytes|database_bytes|first_at)":[\d.]+', r'"\1":0', text)
+        return re.sub(r'"(now|event_seq|upto|seen_at|free_bytes|database_bytes|first_at)":[\d.]+', r'"\1":0', text)
 
 
 UNKNOWN = Ids(
@@ -220,11 +220,6 @@ class World:
     clients: dict[str, httpx.AsyncClient]
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @asynccontextmanager
 async def serving(root: Path) -> AsyncIterator[World]:
     """Serve people and workers who are told by the name that is their token."""
@@ -311,11 +306,17 @@ def cases() -> Iterator[Any]:
                 yield pytest.param(method, route, asked, id=f"{method}-{route}-{number}")
 
 
-async def ask(world: World, who: Principal, method: str, route: str, asked: Asked, ids: Ids) -> httpx.Response:
+def wording(method: str, route: str, asked: Asked, ids: Ids) -> dict[str, Any]:
+    """Return a request in the terms of httpx, its address below ``api/``."""
     parts = iter(asked.parts(ids))
     path = re.sub(r"{\w+}", lambda _: next(parts), route)
     body = None if asked.body is None else asked.body(ids)
-    return await world.clients[who.owner].request(method.upper(), f"api/{path}", params=asked.query(ids), json=body)
+    return {"method": method.upper(), "url": path, "params": asked.query(ids), "json": body}
+
+
+async def ask(world: World, who: Principal, method: str, route: str, asked: Asked, ids: Ids) -> httpx.Response:
+    wanted = wording(method, route, asked, ids)
+    return await world.clients[who.owner].request(**wanted | {"url": f"api/{wanted['url']}"})
 
 
 def told(answer: httpx.Response, ids: Ids) -> tuple[int, dict[str, str], str]:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from tests.server.tokens import make, with_token
 from zbrain_nb.model.datadir import Owner
+from zbrain_nb.server.host import Host
+from zbrain_nb.server.local_worker import host_worker_command
 
 pytestmark = pytest.mark.anyio
 ZBRAIN = [sys.executable, "-c", "from zbrain_nb.cli import main; main()"]
@@ -69,6 +72,28 @@ async def test_pool_in_one_account_runs_jobs_of_its_owner_and_refuses_those_of_o
         assert "zbrain token create --kind worker --pool big --jobs-of bob" in job["reason"]
         async with started(owner, tmp_path / "bobs", bobs, "--pool", "big"):
             assert await run(owner, bob, "logs", "-f", job_id.strip()) == (0, "of bob\n", "")
+
+
+@pytest.mark.parametrize("told", ["", "1"])
+async def test_hosts_own_worker_runs_a_colleagues_job_only_if_told_to(
+    host: Host, api: httpx.AsyncClient, owner: Owner, told: str
+) -> None:
+    """It runs in the account whose files hold the token of the data directory."""
+    bob = with_token((await make(api, owner="bob", roles={"lab": "submitter"}))["secret"])
+    read = {"cmd": ["cat", str(host.data.root / "token")]}
+    job_id = (await api.post("jobs", json=read, headers=bob)).json()["id"]
+    command = host_worker_command(host.data, msgspec.structs.replace(host.settings, worker_concurrency=1))
+    environ = os.environ | {"ZWORKER_RUNS_OTHERS": told, "ZBRAIN_WARM_POOL": "0"}
+    worker = await asyncio.create_subprocess_exec(*command, env=environ, stderr=subprocess.DEVNULL)
+    try:
+        code, out, _ = await run(owner, owner.token, "run", "--", "echo", "of the holder")
+    finally:
+        worker.terminate()
+        await asyncio.wait_for(worker.wait(), 30)
+    assert (code, out) == (0, "of the holder\n")
+    job = (await api.get(f"jobs/{job_id}", headers=bob)).json()
+    lines = [line["line"] for line in (await api.get(f"jobs/{job_id}/logs", headers=bob)).json()["entries"]]
+    assert (job["state"], lines) == (("succeeded", [owner.token]) if told else ("pending", []))
 
 
 async def test_worker_with_a_pools_token_that_does_not_say_the_pool_is_told_how(

@@ -15,25 +15,13 @@ import httpx
 import pytest
 import zstandard
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.history import END_OF_STREAM, MEDIA_TYPE
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A Jupyter server whose host has no worker."""
-    folder = tmp_path_factory.mktemp("relay")
-    lab = Lab(folder / "root", folder / "relayed data", app="server", ZWORKER_MODE="none")
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
 
 
 def open_files(pid: int) -> Iterator[str]:
@@ -96,6 +84,20 @@ async def test_relay_keeps_a_token_in_the_query_to_jupyter(base: str, kernel: di
         assert (refused.status_code, "'limits'" in refused.json()["error"]["message"]) == (400, True)
 
 
+async def test_audit_says_whose_login_the_relay_lent_its_token_to(
+    base: str, login: dict[str, str], kernel: dict[str, str]
+) -> None:
+    job = {"cmd": ["true"], "worker": "nobody's"}
+    forged = {**login, "ZBrain-Login": "bob"}
+    async with httpx.AsyncClient(base_url=base, trust_env=False) as http:
+        ids = [(await http.post("jobs", headers=by, json=job)).json()["id"] for by in (login, forged, kernel)]
+        said: dict[str, str] = {}
+        while not said.keys() >= set(ids):  # it is written a moment later
+            records = (await http.get("audit?verb=submit", headers=login)).json()["records"]
+            said = {record["object_id"]: record.get("reason", "") for record in records}
+    assert [said[job_id] for job_id in ids] == [*["Jupyter's login of ann \u2013 of the lab"] * 2, ""]
+
+
 async def test_relay_kernel_token_opens_nothing_of_jupyter(jupyter: Lab, kernel: dict[str, str]) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
         assert (await http.get(f"{jupyter.url}api/contents", headers=kernel)).status_code == 403
@@ -118,10 +120,12 @@ async def test_relay_lets_tokens_through_as_what_they_are_and_lends_them_nothing
         page = await http.get(f"{jupyter.url}zbrain", headers=as_bob)
         assert page.status_code == 302 and "login" in page.headers["Location"]
         url = f"ws{base.removeprefix('http')}events?topics=jobs/{job['id']}"
-        async with connect(url, additional_headers=as_bob, proxy=None):
-            pass
-        gone = await http.delete(f"tokens/{made.json()['id']}", headers=kernel)
-        assert (gone.status_code, gone.json()["state"]) == (200, "revoked")
+        async with connect(url, additional_headers=as_bob, proxy=None) as socket:
+            gone = await http.delete(f"tokens/{made.json()['id']}", headers=kernel)
+            assert (gone.status_code, gone.json()["state"]) == (200, "revoked")
+            with pytest.raises(ConnectionClosed):
+                await asyncio.wait_for(socket.recv(), 20)
+            assert (socket.close_code, socket.close_reason[:9]) == (1008, "The token")
         assert (await http.get("jobs", headers=as_bob)).status_code == 401
         with pytest.raises(InvalidStatus):
             await connect(url, additional_headers=as_bob, proxy=None)

@@ -10,7 +10,6 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.tokens import TokenKind, new_secret
@@ -18,16 +17,6 @@ from zbrain_nb.model.tokens import TokenKind, new_secret
 pytestmark = pytest.mark.anyio
 NOBODY = "01936b1e-0000-7000-8000-000000000000"
 EVIL = "http://evil.example"
-
-
-@pytest.fixture(scope="module")
-def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    folder = tmp_path_factory.mktemp("attacked")
-    lab = Lab(folder / "root", folder / "data", app="server", ZWORKER_MODE="none")
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import end_everything
 from tests.jupyter import Lab
 from zbrain_nb.model.datadir import DataDir
 
@@ -17,15 +16,12 @@ from zbrain_nb.model.datadir import DataDir
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("authorizer")
-    config = {"ServerApp": {"authorizer_class": "tests.server.readonly.ReadOnly"}}
+    config = {"ServerApp": {"authorizer_class": "tests.server.configured.ReadOnly"}}
     (folder / "jupyter_server_config.json").write_text(json.dumps(config))
     root = str(Path(__file__).parents[2])
     where = {"JUPYTER_CONFIG_PATH": str(folder), "PYTHONPATH": root, "ZWORKER_MODE": "none"}
-    lab = Lab(folder / "root", folder / "data", app="server", **where)
-    lab.start()
-    yield lab
-    lab.stop()
-    end_everything(lab.data)
+    with Lab(folder / "root", folder / "data", app="server", **where) as lab:
+        yield lab
 
 
 def test_relay_does_for_a_login_what_jupyters_authorizer_allows(jupyter: Lab) -> None:

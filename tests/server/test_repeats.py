@@ -25,3 +25,19 @@ async def test_job_of_another_runs_as_nobody_who_did_not_ask_for_it(api: httpx.A
     meant = await api.post(f"jobs/{theirs}/retry?others=1", headers=bob)
     assert meant.status_code == 201
     assert (meant.json()["owner"], meant.json()["retry_of"]) == ("bob", theirs)
+
+
+async def test_repeat_asked_for_again_under_its_key_is_the_same_job(api: httpx.AsyncClient) -> None:
+    headers = with_token((await make(api, owner="bob", roles={"lab": "submitter"}))["secret"])
+    first, second = [(await api.post("jobs", json={"cmd": ["true"]}, headers=headers)).json()["id"] for _ in range(2)]
+    await api.post("jobs/cancel", json={"ids": [first, second]}, headers=headers)
+    keyed = headers | {"Idempotency-Key": "a key"}
+    one = (await api.post(f"jobs/{first}/retry", headers=keyed)).json()["id"]
+    assert (await api.post(f"jobs/{first}/retry", headers=keyed)).json()["id"] == one
+    many = [(await api.post("jobs/retry", json={"ids": ids}, headers=keyed)).json() for ids in ([first, second],) * 2]
+    ids = [[job["id"] for job in answer["jobs"]] for answer in many]
+    assert ids[0] == ids[1]
+    assert ids[0][0] == one
+    assert [job["retry_of"] for job in many[0]["jobs"]] == [first, second]
+    for more in (headers, headers | {"Idempotency-Key": "another"}):
+        assert (await api.post(f"jobs/{first}/retry", headers=more)).json()["id"] not in ids[0]

@@ -140,12 +140,45 @@ async def test_worker_of_a_person_sends_what_its_job_left_over_the_limit(
     assert (refused.status_code, refused.json()["error"]["quota"]) == (429, "org_stored_bytes")
 
 
+async def test_worker_that_anybody_may_register_does_not_lift_the_limit(
+    host: Host, api: httpx.AsyncClient, ann: Headers
+) -> None:
+    await api.post("jobs", json={"cmd": ["true"]}, headers=ann)
+    await lease(api, "mine", ann)
+    answers = []
+    for _ in range(4):
+        name, data = made(3 * MIB)
+        answers.append(await api.put(f"{name}?worker=mine", content=data, headers=ann))
+    assert [answer.status_code for answer in answers] == [201, 201, 413, 413]  # for good: a job's end waits for it
+    assert "what jobs leave may go over it by as much again" in answers[-1].json()["error"]["message"]
+    name, data = made(6 * MIB)
+    assert (await api.put(f"{name}?worker=mine", content=pieces(data), headers=ann)).status_code == 413
+    await ended(host, 6 * MIB)
+
+
 async def test_worker_of_a_pool_is_not_limited(host: Host, api: httpx.AsyncClient, ann: Headers) -> None:
     pool = with_token((await make(api, kind="worker", roles={"lab": "viewer"}, pool="local"))["secret"])
     name, data = made(6 * MIB)
     assert (await api.put(name, content=data, headers=pool)).status_code == 201
     assert in_use(host) == 0
     assert host.context.queue.quotas.of_org("lab") == Quota(stored_bytes=4 * MIB)
+
+
+async def test_each_refusal_says_when_to_try_again(host: Host, api: httpx.AsyncClient, ann: Headers) -> None:
+    def wait(answer: httpx.Response) -> str:
+        assert answer.status_code == 429
+        assert answer.headers["Retry-After"] == str(answer.json()["error"]["retry_after_secs"])
+        return answer.headers["Retry-After"]
+
+    name, data = made(5 * MIB)
+    assert wait(await api.put(name, content=data, headers=ann)) == "3600"
+    assert wait(await api.put(name, content=pieces(data), headers=ann)) == "3600"  # while it still sends
+    assert wait(await api.put(f"{name}?announce={5 * MIB}", headers=ann)) == "3600"
+    await api.post("orgs/lab/limits", json={"pending": 2})
+    batch = [{"cmd": ["true"]}] * 3  # more than the limit, and so at no time at once
+    assert wait(await api.post("jobs", json=batch, headers=ann)) == "10"
+    await api.post("jobs", json=batch[:2], headers=ann)
+    assert wait(await api.post("jobs", json=batch[0], headers=ann)) == "10"
 
 
 async def test_client_hears_why_a_large_upload_is_refused(owner: Owner, ann: Headers) -> None:

@@ -119,11 +119,29 @@ async def test_revoked_token_ends_its_sockets_its_leases_and_its_browsers_at_onc
             async with asyncio.timeout(5):
                 while True:
                     await socket.recv()
+        assert (socket.close_code, socket.close_reason) == (
+            1008,
+            "The token that opened this was revoked, or has expired.",
+        )
         assert (await lease).json()["leases"] == []
         assert (await browser.get("zbrain/api/jobs")).status_code == 401
     assert await codes(api, person["secret"], ("GET", "jobs")) == [401]
     assert (await api.post("workers/w/leases", json=wanted, headers=as_worker)).status_code == 401
     assert (await api.delete("tokens/zbp_0123456789abcdef")).json()["error"]["code"] == "token_not_found"
+
+
+async def test_revoked_token_takes_those_made_with_it_along(api: httpx.AsyncClient) -> None:
+    lab = {"roles": {"lab": "admin"}}
+    stolen = await make(api, kind="admin", owner="adam", **lab)
+    child = await make(api, with_token(stolen["secret"]), kind="admin", **lab)
+    worker = await make(api, with_token(child["secret"]), kind="worker", roles={"lab": "viewer"}, pool="big")
+    assert (await api.delete(f"tokens/{stolen['id']}")).status_code == 200
+    for secret in (stolen["secret"], child["secret"]):
+        assert (await api.post("tokens", json=lab, headers=with_token(secret))).status_code == 401
+    headers = with_token(worker["secret"])
+    assert (await api.post("workers", json={"id": "x", "kind": "big"}, headers=headers)).status_code == 401
+    listed = (await api.get("tokens")).json()["tokens"]
+    assert {one["id"]: one["state"] for one in listed} == {one["id"]: "revoked" for one in (stolen, child, worker)}
 
 
 async def test_revoked_token_is_worth_nothing_in_its_jobs_either(
@@ -132,7 +150,7 @@ async def test_revoked_token_is_worth_nothing_in_its_jobs_either(
     assert host.context is not None
     mint = host.context.job_tokens.mint
     other, stolen = await make(api, owner="bob"), await make(api, owner="bob")
-    await api.post("workers", json={"id": "w"})
+    await api.post("workers", json={"id": "w", "runs_others": True})
 
     async def run(secret: str) -> tuple[dict[str, Any], str]:
         """Submit a job that claims to come of another token, and begin it; return it and its attempt's token."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from zbrain_nb.model.culling import FRESH_SECS, Culling, read_culling
 from zbrain_nb.model.datadir import FileLock
 from zbrain_nb.server.hub.keepalive import ACTIVITY, ActivityKeeper
 
@@ -29,12 +31,10 @@ class App:
 class Keeping:
     """An app, a keeper of it with a cap of a day, and a clock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cap: timedelta = timedelta(hours=24)) -> None:
         self.app = App()
         self.now = START
-        self.keeper = ActivityKeeper(
-            self.app, folder, timedelta(hours=24), logging.getLogger("jupyter"), lambda: self.now
-        )
+        self.keeper = ActivityKeeper(self.app, folder, cap, logging.getLogger("jupyter"), lambda: self.now)
         (folder / "runs").mkdir()
         self.run = FileLock(folder / "runs" / "job.1.spool")
 
@@ -71,3 +71,37 @@ def test_server_is_kept_no_longer_than_the_cap_after_a_person_did_something(
     assert "may be culled: nobody did anything for 1 day, 1:00:00" in culled
     keeping.app.person = START + timedelta(hours=30)
     assert keeping.look_after(31) == timedelta(0)
+
+
+def test_worker_beside_is_told_for_how_long_by_a_server_that_lives(keeping: Keeping, tmp_path: Path) -> None:
+    assert read_culling(tmp_path) is None
+    keeping.run.acquire()
+    keeping.look_after(1)
+    keeping.look_after(2)  # what jobs keep fresh is nobody's activity
+    assert read_culling(tmp_path) == Culling(active_at=START.timestamp(), cap_secs=86_400)
+    keeping.app.person = START + timedelta(hours=3)
+    keeping.look_after(4)
+    told = read_culling(tmp_path)
+    assert told is not None and told.kept_until == (START + timedelta(hours=27)).timestamp()
+    file = tmp_path / "culling.json"
+    long_ago = file.stat().st_mtime - FRESH_SECS
+    os.utime(file, (long_ago, long_ago))
+    assert read_culling(tmp_path) is None
+
+
+def test_server_that_jobs_shall_not_keep_is_not_kept_and_its_worker_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeping = Keeping(tmp_path, timedelta(0))
+    keeping.run.acquire()
+    with caplog.at_level(logging.INFO):
+        assert keeping.look_after(3) == timedelta(hours=3)
+    assert caplog.records == []  # as it was asked for
+    assert read_culling(tmp_path) == Culling(active_at=START.timestamp(), cap_secs=0)
+
+
+def test_server_is_kept_also_if_that_cannot_be_told(keeping: Keeping, tmp_path: Path) -> None:
+    keeping.run.acquire()
+    (tmp_path / "culling.json").mkdir()
+    assert keeping.look_after(1) == timedelta(0)
+    assert read_culling(tmp_path) is None

@@ -41,6 +41,7 @@ PROMISES = {
         "unit/queue/test_scopes::test_person_leases_own_jobs_in_own_orgs_alone",
         "unit/queue/test_scopes::test_member_who_is_removed_gets_nothing_more_on_an_open_socket",
         "unit/queue/test_scopes::test_owner_who_left_the_org_loses_the_running_job",
+        "unit/queue/test_pools::test_pool_gets_no_job_of_who_may_not_submit_in_its_org_any_more",
     ],
     "Another org's id answers like an unknown one, in process too": [
         "server/test_isolation::test_stranger_cannot_tell_what_another_org_has_from_what_nobody_has",
@@ -59,6 +60,7 @@ PROMISES = {
         "unit/queue/test_scopes::test_worker_of_another_principal_cannot_be_used",
     ],
     "Pools run each person's jobs apart, or refuse": [
+        "unit/queue/test_pools::test_worker_of_who_holds_the_data_directory_gets_their_own_jobs_alone",
         "unit/queue/test_pools::test_worker_that_does_not_isolate_gets_jobs_of_its_tokens_owner_alone",
         "unit/queue/test_pools::test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_does_not_isolate",
         "server/test_pools::test_pool_in_one_account_runs_jobs_of_its_owner_and_refuses_those_of_others",

@@ -125,7 +125,7 @@ def _where(one: Token) -> str:
 def revoke(
     tokens: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, as `zbrain token list` shows them.")],
 ) -> None:
-    """Revoke tokens at once; what is open with them ends. Harmless for those that have ended."""
+    """Revoke tokens, and those made with them, at once; what is open with them ends. Harmless for ended ones."""
     from zbrain_nb.client.tokens import revoke_token
 
     client = connected()

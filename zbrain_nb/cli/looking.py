@@ -15,7 +15,7 @@ from zbrain_nb.cli.completing import complete_artifact
 from zbrain_nb.cli.finding import find_job
 from zbrain_nb.cli.output import console, print_json, print_line, print_table, say, state_text
 from zbrain_nb.cli.running import end_as, follow
-from zbrain_nb.client.printing import age, attempts, elapsed, printable
+from zbrain_nb.client.printing import age, attempts, elapsed, printable, span
 from zbrain_nb.model.errors import NotFound
 from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.job import Job, JobState
@@ -54,6 +54,8 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
     yield "progress", _progress(job)
     yield "submitted", f"{job.created_at.astimezone():%Y-%m-%d %H:%M:%S}, {age(job.created_at)} ago, by {job.owner}"
     yield "ran", elapsed(job)
+    yield "memory", _peak(job)
+    yield "cpu time", span(job.cpu_secs) if job.cpu_secs else ""
     yield "org", job.org_id
     yield "worker", job.worker_id or ""
     yield "folder", spec.cwd or ""
@@ -70,6 +72,14 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
     yield "output", "" if job.output is None else _json_text(job.output)
     yield "variables", "\n".join(f"{one.name}: {one.summary}" for one in job.variables)
     yield "files", "\n".join(f"{one.name}, {format_kib(one.size / 1024)}" for one in job.artifacts)
+
+
+def _peak(job: Job) -> str:
+    """Say the most memory that the last attempt took, and how much it may take."""
+    if not job.peak_memory_mb:
+        return ""
+    asked = job.spec.resources.memory_mb
+    return f"{format_kib(job.peak_memory_mb * 1024)}{f' of {format_kib(asked * 1024)}' if asked else ''} at most"
 
 
 def _progress(job: Job) -> str:

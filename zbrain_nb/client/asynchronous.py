@@ -1,74 +1,44 @@
-"""`AsyncClient`: all that a client can ask of a server, for code that runs in an event loop."""
+"""`AsyncClient`: all that a client can ask of a server, for code that runs in an event loop.
+
+It is the face: how jobs are followed stands in `following`, how bytes travel in `blobs`, and requests in `transport`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import anyio
 import msgspec
 
+from zbrain_nb.client import blobs, following
 from zbrain_nb.client.downloading import download
-from zbrain_nb.client.handover import hand_over
+from zbrain_nb.client.following import Update
+from zbrain_nb.client.jobs import ask_many, get_job, path_of, read_job, read_log, read_outputs
 from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.client.parts import parts_of
 from zbrain_nb.client.secrets import SecretValues
 from zbrain_nb.client.spooling import Spool, spool
-from zbrain_nb.client.transport import CHUNK_BYTES, Transport
-from zbrain_nb.client.uploading import upload
-from zbrain_nb.model.errors import Detached, JobNotFound, NotFound
-from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, SUBSCRIPTION_KINDS, Event, LogEntry
+from zbrain_nb.client.transport import Transport
+from zbrain_nb.model.errors import JobNotFound, NotFound, ZBrainError
+from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.history import HistoryQuery
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState
 from zbrain_nb.model.packing import Parcel
 from zbrain_nb.model.protocol import Identified, WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
 from zbrain_nb.model.settings import read_settings
-from zbrain_nb.model.transitions import read_patch
 
-LOG_PAGE = 1000
 #: As many jobs as one request lists at most.
 PAGE = 1_000
-#: Jobs in one request about many.
-MANY = 10_000
-#: By so many of its jobs may somebody be found who waits for a group: an address holds no more of them.
-NAMED = 100
-#: Results fetched at once.
-FETCHES = 16
-#: Events that leave the job as it is.
-_NO_CHANGE = JOB_ONLY.union(SUBSCRIPTION_KINDS)
 
 
 class _Jobs(msgspec.Struct):
     jobs: list[dict[str, Any]]
     next_cursor: str | None = None
     event_seq: int = 0
-
-
-class _Many(msgspec.Struct):
-    jobs: list[dict[str, Any]]
-    event_seq: int
-
-
-class _Page(msgspec.Struct):
-    entries: list[LogEntry]
-    next_seq: int
-
-
-class _Outputs(msgspec.Struct):
-    outputs: list[dict[str, Any]]
-    event_seq: int
-    clear_next: bool = False
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        """The outputs, and what is to come before the next one."""
-        return [*self.outputs, {"output_type": "clear_output", "wait": True}] if self.clear_next else self.outputs
 
 
 class _Artifacts(msgspec.Struct):
@@ -85,15 +55,6 @@ class _Canceled(msgspec.Struct):
 
 class _Detached(msgspec.Struct):
     detached: int
-
-
-class Update(msgspec.Struct):
-    """One step in the life of a followed job: its new state, new log lines, or new outputs (and their event)."""
-
-    job: Job | None = None
-    entries: list[LogEntry] = []
-    outputs: list[dict[str, Any]] = []
-    seq: int = 0
 
 
 class _Session(msgspec.Struct):
@@ -145,7 +106,8 @@ class AsyncClient:
     async def submit(self, specs: Sequence[JobSpec]) -> list[Job]:
         """Submit jobs, all or nothing; what is returned is committed.
 
-        A broken connection is no reason to submit twice: the request bears a key of its own.
+        A broken connection is no reason to submit twice: the request bears a key of its own. More than one request
+        takes (see `parts_of`) goes in several; if one is refused, the jobs of those before it are canceled.
 
         Raises
         ------
@@ -154,9 +116,17 @@ class AsyncClient:
         InvalidSpec
             If the server refuses a spec.
         """
-        key = {"Idempotency-Key": f"client-{uuid.uuid4().hex}"}
-        key |= await self.secrets.headers(self.transport, specs)
-        return await self.transport.post("jobs", list(specs), list[Job], headers=key)
+        jobs: list[Job] = []
+        try:
+            for part, encoded in parts_of(specs):
+                headers = {"Idempotency-Key": f"client-{uuid.uuid4().hex}"}
+                headers |= await self.secrets.headers(self.transport, part)
+                jobs += await self.transport.post("jobs", encoded, list[Job], headers=headers)
+        except ZBrainError:
+            if jobs:
+                await self.cancel_many([job.id for job in jobs])
+            raise
+        return jobs
 
     async def get(self, job_id: str) -> Job:
         """Return a job as it is now.
@@ -166,7 +136,7 @@ class AsyncClient:
         JobNotFound
             If there is none with this id.
         """
-        return read_job(await self.transport.get(f"jobs/{_quoted(job_id)}", dict[str, Any]))
+        return await get_job(self.transport, job_id)
 
     async def cached(self, cache_key: str) -> Job | None:
         """Return the caller's newest job that succeeded under a cache key, or None if there is none."""
@@ -227,30 +197,20 @@ class AsyncClient:
         int
             Events behind this ``event_seq`` tell what becomes of them.
         """
-        return await self._many("lookup", list(ids))
+        return await ask_many(self.transport, "lookup", ids)
 
     async def cancel_many(self, ids: Iterable[str]) -> list[Job]:
         """Cancel those of the jobs that have not ended; return all as they are then."""
-        return (await self._many("cancel", list(ids)))[0]
+        return (await ask_many(self.transport, "cancel", ids))[0]
 
     async def retry_many(self, ids: Iterable[str]) -> list[Job]:
         """Submit those of one's own jobs that have ended again; return the new ones, in order.
 
         Those of other people are passed over: `retry` repeats them one by one.
         """
-        return (await self._many("retry", list(ids)))[0]
+        return (await ask_many(self.transport, "retry", ids))[0]
 
-    async def _many(self, verb: str, ids: list[str]) -> tuple[list[Job], int]:
-        found: list[Job] = []
-        first_seq: int | None = None
-        for start in range(0, len(ids), MANY) or [0]:
-            body = {"ids": ids[start : start + MANY]}
-            answer = await self.transport.post(f"jobs/{verb}", body, _Many, repeatable=verb != "retry")
-            found += map(read_job, answer.jobs)
-            first_seq = answer.event_seq if first_seq is None else first_seq
-        return found, first_seq or 0
-
-    async def follow_many(self, jobs: Sequence[Job], *, waits: bool = False) -> AsyncGenerator[list[Job], None]:
+    def follow_many(self, jobs: Sequence[Job], *, waits: bool = False) -> AsyncGenerator[list[Job], None]:
         """Yield those of many jobs that have changed, first as they are now, until all have ended.
 
         It reads one socket, whatever their number, and none of their logs.
@@ -270,70 +230,11 @@ class AsyncClient:
         Detached
             If somebody asked so; the jobs go on.
         """
-        active = {job.id: job for job in jobs if not job.state.ended}
-        topics = sorted({f"orgs/{job.org_id}" for job in active.values()})
-        if waits:
-            named = dict.fromkeys([jobs[0].id, *active]) if active else {}
-            topics += [f"states/{job_id}" for job_id in list(named)[:NAMED]]
-        found, seq = await self._look_again(active)
-        yield found
-        if not active:
-            return
-        events = self.transport.events(topics, seq, waits=waits)
-        try:
-            async for batch in events:
-                changed: dict[str, Job] = {}
-                for event in batch:
-                    if event.kind == "detached":
-                        raise Detached(
-                            "Nobody waits here any more for these jobs; they go on.",
-                            "The group's wait() waits again, cancel() ends them.",
-                        )
-                    if event.kind == "reset":
-                        changed |= {job.id: job for job in (await self._look_again(active))[0]}
-                    elif (job := active.get(event.job_id)) is not None and event.seq > job.event_seq:
-                        job = apply_event(job, event)
-                        changed[job.id] = active[job.id] = job
-                        if job.state.ended:
-                            del active[job.id]
-                if changed:
-                    yield list(changed.values())
-                if not active:
-                    return
-        finally:
-            await events.aclose()
-
-    async def _look_again(self, active: dict[str, Job]) -> tuple[list[Job], int]:
-        """Bring `active` up to date, without those that have ended; return all that were looked at."""
-        if not active:
-            return [], 0
-        found, seq = await self.lookup(active)
-        if len(found) < len(active):
-            lost = len(active) - len(found)
-            raise JobNotFound(f"The server does not know {lost} of {len(active)} jobs any more.")
-        active.clear()
-        active.update((job.id, job) for job in found if not job.state.ended)
-        return found, seq
+        return following.follow_many(self.transport, jobs, waits=waits)
 
     async def results(self, jobs: Iterable[Job]) -> dict[str, bytes]:
         """Return the pickled results of ended jobs by their SHA-256; equal ones are fetched once."""
-        found: dict[str, bytes] = {}
-        wanted: dict[str, str] = {}
-        for job in jobs:
-            if job.result is not None and job.result.data is not None:
-                found[job.result.sha256] = job.result.data
-            elif job.result is not None:
-                wanted[job.result.sha256] = job.id
-        room = asyncio.Semaphore(FETCHES)
-
-        async def fetch(digest: str, job_id: str) -> None:
-            async with room:
-                found[digest] = await self.read(f"jobs/{job_id}/result")
-
-        async with anyio.create_task_group() as tasks:
-            for digest, job_id in wanted.items():
-                tasks.start_soon(fetch, digest, job_id)
-        return found
+        return await blobs.read_results(self.transport, jobs)
 
     async def cancel(self, job_id: str, *, if_waiting: bool = False) -> CancelResult:
         """Cancel a job; with `if_waiting` only if it does not run.
@@ -343,40 +244,31 @@ class AsyncClient:
         WrongState
             If it runs, and was to be canceled only while it waits.
         """
-        path = f"jobs/{_quoted(job_id)}/cancel{'?if_waiting=1' if if_waiting else ''}"
+        path = path_of(job_id, "/cancel?if_waiting=1" if if_waiting else "/cancel")
         return (await self.transport.post(path, {}, _Canceled)).result
 
     async def retry(self, job_id: str, others: bool = False) -> Job:
         """Submit an ended job's spec again, as a new job of one's own; another person's only with `others`."""
-        path = f"jobs/{_quoted(job_id)}/retry{'?others=1' if others else ''}"
+        path = path_of(job_id, "/retry?others=1" if others else "/retry")
         answer = await self.transport.request("POST", path, repeatable=False, content=b"")
         return read_job(msgspec.json.decode(answer.content))
 
-    async def logs(self, job_id: str, from_seq: int = 0) -> AsyncIterator[list[LogEntry]]:
+    def logs(self, job_id: str, from_seq: int = 0) -> AsyncIterator[list[LogEntry]]:
         """Yield the log that there is now, page by page."""
-        while True:
-            page = await self.transport.get(
-                f"jobs/{_quoted(job_id)}/logs", _Page, params={"from_seq": str(from_seq), "limit": str(LOG_PAGE)}
-            )
-            if page.entries:
-                yield page.entries
-            # a page that was cut for its size holds so many bytes, and a character takes four at most
-            if len(page.entries) < LOG_PAGE and sum(len(e.line) for e in page.entries) < LOG_PAGE_BYTES // 4:
-                return
-            from_seq = page.next_seq
+        return read_log(self.transport, job_id, from_seq)
 
     async def count_log_lines(self, job_id: str) -> int:
         """Return how many lines the log has now."""
-        lines: int = (await self.transport.get(f"jobs/{_quoted(job_id)}", dict[str, Any]))["log_lines"]
+        lines: int = (await self.transport.get(path_of(job_id), dict[str, Any]))["log_lines"]
         return lines
 
     async def outputs(self, job_id: str) -> list[dict[str, Any]]:
         """Return the rich outputs as nbformat output dicts."""
-        return (await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)).outputs
+        return (await read_outputs(self.transport, job_id)).outputs
 
     async def artifacts(self, job_id: str) -> list[JobArtifact]:
         """Return the files kept with a job."""
-        return (await self.transport.get(f"jobs/{_quoted(job_id)}/artifacts", _Artifacts)).artifacts
+        return (await self.transport.get(path_of(job_id, "/artifacts"), _Artifacts)).artifacts
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the workers that the queue knows."""
@@ -408,7 +300,7 @@ class AsyncClient:
         """Let a paused queue go on."""
         return await self.transport.post(f"queues/{_segment(org_id)}/{_segment(kind)}/resume", {}, QueueInfo)
 
-    async def follow(
+    def follow(
         self, job_id: str, *, from_seq: int = 0, logs: bool = True, after: int | None = None, waits: bool = False
     ) -> AsyncGenerator[Update, None]:
         """Yield a job's state, log and outputs, first as they are, then as they change, until the job ended.
@@ -435,86 +327,11 @@ class AsyncClient:
         Detached
             If somebody asked so; the job goes on.
         """
-        if after is not None:
-            shown, job, seen = _Outputs([], after), await self.get(job_id), from_seq
-            if not job.state.ended:
-                yield Update(job=job)
-            async with aclosing(self._changes(job, shown, seen, logs=logs, waits=waits)) as changes:
-                async for update in changes:
-                    yield update
-            return
-        if not logs:
-            found, seq = await self.lookup([job_id])
-            job = found[0] if found else await self.get(job_id)  # which says that there is none
-            yield Update(job=job)
-            if not job.state.ended:
-                async with aclosing(self._changes(job, _Outputs([], seq), 0, logs=False, waits=waits)) as changes:
-                    async for update in changes:
-                        yield update
-            return
-        # Outputs first: their event_seq is the point behind which the socket brings everything else.
-        shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
-        job, seen = await self.get(job_id), from_seq
-        if job.state.ended and job.event_seq > shown.event_seq:  # it ended between the two
-            shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
-        async for page in self.logs(job_id, seen):
-            seen = page[-1].seq + 1
-            yield Update(entries=page)
-        if shown.messages:
-            yield Update(outputs=shown.messages, seq=shown.event_seq)
-        yield Update(job=job)
-        if job.state.ended:
-            return
-        async with aclosing(self._changes(job, shown, seen, logs=logs, waits=waits)) as changes:
-            async for update in changes:
-                yield update
-
-    async def _changes(
-        self, job: Job, shown: _Outputs, seen: int, *, logs: bool, waits: bool
-    ) -> AsyncGenerator[Update, None]:
-        """Yield what comes behind ``shown.event_seq``, lines from ``log_seq`` `seen` on, until the job ended."""
-        job_id = job.id
-        events = self.transport.events([f"{'jobs' if logs else 'states'}/{job_id}"], shown.event_seq, waits=waits)
-        try:
-            async for batch in events:
-                for event in batch:
-                    if event.kind == "detached":
-                        raise Detached(
-                            f"Nobody waits here any more for the job {job.name!r}; it goes on.",
-                            "Its handle's wait() waits again, cancel() ends it.",
-                            job_id=job_id,
-                        )
-                    if event.kind == "reset":  # what led here is not kept any more: begin again from what is there
-                        job = _job_of(event, job_id) or await self.get(job_id)
-                        if logs:
-                            async for page in self.logs(job_id, seen):
-                                seen = page[-1].seq + 1
-                                yield Update(entries=page)
-                            shown = await self.transport.get(f"jobs/{_quoted(job_id)}/outputs", _Outputs)
-                            yield Update(outputs=_instead(shown.messages), seq=shown.event_seq)
-                        if not job.state.ended:
-                            yield Update(job=job)
-                    elif event.kind == "job_logged" and logs:
-                        fresh = [e for e in _entries(event.data) if e.seq >= seen]
-                        if fresh:
-                            seen = fresh[-1].seq + 1
-                            yield Update(entries=fresh)
-                    elif event.kind == "job_displayed" and logs and event.seq > shown.event_seq:
-                        yield Update(outputs=event.data["outputs"], seq=event.seq)
-                    elif event.kind not in _NO_CHANGE and event.seq > job.event_seq:
-                        job = await self.get(job_id)
-                        if not job.state.ended:
-                            yield Update(job=job)
-                    # The job may be further than its events are: what it wrote before its end is still to come.
-                    if job.state.ended and (event.seq >= job.event_seq or not logs):
-                        yield Update(job=job)
-                        return
-        finally:
-            await events.aclose()
+        return following.follow(self.transport, job_id, from_seq, logs=logs, after=after, waits=waits)
 
     async def detach(self, job_id: str) -> int:
         """Let go on who waits for a job, wherever that is; return how many these are. The job goes on."""
-        return (await self.transport.post(f"jobs/{_quoted(job_id)}/detach", {}, _Detached)).detached
+        return (await self.transport.post(path_of(job_id, "/detach"), {}, _Detached)).detached
 
     async def wait(self, job_id: str, *, waits: bool = False) -> Job:
         """Return the job once it has ended; of `waits` see `follow`."""
@@ -527,9 +344,7 @@ class AsyncClient:
 
     async def put_blob(self, data: bytes) -> str:
         """Have the server keep bytes, unless it does already; return their SHA-256."""
-        digest = await asyncio.to_thread(_sha256, data)
-        await self._put(data, digest)
-        return digest
+        return await blobs.put_blob(self.transport, data)
 
     async def put_parcel(self, parcel: Parcel) -> tuple[str, dict[str, str]]:
         """Upload a payload and the buffers that are apart; what the server has does not travel again.
@@ -541,19 +356,7 @@ class AsyncClient:
         dict of str to str
             The job's ``inputs`` that the payload needs besides itself.
         """
-        for sha256, buffer in parcel.apart.items():
-            await self._put(buffer, sha256)
-        return await self.put_blob(parcel.data), {sha256: sha256 for sha256 in parcel.apart}
-
-    async def _put(self, data: bytes | memoryview, sha256: str) -> None:
-        view = memoryview(data)
-
-        async def pieces(offset: int) -> AsyncIterator[bytes]:
-            for start in range(offset, len(view), CHUNK_BYTES):
-                yield bytes(view[start : start + CHUNK_BYTES])
-
-        if not await hand_over(self.transport, view, sha256):
-            await upload(self.transport, sha256, len(view), pieces)
+        return await blobs.put_parcel(self.transport, parcel)
 
     async def history(self, wanted: HistoryQuery) -> Spool:
         """Return a table of the history, or a part of it, as a file that holds an Arrow IPC stream."""
@@ -561,49 +364,12 @@ class AsyncClient:
 
     async def read(self, path: str) -> bytes:
         """Return the bytes at a route."""
-        return b"".join([chunk async for chunk in self.transport.download(path)])
+        return await blobs.read(self.transport, path)
 
     async def download(self, job_id: str, artifact: JobArtifact, target: Path) -> None:
         """Write an artifact of a job to a file; it appears only once it is whole (see `downloading.download`)."""
-        await download(self.transport, f"jobs/{_quoted(job_id)}/artifacts/{quote(artifact.name)}", artifact, target)
-
-
-def read_job(raw: dict[str, Any]) -> Job:
-    """Make a `Job` from a server's JSON, which says more than the struct holds."""
-    return msgspec.convert(raw, Job)
-
-
-def apply_event(job: Job, event: Event) -> Job:
-    """Return what an event about `job` makes of it."""
-    if event.kind in _NO_CHANGE or event.kind == "job_submitted":
-        return job
-    patch = {name: value for name, value in event.data.items() if name in Job.__struct_fields__}
-    return msgspec.structs.replace(job, **read_patch(patch) | {"event_seq": event.seq})
-
-
-def _quoted(job_id: str) -> str:
-    try:
-        return str(uuid.UUID(job_id))
-    except ValueError:
-        raise JobNotFound(f"There is no job {job_id!r}.", "A job id looks like a UUID.") from None
+        await download(self.transport, path_of(job_id, f"/artifacts/{quote(artifact.name)}"), artifact, target)
 
 
 def _segment(name: str) -> str:
     return quote(name, safe="")
-
-
-def _entries(data: dict[str, Any]) -> list[LogEntry]:
-    return msgspec.convert(data["entries"], list[LogEntry])
-
-
-def _job_of(reset: Event, job_id: str) -> Job | None:
-    return next((read_job(raw) for raw in reset.data["jobs"] if raw["id"] == job_id), None)
-
-
-def _instead(outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return outputs that take the place of all before them, in the language of outputs itself."""
-    return [{"output_type": "clear_output", "wait": bool(outputs)}, *outputs]
-
-
-def _sha256(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()

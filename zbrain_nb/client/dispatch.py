@@ -10,14 +10,16 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from zbrain_nb.client.asynchronous import FETCHES, AsyncClient, apply_event
+from zbrain_nb.client.asynchronous import AsyncClient
+from zbrain_nb.client.blobs import FETCHES
 from zbrain_nb.client.calls import PackedFunction, upload_function
+from zbrain_nb.client.jobs import apply_event
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound, MissingBlobs, TooLarge, WrongState, ZBrainError
 from zbrain_nb.model.events import Event
 from zbrain_nb.model.job import CancelResult, Job, JobSpec, JobState
@@ -123,21 +125,26 @@ class Dispatch:
 
     async def _try(self, calls: list[Call]) -> None:
         """Submit calls, or tell those that cannot be; of a list that is refused each half is tried again."""
-        try:
-            await self._submit(calls)
-        except (InvalidSpec, TooLarge) as error:
-            if len(calls) > 1:  # one is at fault, or they are too many: the others shall not suffer for it
-                middle = len(calls) // 2
+        with self._telling(calls):
+            try:
+                await self._submit(calls)
+            except (InvalidSpec, TooLarge):
+                if len(calls) == 1:
+                    raise
+                middle = len(calls) // 2  # one is at fault, or they are too many: the others shall not suffer for it
                 await self._try(calls[:middle])
                 await self._try(calls[middle:])
-            else:
-                self._refuse(calls, error)
-        except Exception as error:  # whatever it is: a future that nobody tells waits for ever
-            self._refuse(calls, error)
 
-    def _refuse(self, calls: Iterable[Call], error: Exception) -> None:
-        for call in calls:
-            self._desk.refused(call, error)
+    @contextmanager
+    def _telling(self, calls: Iterable[Call] | None = None) -> Iterator[None]:
+        """Tell these calls, or all that are followed, what goes wrong; these are then followed no more."""
+        try:
+            yield
+        except Exception as error:  # whatever it is: a future that nobody tells waits for ever
+            if calls is None:
+                calls, self._calls = self._calls.values(), {}
+            for call in calls:
+                self._desk.refused(call, error)
 
     def _next(self) -> list[Call]:
         with self._lock:
@@ -190,16 +197,14 @@ class Dispatch:
     async def _follow(self, topic: str, seq: int | None) -> None:
         """Hear of all calls that have not ended, from `seq` on; None is after a look at how they are now."""
         try:
-            if seq is None:  # the follower before this one is gone: nobody has heard what happened since
-                seq = await self._look()
-            async with aclosing(self._client.transport.events([topic], seq)) as events:
-                async for batch in events:
-                    if any(event.kind == "reset" for event in batch):
-                        await self._look()
-                    self._take(batch)
-        except Exception as error:  # as in `_try`
-            calls, self._calls = self._calls, {}
-            self._refuse(calls.values(), error)
+            with self._telling():
+                if seq is None:  # the follower before this one is gone: nobody has heard what happened since
+                    seq = await self._look()
+                async with aclosing(self._client.transport.events([topic], seq)) as events:
+                    async for batch in events:
+                        if any(event.kind == "reset" for event in batch):
+                            await self._look()
+                        self._take(batch)
         finally:
             if self._follower is asyncio.current_task():
                 self._follower = None
@@ -212,7 +217,7 @@ class Dispatch:
         for job_id in set(asked).difference(job.id for job in jobs):
             call = self._calls.pop(job_id, None)
             if call is not None:
-                self._refuse([call], JobNotFound(f"The server does not know job {job_id} any more."))
+                self._desk.refused(call, JobNotFound(f"The server does not know job {job_id} any more."))
         return seq
 
     def _take(self, events: list[Event]) -> None:
@@ -244,12 +249,9 @@ class Dispatch:
                 self._desk.started(call)
 
     async def _fetch(self, call: Call, job: Job) -> None:
-        try:
+        with self._telling([call]):
             async with self._room:
                 data = await self._client.read(f"jobs/{job.id}/result")
-        except Exception as error:  # as in `_try`
-            self._refuse([call], error)
-        else:
             self._desk.ended(call, job, data)
 
     async def cancel(self, calls: list[Call]) -> list[bool]:

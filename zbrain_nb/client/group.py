@@ -10,12 +10,13 @@ import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import anyio
 import anyio.to_thread
 
 from zbrain_nb.client.handle import JobHandle, error_of, unkept
+from zbrain_nb.client.viewed import Viewed
 from zbrain_nb.client.watching import outlast
 from zbrain_nb.model.errors import UsageError, ZBrainError
 from zbrain_nb.model.job import PRIVATE_TAG, Job, JobState
@@ -31,20 +32,7 @@ PLACE_TAG = f"{PRIVATE_TAG}place"
 SMALL_BYTES = 16 * 1024
 
 
-class GroupPresenter(Protocol):
-    """How a notebook shows a group; set by `zbrain_nb.notebook`, for this room knows no notebook."""
-
-    def bundle(self, group: JobGroup) -> dict[str, Any]:
-        """Return the display bundle."""
-
-    def display(self, group: JobGroup) -> None:
-        """Show the live view."""
-
-    def widget(self, group: JobGroup) -> Any:
-        """Return the view as a widget."""
-
-
-class JobGroup(Sequence[JobHandle]):
+class JobGroup(Viewed, Sequence[JobHandle]):
     """Many jobs as their submitter holds them, in the order of their submit.
 
     Parameters
@@ -54,8 +42,6 @@ class JobGroup(Sequence[JobHandle]):
     handles : iterable of JobHandle
         The jobs.
     """
-
-    presenter: ClassVar[GroupPresenter | None] = None
 
     def __init__(self, client: Client, handles: Iterable[JobHandle]) -> None:
         self._client = client
@@ -101,11 +87,6 @@ class JobGroup(Sequence[JobHandle]):
             counts = self.last_counts()
         told = ", ".join(f"{number:,} {state}" for state, number in counts.items())
         return f"<zbrain group {self.name!r} of {len(self):,}{': ' if told else ''}{told}>"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        if self.presenter is None:
-            return {"text/plain": repr(self)}
-        return self.presenter.bundle(self)
 
     def refresh(self) -> JobGroup:
         """Look at the server again, in one request; returns itself."""
@@ -290,31 +271,6 @@ class JobGroup(Sequence[JobHandle]):
         """Put a job in the place of the one that it repeats, if that is here; return whether it stands here now."""
         self._handles = [again if handle.id == again.job.retry_of else handle for handle in self._handles]
         return again in self._handles
-
-    def display(self) -> None:
-        """Show one live view of all here.
-
-        Raises
-        ------
-        ZBrainError
-            If this is no notebook.
-        """
-        self._presenter().display(self)
-
-    def widget(self) -> Any:
-        """Return the live view as an ipywidget.
-
-        Raises
-        ------
-        ZBrainError
-            If this is no notebook.
-        """
-        return self._presenter().widget(self)
-
-    def _presenter(self) -> GroupPresenter:
-        if self.presenter is None:
-            raise ZBrainError("Views need a notebook.", "Run `%load_ext zbrain_nb` in one.")
-        return self.presenter
 
 
 def _value(job: Job, data: dict[str, bytes]) -> Any:

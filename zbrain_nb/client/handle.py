@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
 from zbrain_nb.client.artifacts import Artifact, Artifacts
+from zbrain_nb.client.viewed import Viewed
 from zbrain_nb.client.watching import outlast
 from zbrain_nb.model.errors import JobCanceledError, JobFailedError, NotFound, ValueNotKept, ZBrainError
 from zbrain_nb.model.events import LogEntry
@@ -21,20 +22,7 @@ if TYPE_CHECKING:
     from zbrain_nb.client.client import Client
 
 
-class Presenter(Protocol):
-    """How a notebook shows a job; set by `zbrain_nb.notebook`, for this room knows no notebook."""
-
-    def bundle(self, handle: JobHandle) -> dict[str, Any]:
-        """Return the display bundle."""
-
-    def display(self, handle: JobHandle) -> None:
-        """Show the live view."""
-
-    def widget(self, handle: JobHandle) -> Any:
-        """Return the view as a widget."""
-
-
-class JobHandle:
+class JobHandle(Viewed):
     """A job as its submitter holds it.
 
     Parameters
@@ -47,8 +35,6 @@ class JobHandle:
         Whether nothing ran: it is an earlier job that did the same (``--cache``).
     """
 
-    presenter: ClassVar[Presenter | None] = None
-
     def __init__(self, client: Client, job: Job, *, cached: bool = False) -> None:
         self._client = client
         self._job = job
@@ -57,6 +43,8 @@ class JobHandle:
         self._watch: asyncio.Task[Job] | None = None
         #: The variables that went along with the job and their sizes, in words; the view says them.
         self.shipped = ""
+        #: Another job of the same cell that went on when this one was submitted; the view offers to cancel it.
+        self.earlier: JobHandle | None = None
         #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
         self.before_return: list[Callable[[], None]] = []
         #: Called with the new handle by `repeated_by`; the magic moves ``--out`` names to it.
@@ -96,11 +84,6 @@ class JobHandle:
 
     def __repr__(self) -> str:
         return f"<zbrain job {self.name!r} {self._job.id}>"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        if self.presenter is None:
-            return {"text/plain": repr(self)}
-        return self.presenter.bundle(self)
 
     def refresh(self) -> JobHandle:
         """Look at the server again; returns itself."""
@@ -300,31 +283,6 @@ class JobHandle:
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(outlast(self._client.asynchronous.wait, self.id))
         return await asyncio.shield(self._watch)
-
-    def display(self) -> None:
-        """Show the live view here.
-
-        Raises
-        ------
-        ZBrainError
-            If this is no notebook.
-        """
-        self._presenter().display(self)
-
-    def widget(self) -> Any:
-        """Return the live view as an ipywidget.
-
-        Raises
-        ------
-        ZBrainError
-            If this is no notebook.
-        """
-        return self._presenter().widget(self)
-
-    def _presenter(self) -> Presenter:
-        if self.presenter is None:
-            raise ZBrainError("Views need a notebook.", "Run `%load_ext zbrain_nb` in one.")
-        return self.presenter
 
 
 def error_of(job: Job) -> ZBrainError | None:

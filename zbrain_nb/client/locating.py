@@ -22,7 +22,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """A server's root (ending in ``/``), the token that opens it, and how it was found.
 
     If it serves a data directory of this account on this machine, `artifacts` is its artifact store's folder, and
-    `lock` the file that process `pid` holds while it lives.
+    `lock` the file that process `pid` holds while it lives. A server whose public `key` is known is told nothing before
+    it has proved that it has it (see `zbrain_nb.model.proving`).
     """
 
     url: str
@@ -31,6 +32,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     artifacts: str = ""
     lock: str = ""
     pid: int = 0
+    key: str = ""
 
     @property
     def has_ended(self) -> bool:
@@ -89,7 +91,8 @@ def search(settings: Settings, url: str | None = None, token: str | None = None)
         if owner is not None and settings.token == owner.token:
             yield Finding("ZBRAIN_URL", f"{settings.url}, whose host answers directly", direct(data, owner))
         else:
-            yield Finding("ZBRAIN_URL", settings.url, Endpoint(_root(settings.url), settings.token or "", "ZBRAIN_URL"))
+            endpoint = Endpoint(_root(settings.url), settings.token or "", "ZBRAIN_URL", key=settings.server_key)
+            yield Finding("ZBRAIN_URL", settings.url, endpoint)
         return
     if owner is not None:
         yield Finding("owner file", f"{data.owner_file}: {owner.url}", direct(data, owner))

@@ -59,7 +59,11 @@ def elapsed(job: Job) -> str:
     """Return how long a job has run, or ran, such as ``1:02:03``; empty if it has not started."""
     if job.started_at is None:
         return ""
-    seconds = ((job.finished_at or dt.datetime.now(dt.UTC)) - job.started_at).total_seconds()
+    return span(((job.finished_at or dt.datetime.now(dt.UTC)) - job.started_at).total_seconds())
+
+
+def span(seconds: float) -> str:
+    """Return how long something took, such as ``1:02:03`` or ``4.2 s``."""
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import msgspec
 
 from zbrain_nb.client.locating import Endpoint, Locator
+from zbrain_nb.client.proving import proven_socket, proving
 from zbrain_nb.model.errors import (
     BlobMismatch,
+    Forbidden,
     OverQuota,
     ServerUnreachable,
     Unauthorized,
@@ -20,7 +22,10 @@ from zbrain_nb.model.errors import (
     ZBrainError,
     error_from_json,
 )
-from zbrain_nb.model.events import Event
+from zbrain_nb.model.events import Event, SocketEnd
+
+if TYPE_CHECKING:
+    import websockets
 
 T = TypeVar("T")
 PATIENCE_SECS = 30.0
@@ -130,6 +135,7 @@ class Transport:
                     headers=_authorization(endpoint) | (headers or {}),
                     content=content,
                     timeout=httpx.Timeout(timeout, connect=CONNECT_SECS, write=WRITE_SECS),
+                    extensions=proving(endpoint),
                     **options,
                 )
                 if answer.status_code in expect:
@@ -183,7 +189,11 @@ class Transport:
             headers = _authorization(endpoint) | ({"Range": f"bytes={at}-"} if at else {})
             try:
                 async with self._client().stream(
-                    "GET", f"{endpoint.api}{path}", headers=headers, timeout=httpx.Timeout(60, connect=CONNECT_SECS)
+                    "GET",
+                    f"{endpoint.api}{path}",
+                    headers=headers,
+                    timeout=httpx.Timeout(60, connect=CONNECT_SECS),
+                    extensions=proving(endpoint),
                 ) as answer:
                     if answer.status_code not in (200, 206):
                         await answer.aread()
@@ -229,6 +239,10 @@ class Transport:
         ------
         ServerUnreachable
             If the server stays away.
+        Unauthorized
+            If the token is good no more, and no other is found.
+        Forbidden
+            If who follows is no member any more of an org of which they follow something.
         """
         import websockets
         from websockets.asyncio.client import connect as ws_connect  # half of what a short command would import
@@ -247,6 +261,7 @@ class Transport:
                     open_timeout=CONNECT_SECS,
                     compression=None,
                     proxy=None,
+                    sock=await proven_socket(endpoint),
                 ) as socket:
                     lost_at, pause = None, FIRST_PAUSE_SECS
                     if beats:
@@ -261,6 +276,10 @@ class Transport:
                 status = failure.response.status_code
                 error = error_from_json(_decoded(failure.response.body or b""), status)
                 if not isinstance(error, (Unauthorized, OverQuota, Unavailable, ServerUnreachable)):
+                    raise error from failure
+            except websockets.ConnectionClosed as failure:
+                error = _closed(endpoint, failure)
+                if isinstance(error, Forbidden):
                     raise error from failure
             except (OSError, TimeoutError, websockets.WebSocketException) as failure:
                 error = _unreachable(endpoint, failure)
@@ -293,6 +312,15 @@ def _unreachable(endpoint: Endpoint, failure: Exception) -> ServerUnreachable:
         f"No zbrain server answers at {endpoint.url} ({why}).",
         "Start it, or unset ZBRAIN_URL; `zbrain doctor` shows where it was looked for.",
     )
+
+
+def _closed(endpoint: Endpoint, failure: websockets.ConnectionClosed) -> ZBrainError:
+    """Return what the server meant that closed a socket of events."""
+    kinds = {SocketEnd.UNKNOWN_CALLER: Unauthorized, SocketEnd.NO_MEMBER: Forbidden}
+    said = failure.rcvd
+    if said is None or said.code not in kinds:
+        return _unreachable(endpoint, failure)
+    return kinds[SocketEnd(said.code)](said.reason)
 
 
 def _body(answer: httpx.Response) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 
 from zbrain_nb.client.printing import printable
@@ -36,7 +37,7 @@ def worker_row(info: WorkerInfo, now: float | None = None) -> tuple[str, ...]:
         f"{health.load:.1f}" if health is not None and health.load is not None else "",
         format_kib(health.disk_free_bytes / 1024) if health is not None and health.disk_free_bytes is not None else "",
         f"{heard:.0f} s ago",
-        worker_remark(info),
+        " ".join(filter(None, (worker_remark(info), culling_remark(info, now)))),
     )
     return tuple(map(printable, texts))
 
@@ -53,6 +54,30 @@ def worker_remark(info: WorkerInfo) -> str:
     health = info.health
     trouble = "" if health is None else health.problem or (health.last_error and f"Last trouble: {health.last_error}")
     return " ".join(text for text in (said, trouble) if text)
+
+
+def culling_remark(info: WorkerInfo, now: float | None = None) -> str:
+    """Return how long the worker's jobs keep the person's server beside it from being culled; empty if none runs.
+
+    Parameters
+    ----------
+    info : WorkerInfo
+        As the queue lists it.
+    now : float, optional
+        Seconds since the epoch; None is the present.
+    """
+    culling = info.health.culling if info.health is not None else None
+    if culling is None or not info.running:
+        return ""
+    now = time.time() if now is None else now
+    if not culling.cap_secs:
+        return "Running jobs do not keep the server beside it from being culled (keep_server_hours is 0)."
+    if not culling.is_over(now):
+        until = dt.datetime.fromtimestamp(culling.kept_until).strftime("%a %H:%M")
+        return f"Running jobs keep the server beside it from being culled until {until}."
+    minutes = (now - culling.active_at) / 60
+    idle = f"{minutes / 60:.0f} h" if minutes > 120 else f"{minutes:.0f} min"
+    return f"The server beside it may be culled while jobs run: nobody did anything there for {idle}."
 
 
 def _resources(free: Resources, offered: Resources) -> str:

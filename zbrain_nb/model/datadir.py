@@ -14,7 +14,8 @@
     webhooks.json          how far webhooks were told (the host alone writes it)
     worker/                the local worker's folder: its lock, spools, sockets
     hub-worker/            on JupyterHub, in a user's home: the folder of the user's own worker, and in it
-                           hub.json: url of the Hub's service, and a token for it (mode 0600)
+                           hub.json: url and key of the Hub's service, and a token for it (mode 0600), and
+                           culling.json: how long jobs keep that server from being culled
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ PROBE_PAUSE_SECS = 0.002
 
 
 class Upstream(msgspec.Struct):
-    """Where a queue is served, and content of ``hub.json``.
+    """Where a queue is served.
 
     Attributes
     ----------
@@ -54,6 +55,18 @@ class Upstream(msgspec.Struct):
 
     url: str
     token: str
+
+
+class HubUpstream(Upstream):
+    """Content of ``hub.json``.
+
+    Attributes
+    ----------
+    key : str
+        The service's public key, by which it proves itself; empty if it is not known.
+    """
+
+    key: str = ""
 
 
 class Owner(Upstream):
@@ -162,7 +175,7 @@ class DataDir:
 
     def write_owner(self, owner: Owner) -> None:
         """Publish who serves, in one step, readable by this account only."""
-        _publish(self.owner_file, owner)
+        publish(self.owner_file, owner)
 
     def hub_worker(self, server: str = "") -> Path:
         """Return the folder of a user's worker beside a server of JupyterHub; each named server has its own."""
@@ -170,21 +183,22 @@ class DataDir:
         return self.root / name
 
 
-def write_upstream(folder: Path, upstream: Upstream) -> None:
+def write_upstream(folder: Path, upstream: HubUpstream) -> None:
     """Publish to the worker on `folder` where the Hub's service is, in one step, readable by this account only."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _publish(folder / HUB_FILE, upstream)
+    publish(folder / HUB_FILE, upstream)
 
 
-def read_upstream(folder: Path) -> Upstream | None:
+def read_upstream(folder: Path) -> HubUpstream | None:
     """Return the Hub's service and a token for it, or None if no server of the user has named it."""
     try:
-        return msgspec.json.decode(_read_own(folder / HUB_FILE), type=Upstream)
+        return msgspec.json.decode(_read_own(folder / HUB_FILE), type=HubUpstream)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
 
-def _publish(file: Path, content: Upstream) -> None:
+def publish(file: Path, content: msgspec.Struct) -> None:
+    """Write `content` to a file in one step, readable by this account only."""
     fresh = file.with_suffix(f".{os.getpid()}")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -34,7 +34,7 @@ _SHOWS_CREDENTIAL = re.compile(
     r"\b(gh[pousr]_|github_pat_|glpat-|hf_|xox[abeprs]-|sk-|AKIA|ASIA)[0-9A-Za-z_-]{16,}"
 )
 # Who clients of this process talk to, and as whom: nothing for those who serve.
-_OF_CLIENTS = frozenset({"ZBRAIN_TOKEN", "ZBRAIN_URL", SECRET_NAMES})
+_OF_CLIENTS = frozenset({"ZBRAIN_TOKEN", "ZBRAIN_URL", "ZBRAIN_SERVER_KEY", SECRET_NAMES})
 
 
 def travelling_environ(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

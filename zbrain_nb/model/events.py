@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import msgspec
 
 from zbrain_nb.model.job import JobArtifact, Variable
+
+
+class SocketEnd(IntEnum):
+    """Why the server closes a socket of events (RFC 6455, section 7.4; those from 4000 on are our own).
+
+    The first two mean that the same may be asked for again, the others that it will be refused.
+    """
+
+    GOING_AWAY = 1001
+    TRY_AGAIN_LATER = 1013
+    #: The token or login that opened it is good no more.
+    UNKNOWN_CALLER = 1008
+    #: Who opened it is no member any more of an org of which they followed something.
+    NO_MEMBER = 4403
 
 
 class LogStream(StrEnum):
@@ -169,7 +183,22 @@ class JobProgress(WorkerEvent, tag="progress", frozen=True):
     progress: Any = None
 
 
-class JobCompleted(WorkerEvent, tag="completed", frozen=True):
+class WorkerEnding(WorkerEvent, frozen=True, kw_only=True):
+    """How an attempt ended.
+
+    Attributes
+    ----------
+    peak_memory_mb : float or None
+        The most memory that its processes were seen to take, in MiB; None if nobody has seen it.
+    cpu_secs : float or None
+        CPU time of all its processes; None if nobody has counted it.
+    """
+
+    peak_memory_mb: float | None = None
+    cpu_secs: float | None = None
+
+
+class JobCompleted(WorkerEnding, tag="completed", frozen=True):
     """The attempt succeeded; `artifacts` holds `JobArtifact` (stored before) or `WorkerArtifact` (in process).
 
     `reason` says why there is no `result`, if there is one that could not be kept.
@@ -183,7 +212,7 @@ class JobCompleted(WorkerEvent, tag="completed", frozen=True):
     reason: str | None = None
 
 
-class JobFailed(WorkerEvent, tag="failed", frozen=True):
+class JobFailed(WorkerEnding, tag="failed", frozen=True):
     """The attempt failed; with `lost`, it vanished with all its processes; with `unstarted`, these never ran.
 
     With `returned` as well, a worker that had leased it ahead gives it back to be run elsewhere: that is no loss.
@@ -202,7 +231,7 @@ class JobFailed(WorkerEvent, tag="failed", frozen=True):
     final: bool = False
 
 
-class JobCanceled(WorkerEvent, tag="canceled", frozen=True):
+class JobCanceled(WorkerEnding, tag="canceled", frozen=True):
     """The attempt was canceled and its processes are gone."""
 
     reason: str | None = None

@@ -328,6 +328,11 @@ class Job(msgspec.Struct, kw_only=False, gc=False):
         Who runs or ran the current attempt.
     exit_code : int or None
         Of the last attempt's process; negative is a signal.
+    peak_memory_mb : float or None
+        The most memory that the processes of the last attempt were seen to take, in MiB; None while it runs, or if
+        nobody has seen it.
+    cpu_secs : float or None
+        CPU time of all processes of the last attempt; None while it runs, or if nobody has counted it.
     error : dict or None
         ``ename``, ``evalue`` and ``traceback`` (list of str) of the failure.
     output : object
@@ -355,6 +360,8 @@ class Job(msgspec.Struct, kw_only=False, gc=False):
     finished_at: dt.datetime | None = None
     worker_id: str | None = None
     exit_code: int | None = None
+    peak_memory_mb: float | None = None
+    cpu_secs: float | None = None
     error: dict[str, Any] | None = None
     output: Any = None
     result: JobArtifact | None = None

@@ -17,6 +17,7 @@ import msgspec
 
 from zbrain_nb.model.access import Role
 from zbrain_nb.model.checks import check_number, check_org_id, check_text, check_texts
+from zbrain_nb.model.culling import Culling
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.events import AnyWorkerEvent
 from zbrain_nb.model.job import Job, Resources
@@ -27,6 +28,8 @@ OFFSET_HEADER = "Upload-Offset"
 LENGTH_HEADER = "Upload-Length"
 #: Of a submit: the values of the secrets that its specs name, sealed for the host's key (``GET health``).
 SECRETS_HEADER = "ZBrain-Secrets"
+#: From Jupyter's relay, with the data directory's own token: whose login that is lent to, percent-encoded.
+LOGIN_HEADER = "ZBrain-Login"
 MAX_PID = 2**31 - 1
 MAX_SLOTS = 1_000_000
 #: The longest that a lease request may ask to be held open.
@@ -71,6 +74,8 @@ class Health(msgspec.Struct, kw_only=True):
         Free on the disk where its jobs run.
     last_error : str
         What went wrong last at running jobs, if anything did.
+    culling : Culling or None
+        Of a worker beside a person's own server on JupyterHub: how long running jobs keep that from being culled.
     """
 
     problem: str = ""
@@ -78,6 +83,7 @@ class Health(msgspec.Struct, kw_only=True):
     load: float | None = None
     disk_free_bytes: int | None = None
     last_error: str = ""
+    culling: Culling | None = None
 
 
 def check_health(health: Health) -> None:
@@ -94,6 +100,9 @@ def check_health(health: Health) -> None:
         check_number("health.load", health.load, low=0, high=MAX_SLOTS)
     if health.disk_free_bytes is not None:
         check_number("health.disk_free_bytes", health.disk_free_bytes, low=0, high=2**63 - 1, whole=True)
+    if health.culling is not None:
+        for name in ("active_at", "cap_secs"):
+            check_number(f"health.culling.{name}", getattr(health.culling, name), low=0, high=MAX_TIME)
 
 
 class WorkerInfo(msgspec.Struct, kw_only=True):
@@ -119,7 +128,10 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
         Takes jobs of this org only.
     isolates : bool
         Whether it runs each person's jobs under an account or in a container of their own, so that they cannot reach
-        those of others. Only such a worker gets jobs of several people, unless it is of who holds the data directory.
+        those of others. Only such a worker gets jobs of several people.
+    runs_others : bool
+        Whether it runs the jobs of everybody in its one account nevertheless, which opens to each of them all that
+        this account can read. It counts only of who holds the data directory.
     is_shared : bool
         Registered with a token that is for the jobs of several people; set by the queue.
     owner, orgs : str and list of str, or None
@@ -156,6 +168,7 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
     folder: str | None = None
     org_id: str | None = None
     isolates: bool = False
+    runs_others: bool = False
     is_shared: bool = False
     owner: str | None = None
     orgs: list[str] | None = None

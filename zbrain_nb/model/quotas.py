@@ -26,7 +26,7 @@ class Quota(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
         Followers of events at once: each open view holds one. More are refused.
     stored_bytes : int or None
         Bytes of files that were sent or that jobs left, each file once for its owner. More are refused to who sends
-        them; what a running job leaves is kept nevertheless.
+        them; what running jobs leave may be as many again.
     """
 
     running: Amount | None = None

@@ -60,6 +60,26 @@ class SealingKey:
                 "The secrets were not sealed for this host.", "Ask `GET health` for its key, and seal them anew."
             ) from error
 
+    def prove(self, challenge: str) -> str:
+        """Return what shows who sent `challenge`, a fresh public key, that one has this key (see `model.proving`).
+
+        Raises
+        ------
+        Malformed
+            If it is no public key.
+        """
+        try:
+            sender = base64.b64decode(challenge, validate=True)
+            shared = self._key.exchange(X25519PublicKey.from_public_bytes(sender))
+        except ValueError as error:
+            raise Malformed("This is no key to prove anything to.") from error
+        return proof_of(shared, sender, self._own)
+
+
+def proof_of(shared: bytes, sender: bytes, receiver: bytes) -> str:
+    """Return what the owners of two keys alone can say: nothing that was sealed can be opened with it."""
+    return _derive(shared, b"proof of a key" + sender + receiver).hex()
+
 
 def seal(public: str, values: Mapping[str, str]) -> str:
     """Return values so that only who has the private key of `public` can read them.

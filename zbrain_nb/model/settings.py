@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZWORKER_MODE``: which kind of worker the host supervises, one of `WORKER_MODES`.
     worker_concurrency : int
         ``ZWORKER_CONCURRENCY``: how many jobs it runs at once.
+    worker_runs_others : bool
+        ``ZWORKER_RUNS_OTHERS``: whether a worker with the data directory's token runs the jobs of everybody in its
+        account; without it the jobs of its owner alone.
     worker_temp_dir : str or None
         ``ZWORKER_TEMP_DIR``: where jobs without a ``cwd`` run.
     default_org_id : str
@@ -87,6 +90,8 @@ class Settings(msgspec.Struct, kw_only=True):
         may use.
     url, token : str or None
         ``ZBRAIN_URL``, ``ZBRAIN_TOKEN``: a server's root and its token, for clients.
+    server_key : str
+        ``ZBRAIN_SERVER_KEY``: set in jobs on JupyterHub; the public key of the server at ``ZBRAIN_URL``.
     host_data : str or None
         ``ZBRAIN_HOST_DATA``: set in jobs whose host serves a data directory of this machine; its owner file says where
         that is, also after a restart.
@@ -98,6 +103,8 @@ class Settings(msgspec.Struct, kw_only=True):
         ``ZBRAIN_LOG_TRANSITIONS``: whether the host's log has a line for each change of a job's state.
     hub_url : str or None
         ``ZBRAIN_HUB_URL``: root of the Hub's zbrain service, to which a user's own Jupyter server relays.
+    hub_key : str
+        ``ZBRAIN_HUB_KEY``: public key of that service, by which it proves itself before it is told a token.
     hub_token, hub_user, hub_server : str or None
         ``JUPYTERHUB_API_TOKEN``, ``JUPYTERHUB_USER``, ``JUPYTERHUB_SERVER_NAME``: set by the Hub for the server of a
         user; the last is None for the one without a name.
@@ -119,16 +126,19 @@ class Settings(msgspec.Struct, kw_only=True):
     default_timeout_secs: float = 300.0
     worker_mode: str = "local"
     worker_concurrency: int = 4
+    worker_runs_others: bool = False
     worker_temp_dir: str | None = None
     default_org_id: str = "default"
     quotas: Quotas = Quotas()
     url: str | None = None
     token: str | None = None
+    server_key: str = ""
     host_data: str | None = None
     warm_pool: bool = True
     wait: bool | None = None
     log_transitions: bool = False
     hub_url: str | None = None
+    hub_key: str = ""
     hub_token: str | None = None
     hub_user: str | None = None
     hub_server: str | None = None
@@ -161,16 +171,19 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         default_timeout_secs=number("ZBRAIN_DEFAULT_TIMEOUT", 300.0, low=0.001),
         worker_mode=number.choice("ZWORKER_MODE", WORKER_MODES),
         worker_concurrency=int(number("ZWORKER_CONCURRENCY", 4, low=1, whole=True)),
+        worker_runs_others=number.flag("ZWORKER_RUNS_OTHERS") or False,
         worker_temp_dir=_absolute(environ.get("ZWORKER_TEMP_DIR")),
         default_org_id=number.org("ZDEFAULT_ORG_ID", "default"),
         quotas=Quotas(org=_read_quota(number, ""), owner=_read_quota(number, "_PER_OWNER")),
         url=environ.get("ZBRAIN_URL") or None,
         token=environ.get("ZBRAIN_TOKEN") or None,
+        server_key=environ.get("ZBRAIN_SERVER_KEY", ""),
         host_data=environ.get("ZBRAIN_HOST_DATA") or None,
         warm_pool=number.flag("ZBRAIN_WARM_POOL") is not False,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
         hub_url=number.url("ZBRAIN_HUB_URL"),
+        hub_key=environ.get("ZBRAIN_HUB_KEY", ""),
         hub_token=environ.get("JUPYTERHUB_API_TOKEN") or None,
         hub_user=environ.get("JUPYTERHUB_USER") or None,
         hub_server=environ.get("JUPYTERHUB_SERVER_NAME") or None,

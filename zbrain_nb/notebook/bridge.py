@@ -5,7 +5,8 @@ client of this kernel asks the server in its place. `view/kernel.js` is the othe
 is a server like any other, so that they keep their state, and nothing of it is held here. Only the routes that views
 use are open. It must not block where messages arrive, which is the thread that runs cells.
 
-A message of a page has ``page`` (which one it is), ``id`` (of its request) and ``method``: ``GET`` and ``POST`` ask,
+A message of a page has ``page`` (which one it is), ``id`` (of its request) and ``method``: ``GET`` and ``POST`` ask
+(the latter with the ``key`` that goes into the header ``Idempotency-Key``, if it has one),
 ``EVENTS`` follows, ``DROP`` takes back what is no ``POST``, ``HERE`` says that the page is still there, and with an
 ``id`` that it still waits for that answer, which the front end may have dropped. What comes back has ``page``, ``id``,
 ``status``, the server's ``date``, ``part``, which counts what was sent for this id, and ``more``: whether the rest
@@ -156,14 +157,15 @@ class Bridge:
             elif _FILE.match(route):
                 await self._read(key, path, message.get("first"))
             else:
-                await self._ask(key, method, path, message.get("body"))
+                await self._ask(key, method, path, message.get("body"), message.get("key"))
         except ZBrainError as error:
             await self._give(key, msgspec.json.encode(error.as_json()), status=error.status)
 
-    async def _ask(self, key: tuple[str, int], method: str, path: str, body: Any) -> None:
+    async def _ask(self, key: tuple[str, int], method: str, path: str, body: Any, once: str | None) -> None:
         content = None if body is None else msgspec.json.encode(body)
+        headers = {"Idempotency-Key": once} if once else {}
         answer = await self._client().asynchronous.transport.request(
-            method, path, content=content, repeatable=method == "GET"
+            method, path, content=content, headers=headers, repeatable=method == "GET" or once is not None
         )
         await self._give(key, answer.content, date=answer.headers.get("Date"))
 

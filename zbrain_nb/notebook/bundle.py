@@ -18,6 +18,7 @@ import msgspec
 
 from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.job import Job
+from zbrain_nb.model.sizes import format_kib
 
 MIME_TYPE = "application/vnd.zbrain.job+json"
 VERSION = 1
@@ -40,6 +41,8 @@ _JOB_FIELDS = (
     "finished_at",
     "worker_id",
     "exit_code",
+    "peak_memory_mb",
+    "cpu_secs",
     "error",
     "output",
     "variables",
@@ -161,8 +164,14 @@ def _facts(job: Job) -> list[str]:
     facts = []
     if job.started_at and job.finished_at:
         facts.append(f"ran {dt.timedelta(seconds=round((job.finished_at - job.started_at).total_seconds()))}")
+    if job.peak_memory_mb:
+        facts.append(f"peak memory {format_kib(job.peak_memory_mb * 1024)}")
+    if job.cpu_secs:
+        facts.append(f"CPU time {dt.timedelta(seconds=round(job.cpu_secs))}")
     if job.finished_at:
         facts.append(f"ended {job.finished_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC")
+    elif not job.state.ended:
+        facts.append(f"when this was written, {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC")
     if job.exit_code is not None:
         facts.append(f"exit code {job.exit_code}")
     facts += [f"kept {variable.name}" for variable in job.variables]

@@ -30,7 +30,7 @@ _FIELDS = ("id", "state", "created_at", "started_at", "finished_at", "reason", "
 
 
 class GroupView:
-    """The presenter of groups in a notebook (see `zbrain_nb.client.group.GroupPresenter`)."""
+    """The presenter of groups in a notebook (see `zbrain_nb.client.viewed.Presenter`)."""
 
     def bundle(self, group: JobGroup) -> dict[str, Any]:
         """Return the display bundle of the group as it stands."""

@@ -196,7 +196,7 @@ class ZBrainMagics(Magics):
         """
         tags = self._tags(options) | {GROUP_TAG: uuid.uuid4().hex}
         tags[PRINT_TAG] = self._print_of(spec, shipment, tags, repr(options.grid), options.max_parallel)
-        if (same := self._same(tags, options)) is not None:
+        if (same := self._active(tags, options)[0]) is not None:
             return find_group(self.client, same.job.spec.tags[GROUP_TAG])
         digest, apart = self.client.call(self.client.asynchronous.put_parcel, shipment.parcel)
         more = {"inputs": {"cell": digest, **apart}, **parallel_fields(options.max_parallel, "grid")}
@@ -231,7 +231,8 @@ class ZBrainMagics(Magics):
         """Return the active job that does the very same, or one that did (with ``--cache``), or submit."""
         tags = self._tags(options)
         tags[PRINT_TAG] = self._print_of(spec, shipment, tags)
-        if (same := self._same(tags, options)) is not None:
+        same, earlier = self._active(tags, options)
+        if same is not None:
             return same
         if options.cache:
             imported = imports_of(parse_cell(self.shell, spec.code)) if shipment and spec.code else ()
@@ -243,6 +244,7 @@ class ZBrainMagics(Magics):
             digest, apart = self.client.call(self.client.asynchronous.put_parcel, shipment.parcel)
             spec = msgspec.structs.replace(spec, inputs={"cell": digest, **apart})
         handle = self.client.submit_many([spec])[0]
+        handle.earlier = earlier
         if shipment is not None:
             handle.shipped = shipment.said
         self.desk.runs.add(handle)
@@ -267,18 +269,21 @@ class ZBrainMagics(Magics):
         fingerprint = shipment.fingerprint if shipment else ""
         return print_of(tags[NOTEBOOK_TAG], tags.get(CELL_TAG, ""), said, fingerprint, *map(str, more))
 
-    def _same(self, tags: dict[str, str], options: CellOptions) -> JobHandle | None:
-        """Return an active job that does the very same, and say so; say it too if another of the cell is active."""
+    def _active(self, tags: dict[str, str], options: CellOptions) -> tuple[JobHandle | None, JobHandle | None]:
+        """Return an active job that does the very same, or else another of the cell that is active; say so."""
         if options.new:
-            return None
+            return None, None
         runs = self.desk.runs
-        same = runs.same(tags[PRINT_TAG])
-        if same is not None:
+        if (same := runs.same(tags[PRINT_TAG])) is not None:
             sys.stdout.write(f"zbrain: attached to {printable(same.name)}, which runs already (--new: another).\n")
-        elif (old := runs.earlier(tags.get(CELL_TAG))) is not None:
+            tag = NOTIFY_GROUP_TAG if options.grid else NOTIFY_TAG
+            if options.notify_after is not None and tags[tag] != same.job.spec.tags.get(tag):
+                sys.stdout.write("zbrain: --notify-after is as it was when the job was submitted.\n")
+            return same, None
+        if (old := runs.earlier(tags.get(CELL_TAG))) is not None:
             still = f"zbrain: an earlier {printable(old.name)} of this cell is still {old.job.state}"
             sys.stdout.write(f"{still}; `%zbrain cancel {old.id[:ID_CHARS]}` ends it.\n")
-        return same
+        return None, old
 
     def _job_id(self, text: str) -> str:
         return self.desk.job(text).id

@@ -26,7 +26,7 @@ WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 
 
 class NotebookPresenter:
-    """The presenter of handles in a notebook (see `zbrain_nb.client.handle.Presenter`)."""
+    """The presenter of handles in a notebook (see `zbrain_nb.client.viewed.Presenter`)."""
 
     def bundle(self, handle: JobHandle) -> dict[str, Any]:
         """Return the display bundle of the job as it stands; an ended one comes with its outputs and log's end."""
@@ -40,6 +40,8 @@ class NotebookPresenter:
         log, outputs = (tail(handle), handle.outputs) if ended else ((), ())
         bundle = mime_bundle(job, log_tail=log, outputs=outputs, cached=handle.cached)
         bundle[MIME_TYPE]["shipped"] = handle.shipped
+        if handle.earlier is not None and not ended:
+            bundle[MIME_TYPE]["earlier"] = handle.earlier.id
         if outputs:  # whose eyes they are for, by the server: those of others are shown in a frame of no origin
             bundle[MIME_TYPE]["viewer"] = handle.client.call(handle.client.asynchronous.whoami).owner
         return bundle

@@ -9,7 +9,7 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import clear_output, publish_display_data
 
-from zbrain_nb.client.asynchronous import Update
+from zbrain_nb.client.following import Update
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.errors import Detached, JobFailedError, ZBrainError
 from zbrain_nb.model.events import LogStream

@@ -42,6 +42,10 @@ class Attempt(msgspec.Struct, kw_only=True):
         When it began and ended.
     exit_code : int or None
         Of its process.
+    peak_memory_mb : float or None
+        The most memory that its processes were seen to take, in MiB.
+    cpu_secs : float or None
+        CPU time of all its processes.
     reason : str or None
         Why it ended, in a sentence.
     """
@@ -52,6 +56,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     started_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
     exit_code: int | None = None
+    peak_memory_mb: float | None = None
+    cpu_secs: float | None = None
     reason: str | None = None
 
 
@@ -105,6 +111,7 @@ def attempts_of(steps: Iterable[attempts.Step]) -> list[Attempt]:
             one.state = "lost" if lost and step.kind != "job_canceled" else _ENDS[step.kind]
             one.finished_at = as_datetime(step.ts)
             one.exit_code = fields.get("exit_code")
+            one.peak_memory_mb, one.cpu_secs = fields.get("peak_memory_mb"), fields.get("cpu_secs")
             one.reason = fields.get("reason")
     return [found[number] for number in sorted(found)]
 
@@ -125,5 +132,7 @@ def last_attempt(job: Job) -> Attempt | None:
         started_at=job.started_at,
         finished_at=job.finished_at,
         exit_code=job.exit_code,
+        peak_memory_mb=job.peak_memory_mb,
+        cpu_secs=job.cpu_secs,
         reason=job.reason,
     )

@@ -2,7 +2,8 @@
 
 A worker runs jobs in one account unless it says that it isolates them. In one account everybody's jobs could read and
 change each other, so such a worker has jobs of one person alone: of whom its token names, else of its token's owner.
-Who holds the data directory is every worker's master, and is asked nothing.
+That holds for the host's own worker too: in the account of who holds the data directory lies the token that opens all
+of it. Only they may say that it runs the jobs of others nevertheless.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ def binding_of(scope: Principal | None, info: WorkerInfo) -> WorkerBinding:
     if scope is None:
         return EVERY_JOB
     binding = scope.binding
-    if scope.is_holder or info.isolates or binding.owner is not None:
+    if info.isolates or binding.owner is not None or (scope.is_holder and info.runs_others):
         return binding
     return msgspec.structs.replace(binding, owner=scope.owner)
 
 
 def notice_of(info: WorkerInfo) -> str | None:
     """Return what to tell who started a worker that gets less than its token is for; None if there is nothing."""
-    if not info.is_shared or info.isolates:
+    if not info.is_shared or info.owner is None or not info.holder:  # who holds all has seldom jobs of others
         return None
     return (
         f"Its token is for jobs of several people, but it runs all in one account: it gets those of {info.owner} alone."
@@ -47,7 +48,7 @@ def notice_of(info: WorkerInfo) -> str | None:
 
 
 def refusal(kind: str, owner: str) -> str:
-    """Return why the jobs of somebody wait at a pool that would run them in the account of somebody else."""
+    """Return why the jobs of somebody wait at workers that would run them in the account of somebody else."""
     return (
         f"Waiting for a worker of kind {kind} for jobs of {owner}: those that are here run all jobs in one account and"
         f" refuse the jobs of other people. Start one with a token of `{_token_command(kind)} --jobs-of {owner}`."

@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Container, Iterable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Container, Iterable
 
 from zbrain_nb.model.access import Principal
+from zbrain_nb.model.errors import Unauthorized
 from zbrain_nb.model.events import JOB_ONLY
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue.notices import Notice
+from zbrain_nb.queue.past import Past
 from zbrain_nb.queue.quotas import QuotaBook, over_sockets
 from zbrain_nb.queue.subscription import Renew, Subscription
 from zbrain_nb.queue.turn import Fact
-from zbrain_nb.store.queries import StoredEvent
 
 #: What all live events that wait for subscribers may take together, an event counted for each of them.
 MAX_HELD_BYTES = 64 * 1024 * 1024
-
-
-class Past(Protocol):
-    """What a subscription asks about events that it did not hear."""
-
-    async def read(
-        self,
-        after: int,
-        upto: int,
-        job_ids: list[str] | None,
-        org_ids: list[str] | None,
-        limit: int,
-        seen: Collection[str] | None = None,
-    ) -> tuple[list[StoredEvent], int]:
-        """Return events in order, only of jobs of the orgs `seen`, and up to which number they are complete."""
-
-    def oldest(self) -> int:
-        """Return the first number from which on all events are kept; it grows before events are dropped."""
-
-    async def snapshot(self, job_ids: list[str], scope: Principal | None) -> list[dict[str, Any]]:
-        """Return jobs as they are now, as readers see them; unknown and unseen ones are left out."""
 
 
 class Bus:
@@ -166,10 +145,10 @@ class Bus:
             subscription.wake()
 
     def expel(self, is_out: Callable[[Principal], bool]) -> None:
-        """End the subscriptions of the principals that are out."""
+        """End the subscriptions of the principals that are out, and say so to them."""
         for subscription in self._everybody():
             if subscription.scope is not None and is_out(subscription.scope):
-                subscription.close()
+                subscription.close(Unauthorized("The token that opened this was revoked, or has expired."))
 
     def close(self) -> None:
         """End every subscription."""

@@ -18,6 +18,7 @@ from zbrain_nb.model.errors import (
 )
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.quotas import Quotas
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.bus import Bus
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
@@ -27,13 +28,14 @@ from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
 from zbrain_nb.queue.loading import Folder, load, restore_positions
 from zbrain_nb.queue.lograte import LogRates
-from zbrain_nb.queue.past import StoredPast
+from zbrain_nb.queue.past import Past
 from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.refill import Refill
 from zbrain_nb.queue.stored import StoredBytes
 from zbrain_nb.queue.taken import TakenEvents
 from zbrain_nb.queue.turn import Borrowed, Command, LookAgain, Turn
 from zbrain_nb.queue.watch import Watch
+from zbrain_nb.queue.withdrawals import MayRun, Withdrawals, anybody_may
 from zbrain_nb.queue.workers import WorkerDesk
 from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -65,16 +67,18 @@ class QueueCore:
         self.events = TakenEvents()
         #: Whether the values of a job's secrets are kept; only a host does that.
         self.holds_secrets: Callable[[str], bool] = lambda job_id: False
+        #: Whether the owner of a job may have it run by now; asked before somebody else's worker gets it.
+        self.may_run: MayRun = anybody_may
         self._clock = clock or Clock()
         self.quotas = QuotaBook(quotas or Quotas())
         self.stored = StoredBytes(self.quotas, self.artifacts, self.owner)
         self.grants = Grants(self.storage, self.artifacts, self.owner, self.stored)
         self._opening: asyncio.Lock | None = None
         self._is_open = False
-        self._cleanup: asyncio.Task[None] | None = None
+        self._cleanup = Background(self._clean_up)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._bus = Bus(StoredPast(self.storage, self.get), self.open, self.quotas)
+        self._bus = Bus(Past(self.storage, self.get), self.open, self.quotas)
         self._watch = Watch(self._bus)
         self._keys_since = 0.0
         self._set_up(lease_ttl_secs)
@@ -85,12 +89,16 @@ class QueueCore:
         self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
         self._commits.measure = self._watch.metrics.committed
         self._endings = Endings(self._index)
-        self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock)
+        self._withdrawals = Withdrawals(self._index, self._commits, self._endings, self._ask_whether_runs)
+        self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock, self._withdrawals)
         self._rates = LogRates(self.quotas, self._clock)
         self._intake = Intake(self._endings, self._desk.start, self._rates)
         self._folder = Folder(self.storage, self._index)
         self._refill = Refill(self.storage, self._index, self._serve)
         self._key_reader: asyncio.Task[None] | None = None
+
+    async def _ask_whether_runs(self, job: Job) -> bool:
+        return await self.may_run(job)
 
     # Opening and closing
 
@@ -136,10 +144,7 @@ class QueueCore:
                 await self._shut_down()
 
     async def _shut_down(self) -> None:
-        if self._cleanup is not None:
-            self._cleanup.cancel()
-            await asyncio.gather(self._cleanup, return_exceptions=True)
-            self._cleanup = None
+        await self._cleanup.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -277,8 +282,7 @@ class QueueCore:
 
     def start_lease_cleanup(self) -> None:
         """Expire leases in the background from now on; harmless when it runs already."""
-        if self._cleanup is None or self._cleanup.done():
-            self._cleanup = asyncio.get_running_loop().create_task(self._clean_up())
+        self._cleanup.start()
 
     async def _clean_up(self) -> None:
         await self.open()

@@ -47,13 +47,16 @@ class Endings:
         job = entry.job
         for name in ("output", "error"):
             check_depth(name, getattr(event, name, None))
+        used = {"peak_memory_mb": event.peak_memory_mb, "cpu_secs": event.cpu_secs}
         kept: dict[str, Any] = {"artifacts": event.artifacts, "variables": event.variables}
         if isinstance(event, JobFailed) and event.lost:
             never_ran = event.unstarted and entry.high == 0
             why = event.reason or "Its worker vanished."
             returned = never_ran and event.returned
-            return self._lose(turn, entry, why, worker_seq, never_ran=never_ran, returned=returned, kept=kept)
-        kept["exit_code"] = event.exit_code
+            return self._lose(
+                turn, entry, why, worker_seq, never_ran=never_ran, returned=returned, kept=kept, used=used
+            )
+        kept |= {"exit_code": event.exit_code, **used}
         if job.cancel_requested_at is not None or isinstance(event, JobCanceled):
             reason = event.reason if isinstance(event, JobCanceled) else None
             return self._cancel(turn, entry, reason, kept, worker_seq)
@@ -62,12 +65,23 @@ class Endings:
             return self._finish(turn, entry, "job_completed", JobState.SUCCEEDED, kept, worker_seq)
         return self._fail(turn, entry, event, kept, worker_seq)
 
-    def lose(self, turn: Turn, job_id: str, attempt: int, reason: str) -> bool:
-        """End an attempt whose lease ran out; return False if it is not the running one any more."""
-        entry = turn.entry(job_id)
-        if entry is None or entry.job.state is not JobState.RUNNING or entry.job.attempt != attempt:
+    def lose(self, turn: Turn, job_id: str, attempt: int, reason: str, *, returned: bool = False) -> bool:
+        """End an attempt whose worker has it no more; return False if it is not the running one any more.
+
+        One that is `returned` was handed to nobody, and is no loss.
+        """
+        entry = _running(turn, job_id, attempt)
+        if entry is None:
             return False
-        self._lose(turn, entry, reason, None)
+        self._lose(turn, entry, reason, None, never_ran=returned, returned=returned)
+        return True
+
+    def withdraw(self, turn: Turn, job_id: str, attempt: int, reason: str) -> bool:
+        """Cancel a job whose attempt nobody may run; return False if it is not the running one any more."""
+        entry = _running(turn, job_id, attempt)
+        if entry is None:
+            return False
+        self._cancel(turn, entry, reason, {}, None)
         return True
 
     def cancel(self, turn: Turn, job_id: str, by: str | None, *, if_waiting: bool = False) -> CancelResult:
@@ -128,12 +142,13 @@ class Endings:
         never_ran: bool = False,
         returned: bool = False,
         kept: dict[str, Any] | None = None,
+        used: dict[str, float | None] | None = None,
     ) -> Entry:
         job = entry.job
         returns = job.attempt - 1 - job.failures - job.losses
         returned = returned and returns < MAX_RETURNS
         losses = job.losses if returned else job.losses + 1
-        patch: dict[str, Any] = {"losses": losses}
+        patch: dict[str, Any] = {"losses": losses, **(used or {})}
         if job.cancel_requested_at is not None:
             return self._cancel(turn, entry, f"{reason} A cancel had been requested.", patch, worker_seq)
         may_rerun = job.spec.reruns_if_lost or never_ran  # what never ran had no effects
@@ -171,6 +186,12 @@ class Endings:
                     continue
                 failed = turn.move(child, "job_failed", parent_failed(parent, turn.now))
                 unsuccessful.append(failed.job)
+
+
+def _running(turn: Turn, job_id: str, attempt: int) -> Entry | None:
+    entry = turn.entry(job_id)
+    runs = entry is not None and entry.job.state is JobState.RUNNING and entry.job.attempt == attempt
+    return entry if runs else None
 
 
 def _return_pause(returns: int) -> float:

@@ -202,6 +202,10 @@ def _check_numbers(event: WorkerEvent) -> None:
     exit_code = getattr(event, "exit_code", None)
     if exit_code is not None:
         check_number("exit_code", exit_code, low=-MAX_EXIT_CODE - 1, high=MAX_EXIT_CODE, whole=True)
+    for name in ("peak_memory_mb", "cpu_secs"):
+        used = getattr(event, name, None)
+        if used is not None:
+            check_number(name, used, low=0, high=MAX_COUNT)
 
 
 def _says_nothing_new(event: WorkerEvent, entry: Entry) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -330,7 +331,12 @@ class JobSide(QueueCore):
             await self._decide(chunk, cancel)
 
     async def retry_many(
-        self, jobs: Iterable[Job], *, owner: str | None = None, scope: Principal | None = None
+        self,
+        jobs: Iterable[Job],
+        *,
+        owner: str | None = None,
+        key: str | None = None,
+        scope: Principal | None = None,
     ) -> builtins.list[Job]:
         """Submit one's own ended jobs again, all or none (see `retry_job`); all others are passed over.
 
@@ -341,12 +347,21 @@ class JobSide(QueueCore):
             for job in jobs
             if job.state.ended and self._sees(scope, job) and (scope is None or scope.owner == job.owner)
         ]
-        return await self._repeat(repeated, owner, scope)
+        return await self._repeat(repeated, owner, scope, key)
 
     async def retry_job(
-        self, job_id: str, *, owner: str | None = None, scope: Principal | None = None, others: bool = False
+        self,
+        job_id: str,
+        *,
+        owner: str | None = None,
+        key: str | None = None,
+        scope: Principal | None = None,
+        others: bool = False,
     ) -> Job:
         """Submit an ended job again, as a new job with ``retry_of``, in the same org; return that.
+
+        Under one idempotency `key` it is submitted again once, alone or with others: asked once more for the same, the
+        queue returns the job that there is.
 
         It belongs to who asks, and reads what the job read: who sees a job may run it with its inputs. Its environment
         is that of their own worker, unless the job is their own: nobody else is told the values of its variables.
@@ -375,12 +390,15 @@ class JobSide(QueueCore):
                 )
         if not job.state.ended:
             raise WrongState(f"The job is {job.state}.", "Wait for it, or cancel it first.", state=str(job.state))
-        return (await self._repeat([job], owner, scope))[0]
+        return (await self._repeat([job], owner, scope, key))[0]
 
-    async def _repeat(self, jobs: builtins.list[Job], owner: str | None, scope: Principal | None) -> builtins.list[Job]:
+    async def _repeat(
+        self, jobs: builtins.list[Job], owner: str | None, scope: Principal | None, key: str | None
+    ) -> builtins.list[Job]:
         lent = frozenset(sha256 for job in jobs for sha256 in job.spec.blobs)
         again = [
-            _again(job, owner, keeps_env=scope is None or scope.is_holder or scope.owner == job.owner) for job in jobs
+            _again(job, owner, key, keeps_env=scope is None or scope.is_holder or scope.owner == job.owner)
+            for job in jobs
         ]
         return [accepted.job for accepted in await self.accept(again, scope=scope, lent=lent)]
 
@@ -460,7 +478,8 @@ class JobSide(QueueCore):
         return [] if job is None else list(job.artifacts)
 
 
-def _again(job: Job, owner: str | None, *, keeps_env: bool) -> Job:
-    """Return a new job that repeats `job`."""
-    spec = msgspec.structs.replace(job.spec, idempotency_key=None, env=job.spec.env if keeps_env else {})
+def _again(job: Job, owner: str | None, key: str | None, *, keeps_env: bool) -> Job:
+    """Return a new job that repeats `job`; under `key` it has a key of its own, which no other job's repeat has."""
+    own_key = None if key is None else f"{hashlib.sha256(key.encode()).hexdigest()[:32]}#{job.id}"
+    spec = msgspec.structs.replace(job.spec, idempotency_key=own_key, env=job.spec.env if keeps_env else {})
     return Job(spec, owner=owner or job.owner, org_id=job.org_id, retry_of=job.id)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from zbrain_nb.model.errors import Unavailable, ZBrainError
 from zbrain_nb.model.settings import Lifetimes
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -82,7 +83,7 @@ class Maintenance:
         self._forget_grants = forget_grants
         self._forget_keys = forget_keys
         self._clock = clock or Clock()
-        self._task: asyncio.Task[None] | None = None
+        self._passing = Background(self._run)
         self._turn = asyncio.Lock()
         self._backups: set[asyncio.Task[None]] = set()
         self._told: set[str] = set()
@@ -103,17 +104,15 @@ class Maintenance:
 
     def start(self) -> None:
         """Do in the background from now on what is due; harmless when it runs already."""
-        if self._task is None or self._task.done():
-            self._forget_keys(self._clock.time() - self._keep.keys_secs)
-            self._task = asyncio.get_running_loop().create_task(self._run())
+        self._forget_keys(self._clock.time() - self._keep.keys_secs)
+        self._passing.start()
 
     async def stop(self) -> None:
         """End that, and give up backups under way; harmless when nothing runs."""
-        running = [*self._backups, *([self._task] if self._task is not None else [])]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        self._task = None
+        await self._passing.stop()
+        for backup in self._backups:
+            backup.cancel()
+        await asyncio.gather(*self._backups, return_exceptions=True)
 
     async def _run(self) -> None:
         blobs_at = self._clock.monotonic() + BLOBS_PAUSE_SECS

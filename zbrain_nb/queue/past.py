@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Protocol
 
 from zbrain_nb.model.access import Principal
@@ -18,8 +17,8 @@ class Look(Protocol):
         """Return a job as it is now, or None."""
 
 
-class StoredPast:
-    """The `zbrain_nb.queue.bus.Past` of a queue.
+class Past:
+    """What subscriptions ask about events that they did not hear.
 
     Parameters
     ----------
@@ -33,23 +32,15 @@ class StoredPast:
         self._storage = storage
         self._look = look
 
-    async def read(
-        self,
-        after: int,
-        upto: int,
-        job_ids: list[str] | None,
-        org_ids: list[str] | None,
-        limit: int,
-        seen: Collection[str] | None = None,
-    ) -> tuple[list[queries.StoredEvent], int]:
-        """Return events of a span, in order, and up to which number they are complete.
+    async def read(self, wanted: queries.EventQuery) -> tuple[list[queries.StoredEvent], int]:
+        """Return events in order, and up to which number they are complete.
 
         Raises
         ------
         Unavailable
             If the database refused.
         """
-        return await self._storage.read(queries.events_between, after, upto, job_ids, org_ids, limit, seen)
+        return await self._storage.read(queries.events_between, wanted)
 
     def oldest(self) -> int:
         """Return the first number from which on all events are kept; it grows before events are dropped."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from zbrain_nb.model.errors import OverQuota
+from zbrain_nb.model.errors import OverQuota, TooLarge
 from zbrain_nb.model.quotas import OrgQuota, Quota, Quotas
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.store import waiting
@@ -17,8 +17,8 @@ from zbrain_nb.store.storage import Storage
 _NOTHING_SET = OrgQuota()
 #: Under keys that begin so the store keeps what was set for orgs.
 _HEAD = "quota:"
-#: When to try again what is refused until others have ended.
-PENDING_RETRY_SECS, SOCKET_RETRY_SECS = 10, 30
+#: When to try again what is refused: until others have ended, or (stored bytes) until files are collected.
+PENDING_RETRY_SECS, SOCKET_RETRY_SECS, WORKER_RETRY_SECS, STORED_RETRY_SECS = 10, 30, 60, 3600
 
 
 class QuotaBook:
@@ -88,9 +88,9 @@ def over_pending(what: str, name: str, limit: int, used: int, more: int) -> Over
     """Return the refusal of `more` jobs that would go over a limit."""
     jobs = "one more" if more == 1 else f"{more:,} more"
     message = f"{what.capitalize()} {name!r} has {used:,} waiting jobs and cannot add {jobs}: its limit is {limit:,}."
-    if more > limit:
-        return _refusal(what, "pending", message, "Submit them in parts, each when some have started.", limit, used)
     hint = "Submit again when some of them have started, or cancel some."
+    if more > limit:
+        hint = "Submit them in parts, each when some have started."
     return _refusal(what, "pending", message, hint, limit, used, PENDING_RETRY_SECS)
 
 
@@ -111,17 +111,29 @@ def over_stored(what: str, name: str, limit: int, used: int, more: int) -> OverQ
         "Files go when no kept job names them any more (ZBRAIN_KEEP_JOBS_DAYS, ZBRAIN_KEEP_BLOBS_HOURS), and what "
         "broke off on its way after a day. Whoever holds the host's data directory may allow more."
     )
-    return _refusal(what, "stored_bytes", message, hint, limit, used)
+    return _refusal(what, "stored_bytes", message, hint, limit, used, STORED_RETRY_SECS)
+
+
+def too_much_left(what: str, name: str, limit: int, used: int, more: int) -> TooLarge:
+    """Return the refusal of `more` bytes that a running job leaves."""
+    stores, most = f"{what.capitalize()} {name!r} stores {format_kib(used / 1024)}", format_kib(limit / 1024)
+    return TooLarge(
+        f"{stores}, and a job cannot leave {format_kib(more / 1024)} more: its limit is {most}, and what jobs leave "
+        "may go over it by as much again.",
+        "Have the job leave less, or whoever holds the host's data directory allow more.",
+        quota=f"{what}_stored_bytes",
+        limit=limit,
+        used=used,
+    )
 
 
 def over_workers(owner: str, limit: int, used: int) -> OverQuota:
     """Return the refusal of one more worker of one principal."""
     message = f"{owner} has {used:,} workers already: no more than {limit:,} are known at once."
-    return _refusal("owner", "workers", message, "End workers that are not needed.", limit, used)
+    hint = "End workers that are not needed."
+    return _refusal("owner", "workers", message, hint, limit, used, WORKER_RETRY_SECS)
 
 
-def _refusal(
-    what: str, quota: str, message: str, hint: str, limit: int, used: int, retry_after_secs: int | None = None
-) -> OverQuota:
-    wait = {} if retry_after_secs is None else {"retry_after_secs": retry_after_secs}
-    return OverQuota(message, hint, quota=f"{what}_{quota}", limit=limit, used=used, **wait)
+def _refusal(what: str, quota: str, message: str, hint: str, limit: int, used: int, retry_after_secs: int) -> OverQuota:
+    details = {"limit": limit, "used": used, "retry_after_secs": retry_after_secs}
+    return OverQuota(message, hint, quota=f"{what}_{quota}", **details)

@@ -323,8 +323,7 @@ class ReadyQueues:
             if most is not None and org.running + leased[org] >= most:
                 continue
             for branch in self._open_branches(org, want):
-                first = self._first if want.owner is None else self._first_of_owner
-                lane = first(branch, want, is_ready, leased, is_wanted)
+                lane = self._first(branch, want, is_ready, leased, is_wanted)
                 if lane is not None and (best is None or lane.window[0] < best[1].window[0]):
                     best = turn, lane, org
         if best is None:
@@ -346,7 +345,7 @@ class ReadyQueues:
         """Return the branch's first lane that may be served, its head ready."""
         passed: list[tuple[int, int, int, Lane]] = []
         found = None
-        heads = branch.heads
+        heads = branch.heads if want.owner is None else branch.heads_of(want.owner)
         while heads:
             rank, order, _, lane = heads[0]
             if lane.listed_at != (rank, order):
@@ -370,35 +369,10 @@ class ReadyQueues:
             while lane.window and not is_ready(lane.window[0][2]):
                 heapq.heappop(lane.window)
             self._relist(lane)
+            if heads is not branch.heads and lane.listed_at is not None:
+                heapq.heapreplace(heads, (*lane.listed_at, next(self._numbers), lane))
         for item in passed:
             heapq.heappush(heads, item)
-        return found
-
-    def _first_of_owner(
-        self,
-        branch: Branch,
-        want: Want,
-        is_ready: Callable[[str], bool],
-        leased: Counter[Account],
-        is_wanted: Callable[[str], bool],
-    ) -> Lane | None:
-        """Return the first lane of the owner who is wanted that may be served, its head ready."""
-        found: Lane | None = None
-        for lane in list(branch.by_owner.get(want.owner or "", ())):
-            if not want.fits(lane.key.resources):
-                continue
-            holder = self._holder(lane, leased)
-            if holder is not None:
-                self._unlist(lane)
-                holder.held[lane] = None
-                continue
-            while lane.head() is not None and not is_ready(lane.window[0][2]):
-                heapq.heappop(lane.window)
-                self._relist(lane)
-            if lane.head() is None or not is_wanted(lane.window[0][2]):
-                continue
-            if found is None or lane.window[0] < found.window[0]:
-                found = lane
         return found
 
     def _relist(self, lane: Lane) -> None:

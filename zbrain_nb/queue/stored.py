@@ -5,8 +5,9 @@ blob counts once for each owner, in one org: the home of who sent it, or the org
 counts with all that its sender has announced, from the beginning on, so that many at once do not pass a limit; one that
 broke off with what lies here of it, until that is gone on with or removed.
 
-What a running job leaves is never refused here: it may take its owner over the limit, and what they send next is
-refused. What the holder of the data directory sends, or leaves, has no grants and counts for nobody.
+What a running job leaves may take its owner over the limit, up to `OVERDRAFT` times it, and what they send next is
+refused: any worker of a person may say that it sends for a job. What the holder of the data directory sends, or
+leaves, has no grants and counts for nobody.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from pathlib import Path
 
 from zbrain_nb.model.access import Party
 from zbrain_nb.model.job import Job
-from zbrain_nb.queue.quotas import QuotaBook, over_stored
+from zbrain_nb.queue.quotas import QuotaBook, over_stored, too_much_left
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.grants import Charge, stored_sizes
 from zbrain_nb.store.storage import Storage
 from zbrain_nb.store.uploads import Upload, accounts_of, short_name, size_of
 
 _QUOTA = "stored_bytes"
+#: How many times the limit may be stored with what running jobs leave.
+OVERDRAFT = 2
 
 
 class Hold:
@@ -96,21 +99,32 @@ class StoredBytes:
             for payer in {(job.org_id, job.owner) for job in jobs if job.owner != self._account}:
                 self._check(payer, 0)
 
-    def check(self, payer: Party | None, more: int) -> None:
+    def check(self, payer: Party | None, more: int, *, leaves: bool = False) -> None:
         """Refuse bytes for which there is no room; None has no limits.
+
+        Parameters
+        ----------
+        leaves : bool
+            Whether a running job leaves them.
 
         Raises
         ------
         OverQuota
             Naming the limit and how much of it is used.
+        TooLarge
+            The same of what a job leaves: it does not wait for room, for its end waits for it.
         """
         if payer is not None and self._quotas.limits(_QUOTA):
-            self._check(payer, more)
+            self._check(payer, more, leaves=leaves)
 
-    def _check(self, payer: Party, more: int) -> None:
+    def _check(self, payer: Party, more: int, *, leaves: bool = False) -> None:
         for of, name in zip(("org", "owner"), payer, strict=True):
             limit, used = self._quotas.of(of, name).stored_bytes, self.used(of, name)
-            if limit is not None and used + more > limit:
+            if limit is None:
+                continue
+            if leaves and used + more > limit * OVERDRAFT:
+                raise too_much_left(of, name, limit, used, more)
+            if not leaves and used + more > limit:
                 raise over_stored(of, name, limit, used, more)
 
     # Uploads
@@ -124,13 +138,15 @@ class StoredBytes:
         self._enter(hold, upload.size_bytes)
         return hold
 
-    def reserve(self, hold: Hold, size: int, payer: Party | None) -> None:
+    def reserve(self, hold: Hold, size: int, payer: Party | None, *, leaves: bool = False) -> None:
         """Let an upload count `size` bytes, if it does not yet.
 
         Parameters
         ----------
         payer : Party or None
             Whose limits hold; None if nobody's do.
+        leaves : bool
+            See `check`.
 
         Raises
         ------
@@ -138,7 +154,7 @@ class StoredBytes:
             If there is no room for them.
         """
         if size > hold.size and self._holds.get(hold.path) is hold:
-            self.check(payer, size - hold.size)
+            self.check(payer, size - hold.size, leaves=leaves)
             self._count(hold, size)
 
     def end(self, hold: Hold) -> None:

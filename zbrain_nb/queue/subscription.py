@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from zbrain_nb.model.access import Principal
-from zbrain_nb.model.errors import Malformed
+from zbrain_nb.model.errors import Forbidden, Malformed, ZBrainError
 from zbrain_nb.model.events import JOB_ONLY, Event
 from zbrain_nb.queue.notices import Notice
+from zbrain_nb.store.queries import EventQuery
 
 if TYPE_CHECKING:
     from zbrain_nb.queue.bus import Bus
@@ -90,6 +91,7 @@ class Subscription:
         self._unread: deque[Event] = deque()
         self._woken: asyncio.Future[None] | None = None
         self._is_closed = False
+        self._refusal: ZBrainError | None = None  # why it was closed, if by others than its follower
         self.position = 0
         self.start()
 
@@ -167,6 +169,9 @@ class Subscription:
             If the store could not be read; the next call goes on from the same place.
         Unauthorized
             If who follows is not known any more.
+        Forbidden
+            If they are no member any more of an org of which they follow something. Who follows all goes on with what
+            they still see.
         """
         return [notice.event() for notice in await self._next()]
 
@@ -183,8 +188,8 @@ class Subscription:
         if not self._bus.is_open and not self._is_closed:
             await self._bus.open()
         while not self._is_closed:
-            if self._renew is not None:  # whoever lost an org since gets nothing of it, however long the socket is open
-                self._admit(await self._renew())
+            if self._renew is not None:
+                await self._admit_again(await self._renew())
             if self._is_detached:
                 self._is_detached = False
                 return [Notice.told("detached", self.position, time.time(), {})]
@@ -204,7 +209,22 @@ class Subscription:
                 finally:
                     if timer is not None:
                         timer.cancel()
+        if self._refusal is not None:
+            raise self._refusal
         return []
+
+    async def _admit_again(self, scope: Principal) -> None:
+        """Go on for who follows as they stand now: of an org that they lost they get nothing, whatever waits here."""
+        gone = frozenset() if self._seen is None or scope.orgs is None else self._seen - scope.orgs
+        if gone and (lost := await self._followed_among(gone)):
+            raise Forbidden(f"You are not a member of {' and '.join(sorted(lost))} any more.")
+        self._admit(scope)
+
+    async def _followed_among(self, orgs: frozenset[str]) -> frozenset[str]:
+        """Return those of the orgs that are followed by name, or by a job of theirs."""
+        named = orgs.intersection(self.org_ids or ())
+        jobs = await self._bus.past.snapshot(self.job_ids or [], self.scope)
+        return named | orgs.intersection(job["org_id"] for job in jobs)
 
     def _take(self) -> list[Notice]:
         """Return what is at hand, up to the bounds of one batch."""
@@ -239,15 +259,14 @@ class Subscription:
 
     async def _read_past(self) -> list[Notice]:
         """Read the next page from the store; return a reset if it is not there any more."""
-        past, upto = self._bus.past, self._bus.published_seq
+        upto = self._bus.published_seq
         if self._is_lost(upto):
             return [await self._reset()]
         self._has_gap = False  # what is published from here on follows the page, if the page reaches so far
         whole = -1
         try:
-            found, whole = await past.read(
-                self.position, upto, self.job_ids, self.org_ids, self._page_limit, self._seen
-            )
+            wanted = EventQuery(self.position, upto, self._page_limit, self.job_ids, self.org_ids, self._seen)
+            found, whole = await self._bus.past.read(wanted)
         finally:
             if whole < upto:
                 self._drop_live()
@@ -291,9 +310,10 @@ class Subscription:
         self._live_bytes = 0
         self._live.clear()
 
-    def close(self) -> None:
-        """End the subscription; whoever iterates over it gets to the end."""
+    def close(self, refusal: ZBrainError | None = None) -> None:
+        """End the subscription; whoever iterates over it gets to the end, or the refusal."""
         self._is_closed = True
+        self._refusal = self._refusal or refusal
         self._drop_live()
         self._bus.unsubscribe(self)
         self.wake()

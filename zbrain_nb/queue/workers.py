@@ -35,6 +35,7 @@ from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.leases import Waiter, WorkerRecord
 from zbrain_nb.queue.roster import Roster
 from zbrain_nb.queue.turn import Turn
+from zbrain_nb.queue.withdrawals import Withdrawals
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +45,18 @@ class WorkerDesk:
 
     Parameters
     ----------
-    index, commits, endings, clock
+    index, commits, endings, clock, withdrawals
         The queue's.
     """
 
-    def __init__(self, index: Index, commits: Commits, endings: Endings, clock: Clock) -> None:
+    def __init__(
+        self, index: Index, commits: Commits, endings: Endings, clock: Clock, withdrawals: Withdrawals
+    ) -> None:
         self._index = index
         self._commits = commits
         self._endings = endings
         self._clock = clock
+        self._withdrawals = withdrawals
         self._roster = Roster(index.leases, clock)
         self._parked: list[Waiter] = []
         #: Workers of before a restart, which may still hold the locks of their attempts.
@@ -99,11 +103,12 @@ class WorkerDesk:
             If who asks has too many.
         """
         self._roster.forgotten.discard(info.id)
+        binding = binding_of(scope, info)
         if scope is None or scope.is_holder:
-            yield msgspec.structs.replace(info, owner=None, orgs=None, is_shared=False, holder="")
+            yield msgspec.structs.replace(info, owner=binding.owner, orgs=None, is_shared=scope is not None, holder="")
             return
         scope.check_works()
-        binding, holder = binding_of(scope, info), self.holder_of(info.id)
+        holder = self.holder_of(info.id)
         if holder not in (None, scope.holder):
             raise Forbidden(f"The worker {info.id} is another's.", "Give this one an id of its own.")
         if info.org_id is not None and binding.orgs is not None and info.org_id not in binding.orgs:
@@ -116,7 +121,7 @@ class WorkerDesk:
             # Of a folder that a stranger names nothing is read: its worker is as one on another machine.
             orgs = None if binding.orgs is None else sorted(binding.orgs)
             known = {"owner": binding.owner, "orgs": orgs, "is_shared": scope.binding.owner is None}
-            yield msgspec.structs.replace(info, **known, holder=scope.holder, folder=None)
+            yield msgspec.structs.replace(info, **known, runs_others=False, holder=scope.holder, folder=None)
         finally:
             claims.pop()
             if not claims:
@@ -134,8 +139,9 @@ class WorkerDesk:
         self._roster.forgotten.clear()
         return forgotten
 
-    def register(self, info: WorkerInfo, binding: WorkerBinding = EVERY_JOB) -> Registered:
+    async def register(self, info: WorkerInfo, binding: WorkerBinding = EVERY_JOB) -> Registered:
         """Add a worker, or take a new process of one for the old."""
+        await self._withdrawals.dismiss(info.id, binding)
         old = self._roster.get(info.id)
         state = WorkerState.DRAINING if info.state is WorkerState.DRAINING else WorkerState.LIVE
         record = WorkerRecord(msgspec.structs.replace(info, state=state))
@@ -150,8 +156,6 @@ class WorkerDesk:
         for job_id in self._index.leases.held_by(info.id):
             self._index.leases.renew(job_id)
             entry = self._index.live[job_id]
-            if not admits(binding, entry.job):
-                continue
             attempts.append(AttemptRef(job_id, entry.job.attempt, entry.high))
         return Registered(self._index.leases.ttl_secs, attempts, notice=notice_of(info))
 
@@ -176,11 +180,12 @@ class WorkerDesk:
         record = self.record(worker_id, scope)
         binding = binding_of(scope, record.info)
         check_pool(binding, request.kinds or ())
+        await self._withdrawals.dismiss(worker_id, binding)
         record.info.free = max(0, request.limit)
         jobs = self._repeated(record, request.request_id)
         if jobs is None:
             jobs = await self._wait_for_jobs(record, request, scope)
-        jobs = [job for job in jobs if admits(binding, job)]
+        jobs = await self._withdrawals.still_allowed([job for job in jobs if admits(binding, job)], scope)
         cancels = self._cancels(worker_id)
         record.told = {(ref.job_id, ref.attempt) for ref in cancels}
         return LeaseAnswer([Lease(job) for job in jobs], cancels)
@@ -318,22 +323,24 @@ class WorkerDesk:
             "worker_id": worker_id,
             "started_at": as_datetime(turn.now),
         }
-        for name in ("reason", "not_before", "error", "exit_code", "progress"):
+        for name in ("reason", "not_before", "error", "exit_code", "peak_memory_mb", "cpu_secs", "progress"):
             if getattr(job, name) is not None:
                 patch[name] = None
         turn.count_leased(entry)
         return turn.move(entry, "job_leased", patch)
 
-    def heartbeat(self, worker_id: str, request: HeartbeatRequest, scope: Principal | None = None) -> HeartbeatAnswer:
+    async def heartbeat(
+        self, worker_id: str, request: HeartbeatRequest, scope: Principal | None = None
+    ) -> HeartbeatAnswer:
         """Renew a worker's leases and say how each of its attempts stands."""
         binding = binding_of(scope, self._roster.beat(worker_id, request, scope).info)
+        await self._withdrawals.dismiss(worker_id, binding)
         verdicts = []
         for ref in request.attempts:
             verdict = Verdict(ref.job_id, ref.attempt, "stale")
             entry = self._index.live.get(ref.job_id)
-            if entry is None or not admits(binding, entry.job):  # its owner may have left the org since
-                pass
-            elif self.renew(ref.job_id, worker_id, ref.attempt):
+            is_its = entry is not None and admits(binding, entry.job)
+            if entry is not None and is_its and self.renew(ref.job_id, worker_id, ref.attempt):
                 verdict.high = entry.high
                 verdict.verdict = "ok" if entry.job.cancel_requested_at is None else "cancel"
             verdicts.append(verdict)

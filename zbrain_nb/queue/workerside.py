@@ -98,7 +98,7 @@ class WorkerSide(QueueCore):
             kept.seen_at = self._clock.time()
             text, gone = msgspec.json.encode(kept).decode(), self._desk.take_forgotten()
             await self.storage.write(lambda database: database.save_worker(kept.id, text, gone))
-            answer = self._desk.register(kept, binding_of(scope, kept))
+            answer = await self._desk.register(kept, binding_of(scope, kept))
         answer.is_fenced = not await asyncio.to_thread(is_seen, kept)
         if not answer.is_fenced and (scope is None or scope.is_holder):
             answer.blobs = str(self.artifacts.folder)
@@ -143,7 +143,7 @@ class WorkerSide(QueueCore):
         """
         check_heartbeat(req)
         await self.open()
-        return self._desk.heartbeat(worker_id, req, scope)
+        return await self._desk.heartbeat(worker_id, req, scope)
 
     def is_leased_to(self, scope: Principal, job: Job, attempt: int) -> bool:
         """Whether this is the job's running attempt, and a worker of who asks has its lease.

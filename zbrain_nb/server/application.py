@@ -11,18 +11,13 @@ from typing import Any, Protocol
 import msgspec
 from tornado import routing, web
 
+from zbrain_nb.model.access import Principal
 from zbrain_nb.server.handlers.audit import AuditHandler
 from zbrain_nb.server.handlers.backup import BackupHandler
-from zbrain_nb.server.handlers.base import (
-    ApiHandler,
-    CollectedBody,
-    HostContext,
-    OverLimit,
-    TooLargeHandler,
-    Unannounced,
-    UnknownRoute,
-)
+from zbrain_nb.server.handlers.base import ApiHandler, UnknownRoute
+from zbrain_nb.server.handlers.bodies import Collected, CollectedBody
 from zbrain_nb.server.handlers.console import FrameHandler, LoginHandler, ModuleHandler, PageHandler, SessionsHandler
+from zbrain_nb.server.handlers.context import HostContext
 from zbrain_nb.server.handlers.events import EventsHandler
 from zbrain_nb.server.handlers.files import (
     ArtifactHandler,
@@ -135,6 +130,10 @@ class Gate(Protocol):
         """Return a handler that learns who asks before it looks at the request."""
         ...
 
+    async def person(self, name: str) -> Principal | None:
+        """Return what a person may do by now, or None if the login knows nobody of that name."""
+        ...
+
     def routes(self) -> list[tuple[Any, ...]]:
         """Return further routes that the login needs."""
         ...
@@ -158,14 +157,13 @@ def make_application(context: HostContext, gate: Gate | None = None) -> web.Appl
     routes += [(f"{root}zbrain{pattern}", wrap(handler)) for pattern, handler in PAGES]
     if gate is None:
         routes.append((f"{root}zbrain/login", LoginHandler))
-    unknown, too_large = wrap(UnknownRoute), wrap(TooLargeHandler)
-    in_chunks = [(pattern, _collecting(handler)) for pattern, handler in [*routes, (r".*", unknown)]]
+    unknown = wrap(UnknownRoute)
+    collecting = [(pattern, _collecting(handler)) for pattern, handler in [*routes, (r".*", unknown)]]
     return web.Application(
         [
             *(gate.routes() if gate is not None else ()),
             *blobs,
-            routing.Rule(OverLimit(), too_large),
-            routing.Rule(Unannounced(), in_chunks),
+            routing.Rule(Collected(), collecting),
             *routes,
         ],
         default_handler_class=unknown,
@@ -187,5 +185,5 @@ def _document() -> msgspec.Raw:
 
 
 def _collecting(handler: type[ApiHandler]) -> type[ApiHandler]:
-    """Return `handler` for bodies that come in chunks."""
-    return type(f"{handler.__name__}InChunks", (CollectedBody, handler), {})
+    """Return `handler` for bodies that are collected when their sender is known."""
+    return type(f"{handler.__name__}Collecting", (CollectedBody, handler), {})

@@ -18,6 +18,7 @@ import msgspec
 
 from zbrain_nb.model.audit import Outcome, Record
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.store.audit import AuditQuery, audit_records, audit_row, last_audit_seq
 from zbrain_nb.store.queries import Cursor
@@ -31,8 +32,8 @@ FLUSH_SECS = 0.5
 MAX_HELD = 50_000
 #: How long is counted, before the count is written.
 WINDOW_SECS = 60.0
-#: Acts of one caller in a window that have records of their own.
-MOST_ACTS_OF_ONE = 6_000
+#: Acts of one caller in one org in a window that have records of their own; of those of one verb, so many in any case.
+MOST_ACTS, MOST_OF_VERB = 6_000, 100
 #: Different refusals and failures in a window that have records of their own: of one caller (all who are not known
 #: are one), and of all.
 MOST_OF_ONE, MOST = 20, 1000
@@ -61,7 +62,7 @@ class AuditLog:
         self._window = _Window()
         self._flushing = asyncio.Lock()
         self._due = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._writing = Background(self._run)
         self._closing: asyncio.TimerHandle | None = None
 
     def now(self) -> dt.datetime:
@@ -71,17 +72,14 @@ class AuditLog:
     async def start(self) -> None:
         """Go on after the last record of the store, and write in the background from now on."""
         self._seq = max(self._seq, await self._storage.read(last_audit_seq))
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._writing.start()
 
     async def stop(self) -> None:
         """Write what is held, and write no more by itself; harmless if it does not run."""
         if self._closing is not None:
             self._closing.cancel()
             self._close_window()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        if await self._writing.stop():
             await self.flush()
 
     def note(self, record: Record) -> None:
@@ -165,49 +163,72 @@ class AuditLog:
 
 
 class _Window:
-    """One window: which records are kept, and how often the others stood for the like."""
+    """One window: which records are kept, and how often the others stood for the like.
+
+    What one does in one org, or by one verb, takes no records from another: nobody hides an act behind others. The orgs
+    of acts are those that the caller sees, so there are no more counts than memberships times verbs; the orgs and
+    reasons of refusals may be anything, so there is a limit to them.
+    """
 
     def __init__(self) -> None:
-        self._acts: Counter[str] = Counter()
+        self._acts: Counter[tuple[str, ...]] = Counter()
+        self._more: dict[tuple[str, str, str], Record] = {}
         self._kinds: Counter[str] = Counter()
-        self._counted: dict[tuple[str, ...], Record] = {}
+        self._refusals: dict[tuple[str, ...], Record] = {}
+        self._folded: dict[tuple[str, str], Record] = {}
 
     def keeps(self, record: Record) -> bool:
         """Whether the record is to be kept; else it is counted."""
-        who = record.who
-        if record.outcome is Outcome.ALLOWED:
-            self._acts[who] += 1
-            if self._acts[who] <= MOST_ACTS_OF_ONE:
-                return True
-            key: tuple[str, ...] = (who, record.token_id, record.verb, record.org_id)
+        return self._keeps_act(record) if record.outcome is Outcome.ALLOWED else self._keeps_refusal(record)
+
+    def _keeps_act(self, record: Record) -> bool:
+        key = record.who, record.org_id, record.verb
+        self._acts[key[:2]] += 1
+        self._acts[key] += 1
+        if self._acts[key[:2]] <= MOST_ACTS or self._acts[key] <= MOST_OF_VERB:
+            return True
+        counted = self._more.get(key)
+        if counted is None:
+            reason = "More acts than have records of their own."
+            self._more[key] = msgspec.structs.replace(record, object_id="", reason=reason)
         else:
-            key = (who, record.token_id, record.verb, record.org_id, record.reason, record.address)
-        counted = self._counted.get(key)
-        if counted is None and (self._kinds[who] >= MOST_OF_ONE or len(self._counted) >= MOST):
-            key = (who if self._kinds[who] >= MOST_OF_ONE else "",)
-            counted = self._counted.get(key)
+            counted.count += record.count
+            if counted.token_id != record.token_id:
+                counted.token_id = ""
+        return False
+
+    def _keeps_refusal(self, record: Record) -> bool:
+        who = record.who
+        key = who, record.token_id, record.verb, record.org_id, record.reason, record.address
+        counted = self._refusals.get(key)
         if counted is not None:
             if counted.count == 0:
                 counted.ts = record.ts
             counted.count += record.count
             return False
-        self._kinds[who] += 1
-        if len(key) == 1:
-            verb, reason, outcome = "", "Many different ones.", record.outcome
-            self._counted[key] = Record(
-                ts=record.ts, who=key[0], verb=verb, outcome=outcome, reason=reason, count=record.count
+        if self._kinds[who] < MOST_OF_ONE and len(self._refusals) < MOST:
+            self._kinds[who] += 1
+            self._refusals[key] = msgspec.structs.replace(record, count=0)
+            return True
+        fold = (who if self._kinds[who] >= MOST_OF_ONE else "", record.org_id)
+        if fold not in self._folded and len(self._folded) >= MOST:
+            fold = "", ""
+        if fold in self._folded:
+            self._folded[fold].count += record.count
+        else:
+            who, org_id = fold
+            self._folded[fold] = Record(
+                ts=record.ts,
+                who=who,
+                org_id=org_id,
+                verb="",
+                outcome=record.outcome,
+                reason="Many different ones.",
+                count=record.count,
             )
-            return False
-        is_refusal = record.outcome is not Outcome.ALLOWED
-        reason = record.reason if is_refusal else "More acts than have records of their own."
-        self._counted[key] = msgspec.structs.replace(
-            record,
-            object_id=record.object_id if is_refusal else "",
-            reason=reason,
-            count=0 if is_refusal else record.count,
-        )
-        return is_refusal
+        return False
 
     def counts(self) -> list[Record]:
         """Return a record for all of a kind that were counted."""
-        return [record for record in self._counted.values() if record.count]
+        counted = (*self._refusals.values(), *self._folded.values(), *self._more.values())
+        return [record for record in counted if record.count]

@@ -38,7 +38,7 @@ class ZBrainExtension(ExtensionApp):
         24.0,
         min=0.0,
         help="On JupyterHub: for how many hours after the last activity of anybody else running jobs keep this server "
-        "from being culled; 0 lets it be culled.",
+        "from being culled; 0 lets it be culled. The dashboard and `zbrain doctor` say so at the worker.",
     ).tag(config=True)
 
     _link: Link | None = None
@@ -56,6 +56,8 @@ class ZBrainExtension(ExtensionApp):
         # on a Hub not the directory's, which opens a host that somebody starts beside
         self.settings["zbrain_token"] = secrets.token_hex(32) if on_hub else data.token()
         self.settings["zbrain_http"] = AsyncHTTPClient(force_instance=True, max_clients=1000, max_body_size=1 << 40)
+        if self._link.dialer is not None:
+            self.settings["zbrain_http"].tcp_client = self._link.dialer
 
     def initialize_handlers(self) -> None:
         """Add the relay's routes."""
@@ -67,7 +69,7 @@ class ZBrainExtension(ExtensionApp):
         os.environ["ZBRAIN_TOKEN"] = self.settings["zbrain_token"]
         assert self._link is not None
         self._link.start()
-        if isinstance(self._link, HubLink) and self.keep_server_hours:
+        if isinstance(self._link, HubLink):
             cap = timedelta(hours=self.keep_server_hours)
             self._keeper = ActivityKeeper(serverapp.web_app, self._link.folder, cap, self.log)
             self._keeper.start()

@@ -27,13 +27,15 @@ from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.server.application import Gate, make_application
 from zbrain_nb.server.audit import AuditLog
-from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, HostContext
+from zbrain_nb.server.handlers.bodies import SMALL_BODY_BYTES
+from zbrain_nb.server.handlers.context import HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.job_tokens import JobTokens
 from zbrain_nb.server.local_worker import LocalWorkerWatch, host_worker_command
 from zbrain_nb.server.secrets import Secrets
 from zbrain_nb.server.sessions import Sessions
+from zbrain_nb.server.standing import Standing
 from zbrain_nb.server.tokens import Tokens
 from zbrain_nb.server.webhooks import Notifier
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -139,12 +141,14 @@ class Host:
             only_holder_mints=self._gate is not None,
         )
         await tokens.start()
-        job_tokens = JobTokens(token, queue.running_attempt, lives=tokens.lives)
+        standing = Standing(holder, None if self._gate is None else self._gate.person)
+        queue.may_run = standing.may_run
+        job_tokens = JobTokens(token, queue.running_attempt, lives=tokens.lives, role_of=standing.role_of)
         kept_secrets = Secrets(self.data.secrets, token, queue)
         await kept_secrets.start()
 
         async def find(secret: str) -> Principal | None:
-            return tokens.find(secret) or job_tokens.find(secret)
+            return tokens.find(secret) or await job_tokens.find(secret)
 
         identity.finders.append(find)
         self.context = context = HostContext(
@@ -173,7 +177,7 @@ class Host:
             raise ZBrainError(
                 f"The host cannot listen on {self._bind}:{self._port}: {error.strerror}.", "Choose another --port."
             ) from error
-        self._http = HTTPServer(make_application(context, self._gate), max_buffer_size=MAX_BODY_BYTES)
+        self._http = HTTPServer(make_application(context, self._gate), max_body_size=SMALL_BODY_BYTES)
         self._http.add_sockets(sockets)
         address = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self._bind, self._bind)
         address = f"[{address}]" if ":" in address else address

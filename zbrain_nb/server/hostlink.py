@@ -7,10 +7,13 @@ import contextlib
 import logging
 from typing import Protocol
 
+from tornado.tcpclient import TCPClient
+
 from zbrain_nb.model.datadir import DataDir, Owner, Upstream
 from zbrain_nb.model.errors import Conflict, ServerUnreachable, ZBrainError
 from zbrain_nb.model.hosting import find_or_start_host, probe
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.background import Background
 from zbrain_nb.server.host import Host
 
 log = logging.getLogger(__name__)
@@ -27,9 +30,12 @@ class Link(Protocol):
     ----------
     person : str or None
         For whom alone the upstream's token speaks; None where all callers are one.
+    dialer : TCPClient or None
+        Makes the connections to it, if not tornado's own does.
     """
 
     person: str | None
+    dialer: TCPClient | None
 
     def start(self) -> None:
         """Begin to look after the upstream."""
@@ -62,6 +68,7 @@ class HostLink:
     """
 
     person: str | None = None
+    dialer: TCPClient | None = None  # the lock tells whether the host that has proved itself lives
 
     def __init__(self, data: DataDir, settings: Settings, *, inline: bool = False) -> None:
         self._data = data
@@ -70,20 +77,15 @@ class HostLink:
         self._host: Host | None = None
         self._owner: Owner | None = None
         self._finding: asyncio.Task[Owner] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._supervision = Background(self._supervise)
 
     def start(self) -> None:
         """Begin to look after the host."""
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._supervise())
+        self._supervision.start()
 
     async def stop(self) -> None:
         """Cease to look after it; a host of its own process lives on until it is idle."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._supervision.stop()
         if self._host is not None:
             await self._host.stop()
             self._host = None
@@ -131,8 +133,3 @@ class HostLink:
             except ZBrainError as error:
                 log.error("no host", extra={"why": str(error)})
             await asyncio.sleep(CHECK_SECS)
-
-
-def bearer(upstream: Upstream) -> dict[str, str]:
-    """Return the header that opens the host's routes."""
-    return {"Authorization": f"token {upstream.token}"}

@@ -3,8 +3,9 @@
 A secret says which attempt it is of, and proves it by an HMAC (RFC 2104, SHA-256) under a key that is derived from
 the data directory's secret. So there is nothing to store, to look up or to forget: when the attempt ends, is
 canceled, lost or run again, its token opens nothing any more; nor when the token ends that its job was submitted
-with, itself or by a job of a job. Minted for a lease, verified for a request; what it
-opens is what the job's owner may do in the job's org, by routes that admit `Credential.JOB`.
+with, itself or by a job of a job, or its owner leaves the org. Minted for a lease, verified for a request; what it
+opens is what the job's owner may do by now in the job's org, as a submitter at most, by routes that admit
+`Credential.JOB`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from zbrain_nb.model.access import Credential, Principal, Role
 from zbrain_nb.model.job import TOKEN_TAG, Job
@@ -35,12 +36,22 @@ class JobTokens:
         Gets a job id and an attempt; returns the job if this is its running attempt, else None.
     lives : callable
         Gets the id of a kept token; returns whether that lives.
+    role_of : callable
+        Gets a job; returns the role of its owner in its org (see `Standing`).
     """
 
-    def __init__(self, secret: str, running: Callable[[str, int], Job | None], *, lives: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        secret: str,
+        running: Callable[[str, int], Job | None],
+        *,
+        lives: Callable[[str], bool],
+        role_of: Callable[[Job], Awaitable[Role | None]],
+    ) -> None:
         self._key = hmac.digest(secret.encode(), _PURPOSE, hashlib.sha256)
         self._running = running
         self._lives = lives
+        self._role_of = role_of
 
     def mint(self, job_id: str, attempt: int) -> str:
         """Return the secret of an attempt; the same each time.
@@ -55,8 +66,14 @@ class JobTokens:
         content = uuid.UUID(job_id).bytes + attempt.to_bytes(_ATTEMPT_BYTES, "big")
         return seal(JOB_PREFIX, content + self._mac(content))
 
-    def find(self, secret: str) -> Principal | None:
-        """Return who shows a secret, or None if it is none of a running attempt."""
+    async def find(self, secret: str) -> Principal | None:
+        """Return who shows a secret, or None if it is none of a running attempt, or its owner is out by now.
+
+        Raises
+        ------
+        Unavailable
+            If it cannot be told now what its owner may do.
+        """
         sealed = unseal(secret, _BYTES) if secret.startswith(JOB_PREFIX) else None
         if sealed is None:
             return None
@@ -68,9 +85,12 @@ class JobTokens:
         origin = "" if job is None else job.spec.tags.get(TOKEN_TAG, "")
         if job is None or (origin and not self._lives(origin)):
             return None
+        role = await self._role_of(job)
+        if role is None:
+            return None
         return Principal(
             owner=job.owner,
-            roles={job.org_id: Role.SUBMITTER},
+            roles={job.org_id: role},
             home=job.org_id,
             credential=Credential.JOB,
             token_id=f"{JOB_PREFIX}{job_id}.{attempt}",
@@ -78,11 +98,6 @@ class JobTokens:
             attempt=attempt,
             job_origin=origin,
         )
-
-    def is_live(self, principal: Principal) -> bool:
-        """Whether the attempt of a principal that `find` returned still runs."""
-        is_running = self._running(principal.job_id, principal.attempt) is not None
-        return is_running and (not principal.job_origin or self._lives(principal.job_origin))
 
     def _mac(self, content: bytes) -> bytes:
         return hmac.digest(self._key, content, hashlib.sha256)

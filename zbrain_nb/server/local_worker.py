@@ -20,6 +20,7 @@ from pathlib import Path
 from zbrain_nb.model.datadir import LEAVE_SIGNAL, DataDir, is_locked, lock_holder
 from zbrain_nb.model.environment import serving_environ
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.queue.background import Background
 
 log = logging.getLogger(__name__)
 CHECK_SECS = 0.25
@@ -45,20 +46,15 @@ class LocalWorkerWatch:
         self._umask = umask
         self._lock = folder / "worker.lock"
         self._process: subprocess.Popen[bytes] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._watching = Background(self._watch)
 
     def start(self) -> None:
         """Begin to watch; a worker is started if none lives."""
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._watch())
+        self._watching.start()
 
     async def stop(self, *, end_worker: bool) -> None:
         """Cease to watch; with `end_worker`, end the worker too (its running jobs go on)."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._watching.stop()
         if end_worker:
             await self._end()
 

@@ -14,7 +14,7 @@ import hmac
 import logging
 import re
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 
 import msgspec
 from jupyter_server.auth.decorator import allow_unauthenticated
@@ -36,13 +36,16 @@ from zbrain_nb.model.errors import (
     ZBrainError,
     error_from_json,
 )
-from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER, SECRETS_HEADER
+from zbrain_nb.model.events import SocketEnd
+from zbrain_nb.model.protocol import LENGTH_HEADER, LOGIN_HEADER, OFFSET_HEADER, SECRETS_HEADER
 from zbrain_nb.model.tokens import has_secret_form, hide_secrets, shows_secret
 from zbrain_nb.server.application import PAGES, ROUTES, pattern_of
-from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, StreamedBody, as_zbrain_error
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, as_zbrain_error
+from zbrain_nb.server.handlers.bodies import StreamedBody
 from zbrain_nb.server.handlers.events import check_upgrade
 from zbrain_nb.server.handlers.files import MAX_BLOB_BYTES
-from zbrain_nb.server.hostlink import Link, bearer
+from zbrain_nb.server.hostlink import Link
+from zbrain_nb.server.hub.proving import connect_socket
 
 log = logging.getLogger(__name__)
 _ALLOWED = [re.compile(rf"/api/{pattern_of(route)}\Z") for route, _ in ROUTES if route != "events"]
@@ -56,6 +59,8 @@ _PUBLIC_PAGES = re.compile(r"/(static/.+|frame)\Z")
 #: Parts of a path that servers and proxies resolve, so that an address would not be the one that was looked at.
 _DOTS = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?=/|\\|%2f|%5c|;|\Z)", re.IGNORECASE)
 _ALLOWED_PAGES = [re.compile(rf"{pattern}\Z") for pattern, _ in PAGES]
+#: Names that Jupyter makes up for logins by token or password, which tell nobody apart.
+_ANONYMOUS = re.compile(r"[0-9a-f]{32}")
 _REQUEST_HEADERS = (
     "Content-Type",
     "Idempotency-Key",
@@ -87,6 +92,8 @@ _ANSWER_HEADERS = (
 _BODILESS = ("GET", "HEAD", "DELETE")
 _NO_ANSWER = 599  # tornado's status for a request that got no answer
 TRIES = 3
+#: What the host says with it holds for who is behind the relay too.
+_PASSED_ON = (SocketEnd.UNKNOWN_CALLER, SocketEnd.NO_MEMBER, SocketEnd.TRY_AGAIN_LATER)
 
 
 class _RelayHandler(JupyterHandler):
@@ -118,6 +125,16 @@ class _RelayHandler(JupyterHandler):
         scheme, _, given = self.request.headers.get("Authorization", "").partition(" ")
         is_ours = scheme.lower() in ("token", "bearer") and has_secret_form(given.strip())
         return {"Authorization": f"token {given.strip()}"} if is_ours else {}
+
+    def opening(self, upstream: Upstream) -> dict[str, str]:
+        """Return what opens the host's routes: the caller's own token, or the relay's and whose login it is lent to."""
+        if own := self.own_token():
+            return own
+        headers = {"Authorization": f"token {upstream.token}"}
+        name = "" if self._has_kernel_token() or self.current_user is None else self.current_user.username
+        if name and not _ANONYMOUS.fullmatch(name):
+            headers[LOGIN_HEADER] = quote(name)
+        return headers
 
     def check_xsrf_cookie(self) -> None:
         """Ask for the XSRF token where cookies could speak for the caller."""
@@ -279,11 +296,10 @@ class RelayHandler(StreamedBody, _RelayHandler):
                 return
 
     async def _fetch(self, upstream: Upstream) -> None:
-        headers = HTTPHeaders(bearer(upstream))
+        headers = HTTPHeaders(self.opening(upstream))
         for name in _REQUEST_HEADERS:
             if name in self.request.headers:
                 headers[name] = self.request.headers[name]
-        headers.update(self.own_token())
         request = HTTPRequest(
             self.address(upstream),
             method=self.request.method or "GET",
@@ -405,10 +421,7 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
             upstream = await self.link.upstream()
             url = f"ws{self.address(upstream).removeprefix('http')}"
             try:
-                headers = bearer(upstream) | self.own_token()
-                return await websocket.websocket_connect(
-                    HTTPRequest(url, headers=headers), max_message_size=1 << 30, ping_interval=20
-                )
+                return await connect_socket(url, self.opening(upstream), self.link.dialer)
             except HTTPClientError as error:
                 raise _refusal_of(error) from error
             except OSError:
@@ -425,7 +438,11 @@ class RelayEventsHandler(WebSocketMixin, websocket.WebSocketHandler, _RelayHandl
         with contextlib.suppress(websocket.WebSocketClosedError):
             while (message := await self._upstream.read_message()) is not None:
                 await self.write_message(message)
-        self.close(1012, "the host went away")
+        code, reason = self._upstream.close_code, self._upstream.close_reason
+        if code in _PASSED_ON:
+            self.close(code, reason)
+        else:
+            self.close(1012, "the host went away")
 
     def on_message(self, message: str | bytes) -> None:
         """Ignore what clients say: this socket only speaks."""

@@ -21,6 +21,7 @@ from zbrain_nb.model.errors import DiskFloor, InvalidSpec, Malformed, ZBrainErro
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.protocol import Lease
 from zbrain_nb.model.sealing import SealingKey, Vault, seal
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.jobqueue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class Secrets:
         self._held: set[str] = set()
         self._file_of: dict[str, str] = {}  # by job
         self._left_in: dict[str, set[str]] = {}  # the jobs for which a file is kept
-        self._task: asyncio.Task[None] | None = None
+        self._watching = Background(self._watch)
         queue.holds_secrets = lambda job_id: job_id in self._coming or job_id in self._held
 
     @property
@@ -66,20 +67,21 @@ class Secrets:
         """What to seal values for."""
         return self._key.public
 
+    def prove(self, challenge: str) -> str:
+        """Return what shows that this host has the key (see `SealingKey.prove`)."""
+        return self._key.prove(challenge)
+
     async def start(self) -> None:
         """Find what is kept, and begin to forget what has ended; the queue is open."""
         for name, kept in (await asyncio.to_thread(self._read_all)).items():
             self._note(name, kept.job_ids)
             self._held.update(kept.job_ids)
         await self._forget_ended()
-        self._task = asyncio.ensure_future(self._watch())
+        self._watching.start()
 
     async def stop(self) -> None:
         """Cease to watch."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._watching.stop()
 
     def open(self, sealed: str | None) -> dict[str, str]:
         """Return the values that came with a request; none if nothing came.

@@ -22,10 +22,11 @@ from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBind
 from zbrain_nb.model.audit import Record
 from zbrain_nb.model.errors import Forbidden, TokenNotFound, ZBrainError
 from zbrain_nb.model.tokens import DEFAULT_LIFE_SECS, Token, TokenKind, TokenRequest, hash_secret, is_secret, new_secret
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.store.storage import Storage
-from zbrain_nb.store.tokens import add_token, forget_tokens, note_uses, read_tokens, revoke_token
+from zbrain_nb.store.tokens import add_token, forget_tokens, note_uses, read_tokens, revoke_tokens
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Tokens:
         self._used: dict[str, dt.datetime] = {}
         self._uses_kept_at = self._clock.monotonic()
         self._expiring: list[tuple[dt.datetime, str]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._passing = Background(self._run)
 
     async def start(self) -> None:
         """Read what the store has, and see from now on to what passes with time."""
@@ -90,14 +91,11 @@ class Tokens:
         self._by_id = {token.id: token for token in self._by_hash.values()}
         self._expiring = [(token.expires_at, token.id) for token in self._by_id.values()]
         heapq.heapify(self._expiring)
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._passing.start()
 
     async def stop(self) -> None:
         """Keep the last uses; harmless if it does not run."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        if await self._passing.stop():
             await self._keep_uses()
 
     def now(self) -> dt.datetime:
@@ -113,10 +111,8 @@ class Tokens:
         if not is_secret(secret):
             return None
         token = self._by_hash.get(hash_secret(secret))
-        if token is None:
-            return None
         now = self.now()
-        if token.state_at(now) != "live":
+        if token is None or not self._is_live(token, now):
             return None
         if token.last_used_at is None or (now - token.last_used_at).total_seconds() >= USE_SECS:
             token.last_used_at = self._used[token.id] = now
@@ -125,7 +121,16 @@ class Tokens:
     def lives(self, token_id: str) -> bool:
         """Whether the token of this id is known and has not ended."""
         token = self._by_id.get(token_id)
-        return token is not None and token.state_at(self.now()) == "live"
+        return token is not None and self._is_live(token, self.now())
+
+    def _is_live(self, token: Token, now: dt.datetime) -> bool:
+        """Whether neither it nor the one that it was made with, nor that one's in turn, has ended or is forgotten."""
+        maker: Token | None = token
+        while maker is not None and maker.state_at(now) == "live":
+            if not maker.created_with:
+                return True
+            maker = self._by_id.get(maker.created_with)
+        return False
 
     def _principal(self, token: Token) -> Principal:
         roles = token.roles
@@ -222,27 +227,40 @@ class Tokens:
         return [_shown(token, by) for token in islice(following, limit)]
 
     async def revoke(self, token_id: str, by: Principal, record: Record) -> Token:
-        """End a token at once, and all that is open with it; harmless if it has ended.
+        """End a token at once, those made with it, and all that is open with them; harmless if it has ended.
 
         Raises
         ------
         TokenNotFound
             If there is none that `by` sees.
         Unavailable
-            If the store refused. The token is refused from now on, but would be taken after a restart.
+            If the store refused. The tokens are refused from now on, but would be taken after a restart.
         """
         token = self._by_id.get(token_id)
         if token is None or not _sees(by, token):
             raise TokenNotFound(f"There is no token {token_id}.", "`zbrain token list` shows those that exist.")
-        if token.revoked_at is None:
-            token.revoked_at, token.revoked_by = self.now(), by.owner
-            self._ended([token.id])
+        family = self._family(token)
+        if living := [one for one in family if one.revoked_at is None]:
+            for one in living:
+                one.revoked_at, one.revoked_by = self.now(), by.owner
+            self._ended([one.id for one in living])
         try:
-            await self._audit.commit(_records(record, token), partial(revoke_token, token=token))
+            records = [told for one in family for told in _records(record, one)]
+            await self._audit.commit(records, partial(revoke_tokens, tokens=family))
         except ZBrainError as error:
             error.hint = "It is refused from now on, but a restart would forget that: revoke it again."
             raise
         return _shown(token, by)
+
+    def _family(self, token: Token) -> list[Token]:
+        """Return a token, and those that were made with it, or with one of those."""
+        made: dict[str, list[Token]] = {}
+        for one in self._by_id.values():
+            made.setdefault(one.created_with, []).append(one)
+        family = [token]
+        for one in family:  # it grows meanwhile
+            family += made.get(one.id, ())
+        return family
 
     async def _run(self) -> None:
         while True:

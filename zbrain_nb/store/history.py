@@ -34,12 +34,13 @@ _SHAPES = {
     "spec": """{"cmd": ["VARCHAR"], "code": "VARCHAR", "cwd": "VARCHAR", "worker": "VARCHAR", "kernel": "VARCHAR",
         "priority": "BIGINT", "timeout_secs": "DOUBLE", "max_retries": "INTEGER", "env": "MAP(VARCHAR, VARCHAR)",
         "tags": "MAP(VARCHAR, VARCHAR)", "resources": {"cpus": "DOUBLE", "memory_mb": "BIGINT", "gpus": "INTEGER"}}""",
-    "fields": """{"failures": "INTEGER", "losses": "INTEGER", "progress": {"fraction": "DOUBLE"},
+    "fields": """{"peak_memory_mb": "DOUBLE", "cpu_secs": "DOUBLE", "failures": "INTEGER",
+        "losses": "INTEGER", "progress": {"fraction": "DOUBLE"},
         "artifacts": [{"size": "BIGINT"}], "error": {"ename": "VARCHAR", "evalue": "VARCHAR"},
         "canceled_by": "VARCHAR", "cancel_requested_at": "VARCHAR"}""",
     "data": """{"worker_id": "VARCHAR", "state": "VARCHAR", "reason": "VARCHAR", "exit_code": "INTEGER",
-        "failures": "INTEGER", "losses": "INTEGER", "progress": {"fraction": "DOUBLE"},
-        "error": {"ename": "VARCHAR"}}""",
+        "peak_memory_mb": "DOUBLE", "cpu_secs": "DOUBLE", "failures": "INTEGER", "losses": "INTEGER",
+        "progress": {"fraction": "DOUBLE"}, "error": {"ename": "VARCHAR"}}""",
 }
 _OF_SPEC = {
     **{name: f"spec.{name}" for name in ("cmd", "code", "cwd", "worker", "kernel", "priority")},
@@ -50,6 +51,7 @@ _OF_SPEC = {
     "tags": "map_from_entries(list_filter(map_entries(spec.tags), lambda tag: NOT starts_with(tag.key, 'zbrain.')))",
 }
 _OF_FIELDS = {
+    **{name: f"fields.{name}" for name in ("peak_memory_mb", "cpu_secs")},
     "failures": "coalesce(fields.failures, 0)",
     "losses": "coalesce(fields.losses, 0)",
     "progress": "fields.progress.fraction",
@@ -65,8 +67,7 @@ _OF_EVENT = {
     "progress": "data.progress.fraction",
 }
 _OF_ENDING = {
-    "exit_code": "data.exit_code",
-    "reason": "data.reason",
+    **{name: f"data.{name}" for name in ("exit_code", "peak_memory_mb", "cpu_secs", "reason")},
     "error_name": "data.error.ename",
     "outcome": """CASE WHEN ending IS NULL THEN 'running' WHEN data.losses IS NOT NULL THEN 'lost'
         WHEN ending = 'job_completed' THEN 'succeeded' WHEN ending = 'job_canceled' THEN 'canceled'

@@ -6,6 +6,7 @@ Read from the jobs table, which shows what became of jobs a few seconds late; no
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Collection, Iterable
 
 import duckdb
@@ -28,6 +29,9 @@ class Minutes(msgspec.Struct, kw_only=True):
         When the first minute began, seconds since the epoch.
     ended, failed : list of int
         Jobs that ended, and those of them that failed.
+    waiting : list of int
+        Jobs that waited for their first attempt when the minute ended, or now. Jobs that were tried more than once are
+        left out: of when their first attempt began nothing is kept.
     wait_p50_secs, wait_p95_secs : list of float or None
         How long jobs had waited that started in this minute: the median, and what 95 in 100 stayed below; None if
         none started. A job that was tried more than once is not counted.
@@ -36,6 +40,7 @@ class Minutes(msgspec.Struct, kw_only=True):
     first_at: float
     ended: list[int]
     failed: list[int]
+    waiting: list[int]
     wait_p50_secs: list[float | None]
     wait_p95_secs: list[float | None]
 
@@ -89,6 +94,18 @@ def minutes(cursor: Cursor, org_id: str, now: float, count: int) -> Minutes:
     ).fetchall():
         if place < count:
             ended[place], failed[place] = total, bad
+    change = [0] * count
+    for place, came, went in cursor.execute(
+        "SELECT greatest(0, (epoch_us(moment) // 1000000 - $2) // $3), "
+        "count(*) FILTER (came), count(*) FILTER (NOT came) FROM ("
+        "SELECT unnest([created_at, gone_at]) AS moment, unnest([true, false]) AS came FROM ("
+        "SELECT created_at, coalesce(started_at, finished_at) AS gone_at FROM jobs WHERE org_id = $1 AND attempt <= 1 "
+        "AND (state = 'pending' OR coalesce(started_at, finished_at) >= make_timestamp($2::BIGINT * 1000000)))) "
+        "WHERE moment IS NOT NULL GROUP BY 1",
+        [org_id, first, MINUTE_SECS],
+    ).fetchall():
+        if place < count:
+            change[place] += came - went
     for place, median, slow in cursor.execute(
         "SELECT (epoch_us(started_at) // 1000000 - $2) // $3, "
         "quantile_cont(epoch(started_at) - epoch(created_at), 0.5), "
@@ -98,4 +115,11 @@ def minutes(cursor: Cursor, org_id: str, now: float, count: int) -> Minutes:
     ).fetchall():
         if place < count:
             medians[place], slowest[place] = max(0.0, median), max(0.0, slow)
-    return Minutes(first_at=float(first), ended=ended, failed=failed, wait_p50_secs=medians, wait_p95_secs=slowest)
+    return Minutes(
+        first_at=float(first),
+        ended=ended,
+        failed=failed,
+        waiting=list(itertools.accumulate(change)),
+        wait_p50_secs=medians,
+        wait_p95_secs=slowest,
+    )

@@ -269,28 +269,34 @@ class StoredEvent(msgspec.Struct, frozen=True):
     entries: list[LogEntry] = []
 
 
-def events_between(
-    cursor: Cursor,
-    after: int,
-    upto: int,
-    job_ids: list[str] | None,
-    org_ids: list[str] | None,
-    limit: int,
-    seen: Collection[str] | None = None,
-) -> tuple[list[StoredEvent], int]:
-    """Return events with ``after < seq <= upto``, in order, and up to which number they are complete.
+class EventQuery(msgspec.Struct, frozen=True):
+    """Which events.
 
-    Parameters
+    Attributes
     ----------
-    job_ids, org_ids : list of str or None
-        Events of these jobs (with log and outputs) and of these orgs (without); both None is everything.
+    after, upto : int
+        Those with ``after < seq <= upto``.
     limit : int
         About how many rows are read at once; of lines, about `LOG_PAGE_BYTES` too.
+    job_ids, org_ids : list of str or None
+        Events of these jobs (with log and outputs) and of these orgs (without); both None is everything.
     seen : collection of str or None
         Of all these only events of jobs of these orgs; None is any org.
     """
-    whole, everything = upto, job_ids is None and org_ids is None
-    named: dict[str, Any] = {"after": after, "upto": upto, "jobs": job_ids or [], "orgs": org_ids or []}
+
+    after: int
+    upto: int
+    limit: int
+    job_ids: list[str] | None = None
+    org_ids: list[str] | None = None
+    seen: Collection[str] | None = None
+
+
+def events_between(cursor: Cursor, wanted: EventQuery) -> tuple[list[StoredEvent], int]:
+    """Return events in order, and up to which number they are complete."""
+    job_ids, org_ids, seen, limit = wanted.job_ids, wanted.org_ids, wanted.seen, wanted.limit
+    whole, everything = wanted.upto, job_ids is None and org_ids is None
+    named: dict[str, Any] = {"after": wanted.after, "upto": whole, "jobs": job_ids or [], "orgs": org_ids or []}
     match_jobs = match_moves = match_lines = ""
     if not everything:
         match_jobs = "AND (id IN (SELECT unnest($jobs::UUID[])) OR org_id IN (SELECT unnest($orgs)))"
@@ -344,7 +350,7 @@ def events_between(
     if len(lines) == limit:  # the last event may go on past the page
         firsts = sorted({row[0] for row in lines})
         if len(firsts) == 1:
-            return events_between(cursor, after, upto, job_ids, org_ids, limit * 4, seen)
+            return events_between(cursor, msgspec.structs.replace(wanted, limit=limit * 4))
         whole = min(whole, firsts[-2])
     found = [
         StoredEvent(row[1], "job_submitted", row[0], row[2], 0, row[4] / 1e6, job=_as_submitted(row)) for row in submits

@@ -245,6 +245,8 @@ _FOLDED_FIELDS = (
     "finished_at",
     "worker_id",
     "exit_code",
+    "peak_memory_mb",
+    "cpu_secs",
     "error",
     "output",
     "result",

@@ -14,7 +14,7 @@ import duckdb
 
 from zbrain_nb.model.errors import ZBrainError
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 _FIXED = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -294,6 +294,10 @@ def _add_sizes(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     connection.execute("ALTER TABLE grants ADD COLUMN IF NOT EXISTS size BIGINT DEFAULT 0")
 
 
+def _allow_use(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Change no table: what an attempt used is told among the fields of jobs, which version 7 does not know."""
+
+
 #: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
 MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _into_segments,
@@ -302,4 +306,5 @@ MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _add_tags,
     _add_grants,
     _add_sizes,
+    _allow_use,
 ]

@@ -6,7 +6,7 @@ Changes are made by the writer, each with its record in the audit (`Database.app
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import duckdb
@@ -42,11 +42,13 @@ def add_token(connection: duckdb.DuckDBPyConnection, token: Token, digest: bytes
     )
 
 
-def revoke_token(connection: duckdb.DuckDBPyConnection, token: Token) -> None:
-    """Keep that a token was revoked, when and by whom."""
+def revoke_tokens(connection: duckdb.DuckDBPyConnection, tokens: Collection[Token]) -> None:
+    """Keep that tokens were revoked, when and by whom."""
     connection.execute(
-        "UPDATE tokens SET revoked_at = make_timestamp(?), revoked_by = ? WHERE id = ?",
-        [micros(token.revoked_at), token.revoked_by, token.id],
+        "UPDATE tokens SET revoked_at = make_timestamp(ended.at_us), revoked_by = ended.who FROM (SELECT "
+        "unnest(?::VARCHAR[]) AS id, unnest(?::BIGINT[]) AS at_us, unnest(?::VARCHAR[]) AS who) AS ended "
+        "WHERE tokens.id = ended.id",
+        [[one.id for one in tokens], [micros(one.revoked_at) for one in tokens], [one.revoked_by for one in tokens]],
     )
 
 

@@ -85,6 +85,8 @@ class WorkerAgent:
         Which jobs it takes (`JobSpec.kind`).
     org_id : str, optional
         Takes jobs of this org only.
+    runs_others : bool
+        See `WorkerInfo`.
     temp_dir : str, optional
         Where jobs without a ``cwd`` run.
     linger_secs : float
@@ -111,6 +113,7 @@ class WorkerAgent:
         concurrency: int,
         kind: str = "local",
         org_id: str | None = None,
+        runs_others: bool = False,
         temp_dir: str | None = None,
         linger_secs: float = 30.0,
         warm: bool = True,
@@ -126,6 +129,7 @@ class WorkerAgent:
         self._slots = concurrency
         self._kind = kind
         self._org_id = org_id
+        self._runs_others = runs_others
         self._offer = offered_resources(concurrency)
         self._launcher = Launcher(
             folder, warm=[sys.executable] if warm and pooled else [], linger_secs=linger_secs, pooled=pooled
@@ -153,7 +157,8 @@ class WorkerAgent:
             is_fenced=lambda: self._fences.are_up,
             say=self._say,
         )
-        self._checkup = Checkup([folder.root, *([Path(temp_dir)] if temp_dir else [])], self._capacity.set)
+        writes_to = [folder.root, *([Path(temp_dir)] if temp_dir else [])]
+        self._checkup = Checkup(folder.root, writes_to, self._capacity.set)
         self._heart = Heart(
             link, self.id, self._runs, self._fences, self._registered, report=self._report, unknown=self._capacity.set
         )
@@ -338,6 +343,7 @@ class WorkerAgent:
             resources=self._offer,
             folder=None if self._is_fenced else str(self._folder.root),
             org_id=self._org_id,
+            runs_others=self._runs_others,
             python=sys.executable,
             version=__version__,
             started_at=self._started_at,

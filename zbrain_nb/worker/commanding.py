@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -17,12 +18,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.worker.calls import LAST, MORE, NUMBER, PACKET_BYTES, RETIRED, Call, HighMark
 from zbrain_nb.worker.launch import about_folder, about_program
 from zbrain_nb.worker.processes import Killer, become_subreaper, oom_kills
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.spool import End, Kind, pack
+from zbrain_nb.worker.usage import held_kib, killed_by_kernel, own_peak_kib
 
 #: Python ignores some of these, the runner others: commands find them as a shell leaves them.
 _DEFAULT_SIGNALS = (signal.SIGINT, signal.SIGPIPE, signal.SIGTERM, signal.SIGXFSZ)
@@ -118,6 +119,7 @@ class _Runner:
         self._cwd = request.cwd if request.scratch is None else ""  # empty: the next command gets a new one
         self._checkpoints = ""
         self._main = 0
+        self._largest_kib, self._cpu_secs = 0, 0.0  # of the present command, as far as reaped
         self._oom_kills, self._counted_at = oom_kills(), time.monotonic()
         self.is_interrupted = False
 
@@ -202,35 +204,41 @@ class _Runner:
             return _unstartable(about_program(call.cmd[0], error))
         if self.is_interrupted:
             self.interrupt(signal.SIGINT, None)  # it came before there was anybody to pass it on to
+        self._largest_kib, self._cpu_secs = 0, 0.0
         pid = 0
         while pid != self._main:  # what else ends here are orphans of the command
             pid, status, usage = os.wait4(-1, 0)
+            self._count(usage)
         self._main = 0
         if self._reap():
             self._killer.kill(self._reap)
-        return self._end(os.waitstatus_to_exitcode(status), usage.ru_maxrss)
+        return self._end(os.waitstatus_to_exitcode(status))
 
-    @staticmethod
-    def _reap() -> bool:
+    def _reap(self) -> bool:
         """Reap ended children; return whether there are more to wait for."""
         try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
+            while True:
+                pid, _, usage = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    return True
+                self._count(usage)
         except ChildProcessError:
             return False
-        return True
 
-    def _end(self, code: int, peak_kib: int) -> End:
-        if code >= 0:
-            return End(reason="exited", exit_code=code, peak_kib=peak_kib)
-        name = None
-        with contextlib.suppress(ValueError):
-            name = signal.Signals(-code).name
+    def _count(self, usage: resource.struct_rusage) -> None:
+        self._largest_kib = max(self._largest_kib, usage.ru_maxrss)
+        self._cpu_secs += usage.ru_utime + usage.ru_stime
+
+    def _end(self, code: int) -> End:
+        peak_kib = own_peak_kib(self._largest_kib, held_kib(), is_forked=False)
+        end = End(reason="exited", exit_code=code, peak_kib=peak_kib, cpu_secs=round(self._cpu_secs, 3))
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                end.signal = signal.Signals(-code).name
         if code == -signal.SIGKILL and (count := oom_kills()) > self._oom_kills:
             self._oom_kills = count
-            sentence = f"Killed by the kernel at {format_kib(peak_kib)}, because the machine ran out of memory."
-            return End(reason="memory", exit_code=code, signal=name, message=sentence, peak_kib=peak_kib)
-        return End(reason="exited", exit_code=code, signal=name, peak_kib=peak_kib)
+            end.reason, end.message = "memory", killed_by_kernel(peak_kib)
+        return end
 
 
 def _is_empty(folder: str) -> bool:

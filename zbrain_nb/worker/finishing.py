@@ -99,7 +99,13 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
         trouble = f"Its result could not be kept: {_why(error)}"
         sentences.append(trouble)
     sentences += end.message.splitlines()[1:]
-    common: dict[str, Any] = {"job_id": request.job_id, "artifacts": artifacts, "variables": variables}
+    common: dict[str, Any] = {
+        "job_id": request.job_id,
+        "artifacts": artifacts,
+        "variables": variables,
+        "peak_memory_mb": round(end.peak_kib / 1024, 1) if end.peak_kib else None,
+        "cpu_secs": end.cpu_secs,
+    }
     code = said.get("exit_code", end.exit_code)
     if end.reason == "fenced":
         return lost(request.job_id, end.message, unstarted=end.exit_code is None)

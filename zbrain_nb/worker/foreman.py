@@ -17,7 +17,6 @@ import shutil
 import signal
 import sys
 import time
-import traceback
 from collections import deque
 from pathlib import Path
 from typing import NoReturn
@@ -41,14 +40,14 @@ from zbrain_nb.worker.calls import (
 )
 from zbrain_nb.worker.fence import now as _now
 from zbrain_nb.worker.launch import open_fifo
-from zbrain_nb.worker.processes import Killer, become_subreaper, start_time
+from zbrain_nb.worker.processes import Killer, start_time
 from zbrain_nb.worker.pump import NO_EVENTS
 from zbrain_nb.worker.record import Record
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.runner import Begun, Body, Frames, Runner
 from zbrain_nb.worker.sockets import Post
 from zbrain_nb.worker.spool import Begin, End, Frame, Kind, SpoolWriter, pack
-from zbrain_nb.worker.supervisor import TERM_PART
+from zbrain_nb.worker.supervisor import TERM_PART, own_spool
 
 #: So many calls are with the runner at once, those that it has not begun included.
 WINDOW = 64
@@ -67,19 +66,7 @@ def oversee(folder: Path, request: RunRequest, body: Body, window: int = WINDOW)
 
     Does nothing if the session has a spool already. At most `window` calls are with the runner at once.
     """
-    code = 1
-    try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        become_subreaper()
-        spool = SpoolWriter.create(spool_path(folder, request.job_id, request.attempt))
-        Foreman(folder, request, body, spool, window).run()
-        code = 0
-    except FileExistsError:
-        code = 0
-    finally:
-        if sys.exc_info()[0] is not None:
-            traceback.print_exc()
-        os._exit(code)
+    own_spool(folder, request, lambda spool: Foreman(folder, request, body, spool, window).run())
 
 
 class _Current:

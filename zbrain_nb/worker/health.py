@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from zbrain_nb.model.culling import Culling, read_culling
 from zbrain_nb.model.protocol import Health
 from zbrain_nb.model.sizes import format_kib
 
@@ -26,18 +27,22 @@ class Checkup:
 
     Parameters
     ----------
+    folder : Path
+        The worker's, where a person's server beside it says how long jobs keep that from being culled.
     folders : list of Path
         Where jobs write.
     changed : callable
         Called when the worker has become well, or is so no more.
     """
 
-    def __init__(self, folders: list[Path], changed: Callable[[], None]) -> None:
+    def __init__(self, folder: Path, folders: list[Path], changed: Callable[[], None]) -> None:
+        self._folder = folder
         self._folders = folders
         self._changed = changed
         self.problem = ""
         self._disk_free_bytes: int | None = None
         self._load: float | None = None
+        self._culling: Culling | None = None
 
     def health(self, **more: object) -> Health:
         """Return what was seen last."""
@@ -45,6 +50,7 @@ class Checkup:
             problem=self.problem,
             load=self._load,
             disk_free_bytes=self._disk_free_bytes,
+            culling=self._culling,
             **more,  # type: ignore[arg-type]
         )
 
@@ -65,6 +71,7 @@ class Checkup:
 
     def _look(self) -> str:
         self._load = os.getloadavg()[0]
+        self._culling = read_culling(self._folder)
         rooms = []
         for folder in self._folders:
             try:

@@ -173,6 +173,8 @@ class HttpLink:
         found = {"ZBRAIN_URL": endpoint.url}
         if endpoint.lock:
             found["ZBRAIN_HOST_DATA"] = os.path.dirname(endpoint.lock)
+        if endpoint.key:
+            found["ZBRAIN_SERVER_KEY"] = endpoint.key
         return found
 
     async def close(self) -> None:
@@ -221,7 +223,7 @@ def follow_hub(folder: Path) -> Locator:
         upstream = read_upstream(folder)
         if upstream is None:
             raise ServerUnreachable(f"{folder / HUB_FILE} names no service: no server of JupyterHub wrote it.")
-        return Endpoint(upstream.url, upstream.token, "JupyterHub")
+        return Endpoint(upstream.url, upstream.token, "JupyterHub", key=upstream.key)
 
     return locate
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 
 from zbrain_nb.worker.launch import Child
 from zbrain_nb.worker.spool import HEADER, MAX_PAYLOAD, Kind, SpoolWriter, pack
@@ -89,34 +90,29 @@ class Pump:
                 begun.add(kind)
 
     def _move_output(self, source: int, kind: Kind, turn: int) -> None:
-        moved = 0
-        while moved < turn:
-            try:
-                data = os.read(source, _CHUNK)
-            except BlockingIOError:
-                return
-            if not data:
-                self._close(source)
-                return
-            moved += len(data)
+        for data in self._read(source, turn):
             self._append(kind, data)
 
     def _move_events(self, source: int, turn: int) -> None:
-        moved = 0
         splitter = self._events[source]
-        while moved < turn:
-            try:
-                data = os.read(source, _CHUNK)
-            except BlockingIOError:
-                return
-            if not data:
-                self._close(source)
-                return
-            moved += len(data)
+        for data in self._read(source, turn):
             for kind, payload in splitter.feed(data):
                 self._append(kind, payload)
             if splitter.broken:
                 self._mark(NO_EVENTS)
+
+    def _read(self, source: int, turn: int) -> Iterator[bytes]:
+        moved = 0
+        while moved < turn:
+            try:
+                data = os.read(source, _CHUNK)
+            except BlockingIOError:
+                return
+            if not data:
+                self._close(source)
+                return
+            moved += len(data)
+            yield data
 
     def _read_failure(self) -> None:
         assert self._failure is not None

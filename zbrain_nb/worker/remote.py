@@ -4,9 +4,7 @@ Slots ask for jobs one by one, and send events one by one. Here they meet: at mo
 way, and what comes up meanwhile goes with the next. The end of a job and the lease of the next one are therefore
 one round trip and one commit. When nothing but jobs is wanted, a long poll waits for them.
 
-Where jobs are so brief that a round trip takes longer than they do, more are leased than are wanted at the moment:
-jobs that are run again when they are lost, for nobody would know which of them had begun. One that cannot start soon
-after all goes back, as if it had never been leased.
+More may be leased than is wanted at the moment (`spares`).
 """
 
 from __future__ import annotations
@@ -40,9 +38,9 @@ from zbrain_nb.model.protocol import (
 from zbrain_nb.worker.fence import now
 from zbrain_nb.worker.link import HttpLink, Link
 from zbrain_nb.worker.patience import Patience, is_passing
+from zbrain_nb.worker.spares import Key, Spares
 
 log = logging.getLogger(__name__)
-Key = tuple[str, int]
 LEASE_WAIT_SECS = 20.0
 #: Events that may wait before `handle_worker_event` makes its caller wait too, in all and of an attempt put off.
 BACKLOG = 10_000
@@ -50,17 +48,7 @@ MOST_PUT_OFF = 100
 BATCH = 2_000
 #: How many turns of the loop slots have to say what they have to, before a request is made of it.
 TURNS = 8
-#: Jobs are leased ahead for so many seconds of work, and given back when they have waited for longer.
-AHEAD_SECS = 0.02
-RETURN_SECS = 0.1
-AHEAD_JOBS = 256
 _CLOSE_SECS = 5.0
-_DECAY = 0.9
-
-
-class _Spare(NamedTuple):
-    job: Job
-    since: float
 
 
 class _Waiting(NamedTuple):
@@ -109,14 +97,10 @@ class RemoteQueue:
         self._registering = asyncio.Lock()
         self._is_registered = False
         self._wanting: deque[asyncio.Future[Job | None]] = deque()
-        self._spare: deque[_Spare] = deque()  # leased ahead, or who had asked for them went away
-        self._returning: asyncio.TimerHandle | None = None
+        self._spares = Spares(slots, self._return)
         self._giving: dict[Key, AnyWorkerEvent] = {}  # on their way back
-        self._is_closing = False
-        self._job_secs = RETURN_SECS  # how long jobs take of late; a guess on the long side
         self._waiting: deque[_Waiting] = deque()
         self._running: set[Key] = set()
-        self._begun: dict[Key, float] = {}  # of those that have not said their end: when they were handed out
         self._put_off: dict[Key, list[_Waiting]] = {}  # of attempts whose log comes too fast for the queue
         self._trouble: dict[Key, ZBrainError] = {}  # of events whose sender did not wait for the answer
         self._drained = asyncio.Event()
@@ -142,8 +126,8 @@ class RemoteQueue:
             If `worker_id` or `org_id` is another than before: each worker has a link of its own.
         """
         await self._register(worker_id, org_id)
-        if job := self._take_spare():
-            return job
+        if job := self._spares.take():
+            return self._begin(job)
         asked: asyncio.Future[Job | None] = asyncio.get_running_loop().create_future()
         self._wanting.append(asked)
         self._schedule()
@@ -172,13 +156,13 @@ class RemoteQueue:
         key = event.job_id, event.attempt
         ends = isinstance(event, ENDINGS)
         if trouble := self._trouble.get(key):
-            self._begun.pop(key, None)
+            self._spares.forget(key)
             if ends:
                 self._running.discard(key)
                 del self._trouble[key]
             raise trouble
-        if ends and (began := self._begun.pop(key, None)):
-            self._learn(now() - began)
+        if ends:
+            self._spares.end(key)
         taken = asyncio.get_running_loop().create_future() if ends else None
         self._put_off.get(key, self._waiting).append(_Waiting(event, taken))
         self._schedule()
@@ -211,7 +195,7 @@ class RemoteQueue:
         """Hear that an attempt is over here, whether its ending was taken or not."""
         key = job.id, job.attempt
         self._running.discard(key)
-        self._begun.pop(key, None)
+        self._spares.forget(key)
         self._trouble.pop(key, None)
 
     async def close(self) -> None:
@@ -219,9 +203,7 @@ class RemoteQueue:
 
         A queue that is away is not waited for: let the scheduler end first.
         """
-        self._is_closing = True
-        if self._returning is not None:
-            self._returning.cancel()
+        self._spares.close()
         if self._poll is not None:
             self._poll.cancel()
             await asyncio.gather(self._poll, return_exceptions=True)
@@ -239,58 +221,26 @@ class RemoteQueue:
         await self.link.close()
 
     async def _give_back(self) -> None:
-        ended = [_returned(spare.job, "Its worker ended before the job could start.") for spare in self._spare]
+        ended = [_returned(job, "Its worker ended before the job could start.") for job in self._spares.clear()]
         back = [*self._giving.values(), *ended]
-        self._spare.clear()
         if back:
             await self.link.send_events(self._info.id, EventBatch(back))
-
-    def _take_spare(self) -> Job | None:
-        """Return a job that was leased ahead; what has waited too long is not run here any more."""
-        if self._spare and now() - self._spare[0].since > RETURN_SECS:
-            self._return_late()
-        if not self._spare:
-            return None
-        return self._begin(self._spare.popleft().job)
 
     def _begin(self, job: Job) -> Job:
         key = job.id, job.attempt
         self._running.add(key)
-        self._begun[key] = now()
+        self._spares.begin(key)
         return job
 
     def _keep_spare(self, job: Job, since: float | None = None) -> None:
         self._running.discard((job.id, job.attempt))
-        self._begun.pop((job.id, job.attempt), None)
-        self._spare.append(_Spare(job, now() if since is None else since))
-        if self._returning is None:
-            self._returning = asyncio.get_running_loop().call_later(RETURN_SECS, self._return_late)
+        self._spares.keep(job, since)
 
-    def _return_late(self) -> None:
-        """Send back the jobs that have waited too long, and look again when the next may have."""
-        if self._returning is not None:
-            self._returning.cancel()
-            self._returning = None
-        while self._spare and now() - self._spare[0].since > RETURN_SECS:
-            job = self._spare.popleft().job
-            event = _returned(job, "Its worker was busy for longer than was thought.")
-            self._giving[job.id, job.attempt] = event
-            self._waiting.append(_Waiting(event, None))
-            self._schedule()
-        if self._spare:
-            self._returning = asyncio.get_running_loop().call_later(RETURN_SECS, self._return_late)
-
-    def _learn(self, secs: float) -> None:
-        """Hear how long a job took: long ones are believed at once, short ones slowly."""
-        self._job_secs = max(secs, _DECAY * self._job_secs + (1 - _DECAY) * secs)
-
-    def _ahead(self) -> int:
-        """Return how many jobs to lease beyond those that are wanted now."""
-        if self._is_closing:
-            return 0
-        moment = now()
-        brisk = self._info.slots - sum(moment - began > AHEAD_SECS for began in self._begun.values())
-        return min(AHEAD_JOBS, int(brisk * AHEAD_SECS / max(self._job_secs, 1e-6))) if brisk > 0 else 0
+    def _return(self, job: Job) -> None:
+        event = _returned(job, "Its worker was busy for longer than was thought.")
+        self._giving[job.id, job.attempt] = event
+        self._waiting.append(_Waiting(event, None))
+        self._schedule()
 
     async def _register(self, worker_id: str, org_id: str | None) -> None:
         if self._is_registered and (worker_id, org_id) == (self._info.id, self._info.org_id):
@@ -303,7 +253,7 @@ class RemoteQueue:
                 return
             answer = await self.link.register(self._info)
             self.lease_ttl_secs = answer.lease_ttl_secs
-            held = self._running | {(job.id, job.attempt) for job, _ in self._spare}
+            held = self._running | self._spares.keys()
             held |= {(event.job_id, event.attempt or 0) for event, _ in self._waiting}
             reason = "Its worker was started again."
             lost: list[AnyWorkerEvent] = [
@@ -371,7 +321,7 @@ class RemoteQueue:
         events = [waiting.event for waiting in batch]
         wanted = self._wanted() if self._poll is None else 0
         if wanted:  # nothing is leased ahead when nobody waits: who stops would lease for ever
-            limit = wanted + max(0, self._ahead() - len(self._spare))
+            limit = wanted + max(0, self._spares.ahead() - len(self._spares))
             request = LeaseRequest(request_id=new_id(), limit=limit, sure=wanted, wait_secs=0.0, events=events)
             asked_at = now()
             answer = await self._insist_on_lease(request)
@@ -387,7 +337,7 @@ class RemoteQueue:
             return
         request = LeaseRequest(
             request_id=new_id(),
-            limit=wanted + self._ahead(),
+            limit=wanted + self._spares.ahead(),
             sure=wanted,
             wait_secs=min(LEASE_WAIT_SECS, self.lease_ttl_secs / 4),
         )

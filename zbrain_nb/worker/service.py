@@ -100,6 +100,7 @@ def run_worker(
             concurrency=concurrency or settings.worker_concurrency,
             kind=kind,
             org_id=org_id,
+            runs_others=settings.worker_runs_others,
             temp_dir=settings.worker_temp_dir,
             pooled=settings.warm_pool,
             # an operator's worker of a server elsewhere waits for it for as long as it takes

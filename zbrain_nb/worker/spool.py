@@ -78,7 +78,9 @@ class End(msgspec.Struct, kw_only=True):
     message : str
         One sentence for a person, when `reason` alone does not say it.
     peak_kib : int
-        Largest size that was seen of the main process, or, with a limit of memory, of all together, in KiB.
+        The most memory that was seen (see `usage`), in KiB; 0 if none was.
+    cpu_secs : float or None
+        CPU time of all processes that were reaped (see `usage`); None if nobody has counted.
     """
 
     reason: str
@@ -86,6 +88,7 @@ class End(msgspec.Struct, kw_only=True):
     signal: str | None = None
     message: str = ""
     peak_kib: int = 0
+    cpu_secs: float | None = None
 
 
 def pack(kind: int, payload: bytes, ts: float | None = None) -> bytes:

@@ -15,11 +15,11 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 from zbrain_nb.model.datadir import boot_id, spool_path
-from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.worker.fence import Fence, fence_path
 from zbrain_nb.worker.fence import now as _now
 from zbrain_nb.worker.launch import Body, Child, open_fifo
@@ -28,7 +28,7 @@ from zbrain_nb.worker.pump import Pump
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.sockets import Post
 from zbrain_nb.worker.spool import Begin, End, Kind, SpoolWriter
-from zbrain_nb.worker.usage import Usage
+from zbrain_nb.worker.usage import Usage, killed_by_kernel
 
 #: A fence is looked at so often: poll's own clock stops while the machine is suspended.
 _FENCE_POLL_SECS = 0.2
@@ -44,12 +44,20 @@ def supervise(folder: Path, request: RunRequest, body: Body) -> NoReturn:
 
     Does nothing if the attempt has a spool already.
     """
+    own_spool(folder, request, lambda spool: Supervisor(folder, request, body, spool).run())
+
+
+def own_spool(folder: Path, request: RunRequest, run: Callable[[SpoolWriter], None]) -> NoReturn:
+    """Make the request's spool, write it in this process, which was forked for it, and exit; another's is left alone.
+
+    Whatever is orphaned below is this process's from then on.
+    """
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         become_subreaper()
         spool = SpoolWriter.create(spool_path(folder, request.job_id, request.attempt))
-        Supervisor(folder, request, body, spool).run()
+        run(spool)
         code = 0
     except FileExistsError:
         code = 0
@@ -70,13 +78,12 @@ class Supervisor:
         self._post = Post(folder, "worker.sock")
         self._cancel = self._stop = False
         self._fence = Fence(fence_path(folder, request.job_id, request.attempt))
-        self._usage = Usage(self._killer, request.memory_mb, request.cpu_secs)
+        self._usage = Usage(self._killer, request.memory_mb, request.cpu_secs, is_forked=request.cmd is None)
         self._ending: str | None = None  # why the job is being ended: canceled, stopped, timeout, memory, cpu, fenced
         self._escalate_from = 0.0
         self._step = 0
         self._main = 0
         self._status: int | None = None
-        self._peak_kib = 0
         self._oom_kills = oom_kills()
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCHLD):
@@ -133,8 +140,8 @@ class Supervisor:
         left = self._fence.secs_left()
         if left is not None:
             wait = min(max(left, 0.01), _FENCE_POLL_SECS)
-        if self._usage.poll_secs is not None:
-            wait = min(wait, self._usage.poll_secs)
+        if self._ending is None:
+            wait = min(wait, self._usage.secs_left())
         if self._ending is not None and self._step < 3:
             wait = min(wait, self._escalate_from + self._after_secs(self._step) - _now())
         elif deadline is not None:
@@ -185,14 +192,13 @@ class Supervisor:
         """Reap ended children; return whether there are more to wait for."""
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return False
             if pid == 0:
                 return True
             if pid == self._main:
                 self._status = status
-                self._peak_kib = usage.ru_maxrss
 
     def _end(self, failure: str) -> End:
         assert self._status is not None
@@ -200,17 +206,19 @@ class Supervisor:
         if failure:
             return End(reason="unstartable", exit_code=127, message=failure)
         name = None
-        peak = max(self._peak_kib, self._usage.peak_kib)
         if code < 0:
             with contextlib.suppress(ValueError):
                 name = signal.Signals(-code).name
+        used = self._usage.total()
+        end = End(exit_code=code, signal=name, peak_kib=used.peak_kib, cpu_secs=used.cpu_secs, reason="exited")
         if self._ending is None and code == -signal.SIGKILL and oom_kills() > self._oom_kills:
-            sentence = f"Killed by the kernel at {format_kib(peak)}, because the machine ran out of memory."
-            return End(reason="memory", exit_code=code, signal=name, message=sentence, peak_kib=peak)
-        message = {"fenced": _FENCED, "stopped": _STOPPED}.get(self._ending or "", "")
-        if self._ending in ("memory", "cpu"):
-            message = self._usage.sentence(self._ending)
-        return End(reason=self._ending or "exited", exit_code=code, signal=name, message=message, peak_kib=peak)
+            end.reason, end.message = "memory", killed_by_kernel(end.peak_kib)
+        elif self._ending is not None:
+            end.reason = self._ending
+            end.message = {"fenced": _FENCED, "stopped": _STOPPED}.get(self._ending, "")
+            if self._ending in ("memory", "cpu"):
+                end.message = self._usage.sentence(self._ending)
+        return end
 
     def _write_end(self, end: End) -> None:
         """Write the last frame; on a full disk wait for room, for without it the result is lost."""

@@ -14,6 +14,7 @@ import urllib.parse
 import h11
 
 from zbrain_nb.client.locating import Endpoint
+from zbrain_nb.client.proving import proven_socket
 
 CONNECT_SECS = 5.0
 #: A server whose answer is larger than this is none of ours.
@@ -93,7 +94,12 @@ class Wires:
                 return wire, False
         async with asyncio.timeout(CONNECT_SECS):
             host, port = self._address
-            _, wire = await asyncio.get_running_loop().create_connection(_Wire, host, port, ssl=self._tls)
+            loop = asyncio.get_running_loop()
+            proven = await proven_socket(self._endpoint)
+            if proven is not None:
+                _, wire = await loop.create_connection(_Wire, sock=proven)
+            else:
+                _, wire = await loop.create_connection(_Wire, host, port, ssl=self._tls)
         if self._endpoint.has_ended:  # a kept connection broke, and the port may be another's by now
             wire.close()
             raise BrokenWire("that host has ended", was_idle=True)

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import re
 import sys
 import warnings
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
 
 from zbrain_nb.model.payload import load_value
 from zbrain_nb.notebook.shipping import ship_cell
-
-
-@pytest.fixture
-def notebook(tmp_path, monkeypatch):
-    """An IPython whose namespace is ``__main__``, as in a kernel; not the process's one instance."""
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    hooks = sys.displayhook, sys.excepthook
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.HistoryManager.hist_file = ":memory:"
-    shell = InteractiveShell(config=config)
-    yield shell
-    atexit.unregister(shell.atexit_operations)
-    shell.atexit_operations()
-    sys.displayhook, sys.excepthook = hooks
 
 
 @pytest.fixture

@@ -19,6 +19,16 @@ UMASK = os.umask(0o022)
 os.umask(UMASK)
 
 
+def begin(data: DataDir, *words: str) -> subprocess.Popen[str]:
+    """Start `zbrain` with these words, and return when it has said that it is on."""
+    process = subprocess.Popen(
+        [*ZBRAIN, *words], env=environ_of(data), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "on\n"
+    return process
+
+
 def test_run_without_server_streams_and_exits_with_the_commands_code_and_a_second_reuses_it(data: DataDir) -> None:
     first = zbrain(data, "run", "--", "sh", "-c", "echo hi; echo oh >&2; exit 3")
     assert (first.returncode, first.stdout, first.stderr) == (3, "hi\n", "oh\n")
@@ -48,15 +58,7 @@ def test_run_killed_command_exits_with_the_shells_code_for_its_signal(data: Data
 
 
 def test_run_interrupted_cancels_the_job(data: DataDir) -> None:
-    process = subprocess.Popen(
-        [*ZBRAIN, "run", "--name", "long", "--", "sh", "-c", "echo on; sleep 60"],
-        env=environ_of(data),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "on\n"
+    process = begin(data, "run", "--name", "long", "--", "sh", "-c", "echo on; sleep 60")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -68,15 +70,7 @@ def test_run_interrupted_cancels_the_job(data: DataDir) -> None:
 def test_run_detached_says_how_to_go_on_and_the_job_goes_on(data: DataDir, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     script = f"echo on; until [ -e {gate} ]; do sleep 0.02; done"
-    process = subprocess.Popen(
-        [*ZBRAIN, "run", "--name", "left", "--org", "lab", "--", "sh", "-c", script],
-        env=environ_of(data),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "on\n"
+    process = begin(data, "run", "--name", "left", "--org", "lab", "--", "sh", "-c", script)
     assert zbrain(data, "detach", "left").stderr.endswith(": 1 detached\n")
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 1

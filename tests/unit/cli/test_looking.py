@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import subprocess
 import time
@@ -89,6 +90,18 @@ def test_show_says_how_it_went(data: DataDir, job_id: str) -> None:
     for line in ("attempt    1/3", "exit code  0", "tags       lr=0.1"):
         assert line in shown
     assert "\x1b" not in shown
+
+
+def test_show_says_what_it_used(data: DataDir) -> None:
+    script = "import time\ndata = bytearray(100 << 20)\nwhile time.process_time() < 0.3: pass"
+    ran = zbrain(data, "run", "--name", "used", "--mem", "2G", "--", "python3", "-c", script)
+    assert ran.returncode == 0, ran.stderr
+    shown = zbrain(data, "show", "used").stdout
+    assert re.search(r"\nmemory +1[0-3]\d MiB of 2 GiB at most\n", shown), shown
+    assert re.search(r"\ncpu time +0\.\d s\n", shown), shown
+    told = json.loads(zbrain(data, "show", "used", "--json").stdout)
+    assert 100 < told["peak_memory_mb"] < 140
+    assert 0.3 <= told["cpu_secs"] < 1
 
 
 def test_artifacts_are_listed_and_fetched(data: DataDir, job_id: str, tmp_path: Path) -> None:

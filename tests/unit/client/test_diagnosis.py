@@ -31,8 +31,11 @@ from zbrain_nb.client.diagnosis.directory import (
 from zbrain_nb.client.diagnosis.installation import check_extension, check_kernels
 from zbrain_nb.client.diagnosis.machine import check_memory, check_session
 from zbrain_nb.client.diagnosis.service import Service, check_service
+from zbrain_nb.client.locating import Endpoint
+from zbrain_nb.model.culling import Culling
 from zbrain_nb.model.datadir import DataDir, Owner, lock_holder
 from zbrain_nb.model.hosting import find_or_start_host
+from zbrain_nb.model.protocol import Health, WorkerInfo
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.tokens import TokenKind, new_secret
 from zbrain_nb.store.opening import open_connection
@@ -107,6 +110,22 @@ def test_token_of_ones_own_that_is_refused_is_told_from_one_that_is_mistyped(ser
     hint = the_one(found, "server", Level.PROBLEM, "does not take ZBRAIN_TOKEN")
     assert ("revoked, has expired" in hint, "mistyped" in hint) == (is_whole, not is_whole)
     assert not said(found, "two servers")
+
+
+@pytest.mark.parametrize(
+    ("idle_hours", "level", "text"),
+    [(1, Level.OK, "keep the server beside it"), (25, Level.WARNING, "may be culled while jobs run")],
+)
+def test_server_that_jobs_keep_no_longer_from_being_culled_is_a_warning(
+    idle_hours: float, level: Level, text: str, tmp_path: Path
+) -> None:
+    culling = Culling(active_at=time.time() - 3600 * idle_hours, cap_secs=86_400)
+    worker = WorkerInfo(id="w", running=1, health=Health(culling=culling), seen_at=time.time())
+    endpoint = Endpoint("http://127.0.0.1:9/", "x")
+    found = list(
+        check_service(Service(endpoint=endpoint, workers=[worker]), Settings(data=str(tmp_path)), DataDir(tmp_path))
+    )
+    the_one(found, "server beside w", level, text)
 
 
 def test_host_that_cannot_be_reached_is_a_problem(tmp_path: Path) -> None:

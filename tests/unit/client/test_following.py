@@ -9,8 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from zbrain_nb.client import following
 from zbrain_nb.client.asynchronous import AsyncClient
 from zbrain_nb.client.locating import Endpoint, locator
+from zbrain_nb.client.transport import Transport
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import JobNotFound, ServerUnreachable, Unauthorized
 from zbrain_nb.model.events import AnyWorkerEvent, JobCompleted, JobDisplayed, JobLogged, JobStarted, LogStream
@@ -103,12 +105,14 @@ async def test_follow_brings_a_clear_that_waits_for_the_next_output(scene: Scene
 
 
 @pytest.mark.parametrize("at", [1, 2])
-async def test_follow_job_that_ends_while_it_is_looked_at_loses_nothing(scene: Scene, at: int) -> None:
+async def test_follow_job_that_ends_while_it_is_looked_at_loses_nothing(
+    scene: Scene, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The job ends between an event and the look at the job that the event causes."""
     job = await scene.submit()
-    look, looks = scene.client.get, 0
+    look, looks = following.get_job, 0
 
-    async def get(job_id: str) -> Job:
+    async def get_job(transport: Transport, job_id: str) -> Job:
         nonlocal looks
         looks += 1
         if looks == at:
@@ -121,12 +125,12 @@ async def test_follow_job_that_ends_while_it_is_looked_at_loses_nothing(scene: S
                 )
             else:
                 await scene.run_to_end(job)
-        found = await look(job_id)
+        found = await look(transport, job_id)
         if looks == 1 and at == 2:
             await scene.lease()
         return found
 
-    scene.client.get = get  # type: ignore[method-assign]
+    monkeypatch.setattr(following, "get_job", get_job)
     texts, shown, states = await followed(scene.client, job)
     assert texts == ["line 0", "line 1", "line 2"]
     assert shown == ["figure"]

@@ -177,3 +177,16 @@ def test_sql_begins_anew_when_the_stream_was_cut_off(client: Client, monkeypatch
     cuts[:] = [40] * 3
     with pytest.raises(ServerUnreachable, match="broke off"):
         client.call(client.asynchronous.history, HistoryQuery(table="jobs"))
+
+
+def test_attempts_of_a_job_that_was_tried_again_tell_what_each_used(client: Client, tmp_path: Path) -> None:
+    allocate = 'python3 -c "data = bytearray($MIB << 20)"'
+    script = f'if [ -e "$0" ]; then MIB=300; else touch "$0"; MIB=100; fi; {allocate}; [ $MIB = 300 ]'
+    job = client.submit(["sh", "-c", script, str(tmp_path / "tried")], max_retries=1).wait()
+    told = client.sql("select peak_memory_mb, cpu_secs from attempts where job_id = ? order by attempt", [job.id])
+    peaks = told["peak_memory_mb"].tolist()
+    assert [mib // 100 for mib in peaks] == [1, 3], peaks
+    assert (told["cpu_secs"] > 0).all()
+    assert (job.job.peak_memory_mb, job.job.cpu_secs) == (peaks[1], told["cpu_secs"][1])
+    last = client.sql("select peak_memory_mb, cpu_secs from jobs where id = ?", [job.id])
+    assert last.values.tolist() == told.values.tolist()[1:]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zbrain_nb.client.workers import COLUMNS, worker_remark, worker_row
+from zbrain_nb.client.workers import COLUMNS, culling_remark, worker_remark, worker_row
+from zbrain_nb.model.culling import Culling
 from zbrain_nb.model.job import Resources
 from zbrain_nb.model.protocol import Health, WorkerInfo, WorkerState
 
@@ -38,6 +39,26 @@ def test_row_says_what_is_free_of_what_is_there() -> None:
 )
 def test_remark_says_what_is_the_matter(fields: dict, remark: str) -> None:
     assert worker_remark(WorkerInfo(id="w", **fields)) == remark
+
+
+@pytest.mark.parametrize(
+    ("cap_hours", "idle_hours", "running", "remark"),
+    [
+        (24, 2, 1, "Running jobs keep the server beside it from being culled until "),
+        (24, 25, 1, "The server beside it may be culled while jobs run: nobody did anything there for 25 h."),
+        (0.5, 1, 1, "The server beside it may be culled while jobs run: nobody did anything there for 60 min."),
+        (0, 1, 1, "Running jobs do not keep the server beside it from being culled (keep_server_hours is 0)."),
+        (24, 25, 0, ""),
+    ],
+)
+def test_remark_says_how_long_jobs_keep_the_server_beside_their_worker(
+    cap_hours: float, idle_hours: float, running: int, remark: str
+) -> None:
+    health = Health(culling=Culling(active_at=1_000_000, cap_secs=3600 * cap_hours))
+    info = WorkerInfo(id="w", running=running, health=health)
+    said = culling_remark(info, 1_000_000 + 3600 * idle_hours)
+    assert said == remark or (remark.endswith("until ") and said.startswith(remark))
+    assert dict(zip(COLUMNS, worker_row(info, 1_000_000 + 3600 * idle_hours), strict=True))["Remark"] == said
 
 
 def test_row_of_a_hostile_worker_steers_no_terminal() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import site
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing import Any
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
 
 from tests.conftest import end_everything
 from zbrain_nb.client.client import Client
@@ -23,22 +21,6 @@ from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.notebook.extension import load
 from zbrain_nb.notebook.line import Desk
 from zbrain_nb.notebook.magic import ZBrainMagics
-
-
-@pytest.fixture
-def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InteractiveShell]:
-    """An IPython whose namespace is ``__main__``, as in a kernel; not the process's one instance."""
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    hooks = sys.displayhook, sys.excepthook
-    config = Config()
-    config.HistoryManager.enabled = False
-    config.HistoryManager.hist_file = ":memory:"
-    shell = InteractiveShell(config=config)
-    yield shell
-    atexit.unregister(shell.atexit_operations)
-    shell.atexit_operations()
-    sys.displayhook, sys.excepthook = hooks
 
 
 @pytest.fixture(scope="module")

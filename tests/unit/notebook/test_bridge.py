@@ -116,6 +116,15 @@ async def test_what_changes_something_is_done_whoever_takes_it_back(client: Clie
     await page.bridge_is_idle()
 
 
+async def test_repeat_asked_for_again_under_its_key_is_the_same_job(client: Client) -> None:
+    page = Page(client)
+    (handle,) = await asyncio.to_thread(client.submit_many, [JobSpec(cmd=["true"])])
+    await page.ask("POST", f"jobs/{handle.id}/cancel")
+    again = [(await page.ask("POST", f"jobs/{handle.id}/retry", key=key))[1]["id"] for key in ("a", "a", "b", None)]
+    assert again[0] == again[1]
+    assert len(set(again)) == 3
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -145,7 +145,10 @@ def test_same_grid_attaches_to_its_active_runs(
     first = pad.cell("g", "--no-wait --quiet --grid a=1,2", code, JobGroup)
     capsys.readouterr()
     assert pad.cell("g", "--no-wait --quiet --grid a=1,2", code, JobGroup).ids == first.ids
-    assert "attached to" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "attached to" in said and "--notify-after" not in said
+    assert pad.cell("g", "--no-wait --quiet --notify-after 9 --grid a=1,2", code, JobGroup).ids == first.ids
+    assert "--notify-after is as it was when the job was submitted" in capsys.readouterr().out
     more = pad.cell("g", "--no-wait --quiet --grid a=1,3", code, JobGroup)
     assert "is still" in capsys.readouterr().out
     another = pad.cell("g", "--no-wait --quiet --new --grid a=1,2", code, JobGroup)
@@ -258,17 +261,19 @@ def test_org_is_the_jobs(pad: Notebook) -> None:
     assert pad.cell("a", "--no-wait --quiet --shell", "true").wait(60).job.org_id == "default"
 
 
+def detach_held(pad: Notebook) -> int:
+    """Let the cell go on that waits for the jobs ``held``, as soon as it does; return how many waited."""
+    detached = 0
+    while not detached:
+        detached = sum(job.detach() for job in pad.clients[-1].jobs(name="held"))
+    return detached
+
+
 def test_cell_that_waits_is_detached_and_its_names_bind_later(
     pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def detach() -> int:
-        detached = 0
-        while not detached:  # until the cell waits
-            detached = sum(job.detach() for job in pad.clients[-1].jobs(name="held"))
-        return detached
-
     with ThreadPoolExecutor(1) as threads:
-        detaching = threads.submit(detach)
+        detaching = threads.submit(detach_held, pad)
         job = pad.cell("a", "--wait --name held --out found --job held", waits_for(tmp_path / "gate"))
         assert detaching.result(30) == 1
     assert "zbrain: detached; the job goes on." in capsys.readouterr().err
@@ -282,14 +287,8 @@ def test_cell_that_waits_is_detached_and_its_names_bind_later(
 def test_grid_that_waits_is_detached_by_one_of_its_runs(
     pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def detach() -> int:
-        detached = 0
-        while not detached:  # until the cell waits
-            detached = sum(job.detach() for job in pad.clients[-1].jobs(name="held"))
-        return detached
-
     with ThreadPoolExecutor(1) as threads:
-        detaching = threads.submit(detach)
+        detaching = threads.submit(detach_held, pad)
         line = "--wait --quiet --name held --grid x=1,2"
         group = pad.cell("a", line, waits_for(tmp_path / "gate"), kind=JobGroup)
         assert detaching.result(30) >= 1  # the other run may have told it too, before it was gone

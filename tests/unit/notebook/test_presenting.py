@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from zbrain_nb import Job, JobHandle, JobSpec, JobState
@@ -95,6 +96,12 @@ def test_that_the_end_was_not_saved_is_said(
         "zbrain: how 'train' ended is not saved in the notebook: Nobody answers.",
         "zbrain: how the runs of 'train' ended is not saved in the notebook: Nobody answers.",
     ]
+
+
+def test_static_html_of_what_goes_on_says_when_that_was() -> None:
+    job = Job(JobSpec(code="42"), state=JobState.RUNNING)
+    assert "<b>42</b> &middot; when this was written, 20" in mime_bundle(job)["text/html"]
+    assert "written" not in mime_bundle(msgspec.structs.replace(job, state=JobState.SUCCEEDED))["text/html"]
 
 
 def test_value_stands_once_in_static_html() -> None:

@@ -7,11 +7,6 @@ from zbrain_nb import JobQueue, Storage
 
 
 @pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import duckdb
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand
-from zbrain_nb import JobSpec
+from zbrain_nb import JobQueue, JobSpec, Storage
+from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import JobCompleted, JobFailed, JobLogged
+from zbrain_nb.model.job import Job
+from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.overview import MINUTES
+from zbrain_nb.store import schema
 
 pytestmark = pytest.mark.anyio
 LAB = JobSpec(cmd=["true"], org_id="lab")
@@ -74,6 +79,26 @@ async def test_minutes_show_ends_failures_and_waits_in_their_minute(queue, clock
     assert sum((await queue.overview()).minutes.ended) == 0
 
 
+async def test_minutes_show_how_many_waited_when_each_ended(queue, clock):
+    def new(spec):
+        return Job(spec, created_at=as_datetime(clock.time()))
+
+    hand = await Hand(queue).register()
+    await queue.submit_many(list(map(new, [TRUE] * 3 + [LAB])))
+    clock.advance(60)
+    (job,) = await hand.lease(limit=1)
+    (canceled,) = await queue.submit_many([new(TRUE)])
+    clock.advance(60)
+    await queue.cancel_job(canceled)
+    await hand.send(JobCompleted(job.id, attempt=1))
+    await queue.fold()
+    waiting = (await queue.overview()).minutes.waiting
+    assert len(waiting) == MINUTES
+    assert waiting[-4:] == [0, 3, 3, 2]
+    clock.advance(3600 * 2)
+    assert set((await queue.overview()).minutes.waiting) == {2}
+
+
 async def test_attempts_tell_failures_losses_and_the_running_one(queue, clock):
     hand = await Hand(queue).register()
     spec = JobSpec(cmd=["true"], max_retries=3)
@@ -100,6 +125,58 @@ async def test_attempts_tell_failures_losses_and_the_running_one(queue, clock):
     assert await queue.list_attempts("no id") == []
 
 
+async def test_each_attempt_keeps_what_it_used_and_the_job_tells_that_of_the_last(queue, clock):
+    hand = await Hand(queue).register()
+    job = await hand.run(JobSpec(cmd=["true"], max_retries=1))
+
+    async def used():
+        now = await queue.get(job.id)
+        return now.state, now.peak_memory_mb, now.cpu_secs
+
+    await hand.send(JobFailed(job.id, attempt=1, peak_memory_mb=100.5, cpu_secs=0.25))
+    assert await used() == ("retrying", 100.5, 0.25)
+    clock.advance(60)
+    queue.tick()
+    assert len(await hand.lease()) == 1
+    assert await used() == ("running", None, None)
+    stopped = {"lost": True, "reason": "Its worker was told to stop."}
+    await hand.send(JobFailed(job.id, attempt=2, peak_memory_mb=50, **stopped))
+    clock.advance(60)
+    queue.tick()
+    assert len(await hand.lease()) == 1
+    await hand.send(JobCompleted(job.id, attempt=3, cpu_secs=7.0))
+    assert await used() == ("succeeded", None, 7.0)
+    attempts = [(one.peak_memory_mb, one.cpu_secs) for one in await queue.list_attempts(job.id)]
+    assert attempts == [(100.5, 0.25), (50, None), (None, 7.0)]
+
+
+async def test_job_of_the_version_before_is_read_and_one_of_this_is_not_by_that(tmp_path, clock, monkeypatch):
+    async with JobQueue(Storage(tmp_path), tmp_path / "artifacts", clock=clock) as queue:
+        hand = await Hand(queue).register()
+        old, new = await hand.run(), await hand.run()
+        await hand.send(JobCompleted(old.id, attempt=1))
+    with duckdb.connect(str(queue.storage.path)) as connection:
+        connection.execute("UPDATE meta SET value = '7' WHERE key = 'schema_version'")
+    async with JobQueue(Storage(tmp_path), tmp_path / "artifacts", clock=clock) as queue:
+        await (await Hand(queue).register()).send(JobCompleted(new.id, attempt=1, peak_memory_mb=8.0, cpu_secs=2.5))
+        for job, used in ((old, (None, None)), (new, (8.0, 2.5))):
+            (attempt,) = await queue.list_attempts(job.id)
+            assert (attempt.peak_memory_mb, attempt.cpu_secs) == used
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 7)
+    with pytest.raises(ZBrainError, match="newer zbrain_nb"):
+        await JobQueue(Storage(tmp_path), tmp_path / "artifacts", clock=clock).open()
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), True])
+@pytest.mark.parametrize("name", ["peak_memory_mb", "cpu_secs"])
+async def test_use_that_nobody_could_have_is_refused(queue, name, value):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+    (result,) = await hand.send(JobCompleted(job.id, attempt=1, after=0, seq=1, **{name: value}))
+    assert result.status == "invalid"
+    assert name in result.message
+
+
 async def test_canceled_before_it_ran_has_no_attempts(queue):
     job_id = await queue.submit(TRUE)
     await queue.cancel_job(job_id)
@@ -109,11 +186,12 @@ async def test_canceled_before_it_ran_has_no_attempts(queue):
 async def test_last_attempt_is_told_by_the_job_when_its_events_are_gone(queue):
     hand = await Hand(queue).register()
     job = await hand.run()
-    await hand.send(JobCompleted(job.id, attempt=1, exit_code=0))
+    await hand.send(JobCompleted(job.id, attempt=1, exit_code=0, peak_memory_mb=9.5, cpu_secs=2))
     await queue.fold()
     await queue.storage.write(lambda database: database._connection.execute("DELETE FROM transitions_1"))
     (last,) = await queue.list_attempts(job.id)
     assert (last.attempt, last.state, last.worker_id, last.exit_code) == (1, "succeeded", "w", 0)
+    assert (last.peak_memory_mb, last.cpu_secs) == (9.5, 2)
 
 
 async def test_chain_of_retries_is_found_from_every_member(queue):

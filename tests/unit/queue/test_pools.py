@@ -11,9 +11,10 @@ from tests.unit.queue.stage import TRUE, Hand, turns
 from tests.unit.queue.test_grants import SHA, upload
 from tests.unit.queue.test_scopes import ABE, ANN, BOB, HOLDER, ScopedHand, pool
 from zbrain_nb import JobSpec
-from zbrain_nb.model.errors import Forbidden
+from zbrain_nb.model.errors import Forbidden, Unavailable
 from zbrain_nb.model.events import JobStarted
-from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo
+from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, WorkerInfo
+from zbrain_nb.queue.withdrawals import anybody_may
 
 pytestmark = pytest.mark.anyio
 
@@ -78,13 +79,31 @@ async def test_token_of_one_persons_jobs_needs_no_isolation(queue):
     assert [job.id for job in await ScopedHand(queue, "p", of_abe()).lease(limit=9)] == [abes]
 
 
-@pytest.mark.parametrize("scope", [None, HOLDER])
-async def test_worker_of_who_holds_the_data_directory_gets_jobs_of_everybody(queue, scope):
-    answer = await queue.register_worker(WorkerInfo(id="w", is_shared=True), scope=scope)
+async def test_worker_of_who_holds_the_data_directory_gets_their_own_jobs_alone(queue):
+    """In its account lies the token that opens everything."""
+    answer = await queue.register_worker(WorkerInfo(id="w"), scope=HOLDER)
+    assert answer.notice is None
+    anns, own = [await queue.submit(TRUE, scope=who) for who in (ANN, HOLDER)]
+    assert [job.id for job in await ScopedHand(queue, "w", HOLDER).lease(limit=9)] == [own]
+    reason = (await queue.get(anns, scope=ANN)).reason
+    assert "in one account" in reason
+    assert "--jobs-of ann" in reason
+
+
+@pytest.mark.parametrize("told", [{"runs_others": True}, {"isolates": True}])
+async def test_worker_of_who_holds_the_data_directory_gets_jobs_of_everybody_if_they_say_so(queue, told):
+    answer = await queue.register_worker(WorkerInfo(id="w", **told), scope=HOLDER)
     assert answer.notice is None
     theirs = [await queue.submit(TRUE, scope=who) for who in (ANN, ABE, BOB, HOLDER)]
-    request = LeaseRequest(request_id="1", limit=9, wait_secs=0)
-    assert {lease.job.id for lease in (await queue.lease("w", request, scope=scope)).leases} == set(theirs)
+    assert {job.id for job in await ScopedHand(queue, "w", HOLDER).lease(limit=9)} == set(theirs)
+
+
+@pytest.mark.parametrize("scope", [ANN, POOL])
+async def test_nobody_else_can_say_that_their_worker_runs_jobs_of_others(queue, scope):
+    hand = await ScopedHand(queue, "w", scope).register(kind="big", runs_others=True)
+    await queue.submit(BIG, scope=ABE)
+    assert await hand.lease(limit=9) == []
+    assert [info.runs_others for info in queue.workers()] == [False]
 
 
 async def test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_does_not_isolate(queue):
@@ -125,3 +144,49 @@ async def test_worker_in_process_is_of_everybody(queue):
     hand = await Hand(queue).register()
     theirs = [await queue.submit(TRUE, scope=scope) for scope in (ANN, ABE)]
     assert {job.id for job in await hand.lease(limit=9)} == set(theirs)
+
+
+async def test_pool_gets_no_job_of_who_may_not_submit_in_its_org_any_more(queue):
+    members = {"ann"}
+
+    async def may_run(job):
+        return job.owner in members
+
+    queue.may_run = may_run
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
+    abes, anns = await queue.submit(BIG, scope=ABE), await queue.submit(BIG, scope=ANN)
+    assert [job.id for job in await hand.lease(limit=9)] == [anns]
+    job = await queue.get(abes)
+    assert (job.state, job.reason) == ("canceled", "abe may not have jobs run in the org red any more.")
+    hand.requests = 0
+    assert [job.id for job in await hand.lease(limit=9)] == [anns]  # the same request again
+    members.clear()
+    hand.requests = 0
+    assert await hand.lease(limit=9) == []  # and once more, by when she is out too
+    assert (await queue.get(anns)).state == "canceled"
+
+
+async def test_job_is_given_back_unharmed_while_it_cannot_be_told_whether_it_may_run(queue):
+    async def may_run(job):
+        raise Unavailable("The Hub does not answer.")
+
+    queue.may_run = may_run
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
+    job_id = await queue.submit(BIG, scope=ABE)
+    assert await hand.lease() == []
+    job = await queue.get(job_id)
+    assert (job.state, job.losses) == ("retrying", 0)
+    assert "The Hub does not answer." in job.reason
+    queue.may_run = anybody_may
+    queue.tick()
+    assert [job.id for job in await hand.lease()] == [job_id]
+
+
+async def test_persons_own_worker_needs_no_further_word(queue):
+    async def may_run(job):
+        raise AssertionError("asked")
+
+    queue.may_run = may_run
+    hand = await ScopedHand(queue, "w", ANN).register()
+    job_id = await queue.submit(TRUE, scope=ANN)
+    assert [job.id for job in await hand.lease()] == [job_id]

@@ -44,7 +44,8 @@ async def test_batch_that_passes_a_limit_partly_leaves_nothing(tmp_path, clock):
     async with limited(tmp_path, clock, org=Quota(pending=3)) as queue:
         with pytest.raises(OverQuota) as refusal:
             await queue.submit_many([spec() for _ in range(4)])
-        assert refusal.value.details == {"quota": "org_pending", "limit": 3, "used": 0}  # never fits: no time to wait
+        assert refusal.value.details == {"quota": "org_pending", "limit": 3, "used": 0, "retry_after_secs": 10}
+        assert "in parts" in refusal.value.hint
         with pytest.raises(OverQuota):
             await queue.submit_many([spec(org_id="lab"), *(spec() for _ in range(4))])
         assert queue.active_jobs() == 0

@@ -100,7 +100,7 @@ async def test_person_has_so_many_workers_and_no_more_until_one_is_lost(queue, c
     clock.advance(40)
     with pytest.raises(OverQuota) as refused:
         await queue.register_worker(WorkerInfo(id="more"), scope=ANN)
-    assert refused.value.details == {"quota": "owner_workers", "limit": 2, "used": 2}
+    assert refused.value.details == {"quota": "owner_workers", "limit": 2, "used": 2, "retry_after_secs": 60}
     await queue.register_worker(WorkerInfo(id="first"), scope=ANN)  # a new process of it
     await queue.register_worker(WorkerInfo(id="abes"), scope=ABE)
     clock.advance(61)

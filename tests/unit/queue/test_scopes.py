@@ -297,6 +297,23 @@ async def test_member_who_is_removed_gets_nothing_more_on_an_open_socket(queue, 
     assert [event.job_id for event in await take(follower)] == [theirs]
 
 
+@pytest.mark.parametrize("topics", [["orgs/red"], ["jobs/{red}"], ["states/{red}", "jobs/{blue}"]])
+async def test_member_who_is_removed_is_told_so_if_they_follow_something_of_that_org(queue, topics):
+    now = [person("ann", red="submitter", blue="viewer", green="viewer")]
+
+    async def renew():
+        return now[0]
+
+    ids = {"red": await queue.submit(TRUE, scope=ANN), "blue": await queue.submit(TRUE, scope=BOB)}
+    follower = queue.subscribe([topic.format(**ids) for topic in topics], scope=now[0], renew=renew)
+    now[0] = person("ann", red="submitter", blue="viewer")
+    assert await asyncio.wait_for(follower.next_frame(0.01), 10) == b"[]"  # green is no matter here
+    now[0] = person("ann", "blue")
+    await queue.submit(TRUE, scope=ABE)
+    with pytest.raises(Forbidden, match=r"^You are not a member of red any more\.$"):
+        await asyncio.wait_for(follower.next_frame(0.01), 10)
+
+
 async def test_follower_who_is_not_known_any_more_is_told_so(queue):
     async def renew():
         raise Unauthorized("Who are you?")
@@ -312,7 +329,8 @@ async def test_expelled_principals_lose_sockets_and_waiting_leases(queue):
     await turns()
     queue.expel(lambda principal: principal.owner == "ann")
     assert await asyncio.wait_for(waiting, 10) == []
-    assert await take(follower) == []
+    with pytest.raises(Unauthorized, match="revoked"):
+        await take(follower)
     await queue.submit(TRUE, scope=BOB)
     assert len(await take(other)) == 1
 
@@ -327,9 +345,8 @@ async def test_store_itself_reads_events_of_the_orgs_that_are_seen(queue, topics
         ids[name] = job.id
     jobs, orgs = topics
     asked = None if jobs is None else [ids[name] for name in jobs]
-    events, whole = await queue.storage.read(
-        queries.events_between, 0, queue.event_seq, asked, orgs, 100, frozenset({"red"})
-    )
+    wanted = queries.EventQuery(0, queue.event_seq, 100, asked, orgs, seen=frozenset({"red"}))
+    events, whole = await queue.storage.read(queries.events_between, wanted)
     assert {event.job_id for event in events} == {ids["mine"]}
     assert ("job_logged" in {event.kind for event in events}) == (orgs != ["red", "blue"])
     assert whole == queue.event_seq
@@ -439,13 +456,14 @@ async def test_worker_gets_no_jobs_of_an_org_where_its_person_may_only_look(queu
     hand = await ScopedHand(queue, "w", ANN).register()
     red = await queue.submit(TRUE, scope=ANN)
     (job,) = await hand.lease()
-    hand.scope = fewer = person("ann", "blue", red="viewer")
+    fewer = person("ann", "blue", red="viewer")
+    assert queue.is_leased_to(ANN, job, 1)
+    assert not queue.is_leased_to(fewer, job, 1), "inputs are for who may run the job"
+    hand.scope = fewer
     await queue.submit(TRUE, scope=ANN)
     blue = await queue.submit(TRUE, scope=fewer)
     assert [job.id for job in await hand.lease(limit=5)] == [blue]
     assert job.id == red
-    assert queue.is_leased_to(ANN, job, 1)
-    assert not queue.is_leased_to(fewer, job, 1), "inputs are for who may run the job"
     with pytest.raises(Forbidden, match="red"):
         await queue.register_worker(WorkerInfo(id="other", org_id="red"), scope=fewer)
 
@@ -517,6 +535,25 @@ async def test_owner_who_left_the_org_loses_the_running_job(queue):
     line = JobLogged(job.id, attempt=1, after=0, seq=1, lines=[("stdout", 1.0, "x")])
     (result,) = (await queue.take_events("w", EventBatch([line]), scope=gone)).results
     assert (result.status, result.high, result.message) == ("stale", 0, "No such job.")
+
+
+@pytest.mark.parametrize("act", ["register", "heartbeat", "lease"])
+async def test_attempt_ends_with_the_first_word_of_a_worker_that_may_not_have_it_any_more(queue, act):
+    """Not when its lease does: until then the attempt's token opens the org to who was removed."""
+    hand = await ScopedHand(queue, "w", ANN).register()
+    job_id = await queue.submit(JobSpec(cmd=["true"], max_retries=1), scope=ANN)
+    await hand.lease()
+    hand.scope = gone = person("ann", "blue")
+    if act == "register":
+        assert (await queue.register_worker(WorkerInfo(id="w"), scope=gone)).attempts == []
+    elif act == "heartbeat":
+        await queue.heartbeat("w", HeartbeatRequest(), scope=gone)
+    else:
+        assert await hand.lease() == []
+    assert queue.running_attempt(job_id, 1) is None
+    job = await queue.get(job_id)
+    assert (job.state, job.losses) == (JobState.RETRYING, 1)
+    assert "may not run it any more" in job.reason
 
 
 async def test_workers_token_reads_what_its_workers_leased_and_nothing_else(queue):

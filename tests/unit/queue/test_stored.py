@@ -108,7 +108,12 @@ async def test_job_may_leave_more_than_the_limit_and_the_next_submit_is_refused(
         for spec in (JobSpec(cmd=["true"], idempotency_key="new"), SPEC):
             with pytest.raises(OverQuota) as refusal:
                 await queue.submit(spec, scope=ANN)
-        assert refusal.value.details == {"quota": f"{what}_stored_bytes", "limit": KIB, "used": 2 * KIB}
+        assert refusal.value.details == {
+            "quota": f"{what}_stored_bytes",
+            "limit": KIB,
+            "used": 2 * KIB,
+            "retry_after_secs": 3600,
+        }
         whose = "Org 'red'" if what == "org" else "Owner 'ann'"
         assert refusal.value.message == f"{whose} stores 2 KiB, over its limit of 1 KiB, and can add no jobs."
         assert "ZBRAIN_KEEP_JOBS_DAYS" in refusal.value.hint
@@ -152,7 +157,8 @@ async def test_many_uploads_at_once_reserve_what_they_announce(tmp_path, clock):
                     refused.append(error)
         assert (len(begun), used(queue, "ann", "red")) == (5, [6 * MIB, 10 * MIB])
         assert refused[0].message == "Owner 'ann' stores 6 MiB and cannot add 2 MiB: its limit is 7 MiB."
-        assert refused[-1].details == {"quota": "org_stored_bytes", "limit": 10 * MIB, "used": 10 * MIB}
+        details = {"quota": "org_stored_bytes", "limit": 10 * MIB, "used": 10 * MIB, "retry_after_secs": 3600}
+        assert refused[-1].details == details
         for upload, hold in begun:
             upload.pause()
             queue.stored.end(hold)

@@ -117,10 +117,10 @@ async def test_catching_up_ends_although_events_go_on(queue, monkeypatch):
     reads = 0
     read = queue._bus.past.read
 
-    async def busy_read(*asked):
+    async def busy_read(wanted):
         nonlocal reads
         reads += 1
-        found = await read(*asked)
+        found = await read(wanted)
         await queue.submit(TRUE)
         return found
 
@@ -160,7 +160,7 @@ async def test_failed_read_loses_nothing(queue, monkeypatch):
     follower = queue.subscribe(after=0)
     read = queue._bus.past.read
 
-    async def fail(*asked):
+    async def fail(wanted):
         await queue.submit(TRUE)
         raise Unavailable("The disk is gone.")
 
@@ -202,11 +202,11 @@ async def test_past_that_is_dropped_while_it_is_read_is_reset(queue, monkeypatch
     oldest, read = 0, queue._bus.past.read
     monkeypatch.setattr(queue._bus.past, "oldest", lambda: oldest)
 
-    async def drop_while_reading(*asked):
+    async def drop_while_reading(wanted):
         nonlocal oldest
-        if asked[0] == 2:
+        if wanted.after == 2:
             oldest = 5
-        return await read(*asked)
+        return await read(wanted)
 
     monkeypatch.setattr(queue._bus.past, "read", drop_while_reading)
     assert [event.seq for event in await soon(follower)] == [1, 2]

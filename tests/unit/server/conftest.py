@@ -3,15 +3,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.unit.queue.stage import FakeClock
-from zbrain_nb import Storage
 from zbrain_nb.model.access import Principal, Role
 from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.server.tokens import Tokens
-
-
-@pytest.fixture
-def anyio_backend():
-    return "asyncio"
 
 
 class SetClock(FakeClock):
@@ -26,14 +20,6 @@ class SetClock(FakeClock):
 @pytest.fixture
 def clock() -> SetClock:
     return SetClock()
-
-
-@pytest.fixture
-async def storage(tmp_path) -> AsyncIterator[Storage]:
-    storage = Storage(tmp_path / "data")
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 @pytest.fixture

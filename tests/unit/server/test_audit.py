@@ -95,7 +95,8 @@ async def test_strangers_from_everywhere_do_not_fill_the_audit_nor_hide_what_oth
 
 
 async def test_one_caller_s_flood_of_acts_is_counted_by_verb_beyond_a_limit(audit, monkeypatch):
-    monkeypatch.setattr(module, "MOST_ACTS_OF_ONE", 10)
+    monkeypatch.setattr(module, "MOST_ACTS", 10)
+    monkeypatch.setattr(module, "MOST_OF_VERB", 1)
     for n in range(100):
         audit.note(act(object_id=str(n), org_id="lab"))
         audit.note(act("submit", object_id=str(n), org_id="lab", count=5))
@@ -108,6 +109,40 @@ async def test_one_caller_s_flood_of_acts_is_counted_by_verb_beyond_a_limit(audi
     assert counts == {("ada", "cancel"): 100, ("ada", "submit"): 500, ("bob", "cancel"): 1}
     assert len(found) == 10 + 1 + 2
     assert {one.object_id for one in found[:2]} == {""}
+
+
+async def test_what_one_does_in_an_org_is_found_there_whatever_they_did_before(audit, monkeypatch):
+    monkeypatch.setattr(module, "MOST_ACTS", 100)
+    monkeypatch.setattr(module, "MOST_OF_VERB", 3)
+    for n in range(module.MOST_OF_ONE + 1):  # different refusals, in orgs of others
+        audit.note(refusal("mal", f"mal is not in the org o{n}", org_id=f"o{n}"))
+    for n in range(200):
+        audit.note(act("detach", "mal", object_id=str(n), org_id="~mal"))
+        audit.note(act("detach", "mal", object_id=str(n), org_id="lab", token_id=f"zbp_{n % 2}"))
+    for n in range(5):
+        audit.note(act("download result", "mal", object_id=f"jewel {n}", org_id="lab"))
+    audit.note(act("retry", "mal", object_id="vera's", org_id="lab"))
+    audit.note(refusal("mal", "mal may not cancel there", org_id="lab"))
+    audit._close_window()
+    found = [(one.verb, one.object_id, one.count) for one in await audit.read(AuditQuery(orgs=["lab"], limit=20))]
+    assert found[:7] == [
+        ("download result", "", 2),
+        ("detach", "", 100),
+        ("", "", 1),  # the refusal
+        ("retry", "vera's", 1),
+        ("download result", "jewel 2", 1),
+        ("download result", "jewel 1", 1),
+        ("download result", "jewel 0", 1),
+    ]
+
+
+async def test_refusals_that_name_orgs_without_end_do_not_fill_the_audit(audit):
+    for n in range(5_000):
+        audit.note(refusal("mal", org_id=f"o{n}"))
+    audit._close_window()
+    found = await audit.read(ALL)
+    assert len(found) <= module.MOST_OF_ONE + module.MOST + 1
+    assert sum(one.count for one in found) == 5_000
 
 
 async def test_what_the_store_refuses_is_held_and_written_when_it_takes_it_again(audit, storage, monkeypatch):

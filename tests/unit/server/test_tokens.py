@@ -1,5 +1,6 @@
 """Tokens: no more rights than who makes them, found by hash alone, ended at once."""
 
+import asyncio
 import datetime as dt
 
 import pytest
@@ -132,6 +133,38 @@ async def test_revoked_token_is_refused_at_once_and_what_is_open_with_it_ends(to
     assert (tokens.find(secret), ended) == (None, [token.id])
     assert (await tokens.revoke(token.id, admin, record("revoke token"))).revoked_at == first.revoked_at
     assert len(ended) == 1
+
+
+async def test_token_ends_with_the_one_that_it_was_made_with(tokens, admin, ended, storage, audit, clock):
+    stolen, secret = await mint(tokens, admin, kind=TokenKind.ADMIN)
+    child, child_secret = await mint(tokens, tokens.find(secret), kind=TokenKind.ADMIN)
+    grandchild, last_secret = await mint(tokens, tokens.find(child_secret), kind=TokenKind.WORKER)
+    other, other_secret = await mint(tokens, admin)
+    await tokens.revoke(stolen.id, admin, record("revoke token"))
+    assert ended == [stolen.id, child.id, grandchild.id]
+    assert [tokens.find(each) for each in (secret, child_secret, last_secret)] == [None] * 3
+    assert [tokens.lives(one.id) for one in (stolen, child, grandchild, other)] == [False] * 3 + [True]
+    await tokens.stop()
+    again = Tokens(storage, audit, lambda ids: None, home="default", clock=clock)
+    await again.start()
+    assert [again.find(each) for each in (secret, child_secret, last_secret)] == [None] * 3
+    assert again.find(other_secret) is not None
+    assert {t.id: t.revoked_by for t in again.tokens(admin)} == {
+        stolen.id: "ada",
+        child.id: "ada",
+        grandchild.id: "ada",
+        other.id: None,
+    }
+    await again.stop()
+
+
+async def test_token_that_is_made_while_its_maker_is_revoked_is_worth_nothing(tokens, admin):
+    _, secret = await mint(tokens, admin, kind=TokenKind.ADMIN)
+    thief = tokens.find(secret)
+    _, (_, child_secret) = await asyncio.gather(
+        tokens.revoke(thief.token_id, admin, record("revoke token")), mint(tokens, thief, kind=TokenKind.ADMIN)
+    )
+    assert tokens.find(child_secret) is None
 
 
 async def test_token_revoked_while_the_store_refuses_is_refused_all_the_same(tokens, admin, storage, monkeypatch):

@@ -76,7 +76,7 @@ async def test_snapshot_of_many_large_jobs_is_read_in_slices(storage):
 
 
 async def test_events_of_many_large_jobs_are_read_in_little_memory(storage):
-    events, upto = await storage.read(queries.events_between, 0, storage.last_seq, None, None, JOBS)
+    events, upto = await storage.read(queries.events_between, queries.EventQuery(0, storage.last_seq, JOBS))
     assert [event.seq for event in events] == list(range(1, upto + 1))
     assert upto >= JOBS
 

@@ -41,7 +41,8 @@ async def test_event_page_of_long_lines_ends_at_its_size_and_no_event_is_cut(sto
     seen: list[int] = []
     after = 0
     while after < storage.last_seq:
-        events, after = await storage.read(queries.events_between, after, storage.last_seq, [job.id], None, 1000)
+        wanted = queries.EventQuery(after, storage.last_seq, 1000, [job.id])
+        events, after = await storage.read(queries.events_between, wanted)
         lines = [entry for event in events for entry in event.entries]
         assert sum(len(entry.line) for entry in lines) < LOG_PAGE_BYTES + 10 * len(LONG)
         seen += [entry.seq for entry in lines]

@@ -19,14 +19,6 @@ pytestmark = pytest.mark.anyio
 KINDS = ("jobs", "transitions", "logs")
 
 
-@pytest.fixture
-async def storage(tmp_path):
-    storage = Storage(tmp_path / "data")
-    await storage.open()
-    yield storage
-    await storage.close()
-
-
 async def next_segments(storage, kinds=KINDS):
     await storage.write(lambda db: db.open_segments(kinds, time.time()))
 
@@ -210,7 +202,7 @@ async def test_events_of_segments_are_read_in_order(storage):
     for job in jobs:
         await storage.commit([change_of(storage, job, events=1, lines=1)])
         await next_segments(storage)
-    events, whole = await storage.read(queries.events_between, 2, 9, None, None, 100)
+    events, whole = await storage.read(queries.events_between, queries.EventQuery(2, 9, 100))
     assert [event.seq for event in events] == [3, 4, 5, 6, 7, 8, 9]
     assert whole == 9
 

@@ -17,6 +17,7 @@ from tests.unit.worker.function_station import Calls
 from tests.unit.worker.memory_link import MemoryLink, MemoryQueue, Tracked
 from zbrain_nb.model.datadir import is_locked, lock_holder
 from zbrain_nb.worker.agent import WorkerAgent
+from zbrain_nb.worker.calls import SESSION_PREFIX
 from zbrain_nb.worker.folder import WorkerFolder
 from zbrain_nb.worker.spool import Begin, Kind, SpoolReader, read_json
 
@@ -137,6 +138,28 @@ class Station:
                 os.waitpid(pid, 0)
 
 
+class Brief:
+    """A station whose worker believes that commands are brief."""
+
+    def __init__(self, station: Station) -> None:
+        self.station = station
+
+    def submit(self, *cmd: str, **spec: Any) -> Tracked:
+        assert self.station.agent is not None
+        for _ in range(40):
+            self.station.agent._runs.crew.learn(0.001)
+        return self.station.submit(*cmd, **spec)
+
+    async def run(self, *cmd: str, **spec: Any) -> Tracked:
+        job = self.submit(*cmd, **spec)
+        await self.station.until(lambda: job.ended)
+        return job
+
+    @property
+    def sessions(self) -> set[str]:
+        return {path.name for path in self.station.folder.runs.glob(f"{SESSION_PREFIX}*.spool")}
+
+
 def zygotes(station: Station) -> set[int]:
     """Zygotes of the station: children of its spawner that are no supervisors."""
     spawner = station.spawner
@@ -164,6 +187,14 @@ async def station(idle_station: Station) -> AsyncIterator[Station]:
     """A station at work."""
     await idle_station.start()
     yield idle_station
+    await idle_station.stop()
+
+
+@pytest.fixture
+async def brief(idle_station: Station, tmp_path: Path) -> AsyncIterator[Brief]:
+    idle_station.queue.blobs = tmp_path / "store"
+    await idle_station.start()
+    yield Brief(idle_station)
     await idle_station.stop()
 
 

@@ -5,49 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.worker.conftest import Station, eventually, pids_with
-from tests.unit.worker.memory_link import Tracked
+from tests.unit.worker.conftest import Brief, eventually, pids_with
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed, JobProgress, LogStream
-from zbrain_nb.worker.calls import SESSION_PREFIX
 
 pytestmark = pytest.mark.anyio
 STUBBORN = "trap '' INT TERM; setsid sh -c 'trap \"\" INT TERM; sleep 1000' & echo ready; sleep 1000"
-
-
-class Brief:
-    """A station whose worker believes that commands are brief."""
-
-    def __init__(self, station: Station) -> None:
-        self.station = station
-
-    def submit(self, *cmd: str, **spec: Any) -> Tracked:
-        assert self.station.agent is not None
-        for _ in range(40):
-            self.station.agent._runs.crew.learn(0.001)
-        return self.station.submit(*cmd, **spec)
-
-    async def run(self, *cmd: str, **spec: Any) -> Tracked:
-        job = self.submit(*cmd, **spec)
-        await self.station.until(lambda: job.ended)
-        return job
-
-    @property
-    def sessions(self) -> set[str]:
-        return {path.name for path in self.station.folder.runs.glob(f"{SESSION_PREFIX}*.spool")}
-
-
-@pytest.fixture
-async def brief(idle_station: Station, tmp_path: Path) -> AsyncIterator[Brief]:
-    idle_station.queue.blobs = tmp_path / "store"
-    await idle_station.start()
-    yield Brief(idle_station)
-    await idle_station.stop()
 
 
 def _parent(pid: int) -> int:

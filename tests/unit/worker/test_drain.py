@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.worker.conftest import Station, eventually, pids_with
 from tests.unit.worker.memory_link import MemoryLink
+from zbrain_nb.model.culling import Culling, write_culling
 from zbrain_nb.model.errors import Unauthorized
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed
 from zbrain_nb.model.protocol import Registered, WorkerInfo
@@ -221,3 +222,15 @@ async def test_heartbeat_tells_how_the_worker_is(station: Station, tmp_path: Pat
     (tmp_path / "go").touch()
     await station.until(lambda: job.ended)
     await asyncio.sleep(0)
+
+
+async def test_heartbeat_passes_on_how_long_jobs_keep_the_server_beside_the_worker(
+    idle_station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "LOOK_SECS", 0.05)
+    await idle_station.start()
+    await eventually(lambda: idle_station.queue.beats)
+    assert idle_station.queue.beats[-1].health.culling is None
+    said = Culling(active_at=1_000_000, cap_secs=3600)
+    write_culling(agent(idle_station)._folder.root, said)
+    await eventually(lambda: idle_station.queue.beats[-1].health.culling == said)

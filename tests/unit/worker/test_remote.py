@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from zbrain_nb.server.host import Host
 from zbrain_nb.worker.fence import now
 from zbrain_nb.worker.kinds import EventSender
 from zbrain_nb.worker.link import HttpLink, follow
+from zbrain_nb.worker.spares import Spares
 
 pytestmark = pytest.mark.anyio
 TRUE = JobSpec(cmd=["true"])
@@ -176,7 +178,7 @@ async def test_lease_that_nobody_waits_for_any_more_goes_to_the_next_or_back(els
     asking.cancel()
     once = JobSpec(cmd=["true"], rerun_if_lost=False)
     first = await elsewhere.queue.submit(once)
-    await eventually(lambda: elsewhere.remote._spare)
+    await eventually(lambda: elsewhere.remote._spares)
     taken = await elsewhere.remote.acquire_lease("stub")
     assert taken is not None
     assert taken.id == first
@@ -184,7 +186,7 @@ async def test_lease_that_nobody_waits_for_any_more_goes_to_the_next_or_back(els
     await eventually(lambda: elsewhere.remote._poll is not None)
     asking.cancel()
     second = await elsewhere.queue.submit(once)
-    await eventually(lambda: elsewhere.remote._spare)
+    await eventually(lambda: elsewhere.remote._spares)
     await elsewhere.remote.close()
     back = await elsewhere.until(second, JobState.RETRYING)
     assert "before the job could start" in (back.reason or "")
@@ -203,7 +205,8 @@ async def test_worker_that_starts_again_tells_what_its_last_life_ran_as_lost(els
 async def test_brief_jobs_are_leased_ahead_and_run_in_their_order(
     elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zbrain_nb.worker.remote.RETURN_SECS", 60.0)  # however slow this machine is
+    monkeypatch.setattr("zbrain_nb.worker.spares.RETURN_SECS", 60.0)  # however slow this machine is
+    monkeypatch.setattr(Spares, "_learn", lambda self, secs: setattr(self, "_job_secs", 0.0001))
     ids = await elsewhere.queue.submit_many([AGAIN] * 300)
     elsewhere.remote = Counting(HttpLink(follow(elsewhere.data)))
     stub = Noting()
@@ -217,25 +220,22 @@ async def test_brief_jobs_are_leased_ahead_and_run_in_their_order(
         assert job.attempt == 1
 
 
-def test_so_many_are_leased_ahead_as_are_done_in_a_moment(tmp_path: Path) -> None:
-    remote = RemoteQueue(HttpLink(follow(DataDir(tmp_path))), slots=4)
-    assert remote._ahead() == 0  # nothing is known yet
+def test_so_many_are_leased_ahead_as_are_done_in_a_moment() -> None:
+    spares = Spares(4, lambda job: None)
+    assert spares.ahead() == 0  # nothing is known yet
     for _ in range(200):
-        remote._learn(0.001)
-    assert 4 * 18 <= remote._ahead() <= 4 * 20
-    remote._begun[("long", 1)] = now() - 10
-    assert 3 * 18 <= remote._ahead() <= 3 * 20
-    remote._learn(5.0)
-    assert remote._ahead() == 0
+        spares._learn(0.001)
+    assert 4 * 18 <= spares.ahead() <= 4 * 20
+    spares._begun[("long", 1)] = now() - 10
+    assert 3 * 18 <= spares.ahead() <= 3 * 20
+    spares._learn(5.0)
+    assert spares.ahead() == 0
 
 
 class Counting(RemoteQueue):
-    """Counts the requests for jobs, and believes all jobs to be brief."""
+    """Counts the requests for jobs."""
 
     requests = 0
-
-    def _learn(self, secs: float) -> None:
-        self._job_secs = 0.0001
 
     async def _lease(self, request: LeaseRequest) -> LeaseAnswer:
         self.requests += 1
@@ -257,7 +257,7 @@ class Noting(Stub):
 
 
 async def test_jobs_leased_ahead_of_a_long_one_go_back_and_that_is_no_loss(elsewhere: Elsewhere) -> None:
-    elsewhere.remote._job_secs = 0.0  # it believes jobs to be brief
+    elsewhere.remote._spares._job_secs = 0.0  # it believes jobs to be brief
     long = await elsewhere.queue.submit(JobSpec(cmd=["true"], name="wait"))
     behind = await elsewhere.queue.submit(AGAIN)
     async with scheduled(elsewhere, Stub()):
@@ -273,20 +273,20 @@ async def test_jobs_leased_ahead_of_a_long_one_go_back_and_that_is_no_loss(elsew
 async def test_jobs_that_are_not_run_again_are_never_leased_ahead(elsewhere: Elsewhere) -> None:
     once = JobSpec(cmd=["true"], rerun_if_lost=False)
     ids = await elsewhere.queue.submit_many([once, once, AGAIN])
-    elsewhere.remote._job_secs = 0.0
+    elsewhere.remote._spares._job_secs = 0.0
     job = await elsewhere.remote.acquire_lease("stub")
     assert job is not None
     assert job.id == ids[0]
     assert await elsewhere.state(ids[1]) is JobState.PENDING
-    assert [spare.job.id for spare in elsewhere.remote._spare] in ([], [ids[2]])  # it may stand behind in their line
+    assert elsewhere.remote._spares.keys() in (set(), {(ids[2], 1)})  # it may stand behind in their line
 
 
 async def test_nothing_is_leased_ahead_when_nobody_waits(elsewhere: Elsewhere) -> None:
     await elsewhere.queue.submit_many([AGAIN] * 5)
     job = await elsewhere.remote.acquire_lease("stub")
     assert job is not None
-    elsewhere.remote._job_secs = 0.0
-    elsewhere.remote._begun.clear()  # a slot is free, but who has it does not ask: it stops
+    elsewhere.remote._spares._job_secs = 0.0
+    elsewhere.remote._spares._begun.clear()  # a slot is free, but who has it does not ask: it stops
     events = EventSender(job, elsewhere.remote.handle_worker_event)
     await events.send(JobStarted(job.id, worker_id="stub"))
     await events.send(JobCompleted(job.id))
@@ -295,14 +295,13 @@ async def test_nothing_is_leased_ahead_when_nobody_waits(elsewhere: Elsewhere) -
 
 async def test_close_gives_back_what_is_on_its_way_too(elsewhere: Elsewhere) -> None:
     ids = await elsewhere.queue.submit_many([AGAIN] * 3)
-    elsewhere.remote._job_secs = 0.0
+    elsewhere.remote._spares._job_secs = 0.0
     job = await elsewhere.remote.acquire_lease("stub")
     assert job is not None
-    assert len(elsewhere.remote._spare) == 2
-    elsewhere.remote._spare = type(elsewhere.remote._spare)(
-        spare._replace(since=spare.since - 10) for spare in elsewhere.remote._spare
-    )
-    elsewhere.remote._return_late()  # in line, not sent
+    spares = elsewhere.remote._spares
+    assert len(spares) == 2
+    spares._spares = deque(spare._replace(since=spare.since - 10) for spare in spares._spares)
+    spares._return_late()  # in line, not sent
     await elsewhere.remote.close()
     for job_id in ids[1:]:
         back = await elsewhere.until(job_id, JobState.RETRYING)
@@ -331,12 +330,12 @@ async def test_jobs_leased_ahead_are_not_begun_after_a_suspension(
     elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = await elsewhere.queue.submit_many([AGAIN] * 2)
-    elsewhere.remote._job_secs = 0.0
+    elsewhere.remote._spares._job_secs = 0.0
     job = await elsewhere.remote.acquire_lease("stub")
     assert job is not None
     assert job.id == first
-    monkeypatch.setattr("zbrain_nb.worker.remote.now", lambda: now() + 3600)
-    assert [spare.job.id for spare in elsewhere.remote._spare] == [second]
+    monkeypatch.setattr("zbrain_nb.worker.spares.now", lambda: now() + 3600)
+    assert elsewhere.remote._spares.keys() == {(second, 1)}
     again = await elsewhere.remote.acquire_lease("stub")
     assert again is not None
     assert (again.id, again.attempt, again.losses) == (second, 2, 0)

@@ -14,7 +14,7 @@ import zbrain_nb
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.diagnosis.findings import Diagnosis, fine, problem, warning
 from zbrain_nb.client.locating import Endpoint, Finding, search
-from zbrain_nb.client.workers import worker_remark
+from zbrain_nb.client.workers import culling_remark, worker_remark
 from zbrain_nb.model.datadir import DataDir, lock_holder
 from zbrain_nb.model.errors import Unauthorized, ZBrainError
 from zbrain_nb.model.hosting import find_host, last_log_line
@@ -179,6 +179,19 @@ def _check_workers(workers: list[WorkerInfo], data: DataDir) -> Iterator[Diagnos
     for one in workers:
         if remark := worker_remark(one):
             yield warning(f"worker {one.id}", remark, f"See {data.log}, or its own log on {one.host}.")
+        yield from _check_culling(one)
     pid = lock_holder(data.worker / "worker.lock")
     if pid is not None:
         yield fine("local worker", f"process {pid}")
+
+
+def _check_culling(worker: WorkerInfo) -> Iterator[Diagnosis]:
+    """Say how long the jobs keep the server beside their worker, which would end them with it."""
+    if not (remark := culling_remark(worker)):
+        return
+    assert worker.health is not None and worker.health.culling is not None
+    subject = f"server beside {worker.id}"
+    if worker.health.culling.is_over(time.time()):
+        yield warning(subject, remark, "Do something there, or set ZBrainExtension.keep_server_hours higher.")
+    else:
+        yield fine(subject, remark)

@@ -9,17 +9,25 @@ export class Refused extends Error {
   get told() {
     return `The server answers: ${this.message}`;
   }
+  /** Whether what was asked may have been done nevertheless: the answer of who stands between, or of a failure. */
+  get isUnsure() {
+    return this.status >= 500 && this.status !== 507; // which says that the disk is full
+  }
 }
 
 /** No answer came: the server, or the way to it, is down. */
 export class NoAnswer extends Error {}
 
-/** Thrown where it is known why the server was not asked at all. */
+/** Thrown where it is known why there is no way to the server. */
 export class Unreached extends Refused {
   /** @param {boolean} isSilent whether it may be reached yet */
   constructor(why, isSilent = false) {
     super(503, { error: { message: why } });
     this.isSilent = isSilent;
+    this.isSent = false; // whether it broke after the request was on its way
+  }
+  get isUnsure() {
+    return this.isSent;
   }
   get told() {
     return this.message;
@@ -51,6 +59,19 @@ export class PageServer {
 /** The server whose API is at an address; what is a server already stays. */
 export const serverAt = (api) => (typeof api === 'string' ? new PageServer(api) : api);
 
+/** A key for an act: under one key the server does it once, however often it is asked. It is kept until an answer comes. */
+export const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+
+/**
+ * What to tell of an act that failed, and whether it `isUnsure`: it may have been done, and only the answer is lost.
+ * @param {string[]} words that it was not done, and that this is not known
+ */
+export function failedAct(error, [notDone, notKnown]) {
+  const isUnsure = !(error instanceof Refused) || error.isUnsure;
+  const why = error instanceof Refused ? error.message : 'the server did not answer.';
+  return { isUnsure, text: `${isUnsure ? notKnown : notDone}: ${why}` };
+}
+
 /** Where the API is, by the page's own configuration; null on a page that is not Jupyter's. */
 export function apiOfPage() {
   const text = document.getElementById('jupyter-config-data')?.textContent;
@@ -76,8 +97,9 @@ const xsrfToken = () => {
 };
 
 /** Return what the server answered, and its clock (milliseconds, 0 if it did not say). */
-export async function ask(url, { method = 'GET', body, patience = 30_000 } = {}) {
+export async function ask(url, { method = 'GET', body, key, patience = 30_000 } = {}) {
   const headers = ownHeaders();
+  if (key) headers['Idempotency-Key'] = key;
   if (method !== 'GET') headers['Content-Type'] = 'application/json';
   const answer = await fetch(url, {
     method,

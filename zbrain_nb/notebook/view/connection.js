@@ -1,7 +1,8 @@
 // The connection that a feed lives by: what there is comes over HTTP, what happens after that by one WebSocket. A lost
 // one is tried again for as long as it takes. After a short break the socket itself sends what was missed (`after=`);
 // after a long one, or where the server has forgotten it (`reset`), everything is loaded again. What has ended, or is
-// unknown, is not followed, only looked at now and then while the page is seen.
+// unknown, is not followed, only looked at now and then while the page is seen; so is what the server will not let who
+// looks follow any more, which it says when it closes the socket.
 import { Refused, Unreached, serverAt } from './ask.js';
 
 const FIRST_WAIT_MS = 500;
@@ -12,6 +13,9 @@ const LOOK_MS = 5_000;
 const SHORT_BREAK_MS = 60_000; // what was missed in a longer one is more than what is loaded
 const IDLE_MS = 10_000; // between looks at what is not followed; twice as long each time that there is no answer to it
 const LONGEST_IDLE_MS = 300_000;
+/** Codes by which the server closes a socket for good, with the reason: `SocketEnd` in `events.py` has them. */
+export const UNKNOWN_CALLER = 1008;
+export const NO_MEMBER = 4403;
 
 /** Thrown by `load`: the server answers, but does not know what is followed. */
 export class Unknown extends Error {}
@@ -32,12 +36,13 @@ export class Connection {
   #watch = null; // of the silent socket
   #seq = null; // up to where everything was heard
   #vain = 0; // looks without an answer, one after the other
+  #out = null; // why the server lets who looks follow no more
   #online = () => void this.resume();
   #seen = () => void this.#look();
 
   /**
    * @param {object} feed told of changes by `tell()` and by what is set on it: `connection` ("live", "reconnecting" or
-   *   "unknown"), `heardAt`, `nextTryAt`, and `refusal`, why not, in words for a reader. One that has
+   *   "unknown"), `heardAt`, `nextTryAt`, and `refusal`, why it is not live, in words for a reader. One that has
    *   `ended` is loaded but not followed; one that is still `loading` when it breaks is loaded again
    * @param {string | object} server where to ask: the address of the API, or what is a server already
    * @param {object} source
@@ -56,6 +61,11 @@ export class Connection {
 
   /** Begin from the beginning, whatever went on. */
   connect() {
+    this.#out = null;
+    return this.#begin();
+  }
+
+  #begin() {
     this.#seq = null;
     this.#tries = 0;
     return this.#try();
@@ -109,16 +119,17 @@ export class Connection {
         this.#seq = await this.#source.load(current);
       } catch (error) {
         if (!current()) return;
-        if (!(error instanceof Unknown)) return this.lose(error);
+        const isRefused = this.#out != null && (error.status === 401 || error.status === 403); // as was said already
+        if (!(error instanceof Unknown || isRefused)) return this.lose(error);
         this.close();
-        feed.refusal = null;
+        feed.refusal = this.#out;
         feed.connection = 'unknown';
         this.#rest();
         return feed.tell();
       }
       if (!current()) return;
       feed.heardAt = Date.now();
-      feed.refusal = null;
+      feed.refusal = this.#out = null;
     }
     // Of what has ended nothing comes any more: fifty finished views on a page hold no socket.
     if (!feed.ended && !(await this.#open(current))) {
@@ -158,7 +169,7 @@ export class Connection {
       // What is shown has ended, and is right without an answer.
     }
     if (turn !== this.#turn) return;
-    if (changed) await this.connect();
+    if (changed) await this.#begin();
     else this.#rest();
   }
 
@@ -186,7 +197,11 @@ export class Connection {
         if (!current()) return;
         this.#feed.heardAt = Date.now();
         this.#watch = setInterval(() => Date.now() - this.#feed.heardAt >= QUIET_MS && this.lose(), LOOK_MS);
-        socket.onclose = () => this.lose();
+        socket.onclose = ({ code, reason }) => {
+          if (code !== UNKNOWN_CALLER && code !== NO_MEMBER) return this.lose();
+          this.#out = reason;
+          void this.#begin(); // which shows what of it there still is
+        };
         resolve(true);
       };
       socket.onclose = () => resolve(false);

@@ -144,6 +144,7 @@ export async function toClipboard(text) {
     return done;
   }
 }
+/** @param {string | () => string} text or what gives it when it is wanted; it has a label then */
 export function copyButton(text, label = 'Copy', shape) {
   const words = h('span', {}, label);
   return button(
@@ -153,7 +154,7 @@ export function copyButton(text, label = 'Copy', shape) {
       'aria-label': label === 'Copy' || label === text ? `Copy ${text}` : null,
       title: shape ? 'Copy' : null,
       onclick: async () => {
-        words.textContent = (await toClipboard(text)) ? 'Copied' : 'Not copied';
+        words.textContent = (await toClipboard(typeof text === 'string' ? text : text())) ? 'Copied' : 'Not copied';
         setTimeout(() => (words.textContent = label), 1500);
       },
     },
@@ -200,4 +201,7 @@ export function bytes(n) {
   }
   return `${size.toFixed(size < (unit ? 99.5 : 9.95) ? 1 : 0)} ${units[unit]}`;
 }
+/** An amount of memory in MiB. */
+export const memorySize = (mib) =>
+  mib >= 1024 ? `${Number((mib / 1024).toFixed(1))} GB` : `${Number(Number(mib).toFixed(mib < 10 ? 1 : 0))} MB`;
 export const plural = (n, noun) => `${n.toLocaleString('en')} ${noun}${n === 1 ? '' : 's'}`;

@@ -27,6 +27,8 @@ export class Feed {
     this.viewer = saved.viewer ?? null; // as whom the server sees who looks; the notebook keeps who looked last
     this.cached = saved.cached ?? false; // nothing ran: the cell took what this job gave before
     this.parents = []; // the jobs that have to end first, while it waits for them
+    this.earlierId = saved.earlier ?? null; // of a job of the same cell that went on when this one was submitted
+    this.earlier = null; // that job, as it is now
     this.attempts = []; // how it was tried so far, read when it is tried again
     this.log = new LogLines();
     this.log.add(saved.log ?? []);
@@ -95,8 +97,10 @@ export class Feed {
   apply({ kind, seq, data, ts, job_id: id }) {
     const at = ts ? ts * 1000 : this.now;
     if (id && id !== this.job.id) {
-      const place = CHANGES.has(kind) ? this.parents.findIndex((job) => job.id === id && seq > (job.event_seq ?? 0)) : -1;
-      if (place >= 0) this.parents[place] = after(this.parents[place], { ...data, event_seq: seq }, at);
+      const changed = (job) =>
+        job?.id === id && CHANGES.has(kind) && seq > (job.event_seq ?? 0) ? after(job, { ...data, event_seq: seq }, at) : job;
+      this.parents = this.parents.map(changed);
+      this.earlier = changed(this.earlier);
     } else if (kind === 'job_logged') this.log.add(data.entries);
     else if (kind === 'job_displayed') {
       if (seq <= this.outputsSeq) return;

@@ -1,6 +1,7 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
 // the run that is picked shows its own view below.
-import { STATE_WORDS, button, clock, h, newId, plural, progressBar, stateMark, tryNow, twist } from './elements.js';
+import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, stateMark, tryNow, twist } from './elements.js';
+import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
 import { pressIn, settle } from './press.js';
 import { visibleName } from './text.js';
@@ -32,6 +33,15 @@ function missingOf({ missing, jobs }) {
   return missing.size === 1
     ? `${which} is unknown to the server, and shown as the notebook saved it.`
     : `${which} are unknown to the server, and shown as the notebook saved them.`;
+}
+
+const copyIds = (feed) => copyButton(() => feed.jobs.map(({ id }) => id).join('\n'), 'Copy the ids', 'copy');
+
+function noticeTextOf(feed) {
+  const { connection, problem, refusal } = feed;
+  if (connection === 'unknown' && refusal) return [problem, refusal, 'What was here until then is shown.'].filter(Boolean).join(' ');
+  const why = connection === 'reconnecting' ? refusal : null;
+  return [problem, why, NOTICES[connection], missingOf(feed)].filter(Boolean).join(' ');
 }
 
 export function renderGroup(el, feed, { renderRun } = {}) {
@@ -67,6 +77,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     ),
     run,
   );
+  const { item, offer } = detachItem(feed, 'Let the kernel go on that waits for these runs; they go on too');
+  const more = moreMenu(visibleName(feed.name), [copyIds(feed), item], offer);
   const status = h('span', { class: 'zb-vh', role: 'status' });
   let open = true;
   let at = -1;
@@ -76,7 +88,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   let face = null;
 
   el.classList.add('zb', 'zb-card');
-  el.replaceChildren(head, body, status);
+  el.replaceChildren(head, more.list, body, status);
   squares.append(
     ...feed.jobs.map((_, place) =>
       h('span', { class: 'zb-sq', id: `${squareId}-${place}`, role: 'option', 'aria-selected': 'false', 'data-place': place }),
@@ -149,7 +161,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   }
 
   function buildHead(now, done) {
-    const held = head.contains(document.activeElement);
+    const active = head.contains(document.activeElement) ? document.activeElement : null;
+    const held = active?.closest('[data-part]')?.dataset.part;
     const bar = feed.ended ? null : progressBar(`Progress of ${visibleName(feed.name)}`, now === 'reconnecting');
     if (bar) {
       const percent = Math.round((done / feed.jobs.length) * 100);
@@ -171,11 +184,18 @@ export function renderGroup(el, feed, { renderRun } = {}) {
         h('span', { class: 'zb-title' }, h('span', { class: 'zb-name zb-cut' }, visibleName(feed.name)), h('span', { class: 'zb-note zb-cut' }, note)),
         h('span', { class: 'zb-prog', 'data-state': now }, bar, bar && h('span', { class: 'zb-pct' }, `${bar.getAttribute('aria-valuenow')}%`)),
         h('span', { class: 'zb-meta' }),
-        h('span', { class: 'zb-acts' }, h('span', { class: 'zb-slot', 'data-part': 'act' }, mainAct())),
+        h(
+          'span',
+          { class: 'zb-acts' },
+          h('span', { class: 'zb-slot', 'data-part': 'act' }, mainAct()),
+          h('span', { class: 'zb-slot', 'data-part': 'more' }, more.opener()),
+        ),
       ),
     );
     settle(head, head.querySelector('[data-part="act"]').textContent);
-    if (held) (head.querySelector('.zb-acts button:not([disabled])') ?? head.querySelector('.zb-twist')).focus({ preventScroll: true });
+    if (!active) return;
+    const target = held && head.querySelector(`[data-part="${held}"] button:not([disabled])`);
+    (target || head.querySelector('.zb-twist')).focus({ preventScroll: true });
   }
 
   function buildReasons() {
@@ -223,8 +243,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           h('li', {}, h('span', { class: 'zb-sq', 'data-state': state, vars: { '--p': 0.5 } }), `${count.toLocaleString('en')} ${state}`),
         ),
       );
-      const refusal = feed.connection === 'reconnecting' ? feed.refusal : null;
-      notice.textContent = [feed.problem, refusal, NOTICES[feed.connection], missingOf(feed)].filter(Boolean).join(' ');
+      notice.textContent = noticeTextOf(feed);
       notice.hidden = !notice.textContent;
       if (face != null && face !== now) status.textContent = `${visibleName(feed.name)}: ${STATE_WORDS[now]}`;
       face = now;

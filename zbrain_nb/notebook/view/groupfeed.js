@@ -1,11 +1,16 @@
 // What the view of a group reads: many jobs, looked at together and followed on one socket. A run that was submitted
 // again, by whomever, stands in the place of what it repeats.
-import { Refused, serverAt } from './ask.js';
+import { failedAct, newKey, serverAt } from './ask.js';
 import { Connection, Unknown, unknownIfMissing } from './connection.js';
 import { ENDED } from './feed.js';
 
 const PAGE = 1000; // jobs asked for at once
 const GROUP_TAG = 'zbrain.group';
+const FAILED = {
+  cancel: ['The runs were not canceled', 'Whether the runs were canceled is not known'],
+  detach: ['Nobody was detached', 'Whether anybody was detached is not known'],
+  retry: ['The runs were not tried again', 'Whether the runs were tried again is not known (to ask once more makes no second jobs)'],
+};
 
 export class GroupFeed {
   #server;
@@ -14,6 +19,8 @@ export class GroupFeed {
   #places = new Map();
   #tag = null; // that its jobs share, and those that repeat them
   #newest = null; // id of the newest job that bears it
+  #first; // id of the run by which who waits for the group can be let go on, whatever became of it
+  #key = null; // of repeats that have no answer yet
 
   /**
    * @param {string | object} server where to ask: the address of the API, or what is a server already
@@ -24,6 +31,7 @@ export class GroupFeed {
     this.name = saved.name;
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
+    this.#first = saved.runs[0]?.id;
     this.labels = saved.runs.map(({ label }) => label ?? '');
     this.missing = new Set(); // ids of runs that the server does not know, as others of the group
     this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" to the server
@@ -75,7 +83,12 @@ export class GroupFeed {
     return Object.entries(found).filter(([, count]) => count);
   }
 
-  async act(verb, jobs) {
+  /** By how many of the runs somebody waits for their end now, whom `act("detach")` would let go on. */
+  async countWaiting() {
+    return (await this.#waitedFor()).length;
+  }
+
+  async act(verb, jobs = []) {
     if (verb === 'reconnect') return void this.#connection.resume();
     if (!this.canAct) return;
     this.acting = verb;
@@ -86,29 +99,55 @@ export class GroupFeed {
       this.tell();
     };
     try {
-      const ids = jobs.map(({ id }) => id);
-      const changed = [];
-      let others = 0;
-      for (let at = 0; at < ids.length; at += PAGE) {
-        const body = { ids: ids.slice(at, at + PAGE) };
-        const [found] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits });
-        changed.push(...found.jobs);
-        others += found.others?.length ?? 0;
-      }
-      for (const job of changed) {
-        const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
-        if (place != null && (verb === 'retry' || job.event_seq >= (this.jobs[place].event_seq ?? 0)))
-          this.jobs[place] = job;
-      }
-      this.#number();
-      this.problem = others ? `Runs of others were passed over: ${others}. Retry is on the page of each.` : null;
+      this.problem = await (verb === 'detach' ? this.#letGo(waits) : this.#change(verb, jobs, waits));
       if (verb === 'retry') void this.#connection.connect();
     } catch (error) {
-      const what = verb === 'cancel' ? 'The runs were not canceled' : 'The runs were not tried again';
-      this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      const failed = failedAct(error, FAILED[verb]);
+      this.problem = failed.text;
+      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }
     this.acting = null;
     this.tell();
+  }
+
+  /** Cancel or retry runs, and show what became of them; return what is to be told of those that were passed over. */
+  async #change(verb, jobs, waits) {
+    const ids = jobs.map(({ id }) => id);
+    const changed = [];
+    let others = 0;
+    if (verb === 'retry') this.#key ??= newKey();
+    const key = verb === 'retry' ? this.#key : null;
+    for (let at = 0; at < ids.length; at += PAGE) {
+      const body = { ids: ids.slice(at, at + PAGE) };
+      const [found] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, key, waits });
+      changed.push(...found.jobs);
+      others += found.others?.length ?? 0;
+    }
+    this.#key = null;
+    for (const job of changed) {
+      const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
+      if (place != null && (verb === 'retry' || job.event_seq >= (this.jobs[place].event_seq ?? 0)))
+        this.jobs[place] = job;
+    }
+    this.#number();
+    return others ? `Runs of others were passed over: ${others}. Retry is on the page of each.` : null;
+  }
+
+  async #letGo(waits) {
+    for (const id of await this.#waitedFor()) await this.#server.ask(`jobs/${id}/detach`, { method: 'POST', waits });
+    return null;
+  }
+
+  /** Ids of runs by which somebody waits: for the group by the first, and by any that had not ended. */
+  async #waitedFor() {
+    const active = this.jobs.find(({ id, state }) => !ENDED.has(state) && !this.missing.has(id));
+    const found = [];
+    for (const id of new Set([this.#first, active?.id])) {
+      if (!id || this.missing.has(id)) continue;
+      const [{ waiting = 0 }] = await this.#server.ask(`jobs/${id}`);
+      if (waiting) found.push(id);
+    }
+    return found;
   }
 
   #number() {

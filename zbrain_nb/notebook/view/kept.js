@@ -140,6 +140,12 @@ async function showPicture(img, read) {
   img.src = URL.createObjectURL(await read(MAX_SENT_PICTURE));
   img.addEventListener('load', () => URL.revokeObjectURL(img.src), { once: true });
 }
+/** The cells of a row; a quoted one may hold the separator, and quotes twice. A row over several lines is cut there. */
+function cellsOf(line, name) {
+  const separator = /\.tsv$/i.test(name) ? '\t' : ',';
+  const cells = `${separator}${line}`.matchAll(new RegExp(`${separator}(?:"((?:[^"]|"")*)"?|([^${separator}]*))`, 'g'));
+  return Array.from(cells, ([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? plain);
+}
 const table = (name, lines) =>
   h(
     'table',
@@ -151,8 +157,7 @@ const table = (name, lines) =>
         h(
           'tr',
           {},
-          line
-            .split(/[,\t]/)
+          cellsOf(line, name)
             .slice(0, 4)
             .map((cell) => h('td', {}, plainText(cell).slice(0, 12))),
         ),

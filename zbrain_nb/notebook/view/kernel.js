@@ -1,6 +1,7 @@
 // The server as pages reach it that cannot do so themselves (VS Code, Colab, remote kernels): the kernel asks in their
 // place. `bridge.py` is the other end. To feeds it is a server like `PageServer` in `ask.js`.
 import { Refused, Unreached } from './ask.js';
+import { NO_MEMBER, UNKNOWN_CALLER } from './connection.js';
 
 const TARGET = 'zbrain_nb'; // of comms
 const LOOK_MS = 1_000;
@@ -18,6 +19,8 @@ const GONE = {
   autorestarting: 'The kernel has died, and is being restarted.',
 };
 const NO_TARGET = 'The kernel knows nothing of zbrain: run `%load_ext zbrain_nb` in it.';
+
+const CLOSES = { 401: UNKNOWN_CALLER, 403: NO_MEMBER }; // what a status means for what is followed
 
 export class KernelServer {
   #open;
@@ -41,8 +44,8 @@ export class KernelServer {
    * As `ask` in `ask.js`. What a person has pressed gives `waits`, which is called with a sentence when the answer takes
    * its time. It is not given up while there is a kernel: it waits there to be done, and nobody could take it back.
    */
-  async ask(path, { method = 'GET', body, waits } = {}) {
-    const { parts, date } = await this.#request({ method, path, body }, waits);
+  async ask(path, { method = 'GET', body, key, waits } = {}) {
+    const { parts, date } = await this.#request({ method, path, body, key }, waits);
     return [JSON.parse(textOf(parts)), Date.parse(date ?? '') || 0];
   }
 
@@ -88,6 +91,8 @@ export class KernelServer {
     try {
       this.#channel ??= this.#open(this.#hear, (why) => this.#lose(why));
       this.#channel.send({ ...message, page: this.#page });
+      const asked = this.#asked.get(message.id);
+      if (asked) asked.isSent = true;
     } catch (error) {
       this.#lose(error.message);
     }
@@ -121,10 +126,11 @@ export class KernelServer {
   };
 
   #end(number, error, drops = false) {
-    const { socket, reject } = this.#asked.get(number);
+    const { socket, reject, isSent = false } = this.#asked.get(number);
+    if (error instanceof Unreached) error.isSent = isSent;
     if (drops) this.#drop(number);
     this.#asked.delete(number);
-    if (socket) socket.onclose?.();
+    if (socket) socket.onclose?.({ code: CLOSES[error.status], reason: error.message });
     else reject(error);
   }
 

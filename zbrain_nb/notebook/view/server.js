@@ -1,5 +1,5 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
-import { serverAt } from './ask.js';
+import { failedAct, newKey, serverAt } from './ask.js';
 import { Connection, unknownIfMissing } from './connection.js';
 import { ENDED, Feed } from './feed.js';
 import { LogLines } from './lines.js';
@@ -9,16 +9,18 @@ const MOST_PARENTS = 50; // followed and shown
 const PLACE_MS = 5000; // so often a waiting job is asked for its place in line
 const SKEW_MS = 3000; // the Date header counts in whole seconds
 
-const NOT_DONE = {
-  cancel: 'The job was not canceled',
-  detach: 'Nobody was detached',
-  run_again: 'The job was not run again',
+const FAILED = {
+  cancel: ['The job was not canceled', 'Whether the job was canceled is not known'],
+  cancel_earlier: ['The earlier job was not canceled', 'Whether the earlier job was canceled is not known'],
+  detach: ['Nobody was detached', 'Whether anybody was detached is not known'],
+  run_again: ['The job was not run again', 'Whether the job was run again is not known (to ask once more makes no second job)'],
 };
 
 export class ServerFeed extends Feed {
   #server;
   #connection;
   #placing = null;
+  #key = null; // of a repeat that has no answer yet
   #attemptsOf = null; // job and attempt up to which `attempts` goes
 
   /** @param {string | object} server where to ask: the address of the API, or what is a server already */
@@ -26,7 +28,7 @@ export class ServerFeed extends Feed {
     super(saved);
     this.#server = serverAt(server);
     this.#connection = new Connection(this, this.#server, {
-      topic: () => [`jobs/${this.job.id}`, ...this.parents.map(({ id }) => `states/${id}`)].join(','),
+      topic: () => [`jobs/${this.job.id}`, ...this.#others.map(({ id }) => `states/${id}`)].join(','),
       load: (current) => this.#load(current),
       take: (event) => {
         this.apply(event);
@@ -45,6 +47,11 @@ export class ServerFeed extends Feed {
     clearInterval(this.#placing);
     this.#placing = null;
     this.#connection.close();
+  }
+
+  /** The jobs beside this one whose states are followed too. */
+  get #others() {
+    return this.earlier && !ENDED.has(this.earlier.state) ? [...this.parents, this.earlier] : this.parents;
   }
 
   artifactUrl(name) {
@@ -78,7 +85,7 @@ export class ServerFeed extends Feed {
   async act(verb, others = false) {
     if (verb === 'reconnect') return void this.#connection.resume();
     if (this.acting) return;
-    const repeats = verb !== 'cancel' && verb !== 'detach';
+    const repeats = verb === 'retry' || verb === 'run_again';
     if (repeats && !this.isOwn && !others) return void this.ask(true);
     this.acting = verb;
     this.problem = null;
@@ -93,16 +100,24 @@ export class ServerFeed extends Feed {
         // Of one that had ended, the last lines and the value may still be on their way.
         if (ENDED.has(job.state)) await this.#connection.connect();
         else if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
+      } else if (verb === 'cancel_earlier') {
+        const path = `jobs/${encodeURIComponent(this.earlier.id)}/cancel`;
+        this.earlier = (await this.#fetch(path, { method: 'POST', waits })).job;
       } else if (verb === 'detach') {
         await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST', waits });
       } else {
         this.asked = null;
         const path = `${this.#jobPath()}/retry${others ? '?others=1' : ''}`;
-        this.#follow(await this.#fetch(path, { method: 'POST', waits }));
+        this.#key ??= newKey();
+        const job = await this.#fetch(path, { method: 'POST', key: this.#key, waits });
+        this.#key = null;
+        this.#follow(job);
       }
       this.problem = null;
     } catch (error) {
-      this.problem = `${NOT_DONE[verb] ?? NOT_DONE.run_again}: ${error.message}`;
+      const failed = failedAct(error, FAILED[verb] ?? FAILED.run_again);
+      this.problem = failed.text;
+      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }
     this.acting = null;
     this.tell();
@@ -127,10 +142,12 @@ export class ServerFeed extends Feed {
         );
     await this.#fillLog(lines, job.log_lines);
     const parents = await this.#parentsOf(job);
+    const [earlier = null] = this.earlierId ? await this.#lookUp([this.earlierId]) : [];
     if (!current()) return null;
     this.viewer = viewer;
     this.setJob(job);
     this.parents = parents;
+    this.earlier = earlier;
     void this.#readAttempts();
     this.outputs = shown.outputs;
     this.clearNext = shown.clear_next;
@@ -144,8 +161,11 @@ export class ServerFeed extends Feed {
   /** The jobs that `job` waits for, as they are now; what becomes of them comes by the socket. */
   async #parentsOf({ state, spec }) {
     if (state !== 'pending' || !spec.after?.length) return [];
-    const body = { ids: spec.after.slice(0, MOST_PARENTS) };
-    return (await this.#fetch('jobs/lookup', { method: 'POST', body })).jobs;
+    return this.#lookUp(spec.after.slice(0, MOST_PARENTS));
+  }
+
+  async #lookUp(ids) {
+    return (await this.#fetch('jobs/lookup', { method: 'POST', body: { ids } })).jobs;
   }
 
   /** Ask how far a waiting job has come in its line: no event tells of that. */
@@ -218,6 +238,7 @@ export class ServerFeed extends Feed {
     this.loaded = false;
     this.cached = false;
     this.parents = [];
+    this.earlierId = this.earlier = null;
     this.attempts = [];
     this.outputs = [];
     this.leftOut = 0;

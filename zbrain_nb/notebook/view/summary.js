@@ -3,7 +3,7 @@
 import { h, span } from './elements.js';
 import { textOf } from './outputs.js';
 import { plainText } from './text.js';
-import { leftOutOf } from './words.js';
+import { inside, leftOutOf, usedOf } from './words.js';
 
 const MIME_TYPE = 'application/vnd.zbrain.job+json';
 const SPEC_FIELDS = ['max_retries', 'timeout_secs', 'worker', 'resources']; // code, inputs, environment: the server's
@@ -63,9 +63,11 @@ function html({ id, name, state, cached, job, log, outputs, outputs_left_out: le
   ];
   return h('div', {}, shown).outerHTML;
 }
-function factsOf({ started_at: start, finished_at: end, exit_code: code, variables = [], artifacts = [] }) {
+function factsOf(job) {
+  const { started_at: start, finished_at: end, exit_code: code, variables = [], artifacts = [] } = job;
   return [
     start && end && `ran ${span((Date.parse(end) - Date.parse(start)) / 1000)}`,
+    ...usedOf(job).map(([name, text]) => `${inside(name)} ${text}`),
     end && `ended ${new Date(end).toISOString().slice(0, 16).replace('T', ' ')} UTC`,
     code != null && `exit code ${code}`,
     ...[...variables, ...artifacts].map((each) => `kept ${each.name}`),

@@ -3,6 +3,7 @@
 import { STATE_WORDS, answers, button, copyButton, h, icon, newId, progressBar, stateMark, toFocus, tryNow, twist } from './elements.js';
 import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
+import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfJob, tellEnd } from './notices.js';
 import { outputsPane, renderPlainly } from './outputs.js';
 import { paramsOf, paramsSection } from './params.js';
@@ -19,6 +20,7 @@ import {
   noteOf,
   noticeOf,
   placeOf,
+  sameCellOf,
   timesOf,
   triesOf,
   wordOf,
@@ -109,58 +111,16 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     return button(faceOf(feed) === 'cached' ? 'Run anyway' : 'Run again', { disabled, onclick: () => feed.act('run_again') });
   }
   function menu() {
-    const id = newId('menu');
-    const letGo = () => {
-      list.hidePopover();
-      void feed.act('detach');
-    };
-    const title = 'Let the kernel go on that waits for this job; the job goes on too';
-    const detach = button('Detach', { class: 'zb-btn-bare', title, hidden: true, onclick: letGo }, 'apart');
-    // In the top layer, because Jupyter clips what leaves an output's box.
-    const list = h(
-      'div',
-      { id, class: 'zb-menu', popover: 'auto' },
+    const { item, offer } = detachItem(feed, 'Let the kernel go on that waits for this job; the job goes on too');
+    const page = feed.pageUrl && { href: feed.pageUrl, target: '_blank', rel: 'noopener', class: 'zb-btn zb-btn-bare' };
+    const items = [
       copyButton(`client.job("${feed.job.id}")`, 'Copy client.job("\u2026")', 'copy'),
       copyButton(feed.job.id, 'Copy the id', 'copy'),
-      detach,
-      feed.pageUrl &&
-        h('a', { class: 'zb-btn zb-btn-bare', href: feed.pageUrl, target: '_blank', rel: 'noopener' }, icon('open'), 'Open its own page'),
-    );
-    const opener = h(
-      'button',
-      {
-        type: 'button',
-        class: 'zb-btn zb-btn-bare zb-btn-icon',
-        title: 'More',
-        'aria-label': `More for ${name()}`,
-        popovertarget: id,
-      },
-      icon('more'),
-    );
-    const close = () => list.hidePopover();
-    list.addEventListener('toggle', ({ newState }) => {
-      if (newState !== 'open') return removeEventListener('scroll', close, true);
-      addEventListener('scroll', close, true);
-      place();
-      void offerDetach();
-    });
-    function place() {
-      const at = opener.getBoundingClientRect();
-      const below = innerHeight - at.bottom > list.offsetHeight + 8;
-      list.style.top = `${below ? at.bottom + 4 : at.top - list.offsetHeight - 4}px`;
-      list.style.left = `${Math.max(4, at.right - list.offsetWidth)}px`;
-    }
-    async function offerDetach() {
-      detach.hidden = true;
-      if (feed.ended || !feed.canAct || !feed.countWaiting) return;
-      try {
-        detach.hidden = !(await feed.countWaiting());
-        place();
-      } catch {
-        // Without an answer nobody is known to wait, and Detach could not be done either.
-      }
-    }
-    return [opener, list];
+      item,
+      page && h('a', page, icon('open'), 'Open its own page'),
+    ];
+    const { opener, list } = moreMenu(name(), items, offer);
+    return [opener(), list];
   }
   function toggle() {
     open = !open;
@@ -194,6 +154,11 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     {
       data: noticeOf,
       make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)),
+    },
+    {
+      data: () => sameCellOf(feed),
+      make: (text) =>
+        h('div', { class: 'zb-notice' }, h('span', {}, text), button('Cancel the earlier', { onclick: () => feed.act('cancel_earlier') })),
     },
     { data: () => noticeAskOf(noticeOfJob(feed)), make: (ask) => noticeAsk(ask, schedule) },
     { pane: 'parents', when: () => waitsForParents(feed) },

@@ -1,5 +1,5 @@
 // What the view says of a job, in words: pure functions of a feed and the time.
-import { STATE_WORDS, clock, plural, span, timeLeft, timeOfDay } from './elements.js';
+import { STATE_WORDS, clock, memorySize, plural, span, timeLeft, timeOfDay } from './elements.js';
 import { ENDED } from './feed.js';
 import { plainText } from './text.js';
 
@@ -9,7 +9,7 @@ const reasonOf = (job) => said(job.reason);
 /** Why it is tried again; when that will be is told by what counts down. */
 const whyOf = (job) => reasonOf(job).replace(/ The next attempt starts in [\d.]+ s\.$/, '');
 const ms = (iso) => (iso ? Date.parse(iso) : null);
-const inside = (text) => (/^[A-Z][a-z ]/.test(text) ? text[0].toLowerCase() + text.slice(1) : text);
+export const inside = (text) => (/^[A-Z][a-z ]/.test(text) ? text[0].toLowerCase() + text.slice(1) : text);
 const sentence = (text) => (/[.!?\u2026]$/.test(text) ? text : `${text}.`);
 /** How many attempts there may be: neither a lost one nor one that a worker gave back unstarted uses up a retry. */
 export function attemptsOf({ attempt, state, spec, failures = 0, losses = 0 }) {
@@ -97,13 +97,20 @@ const ranFor = (job, now) => ((ms(job.finished_at) ?? now) - ms(job.started_at))
 export function noticeOf(feed) {
   return [feed.problem, offline(feed), question(feed), stateNotice(feed)].filter(Boolean).join(' ');
 }
+/** That a job of the same cell goes on beside this one, while it can be canceled; else null. */
+export function sameCellOf({ earlier, canAct }) {
+  if (!canAct || !earlier || ENDED.has(earlier.state) || earlier.cancel_requested_at) return null;
+  return `An earlier run of this cell is still ${earlier.state}.`;
+}
 function question(feed) {
   if (!feed.asks) return '';
   return `This is the code of ${said(feed.job.owner)}; it will run as you, with all that you may read and change.`;
 }
 function offline(feed) {
-  if (feed.connection === 'unknown')
+  if (feed.connection === 'unknown') {
+    if (feed.refusal) return `${sentence(feed.refusal)} What was here until then is shown.`;
     return 'The server does not know this job. What the notebook saved of it is shown.';
+  }
   if (feed.connection !== 'reconnecting') return '';
   const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
   const next = left > 0 ? `Next try in ${left} s.` : 'Trying now.';
@@ -219,6 +226,17 @@ function earlierOf({ job, attempts }, states) {
   };
 }
 
+/** What an attempt has used, as pairs, as far as it is known; `asked` is how much memory it may take, in MiB. */
+export function usedOf({ peak_memory_mb: peak, cpu_secs: cpu }, asked) {
+  const took = peak ? memorySize(peak) : null;
+  const of = took && asked ? memorySize(asked) : null;
+  const [number, unit] = took?.split(' ') ?? [];
+  return [
+    took && ['Peak memory', of ? `${of.endsWith(` ${unit}`) ? number : took} of ${of}` : took],
+    cpu >= 0.05 && ['CPU time', span(cpu)],
+  ].filter(Boolean);
+}
+
 /** The facts of the foot, as pairs. */
 export function footOf(feed) {
   const { job, shipped } = feed;
@@ -228,7 +246,7 @@ export function footOf(feed) {
   const { cpus, memory_mb: memory, gpus } = spec.resources ?? {};
   const asks = [
     cpus && plural(cpus, 'CPU'),
-    memory && (memory >= 1024 ? `${Number((memory / 1024).toFixed(1))} GB` : `${memory} MB`),
+    memory && memorySize(memory),
     gpus && plural(gpus, 'GPU'),
   ].filter(Boolean);
   const limit = spec.timeout_secs;
@@ -240,6 +258,7 @@ export function footOf(feed) {
     !job.started_at && asks.length && ['Asks for', asks.join(', ')],
     waited && ['Waited', waited],
     ended && job.started_at && job.finished_at && ['Ran', span(ranFor(job))],
+    ...usedOf(job, memory),
     ended && job.exit_code != null && ['Exit code', String(job.exit_code)],
     job.attempt > 0 && ['Attempt', `${job.attempt} of ${attemptsOf(job)}`],
     job.worker_id && ['Worker', said(job.worker_id)],

@@ -162,16 +162,16 @@ class Queues(msgspec.Struct):
 
 
 class StorageUse(msgspec.Struct):
-    """What database and artifacts take, and what their disk has left."""
+    """What database and artifacts take, and what their disk has left; to all but the holder, what they have stored."""
 
-    database_bytes: int
-    artifacts: int
     artifact_bytes: int
-    free_bytes: int
+    artifacts: int | msgspec.UnsetType = msgspec.UNSET
+    database_bytes: int | msgspec.UnsetType = msgspec.UNSET
+    free_bytes: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class FullOverview(Overview, kw_only=True):
-    """An org's numbers, with the workers and the storage of the whole queue."""
+    """An org's numbers, with the workers, and the storage of the queue or the caller."""
 
     workers: list[WorkerInfo]
     storage: StorageUse
@@ -180,13 +180,15 @@ class FullOverview(Overview, kw_only=True):
 class HealthReport(msgspec.Struct):
     """That a host is here, and which key secrets are sealed for.
 
-    A ``proof`` for who sent a nonce, and what runs here for who showed the token.
+    A ``proof`` for who sent a nonce, a ``key_proof`` for who sent a challenge, and what runs here for who showed the
+    token.
     """
 
     status: str
     instance: str
     secrets_key: str
     proof: str | msgspec.UnsetType = msgspec.UNSET
+    key_proof: str | msgspec.UnsetType = msgspec.UNSET
     version: str | msgspec.UnsetType = msgspec.UNSET
     python: str | msgspec.UnsetType = msgspec.UNSET
     pid: int | msgspec.UnsetType = msgspec.UNSET

@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
-from tornado import httputil
+from tornado import web
 
 from zbrain_nb.model.access import Principal
 from zbrain_nb.model.audit import Outcome, Record
 from zbrain_nb.model.errors import Forbidden, Unauthorized, ZBrainError
 from zbrain_nb.model.job import Job
-from zbrain_nb.server.audit import MAX_TEXT, AuditLog
+from zbrain_nb.model.protocol import LOGIN_HEADER
+from zbrain_nb.server.audit import MAX_TEXT
+from zbrain_nb.server.handlers.context import HostContext
 from zbrain_nb.server.handlers.declaration import Operation
 
 
-class Audited:
-    """Mixed into `ApiHandler`, which says what was answered.
+class Audited(web.RequestHandler):
+    """The base of `ApiHandler`, which says what was answered.
 
     Attributes
     ----------
@@ -30,7 +33,6 @@ class Audited:
         Whether the audit has its record already: of what is written in one transaction with it.
     """
 
-    request: httputil.HTTPServerRequest
     principal: Principal
     is_told = False
     _operation: Operation | None = None
@@ -38,9 +40,10 @@ class Audited:
     _refused_with: ZBrainError | None = None
 
     @property
-    def audit(self) -> AuditLog:
-        """The host's."""
-        raise NotImplementedError
+    def context(self) -> HostContext:
+        """The host's context."""
+        context: HostContext = self.application.settings["context"]
+        return context
 
     @property
     def act(self) -> str:
@@ -70,13 +73,15 @@ class Audited:
 
     def _record(self, about: Mapping[str, Any]) -> Record:
         by: Principal | None = getattr(self, "principal", None)
+        login = unquote(self.request.headers.get(LOGIN_HEADER, ""))
         return Record(
-            ts=self.audit.now(),
+            ts=self.context.audit.now(),
             who=by.owner if by else "",
             credential=by.credential.value if by else "",
             token_id=by.token_id if by else "",
             address=self.request.remote_ip or "",
             verb=self.act,
+            reason=f"Jupyter's login of {login}"[:MAX_TEXT] if login and by and by.is_holder else "",
             **about,
         )
 
@@ -92,7 +97,7 @@ class Audited:
             outcome, reason = Outcome.FAILED, f"{error.code}: {error.message}"
         else:
             for about in self._objects:
-                self.audit.note(self._record(about))
+                self.context.audit.note(self._record(about))
             return
         objects = self._objects
         if "org_id" in error.details:  # there alone, and nothing is told of the other orgs
@@ -103,4 +108,4 @@ class Audited:
             record = self._record(about)
             record.verb = record.verb or ("read" if is_read else (self.request.method or "").lower())
             record.outcome, record.reason, record.count = outcome, reason[:MAX_TEXT], 1
-            self.audit.note(record)
+            self.context.audit.note(record)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
-from prometheus_client import CollectorRegistry
-from tornado import httputil, routing, web
+from tornado import httputil, web
 
 from zbrain_nb.model.access import Credential, Principal
 from zbrain_nb.model.checks import brief
@@ -26,85 +23,22 @@ from zbrain_nb.model.errors import (
     ZBrainError,
 )
 from zbrain_nb.model.job import Job
-from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.tokens import shows_secret
 from zbrain_nb.queue.jobqueue import JobQueue
-from zbrain_nb.queue.maintenance import Maintenance
-from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.server.handlers.arguments import read_arguments
 from zbrain_nb.server.handlers.audited import Audited
 from zbrain_nb.server.handlers.declaration import operation_of
-from zbrain_nb.server.identity import Identity
-from zbrain_nb.server.job_tokens import JobTokens
-from zbrain_nb.server.secrets import Secrets
-from zbrain_nb.server.sessions import Sessions
-from zbrain_nb.server.tokens import Tokens
 
 log = logging.getLogger(__name__)
-MAX_BODY_BYTES = 256 * 1024 * 1024
-MAX_DRAINED_BYTES = 4 * 1024 * 1024
+#: The longest body that any route collects; most take `ApiHandler.max_body_bytes`.
+MAX_BODY_BYTES = 32 * 1024 * 1024
 T = TypeVar("T")
 S = TypeVar("S", bound=msgspec.Struct)
 _AT = re.compile(r"`\$\.([^`]*)`")
 _NAMED = re.compile(r"field `([^`]*)`")
 
 
-@dataclass
-class HostContext:
-    """What handlers reach through their application's settings.
-
-    Attributes
-    ----------
-    queue : JobQueue
-        The queue served.
-    maintenance : Maintenance
-        What passes with time, and backups.
-    settings : Settings
-        Defaults for raw requests.
-    token : str
-        The data directory's.
-    identity : Identity
-        Knows who sends a request.
-    sessions : Sessions
-        Browsers that a person sent here.
-    tokens : Tokens
-        Those that are kept.
-    job_tokens : JobTokens
-        Those of attempts.
-    secrets : Secrets
-        Keeps the values of jobs' secrets.
-    audit : AuditLog
-        Is told who did what.
-    instance : str
-        Random, new for each host process.
-    host_names : set of str or None
-        Names by which this host may be addressed (DNS rebinding); None is any.
-    requests : int
-        Requests of clients so far (not of workers): the host's idle watch looks at it.
-    followers : int
-        WebSockets open now.
-    metrics : CollectorRegistry
-        What ``GET metrics`` shows.
-    """
-
-    queue: JobQueue
-    maintenance: Maintenance
-    settings: Settings
-    token: str
-    identity: Identity
-    sessions: Sessions
-    tokens: Tokens
-    job_tokens: JobTokens
-    secrets: Secrets
-    audit: AuditLog
-    instance: str
-    host_names: set[str] | None
-    requests: int = 0
-    followers: int = 0
-    metrics: CollectorRegistry = field(default_factory=CollectorRegistry)
-
-
-class ApiHandler(Audited, web.RequestHandler):
+class ApiHandler(Audited):
     """Base of the routes: authenticated, and every error in the one shape.
 
     Attributes
@@ -117,24 +51,16 @@ class ApiHandler(Audited, web.RequestHandler):
 
     admits: ClassVar[frozenset[Credential]] = frozenset()
     counts_as_client = True
+    #: No longer body is taken, and what its sender may do instead.
+    max_body_bytes = 4 * 1024 * 1024
+    smaller_bodies = "Send it in several requests."
     principal: Principal
     _query: msgspec.Struct
-
-    @property
-    def context(self) -> HostContext:
-        """The host's context."""
-        context: HostContext = self.application.settings["context"]
-        return context
 
     @property
     def queue(self) -> JobQueue:
         """The queue served."""
         return self.context.queue
-
-    @property
-    def audit(self) -> AuditLog:
-        """The host's audit."""
-        return self.context.audit
 
     def set_default_headers(self) -> None:
         """Let no browser guess types or keep answers."""
@@ -221,23 +147,8 @@ class ApiHandler(Audited, web.RequestHandler):
         """Pass: a token in a header cannot be forged across sites, and `takes_session` looks at the origin."""
 
     def decode(self, kind: type[T]) -> T:
-        """Decode and validate the JSON body.
-
-        Raises
-        ------
-        Malformed
-            If the body is not JSON.
-        InvalidSpec
-            If it is JSON of another shape.
-        """
-        try:
-            return msgspec.json.decode(self.request.body, type=kind)
-        except InvalidSpec:
-            raise
-        except msgspec.ValidationError as error:
-            raise InvalidSpec(f"The body does not hold: {brief(error)}.", field=field_of(error)) from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Malformed(f"The body is not JSON: {error}.") from error
+        """Decode and validate the JSON body, as `decode_json` does."""
+        return decode_json(self.request.body, kind)
 
     def reply(self, value: Any, status: int = 200) -> None:
         """Answer with `value` as JSON."""
@@ -286,9 +197,15 @@ class ApiHandler(Audited, web.RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(msgspec.json.encode(error.as_json()))
 
-    def methods(self) -> str:
-        """Return the methods that the route takes, as in an ``Allow`` header (RFC 9110, 10.2.1)."""
-        classes = [cls for cls in type(self).__mro__ if cls not in (web.RequestHandler, CollectedBody)]
+    def methods(self, *without: type) -> str:
+        """Return the methods that the route takes, as in an ``Allow`` header (RFC 9110, 10.2.1).
+
+        Parameters
+        ----------
+        *without : type
+            Bases whose methods are not the route's.
+        """
+        classes = [cls for cls in type(self).__mro__ if cls not in (web.RequestHandler, *without)]
         return ", ".join(m for m in self.SUPPORTED_METHODS if any(m.lower() in vars(cls) for cls in classes))
 
     def _handle_request_exception(self, e: BaseException) -> None:
@@ -303,6 +220,26 @@ _WITH = {
     Credential.WORKER: "A worker's token",
     Credential.JOB: "A job's token",
 }
+
+
+def decode_json(data: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Decode what a body holds as JSON, and validate it.
+
+    Raises
+    ------
+    Malformed
+        If it is not JSON.
+    InvalidSpec
+        If it is JSON of another shape.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except InvalidSpec:
+        raise
+    except msgspec.ValidationError as error:
+        raise InvalidSpec(f"The body does not hold: {brief(error)}.", field=field_of(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"The body is not JSON: {error}.") from error
 
 
 def field_of(error: msgspec.ValidationError) -> str:
@@ -334,126 +271,6 @@ def as_zbrain_error(error: BaseException | None, status: int) -> ZBrainError:
         translated.status = status  # type: ignore[misc] # one-off status of tornado's own (416)
         return translated
     return ZBrainError("The host failed at this request; its log has the details.", "`zbrain doctor` shows the log.")
-
-
-class StreamedBody:
-    """For handlers of streamed uploads: a refusal waits for a small body to end, else its sender never reads it.
-
-    tornado closes a connection whose body was not read, and the sender then sees a broken pipe instead of the
-    answer. A large body is not worth reading for that.
-    """
-
-    request: httputil.HTTPServerRequest
-    _refusal: BaseException | None = None
-
-    def refuse(self, error: BaseException) -> None:
-        """Keep `error` for `raise_refusal`, or raise it now if the body is large."""
-        headers = self.request.headers
-        length = headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in headers or not length.isdecimal() or int(length) > MAX_DRAINED_BYTES:
-            raise error
-        self._refusal = error
-
-    def raise_refusal(self) -> None:
-        """Raise what `refuse` kept."""
-        if self._refusal is not None:
-            raise self._refusal
-
-
-class OwnStreamedBody(StreamedBody, ApiHandler):
-    """Of the host's own routes."""
-
-    def refuse_early(self, error: BaseException) -> None:
-        """Answer while the sender still sends, and let it go on for a while: a closed connection eats the answer."""
-        self._refusal = self._refused_with = error = as_zbrain_error(error, 500)
-        answer = msgspec.json.encode(error.as_json())
-        self.set_status(error.status)
-        self.set_header("Content-Length", len(answer))
-        self.set_header("Connection", "close")
-        self.write(answer)
-        self.flush()
-
-
-def over_limit() -> TooLarge:
-    """Return the refusal of a body that is too long."""
-    return TooLarge(f"The request is over {MAX_BODY_BYTES >> 20} MiB.", "Send inputs as blobs.")
-
-
-class OverLimit(routing.Matcher):
-    """Matches requests whose announced body no ordinary route takes.
-
-    tornado would answer them, before any handler is made, with a bare 400.
-    """
-
-    def match(self, request: httputil.HTTPServerRequest) -> dict[str, Any] | None:
-        """Look at the length alone."""
-        length = request.headers.get("Content-Length", "")
-        return {} if length.isdecimal() and int(length) > MAX_BODY_BYTES else None
-
-
-@web.stream_request_body
-class TooLargeHandler(ApiHandler):
-    """What is over the limit: 413 in the one shape, before the body is read."""
-
-    async def prepare(self) -> None:
-        """Authenticate first, so that strangers learn nothing."""
-        # tornado shall not add a refusal of its own behind this one
-        self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
-        await super().prepare()
-        raise over_limit()
-
-    def data_received(self, chunk: bytes) -> None:
-        """Drop what its sender had sent already."""
-
-
-class Unannounced(routing.Matcher):
-    """Matches requests that come in chunks and do not say how long they are."""
-
-    def match(self, request: httputil.HTTPServerRequest) -> dict[str, Any] | None:
-        """Look at the encoding alone."""
-        return {} if "Transfer-Encoding" in request.headers else None
-
-
-@web.stream_request_body
-class CollectedBody(OwnStreamedBody):
-    """Gathers a body that comes in chunks for a route that wants it whole.
-
-    tornado would answer one that turns out too long with a bare 400, and only when it had read all the rest.
-    """
-
-    async def prepare(self) -> None:
-        """Lift tornado's limit for ours; a refused sender may finish a small body, to read why."""
-        self.request.connection.set_max_body_size(sys.maxsize)  # type: ignore[union-attr]
-        self._received = 0
-        self._collected = bytearray()
-        try:
-            await super().prepare()
-        except ZBrainError as error:
-            if self.request.method != "POST":  # `post` alone looks for a refusal
-                raise
-            self._refusal = error
-
-    def data_received(self, chunk: bytes) -> None:
-        """Add a piece, or answer once it is too much."""
-        self._received += len(chunk)
-        if self._refusal is None and self._received <= MAX_BODY_BYTES:
-            self._collected += chunk
-        elif not self._headers_written and self._received > (MAX_DRAINED_BYTES if self._refusal else MAX_BODY_BYTES):
-            self._collected.clear()
-            self.refuse_early(self._refusal or over_limit())
-        elif self._refusal is not None and self._received > 2 * MAX_BODY_BYTES:
-            self.finish()
-
-    async def post(self, *args: str) -> None:
-        """Let the route have the body."""
-        if self._headers_written:  # it was refused early
-            self.finish()
-            return
-        self.raise_refusal()
-        self.request.body = bytes(self._collected)
-        done = super().post(*args)
-        if done is not None:
-            await done
 
 
 class UnknownRoute(ApiHandler):

@@ -12,6 +12,7 @@ from msgspec import Meta
 from tornado import websocket
 
 from zbrain_nb.model.errors import Forbidden, Malformed, OverQuota, Unauthorized, ZBrainError
+from zbrain_nb.model.events import SocketEnd
 from zbrain_nb.queue.subscription import Subscription
 from zbrain_nb.server.handlers.base import ApiHandler
 from zbrain_nb.server.handlers.declaration import PEOPLE, operation
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 MAX_TOPICS = 1000
 #: After so long without events an empty frame is sent: pages see no pings, and shall see that the host still speaks.
 QUIET_SECS = 15.0
-#: Why a socket is closed (RFC 6455, section 7.4.1, and IANA's registry).
-GOING_AWAY, POLICY_VIOLATION, TRY_AGAIN_LATER = 1001, 1008, 1013
+#: What a frame that closes a socket has room for (RFC 6455, section 5.5), besides the code.
+MAX_REASON_BYTES = 123
 _TOPIC = re.compile(r"(jobs|states)/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|orgs/.+")
 
 
@@ -57,7 +58,12 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
 
     @operation(admits=PEOPLE, query=EventsQuery, answers={101: None}, refuses=(OverQuota,))
     async def get(self, *args: str, **kwargs: str) -> None:
-        """Check the query before the upgrade, while an error can still be told."""
+        """Follow events, by a WebSocket.
+
+        It is closed with 1008 when the token or login is good no more, and with 4403 when who follows is no member any
+        more of an org of which they follow something; the reason says so in a sentence. After 1001 and 1013 the same
+        may be asked for again.
+        """
         check_upgrade(self)
         query = self.query(EventsQuery)
         topics = query.topics
@@ -84,14 +90,15 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
                 await self.write_message(frame)
         except websocket.WebSocketClosedError:
             return
-        except Unauthorized:
-            self.close(POLICY_VIOLATION, "the token or login is not known any more")
-            return
+        except Unauthorized as error:
+            self.close(SocketEnd.UNKNOWN_CALLER, _reason(error))
+        except Forbidden as error:
+            self.close(SocketEnd.NO_MEMBER, _reason(error))
         except ZBrainError as error:
             log.warning("Events could not be read; the follower has to come again.", extra={"why": error.message})
-            self.close(TRY_AGAIN_LATER, "the store could not be read")
-            return
-        self.close(GOING_AWAY, "the queue was closed")
+            self.close(SocketEnd.TRY_AGAIN_LATER, _reason(error))
+        else:
+            self.close(SocketEnd.GOING_AWAY, "The queue was closed.")
 
     def on_message(self, message: str | bytes) -> None:
         """Ignore what clients say: this socket only speaks."""
@@ -103,6 +110,14 @@ class EventsHandler(ApiHandler, websocket.WebSocketHandler):
             self._sending.cancel()
         if self._subscription is not None:
             self._subscription.close()
+
+
+def _reason(error: ZBrainError) -> str:
+    """Return what a frame can say of an error."""
+    text = error.message.encode()
+    if len(text) <= MAX_REASON_BYTES:
+        return error.message
+    return text[: MAX_REASON_BYTES - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def check_upgrade(handler: websocket.WebSocketHandler) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from tornado import web
 
-from zbrain_nb.model.access import Credential
+from zbrain_nb.model.access import Credential, Party
 from zbrain_nb.model.errors import (
     BlobMismatch,
     DiskFloor,
@@ -22,6 +22,7 @@ from zbrain_nb.model.errors import (
     NotFound,
     OverQuota,
     RangeNotSatisfiable,
+    TooLarge,
     WrongOffset,
     ZBrainError,
 )
@@ -29,16 +30,14 @@ from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import LENGTH_HEADER, OFFSET_HEADER
 from zbrain_nb.queue.stored import Hold
 from zbrain_nb.server.handlers.answers import Artifacts, StoredBlob
-from zbrain_nb.server.handlers.base import MAX_DRAINED_BYTES, ApiHandler, OwnStreamedBody
+from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.bodies import LINGER_BYTES, MAX_DRAINED_BYTES, OwnStreamedBody
 from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, WORKERS, Content, F, Header, NoArguments, operation
 from zbrain_nb.server.handlers.decoding import decoder
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.uploads import Upload
 
 MAX_BLOB_BYTES = 1 << 40
-#: So much is dropped of a body that was refused: senders that read the answer only behind it do so, as if it closed
-#: at once they would not. Who sends more asks first (`UploadQuery.announce`).
-LINGER_BYTES = 64 << 20
 BYTES = "application/octet-stream"
 _OFFSET = Header(OFFSET_HEADER, int, "How many bytes of the blob have arrived before.")
 _UPLOAD_HEADERS = (
@@ -63,7 +62,8 @@ class UploadQuery(msgspec.Struct):
         int, msgspec.Meta(description="Without a body: whether so many bytes would be taken, 204 if so.", ge=0)
     ] = 0
     worker: Annotated[
-        str, msgspec.Meta(description="The caller's worker that sends it, for a job it runs: limits do not hold then.")
+        str,
+        msgspec.Meta(description="The caller's worker that sends it, for a job it runs: twice the limits hold then."),
     ] = ""
 
 
@@ -81,13 +81,14 @@ class BlobHandler(OwnStreamedBody):
     plain bytes.
 
     What is announced has to fit into what the caller, and their org, may store; of a body of unknown length what has
-    come. What a worker sends for a job that it runs is taken whatever the limits are.
+    come. What a worker sends for a job that it runs may go over the limits, to twice as much.
     """
 
     _upload: Upload | None = None
     _hold: Hold | None = None
     #: Of the job that a worker sends it for.
     _job_org: str | None = None
+    _payer: Party
     _dropped = 0
     _take: Callable[[bytes], None]
 
@@ -104,7 +105,10 @@ class BlobHandler(OwnStreamedBody):
                     self._pause()
         except ZBrainError as error:
             self._pause()
-            if isinstance(error, (OverQuota, DiskFloor)) and (self._announced() or MAX_BLOB_BYTES) > MAX_DRAINED_BYTES:
+            if (
+                isinstance(error, (OverQuota, TooLarge, DiskFloor))
+                and (self._announced() or MAX_BLOB_BYTES) > MAX_DRAINED_BYTES
+            ):
                 self.refuse_early(error)  # for good, so its sender had better read it than send again
             else:
                 self.refuse(error)
@@ -120,15 +124,16 @@ class BlobHandler(OwnStreamedBody):
             offset=offset,
         )
         if payer is not None:
-            self._hold = self.queue.stored.begin(payer, self._upload)
             if worker := self.query(UploadQuery).worker:
                 self._job_org = self.queue.org_worked_for(worker, self.principal)
+            self._payer = payer if self._job_org is None else (self._job_org, payer[1])
+            self._hold = self.queue.stored.begin(self._payer, self._upload)
             self._reserve(offset + (announced or 0))
         self._take = decoder(self.request.headers.get("Content-Encoding", "identity"), self._upload.write, size)
 
     def _reserve(self, size: int) -> None:
         if self._hold is not None:
-            self.queue.stored.reserve(self._hold, size, self.principal.payer if self._job_org is None else None)
+            self.queue.stored.reserve(self._hold, size, self._payer, leaves=self._job_org is not None)
 
     def _number(self, header: str) -> int:
         text = self.request.headers.get(header, "0")
@@ -158,7 +163,7 @@ class BlobHandler(OwnStreamedBody):
             upload = self._upload
             await asyncio.to_thread(self._take, chunk)
             self._reserve(upload.size_bytes)
-        except OverQuota as error:
+        except (OverQuota, TooLarge) as error:
             if self._upload is not None:
                 self._upload.abort()  # what nobody can go on with shall not count
             self._pause()
@@ -180,7 +185,7 @@ class BlobHandler(OwnStreamedBody):
         body=Content(BYTES),
         headers=_UPLOAD_HEADERS,
         answers={201: StoredBlob, 204: None},
-        refuses=(NotFound, WrongOffset, BlobMismatch, OverQuota),
+        refuses=(NotFound, WrongOffset, BlobMismatch, OverQuota, TooLarge),
     )
     async def put(self, sha256: str) -> None:
         """Keep the bytes if they hash to their name; 201.

@@ -9,6 +9,7 @@ from typing import Any
 from zbrain_nb import __version__
 from zbrain_nb.model.datadir import proof
 from zbrain_nb.model.hosting import NONCE_HEADER
+from zbrain_nb.model.proving import CHALLENGE_HEADER
 from zbrain_nb.server.handlers.answers import HealthReport
 from zbrain_nb.server.handlers.base import ApiHandler
 from zbrain_nb.server.handlers.declaration import Header, OpenTo, operation
@@ -23,12 +24,15 @@ class HealthHandler(ApiHandler):
         """Admit everybody: the answer tells nothing but that a host is here."""
 
     @operation(
-        headers=(Header(NONCE_HEADER, str, "Random text, which the host's proof is made of."),),
+        headers=(
+            Header(NONCE_HEADER, str, "Random text, which the host's proof is made of."),
+            Header(CHALLENGE_HEADER, str, "A fresh X25519 public key in Base64: the host proves that it has its own."),
+        ),
         answers={200: HealthReport},
         open_to=OpenTo.ALL,
     )
     async def get(self) -> None:
-        """Say that the host lives; with a nonce, prove that it knows the token; to who shows it, say what runs here."""
+        """Say that the host lives; to who asks for it, prove who it is; to who shows the token, say what runs here."""
         body: dict[str, Any] = {"status": "ok", "instance": self.context.instance}
         body["secrets_key"] = self.context.secrets.public_key
         known = await self.context.identity.identify(self.request, by_session=False)
@@ -38,4 +42,6 @@ class HealthHandler(ApiHandler):
         if nonce:  # who looks for a host means to use it
             self.context.requests += 1
             body["proof"] = proof(self.context.token, nonce[:200])
+        if challenge := self.request.headers.get(CHALLENGE_HEADER):
+            body["key_proof"] = self.context.secrets.prove(challenge)
         self.reply(body)

@@ -8,10 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from zbrain_nb.model.checks import brief
 from zbrain_nb.model.errors import (
     Conflict,
-    InvalidSpec,
     JobNotFound,
     KeyConflict,
     Malformed,
@@ -22,9 +20,8 @@ from zbrain_nb.model.errors import (
     WrongState,
 )
 from zbrain_nb.model.events import LogStream
-from zbrain_nb.model.job import MAX_SPEC_BYTES, CancelResult, Job, JobSpec, JobState, shown
+from zbrain_nb.model.job import CancelResult, Job, JobSpec, JobState, shown
 from zbrain_nb.model.protocol import SECRETS_HEADER
-from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.batches import key_each
 from zbrain_nb.queue.jobqueue import Accepted
 from zbrain_nb.server.handlers.answers import (
@@ -39,14 +36,14 @@ from zbrain_nb.server.handlers.answers import (
     ShownJob,
     SubmittedJob,
 )
-from zbrain_nb.server.handlers.base import ApiHandler, field_of
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, ApiHandler
 from zbrain_nb.server.handlers.declaration import ALL, PEOPLE, Header, operation
+from zbrain_nb.server.handlers.specs import MAX_BATCH, read_specs
 from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
 MAX_LOG = 10_000
 MAX_SEARCH = 1_000
-MAX_BATCH = 10_000
 #: What `job_row` shows, and so many characters of what an exception says.
 ROW_FIELDS = (
     "id",
@@ -73,7 +70,7 @@ MAX_ROW_TEXT = 300
 IDEMPOTENCY_KEY = Header(
     "Idempotency-Key",
     str,
-    "Two requests of one owner with one key and one body are one; up to 200 characters.",
+    "Two requests of one owner with one key for one thing are one; up to 200 characters.",
 )
 SECRETS = Header(SECRETS_HEADER, str, "Values of the secrets that specs name, sealed for the key in `GET health`.")
 Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
@@ -98,6 +95,7 @@ class ListQuery(msgspec.Struct):
 
     state: JobState | None = None
     org: Annotated[str | None, Meta(description="Jobs of this org.")] = None
+    owner: Annotated[str | None, Meta(description="Jobs of this person.")] = None
     name: Annotated[str | None, Meta(description="Jobs of this very name.")] = None
     q: Annotated[str | None, Meta(description="A part of the name, in either case, or the head of the id.")] = None
     tag: Annotated[
@@ -168,36 +166,11 @@ def job_row(job: Job) -> dict[str, Any]:
     return row
 
 
-def read_spec(raw: Any, settings: Settings, *, where: str = "") -> JobSpec:
-    """Make a spec from decoded JSON, with the defaults for raw requests that run a command.
-
-    Raises
-    ------
-    InvalidSpec
-        If it does not hold; the message starts with `where`.
-    """
-    if not isinstance(raw, dict):
-        raise InvalidSpec(f"{where}A job spec is a JSON object, not {type(raw).__name__}.")
-    if raw.get("cmd") is not None:
-        raw.setdefault("timeout_secs", settings.default_timeout_secs)
-        raw.setdefault("max_retries", settings.max_retries)
-    try:
-        return msgspec.convert(raw, JobSpec)
-    except InvalidSpec as error:
-        raise InvalidSpec(f"{where}{error.message}", error.hint, **error.details) from error
-    except msgspec.ValidationError as error:
-        raise InvalidSpec(f"{where}{brief(error)}.", field=field_of(error)) from error
-
-
-def _check_sizes(items: list[Any], *, many: bool) -> None:
-    for position, item in enumerate(items):
-        if len(encode(item)) > MAX_SPEC_BYTES:
-            where, details = (f"Spec {position}", {"index": position}) if many else ("The spec", {})
-            raise TooLarge(f"{where} is over {MAX_SPEC_BYTES >> 20} MiB.", "Send inputs as blobs.", **details)
-
-
 class JobsHandler(ApiHandler):
     """``POST jobs`` and ``GET jobs``."""
+
+    max_body_bytes = MAX_BODY_BYTES
+    smaller_bodies = "Send inputs as blobs, and many specs in several requests."
 
     @operation(
         admits=PEOPLE,
@@ -208,23 +181,13 @@ class JobsHandler(ApiHandler):
         refuses=(KeyConflict, MissingBlobs, Conflict, OverQuota),
     )
     async def post(self) -> None:
-        """Submit one spec or a list of them, all or nothing; 201 means committed.
+        """Submit one spec or a list of up to 10,000, all or nothing; 201 means committed.
 
         An ``Idempotency-Key`` header stands for the whole body; a repeat is answered with 200. A spec with `cmd`
         that leaves out `timeout_secs` or `max_retries` gets the host's defaults.
         """
-        raw = self.decode(object)
-        many = isinstance(raw, list)
-        items: list[Any] = raw if isinstance(raw, list) else [raw]
-        if not items:
-            raise InvalidSpec("The list of specs is empty.")
-        if len(self.request.body) > MAX_SPEC_BYTES:
-            _check_sizes(items, many=many)
-        settings = self.context.settings
         key = self.request.headers.get("Idempotency-Key")
-        if key and isinstance(raw, dict) and raw.get("idempotency_key") is None:
-            raw["idempotency_key"] = key
-        specs = [read_spec(item, settings, where=f"Spec {n}: " if many else "") for n, item in enumerate(items)]
+        specs, many = read_specs(self.request.body, self.context.settings, key)
         scope = self.principal
         bodies: list[msgspec.Raw] = []
 
@@ -271,6 +234,7 @@ class JobsHandler(ApiHandler):
             wanted.limit,
             wanted.cursor,
             name=wanted.name,
+            owner=wanted.owner,
             q=wanted.q,
             tag=wanted.tag_pair(),
             after=wanted.after,
@@ -337,17 +301,21 @@ class RetryHandler(ApiHandler):
         admits=PEOPLE,
         act="retry",
         query=RetryQuery,
+        headers=(IDEMPOTENCY_KEY,),
         answers={201: ShownJob},
         refuses=(JobNotFound, WrongState, MissingBlobs, OverQuota),
     )
     async def post(self, job_id: str) -> None:
         """Submit the same spec again as a new job; 409 while the old one is active.
 
-        It is the caller's job and runs as the caller. So another person's is repeated only with ``?others=1``.
+        It is the caller's job and runs as the caller. So another person's is repeated only with ``?others=1``. Sent
+        again under one ``Idempotency-Key``, it is answered with the job that the first request made.
         """
         await self.job(job_id)
         others = self.query(RetryQuery).others
-        again = await self.queue.retry_job(job_id.lower(), scope=self.principal, others=others)
+        again = await self.queue.retry_job(
+            job_id.lower(), key=self.request.headers.get("Idempotency-Key"), scope=self.principal, others=others
+        )
         self.reply(job_json(again), 201)
 
 
@@ -365,13 +333,20 @@ class ManyHandler(ApiHandler):
         """What the address says; a look is none."""
         return self.path_args[0].replace("lookup", "")
 
-    @operation(admits=PEOPLE, body=JobIds, answers={200: ManyJobs}, refuses=(MissingBlobs, OverQuota))
+    @operation(
+        admits=PEOPLE,
+        body=JobIds,
+        headers=(IDEMPOTENCY_KEY,),
+        answers={200: ManyJobs},
+        refuses=(MissingBlobs, OverQuota),
+    )
     async def post(self, verb: str) -> None:
         """Look at, cancel or submit again the jobs whose ids the body lists; unknown ones are passed over.
 
         Answers ``{"jobs": [...], "event_seq": n}``, the jobs in the order of the ids. Events behind ``event_seq``
         tell what becomes of them. `retry` leaves out jobs that have not ended, and answers with the new ones; those
-        of other people it leaves out too, and ``others`` lists them.
+        of other people it leaves out too, and ``others`` lists them. Under one ``Idempotency-Key`` it submits a job
+        again once, however often it is asked.
         """
         ids = [job_id.lower() for job_id in self.decode(JobIds).ids]
         if len(ids) > MAX_BATCH:
@@ -387,7 +362,8 @@ class ManyHandler(ApiHandler):
             others = {job.id for job in jobs if job.state.ended and job.owner != scope.owner}
             more["others"] = [job.id for job in jobs if job.id in others]
             self.note_jobs(job for job in jobs if job.id not in others)
-            jobs = await self.queue.retry_many(jobs, scope=scope)
+            key = self.request.headers.get("Idempotency-Key")
+            jobs = await self.queue.retry_many(jobs, key=key, scope=scope)
         self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq, **more})
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from zbrain_nb.model.errors import JobNotFound
-from zbrain_nb.server.handlers.answers import Attempts, FullOverview
+from zbrain_nb.server.handlers.answers import Attempts, FullOverview, StorageUse
 from zbrain_nb.server.handlers.base import ApiHandler
 from zbrain_nb.server.handlers.declaration import PEOPLE, operation
 from zbrain_nb.server.handlers.jobs import job_row
@@ -26,16 +26,25 @@ class OverviewHandler(ApiHandler):
     async def get(self) -> None:
         """Count the org's jobs, and say how the last minutes went, what is stored and which workers there are."""
         overview = await self.queue.overview(self.query(OverviewQuery).org, scope=self.principal)
-        usage = await self.queue.artifact_usage()
         body = msgspec.to_builtins(overview)
         body["workers"] = self.queue.workers(scope=self.principal)
-        body["storage"] = {
-            "database_bytes": self.queue.database_bytes(),
-            "artifacts": usage.blobs,
-            "artifact_bytes": usage.size_bytes,
-            "free_bytes": usage.free_bytes,
-        }
+        body["storage"] = await self._storage()
         self.reply(body)
+
+    async def _storage(self) -> StorageUse:
+        """Return what is stored: blobs that two people sent lie here once, so all their bytes are for the holder alone.
+
+        Anybody else could send a guess, and see by these numbers whether it was here before.
+        """
+        if not self.principal.is_holder:
+            return StorageUse(artifact_bytes=self.queue.stored.used("owner", self.principal.owner))
+        usage = await self.queue.artifact_usage()
+        return StorageUse(
+            artifact_bytes=usage.size_bytes,
+            artifacts=usage.blobs,
+            database_bytes=self.queue.database_bytes(),
+            free_bytes=usage.free_bytes,
+        )
 
 
 class AttemptsHandler(ApiHandler):

@@ -79,7 +79,7 @@ class TokenHandler(ApiHandler):
 
     @operation(admits=PERSONS, act="revoke token", answers={200: ShownToken}, refuses=(TokenNotFound,))
     async def delete(self, token_id: str) -> None:
-        """Revoke a token at once: what is open with it ends; harmless if it has ended."""
+        """Revoke a token at once, and those made with it: what is open with them ends; harmless if it has ended."""
         self.note_object("token", token_id)
         tokens = self.context.tokens
         token = await tokens.revoke(token_id, self.principal, self.record())

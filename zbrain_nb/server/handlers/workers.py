@@ -19,7 +19,7 @@ from zbrain_nb.model.protocol import (
     check_lease_request,
 )
 from zbrain_nb.server.handlers.answers import Workers
-from zbrain_nb.server.handlers.base import ApiHandler
+from zbrain_nb.server.handlers.base import MAX_BODY_BYTES, ApiHandler
 from zbrain_nb.server.handlers.declaration import PEOPLE, WORKERS, operation
 
 #: Held open no longer than this, whatever is asked: proxies on the way may have less patience.
@@ -53,6 +53,8 @@ class LeasesHandler(ApiHandler):
     """``POST workers/{id}/leases``."""
 
     counts_as_client = False
+    max_body_bytes = MAX_BODY_BYTES
+    smaller_bodies = "Save what a job shows as an artifact."
     _waiting: asyncio.Task[LeaseAnswer] | None = None
 
     @operation(admits=WORKERS, body=LeaseRequest, answers={200: LeaseAnswer}, refuses=(WorkerNotFound,))
@@ -77,6 +79,7 @@ class LeasesHandler(ApiHandler):
         """Stop waiting for a worker that is gone."""
         if self._waiting is not None:
             self._waiting.cancel()
+        super().on_connection_close()
 
 
 class HeartbeatHandler(ApiHandler):
@@ -95,6 +98,8 @@ class WorkerEventsHandler(ApiHandler):
     """``POST workers/{id}/events``."""
 
     counts_as_client = False
+    max_body_bytes = MAX_BODY_BYTES
+    smaller_bodies = "Save what a job shows as an artifact."
 
     @operation(admits=WORKERS, body=EventBatch, answers={200: EventBatchAnswer}, refuses=(WorkerNotFound, StaleAttempt))
     async def post(self, worker_id: str) -> None:

@@ -1,18 +1,23 @@
 """Who asks the service, by the word of the Hub: a person's token, or the cookie of a browser that logged in there.
 
 The Hub's word is kept for a while (``ZBRAIN_HUB_CACHE_SECS``); no longer hold a revoked token, and a membership that
-ended. Asked before each request, and again for open sockets (see `service`); it decides nothing: `Principal` does.
+ended. Asked before each request, and again for open sockets (see `service`), and of owners of jobs who do not ask
+themselves (see `Standing`); it decides nothing: `Principal` does.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import urllib.parse
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
 from tornado import web, websocket
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from zbrain_nb.model.access import Principal, Role
 from zbrain_nb.model.checks import check_org_id
@@ -68,6 +73,51 @@ class HubIdentity:
                 f"It needs the scope {' or '.join(sorted(self._auth.access_scopes))}.",
             )
         return principal_of(model, self._roles)
+
+    async def person(self, name: str) -> Principal | None:
+        """Return what a person may do by now who does not ask, or None if the Hub has no such account.
+
+        Raises
+        ------
+        Unavailable
+            If the Hub does not answer, or does not let the service ask.
+        """
+        known, key = self._auth.cache, f"person:{name}"  # beside the Hub's words of tokens, and as long
+        try:
+            model = known[key]
+        except KeyError:
+            model = known[key] = await self._ask_for(name)
+        try:
+            return None if model is None else principal_of(model, self._roles)
+        except Forbidden:  # nobody who may log in
+            return None
+
+    async def _ask_for(self, name: str) -> dict[str, Any] | None:
+        auth = self._auth
+        try:
+            answer = await AsyncHTTPClient().fetch(
+                f"{auth.api_url}/users/{urllib.parse.quote(name, safe='')}",
+                headers={"Authorization": f"token {auth.api_token}"},
+                raise_error=False,
+                follow_redirects=False,
+                client_key=auth.keyfile or None,
+                client_cert=auth.certfile or None,
+                ca_certs=auth.client_ca or None,
+            )
+        except (OSError, HTTPClientError) as error:
+            raise Unavailable("JupyterHub does not answer.", "Try again soon.") from error
+        if answer.code == HTTPStatus.NOT_FOUND:
+            return None
+        if answer.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise Unavailable(f"JupyterHub does not answer, but fails with {answer.code}.", "Try again soon.")
+        model: dict[str, Any] = msgspec.json.decode(answer.body) if answer.code == HTTPStatus.OK else {}
+        if "groups" not in model:
+            log.error("the service may not ask the Hub who is in which group", extra={"status": answer.code})
+            raise Unavailable(
+                "JupyterHub does not tell the service who is in which group.",
+                "It needs the scopes read:users:name and read:users:groups: the README shows how it gets them.",
+            )
+        return {"name": name, **model}
 
     def _check_page(self, handler: HubOAuthenticated) -> None:
         """Refuse scripts of other pages: on the Hub's host other people's servers are the same origin.

@@ -10,9 +10,13 @@ import logging
 import sys
 from pathlib import Path
 
-from zbrain_nb.model.datadir import DataDir, Upstream, write_upstream
+from tornado.tcpclient import TCPClient
+
+from zbrain_nb.model.datadir import DataDir, HubUpstream, Upstream, write_upstream
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.proving import needs_proof
 from zbrain_nb.model.settings import Settings
+from zbrain_nb.server.hub.proving import ProvingClient
 from zbrain_nb.server.local_worker import LocalWorkerWatch
 
 log = logging.getLogger(__name__)
@@ -26,7 +30,7 @@ class HubLink:
     data : DataDir
         The user's, where the worker's folder lies.
     settings : Settings
-        `hub_url`, and what the Hub says of this server: `hub_token` and `hub_user`.
+        `hub_url` and `hub_key`, and what the Hub says of this server: `hub_token` and `hub_user`.
 
     Attributes
     ----------
@@ -34,6 +38,8 @@ class HubLink:
         Whose server this is.
     folder : Path
         The worker's.
+    dialer : TCPClient or None
+        Makes the connections to the service, where it has to prove itself.
 
     Raises
     ------
@@ -49,7 +55,10 @@ class HubLink:
             )
         self.person: str | None = settings.hub_user
         self.folder = data.hub_worker(settings.hub_server or "")
-        self._upstream = Upstream(settings.hub_url, settings.hub_token)
+        self._upstream = HubUpstream(settings.hub_url, settings.hub_token, settings.hub_key)
+        self.dialer: TCPClient | None = None
+        if needs_proof(settings.hub_url, settings.hub_key):
+            self.dialer = ProvingClient(settings.hub_url, settings.hub_key)
         self._worker: LocalWorkerWatch | None = None
         if settings.worker_mode == "local":
             self._worker = LocalWorkerWatch(self.folder, _worker_command(self.folder, settings))
@@ -59,6 +68,11 @@ class HubLink:
         write_upstream(self.folder, self._upstream)
         if self._worker is not None:
             self._worker.start()
+        if self.dialer is None and not self._upstream.url.startswith("https://"):
+            log.warning(
+                "ZBRAIN_HUB_KEY is not set: whoever listens on the service's port while it is down is told Hub tokens",
+                extra={"url": self._upstream.url},
+            )
         log.info("relaying to the Hub's service", extra={"url": self._upstream.url, "user": self.person})
 
     async def stop(self) -> None:
@@ -66,7 +80,7 @@ class HubLink:
         if self._worker is not None:
             await self._worker.stop(end_worker=True)
 
-    async def upstream(self) -> Upstream:
+    async def upstream(self) -> HubUpstream:
         """Return the service."""
         return self._upstream
 

@@ -61,6 +61,10 @@ class HubService:
         mixin = _MIXINS.get(handler, _OnHub)
         return type(f"{handler.__name__}OnHub", (mixin, handler), {"hub_identity": self.identity})
 
+    async def person(self, name: str) -> Principal | None:
+        """Return what the Hub says of a person by now; see `HubIdentity.person`."""
+        return await self.identity.person(name)
+
     def routes(self) -> list[tuple[Any, ...]]:
         """Return what the service answers beside the host's routes: the end of a login, and its own root."""
         return [

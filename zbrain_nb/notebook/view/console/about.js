@@ -1,13 +1,12 @@
 // What stands beside a job on its page: times, where it comes from, what it asks for, its inputs and environment.
-import { clock, copyButton, h, plural, span, timeOfDay } from '../elements.js';
+import { clock, copyButton, h, memorySize, plural, span, timeOfDay } from '../elements.js';
 import { textOf } from '../outputs.js';
 import { visibleName } from '../text.js';
-import { notebookOf, tagsOf } from '../words.js';
+import { notebookOf, tagsOf, usedOf } from '../words.js';
 
 const FEW = 8; // more facts than these fold
 
 const ms = (iso) => (iso ? Date.parse(iso) : null);
-const size = (mb) => (mb >= 1024 ? `${Number((mb / 1024).toFixed(1))} GB` : `${mb} MB`);
 
 /** The sections, those that have something to say. */
 export function aboutJob(feed, jobUrl) {
@@ -28,6 +27,7 @@ export function aboutJob(feed, jobUrl) {
       ['Ran', started && ended && span((ended - started) / 1000)],
       ['Deadline', feed.loaded && (spec.timeout_secs == null ? 'none' : clock(spec.timeout_secs))],
     ]),
+    section('Used', usedOf(job, memory)),
     section('From', [
       ['Notebook', notebookOf(job)],
       ['Owner', job.owner],
@@ -39,7 +39,7 @@ export function aboutJob(feed, jobUrl) {
     section('Asks for', [
       ['Runs on', spec.worker],
       ['Interpreter', spec.kernel],
-      ['Resources', [cpus && plural(cpus, 'CPU'), memory && size(memory), gpus && plural(gpus, 'GPU')].filter(Boolean).join(', ')],
+      ['Resources', [cpus && plural(cpus, 'CPU'), memory && memorySize(memory), gpus && plural(gpus, 'GPU')].filter(Boolean).join(', ')],
       ['Priority', spec.priority ? String(spec.priority) : null],
       ['Retries', feed.loaded && String(spec.max_retries)],
       ['If lost', spec.rerun_if_lost == null ? null : spec.rerun_if_lost ? 'run again' : 'not run again'],

@@ -66,7 +66,7 @@ if (id) {
   let known = '';
   feed.on(() => {
     tell(feed);
-    const all = feed.overview ? [...new Set([feed.org, ...feed.overview.orgs])] : [];
+    const all = feed.overview ? [...new Set([feed.org, feed.home ?? feed.org, ...feed.overview.orgs])] : [];
     if (!all.length || known === all.join('\n')) return;
     known = all.join('\n');
     orgs.replaceChildren(...all.map((org) => h('option', { value: org, selected: org === feed.org }, org)));

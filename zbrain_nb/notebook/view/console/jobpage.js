@@ -10,7 +10,7 @@ import { pressIn, settle } from '../press.js';
 import { ServerFeed } from '../server.js';
 import { visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
-import { attemptsOf, faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, wordOf } from '../words.js';
+import { attemptsOf, faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, usedOf, wordOf } from '../words.js';
 import { aboutJob } from './about.js';
 import { codeSection } from './code.js';
 import { sandboxed } from './sandbox.js';
@@ -281,15 +281,17 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     const all = Math.max(attempts.at(-1)?.attempt ?? 0, attemptsOf(feed.job));
     const next = (triesOf(feed) ?? []).find(({ state }) => state === 'retrying');
     if (!attempts.length) return null;
+    const used = attempts.map((one) => Object.fromEntries(usedOf(one)));
+    const known = ['Peak memory', 'CPU time'].filter((name) => used.some((each) => each[name]));
     return h(
       'div',
       { class: 'zb-sec' },
       table(
         'Attempts',
-        ['Attempt', 'State', 'Worker', 'Started', 'Ran', 'How it ended'],
+        ['Attempt', 'State', 'Worker', 'Started', 'Ran', ...known, 'How it ended'],
         [
-          next && [`${feed.job.attempt + 1} of ${all}`, stateMark('retrying', 'Next'), '', '', '', next.note],
-          ...attempts.toReversed().map((one) => {
+          next && [`${feed.job.attempt + 1} of ${all}`, stateMark('retrying', 'Next'), '', '', '', ...known.map(() => ''), next.note],
+          ...attempts.toReversed().map((one, at) => {
             const from = one.started_at ? Date.parse(one.started_at) : null;
             const to = one.finished_at ? Date.parse(one.finished_at) : feed.now;
             const code = one.exit_code != null && one.state !== 'succeeded' ? `Exit code ${one.exit_code}. ` : '';
@@ -299,6 +301,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
               visibleName(one.worker_id ?? ''),
               from == null ? '' : timeOfDay(from),
               from == null ? '' : to - from < 10_000 ? span((to - from) / 1000) : clock((to - from) / 1000),
+              ...known.map((name) => used.at(-1 - at)[name] ?? ''),
               h('span', { class: 'zb-mute' }, one.state === 'running' ? 'running' : `${(one.reason ?? '').includes('code') ? '' : code}${one.reason ?? ''}`),
             ];
           }),

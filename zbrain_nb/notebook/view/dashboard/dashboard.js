@@ -28,6 +28,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   let frame = 0;
   let later = null;
   let findLater = null;
+  let said = ''; // what the last act on many has done
 
   const strip = h('div', { class: 'zb-strip', role: 'group', 'aria-label': 'Now' });
   const quotas = h('div', { class: 'zb-quotas', role: 'group', 'aria-label': 'Limits', hidden: true });
@@ -40,7 +41,9 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   );
   const noticeSaid = h('span', { role: 'alert' });
   const noticeNext = h('span'); // counts down, and is not spoken
-  const notice = h('div', { class: 'zb-notice', hidden: true }, noticeSaid, ' ', noticeNext);
+  const problem = h('span', { role: 'alert' });
+  const saidToo = h('span'); // `status` speaks it
+  const notice = h('div', { class: 'zb-notice', hidden: true }, noticeSaid, ' ', noticeNext, ' ', problem, ' ', saidToo);
   const seg = h('div', { class: 'zb-seg', role: 'group', 'aria-label': 'State' });
   const search = h('input', {
     class: 'zb-input',
@@ -111,6 +114,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     return h('kbd', {}, name);
   }
   function choose(rows, on) {
+    said = '';
     for (const { id } of rows) {
       if (on) chosen.add(id);
       else chosen.delete(id);
@@ -119,11 +123,12 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   }
   function refilter(change) {
     Object.assign(filter, change);
+    said = '';
     table.el.scrollTop = 0;
     refresh();
     status.textContent = `${plural(order.length, 'job')} shown`;
     clearTimeout(findLater);
-    findLater = setTimeout(() => void feed.find(filter), FIND_MS);
+    findLater = setTimeout(() => void feed.find({ ...filter }), FIND_MS);
   }
 
   // ---- numbers and charts
@@ -134,6 +139,14 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       h('span', { class: 'zb-mute zb-small' }, label),
       h('span', { class: 'zb-big', 'data-state': state }, state && stateMark(state, '').firstChild, big),
       h('span', { class: 'zb-mute zb-small zb-cut', title: sub }, sub),
+    );
+  }
+  function chart(label, big, sub, picture, onclick) {
+    return h(
+      onclick ? 'button' : 'div',
+      { type: onclick && 'button', class: 'zb-stat zb-chart', onclick },
+      h('span', { class: 'zb-told' }, h('span', { class: 'zb-mute zb-small' }, label), h('span', { class: 'zb-big' }, big), h('span', { class: 'zb-mute zb-small' }, sub)),
+      picture,
     );
   }
   function buildStrip() {
@@ -154,42 +167,38 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     const lastOf = (values) => values.findLast((value) => value != null);
     const median = lastOf(minutes.wait_p50_secs);
     const slow = lastOf(minutes.wait_p95_secs);
-    const titleOf = (i) => `${timeOfDay((minutes.first_at + 60 * i) * 1000, false)}: ${minutes.ended[i]} ended, ${minutes.failed[i]} failed`;
+    const waiting = [...minutes.waiting.slice(0, -1), queued]; // the store's last is some seconds old
+    const titlesOf = (textOf) => minutes.ended.map((_, i) => `${timeOfDay((minutes.first_at + 60 * i) * 1000, false)}: ${textOf(i)}`);
+    const over = `over ${minutes.ended.length} minutes`;
     const place = document.activeElement?.closest?.('.zb-strip') === strip ? [...strip.children].indexOf(document.activeElement) : -1;
     strip.replaceChildren(
       number('running', 'Running', many(running), quiet ? `${many(quiet)} without progress` : ' ', () => pick('running')),
-      number('pending', 'Queued', many(queued), oldest ? `oldest waits ${clock(overview.now - Date.parse(oldest) / 1000)}` : 'nothing waits', () => pick('pending')),
       number('failed', 'Failed', many(overview.failed_last_day), 'in 24 hours', () => pick('failed')),
       number(
         '',
         'Slots free',
         [many(Math.max(0, slots - running)), h('small', {}, `of ${many(slots)}`)],
-        `${plural(workers.length, 'worker')}${silent ? `, ${silent} quiet` : ''}; ${bytes(storage.database_bytes + storage.artifact_bytes)} stored`,
+        `${plural(workers.length, 'worker')}${silent ? `, ${silent} quiet` : ''}; ${storage.database_bytes === undefined ? `${bytes(storage.artifact_bytes)} of yours` : bytes(storage.database_bytes + storage.artifact_bytes)} stored`,
         () => pane.scrollIntoView({ block: 'start' }),
       ),
-      h(
-        'div',
-        { class: 'zb-stat zb-chart' },
-        h(
-          'div',
-          {},
-          h('span', { class: 'zb-mute zb-small' }, 'Throughput'),
-          h('div', { class: 'zb-big' }, shown, h('small', {}, 'a minute')),
-          h('span', { class: 'zb-mute zb-small' }, `last ${minutes.ended.length} min`),
-        ),
-        bars(`Jobs ended each minute over ${minutes.ended.length} minutes, now about ${shown}`, minutes.ended, minutes.failed, minutes.ended.map((_, i) => titleOf(i))),
+      chart(
+        'Queued',
+        many(queued),
+        oldest ? `oldest waits ${clock(overview.now - Date.parse(oldest) / 1000)}` : 'nothing waits',
+        bars(`Jobs that waited at the end of each minute ${over}, now ${many(queued)}`, waiting, [], titlesOf((i) => `${many(waiting[i])} waited`)),
+        () => pick('pending'),
       ),
-      h(
-        'div',
-        { class: 'zb-stat zb-chart' },
-        h(
-          'div',
-          {},
-          h('span', { class: 'zb-mute zb-small' }, 'Wait'),
-          h('div', { class: 'zb-big' }, median == null ? '–' : secs(median), h('small', {}, h('i', { class: 'zb-swatch' }), 'median')),
-          h('span', { class: 'zb-mute zb-small' }, h('i', { class: 'zb-swatch zb-swatch-2' }), slow == null ? '95 in 100' : `95 in 100 under ${secs(slow)}`),
-        ),
-        lines(`Waiting time over ${minutes.ended.length} minutes, median and 95th percentile`, minutes.wait_p50_secs, minutes.wait_p95_secs),
+      chart(
+        'Throughput',
+        [shown, h('small', {}, 'a minute')],
+        `last ${minutes.ended.length} min`,
+        bars(`Jobs ended each minute ${over}, now about ${shown}`, minutes.ended, minutes.failed, titlesOf((i) => `${minutes.ended[i]} ended, ${minutes.failed[i]} failed`)),
+      ),
+      chart(
+        'Wait',
+        [median == null ? '–' : secs(median), h('small', {}, h('i', { class: 'zb-swatch' }), 'median')],
+        [h('i', { class: 'zb-swatch zb-swatch-2' }), slow == null ? '95 in 100' : `95 in 100 under ${secs(slow)}`],
+        lines(`Waiting time ${over}, median and 95th percentile`, minutes.wait_p50_secs, minutes.wait_p95_secs),
       ),
     );
     if (place >= 0) strip.children[place]?.focus({ preventScroll: true });
@@ -236,12 +245,12 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
   }
   let bulkKey = null;
   function buildBulk() {
-    const rows = [...chosen].map((id) => feed.rows.get(id)).filter(Boolean);
+    const rows = order.filter(({ id }) => chosen.has(id)); // nobody sees the others
     const cancel = rows.filter(canCancel).map(({ id }) => id);
     const ended = rows.filter(canRetry);
     const retry = ended.filter((row) => isOwn(row, feed.viewer)).map(({ id }) => id);
     const others = ended.length - retry.length;
-    const said = others > 0 && h('span', { class: 'zb-mute' }, `${plural(others, 'job')} of others: Retry is on a job's own page`);
+    const passedOver = others > 0 && h('span', { class: 'zb-mute' }, `${plural(others, 'job')} of others: Retry is on a job's own page`);
     const now = JSON.stringify([rows.length, cancel.length, retry.length, others, feed.acting, feed.connection]);
     if (now === bulkKey) return;
     bulkKey = now;
@@ -251,11 +260,11 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       list.length > 0 &&
       button(`${word} ${list.length.toLocaleString('en')}`, {
         disabled: feed.acting != null || feed.connection !== 'live',
-        onclick: () => void feed.act(verb, list),
+        onclick: () => void actOn(verb, list),
       });
     bulk.replaceChildren(
       h('b', {}, `${rows.length.toLocaleString('en')} selected`),
-      ...[act('cancel', 'Cancel', cancel), act('retry', 'Retry', retry), said].filter(Boolean),
+      ...[act('cancel', 'Cancel', cancel), act('retry', 'Retry', retry), passedOver].filter(Boolean),
       h('span', { class: 'zb-gap' }),
       button('Clear', {
         class: 'zb-btn-bare',
@@ -265,7 +274,19 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
         },
       }),
     );
-    if (held && !bulk.hidden) bulk.querySelector('button:not([disabled])')?.focus({ preventScroll: true });
+    if (held) (bulk.hidden ? table.el : bulk).querySelector('button:not([disabled]), input')?.focus({ preventScroll: true });
+  }
+
+  /** Act on many. What is done keeps no selection: another press would do it, or its opposite, to what came of it. */
+  async function actOn(verb, ids) {
+    said = '';
+    const jobs = await feed.act(verb, ids);
+    if (!jobs) return;
+    chosen.clear();
+    const done = verb === 'retry' ? 'submitted again' : jobs.every(({ state }) => state === 'canceled') ? 'canceled' : 'told to stop';
+    said = `${plural(jobs.length, 'job')} ${done}.`;
+    status.textContent = said;
+    refresh();
   }
 
   // ---- the table
@@ -293,28 +314,41 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       ? `${here} of ${total} here, more come`
       : feed.complete
         ? `${plural(feed.rows.size, 'job')}`
-        : `Newest ${here} of ${total}; a state or a name finds older ones`;
+        : feed.moreFit
+          ? newestFit()
+          : `Newest ${here} of ${total}; a state, an owner or a name finds older ones`;
     empty.hidden = order.length > 0 || (!feed.rows.size && !feed.complete);
     empty.textContent = feed.rows.size ? 'No job fits this filter.' : 'No jobs yet. Put %%zbrain on top of a cell, or `zbrain run --` before a command.';
   }
 
-  function noticeText() {
-    if (feed.problem) return [feed.problem, ''];
+  /** How many are shown of those that fit, and of how many, where that is known. */
+  function newestFit() {
+    const { state, owner, q } = filter;
+    const all = state && !owner && !q ? ` of ${(feed.counts[state] ?? 0).toLocaleString('en')} ${state}` : ' that fit';
+    return `Newest ${order.length.toLocaleString('en')}${all}; a narrower filter finds older ones`;
+  }
+
+  function connectionText() {
+    if (feed.connection === 'unknown') return [feed.refusal ?? 'You are not a member of this org, or there is none of this name.', ''];
     if (feed.connection !== 'reconnecting') return ['', ''];
     const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;
     const since = feed.heardAt ? ` since ${timeOfDay(feed.heardAt)}` : '';
-    const said = feed.refusal ?? `No connection to the server${since}. Jobs go on; what is shown may be old.`;
-    return [said, left > 0 ? `Next try in ${left} s.` : 'Trying now.'];
+    const lost = feed.refusal ?? `No connection to the server${since}. Jobs go on; what is shown may be old.`;
+    return [lost, left > 0 ? `Next try in ${left} s.` : 'Trying now.'];
+  }
+  function patchNotice() {
+    const texts = [...connectionText(), feed.problem ?? '', said];
+    [noticeSaid, noticeNext, problem, saidToo].forEach((part, i) => {
+      if (part.textContent !== texts[i]) part.textContent = texts[i];
+    });
+    notice.hidden = !texts.some(Boolean);
   }
 
   /** All that the feed says; while events pour in, rows are put in order only now and then. */
   function update() {
     frame = 0;
     if (press.on) return;
-    const [text, next] = noticeText();
-    if (noticeSaid.textContent !== text) noticeSaid.textContent = text;
-    if (noticeNext.textContent !== next) noticeNext.textContent = next;
-    notice.hidden = !text;
+    patchNotice();
     el.dataset.connection = feed.connection;
     patchFilters();
     if (feed.overview && feed.overview !== overview) {

@@ -1,7 +1,7 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
-import { Refused, serverAt } from '../ask.js';
-import { Connection } from '../connection.js';
+import { Refused, failedAct, newKey, serverAt } from '../ask.js';
+import { Connection, Unknown } from '../connection.js';
 import { ENDED, nameOf } from '../feed.js';
 
 const FIRST_PAGE = 200;
@@ -28,6 +28,10 @@ const FIELDS = [
   'cancel_requested_at',
   'canceled_by',
 ];
+const FAILED = {
+  cancel: ['Not all jobs were canceled', 'Whether all jobs were canceled is not known'],
+  retry: ['Not all jobs were tried again', 'Whether all jobs were tried again is not known (to ask once more makes no second jobs)'],
+};
 const ACTIVE = ['running', 'retrying', 'pending'];
 
 /** A job, or a patch of one, as a row keeps it. */
@@ -50,6 +54,9 @@ export class JobsFeed {
   #timers = {};
   #isLooking = false;
   #unknown = new Set();
+  #wanted = null; // what older jobs are looked for by
+  #found = new Set(); // ids of those, which stay here while they are wanted
+  #key = null; // of repeats that have no answer yet
   #old = new Set(); // ids of rows that were here before all is loaded, and have not come again
   #seen = () => document.hidden || void this.#lookOver();
 
@@ -64,9 +71,11 @@ export class JobsFeed {
     this.version = 0; // grows whenever a row changes
     this.overview = null;
     this.viewer = null; // as whom the server sees who looks
+    this.home = null; // the org of the viewer's own
     this.counts = {};
-    this.connection = 'opening'; // or "live", "reconnecting" (tries again)
+    this.connection = 'opening'; // or "live", "reconnecting" (tries again), "unknown" (no org of who looks)
     this.complete = false; // whether `rows` are all jobs there are
+    this.moreFit = false; // whether older jobs fit than those that were looked for and found
     this.loading = false;
     this.heardAt = null;
     this.nextTryAt = null;
@@ -119,9 +128,10 @@ export class JobsFeed {
     void this.#connection.connect();
   }
 
+  /** Cancel jobs or submit them again; return those that came of it, or null if not all is known to be done. */
   async act(verb, ids) {
-    if (verb === 'reconnect') return void this.#connection.resume();
-    if (this.acting || !ids.length) return;
+    if (this.acting || !ids.length) return null;
+    let done = [];
     this.acting = verb;
     this.problem = null;
     this.tell();
@@ -130,27 +140,40 @@ export class JobsFeed {
       this.tell();
     };
     try {
+      if (verb === 'retry') this.#key ??= newKey();
+      const key = verb === 'retry' ? this.#key : null;
       for (let at = 0; at < ids.length; at += PAGE) {
         const body = { ids: ids.slice(at, at + PAGE) };
-        const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, waits });
+        const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, key, waits });
         for (const job of jobs) this.#put(job);
+        done.push(...jobs);
       }
+      this.#key = null;
       this.problem = null;
     } catch (error) {
-      const what = verb === 'cancel' ? 'Not all jobs were canceled' : 'Not all jobs were tried again';
-      this.problem = `${what}: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
+      done = null;
+      const failed = failedAct(error, FAILED[verb]);
+      this.problem = failed.text;
+      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }
     this.acting = null;
     this.tell();
     void this.#lookOver();
+    return done;
   }
 
-  /** Fetch older jobs that fit, when not all are here. */
-  async find({ state, q }) {
-    if (this.complete || !(state || q)) return;
-    const query = new URLSearchParams({ ...(state && { state }), ...(q && { q }) });
+  /** Fetch the newest jobs that fit, when not all are here; they stay until others are looked for. */
+  async find(filter) {
+    const wanted = Object.entries(filter).filter(([, value]) => value);
+    this.#wanted = filter;
+    this.#found.clear();
+    this.moreFit = false;
+    if (this.complete || !wanted.length) return;
     try {
-      await this.#readPage(String(query), PAGE);
+      const { ids, cursor } = await this.#readPage(String(new URLSearchParams(wanted)), PAGE);
+      if (this.#wanted !== filter) return;
+      this.#found = new Set(ids);
+      this.moreFit = cursor != null;
       this.tell();
     } catch (error) {
       this.problem = `Older jobs could not be looked for: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
@@ -163,11 +186,19 @@ export class JobsFeed {
   /** Read the newest rows; the others follow while the socket already brings what changes. */
   async #load(current) {
     this.loading = true;
+    if (this.connection === 'reconnecting') this.problem = null; // rows come that say how it stands
     this.#old = new Set(this.rows.keys());
     this.tell();
+    const [{ owner, home, roles }] = await this.#server.ask('whoami');
+    this.home = home;
+    // Of others' orgs the server says what it says of one without jobs.
+    if (roles && this.org != null && !(this.org in roles)) {
+      this.loading = false;
+      throw new Unknown();
+    }
+    this.viewer = owner;
     const seq = await this.#readOverview();
-    this.viewer = (await this.#server.ask('whoami'))[0].owner;
-    const cursor = await this.#readPage('', FIRST_PAGE);
+    const { cursor } = await this.#readPage('', FIRST_PAGE);
     if (current()) void this.#readOthers(current, cursor);
     return seq;
   }
@@ -176,11 +207,13 @@ export class JobsFeed {
     try {
       for (const state of ACTIVE) await this.#readPage(`state=${state}`, PAGE);
       while (cursor && current()) {
-        const room = MOST_ROWS - (this.rows.size - this.#old.size);
+        const room = MOST_ROWS - this.#found.size - (this.rows.size - this.#old.size);
         if (room <= 0) break;
-        cursor = await this.#readPage(`cursor=${cursor}`, Math.min(PAGE, room));
+        ({ cursor } = await this.#readPage(`cursor=${cursor}`, Math.min(PAGE, room)));
         this.tell();
       }
+      this.complete = !cursor;
+      if (this.#wanted && current()) await this.find(this.#wanted); // what it had found was there before the break
     } catch (error) {
       if (current()) this.#connection.lose(error);
       return;
@@ -188,13 +221,12 @@ export class JobsFeed {
     if (!current()) return;
     // What became of these meanwhile is not known.
     for (const id of this.#old) this.#drop(id);
-    this.complete = !cursor;
     this.loading = false;
     this.tell();
   }
 
   async #lookOver() {
-    if (this.#isLooking) return; // a kernel that is busy answers later
+    if (this.#isLooking || this.connection === 'unknown') return; // a kernel that is busy answers later
     this.#isLooking = true;
     try {
       await this.#readOverview();
@@ -221,9 +253,9 @@ export class JobsFeed {
     const { org } = this;
     const where = `org=${encodeURIComponent(org)}&limit=${limit}&${query}`;
     const [{ jobs, next_cursor: cursor }] = await this.#server.ask(`jobs?brief=1&${where}`);
-    if (org !== this.org) return null;
+    if (org !== this.org) return { ids: [], cursor: null };
     for (const row of jobs) this.#keep(row);
-    return cursor;
+    return { ids: jobs.map(({ id }) => id), cursor };
   }
 
   #take({ kind, seq, job_id: id, data }) {
@@ -280,10 +312,13 @@ export class JobsFeed {
     this.rows.set(row.id, row);
     this.version += 1;
   }
-  /** Let go of rows that are too many, those of which nothing was heard for the longest; their next event looks them up. */
+  /**
+   * Let go of rows that are too many, those of which nothing was heard for the longest; their next event looks them up.
+   * What runs stays, and what was looked for.
+   */
   #bound() {
     if (this.rows.size <= MOST_ROWS + SPARE_ROWS) return;
-    const idle = [...this.rows.values()].filter(({ state }) => state !== 'running');
+    const idle = [...this.rows.values()].filter(({ id, state }) => state !== 'running' && !this.#found.has(id));
     idle.sort((a, b) => (a.event_seq ?? 0) - (b.event_seq ?? 0));
     for (const { id } of idle.slice(0, this.rows.size - MOST_ROWS)) this.#drop(id);
     this.complete = false;
@@ -296,6 +331,8 @@ export class JobsFeed {
   #forget() {
     this.rows.clear();
     this.#old.clear();
+    this.#found.clear();
+    this.moreFit = false;
     this.version += 1;
     this.overview = null;
     this.counts = {};

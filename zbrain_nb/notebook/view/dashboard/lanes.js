@@ -69,6 +69,18 @@ export function lanes({ rows, overview, now, jobUrl, target }) {
   );
 }
 
+/** How long the worker's jobs keep the person's server beside it from being culled, as `culling_remark` says it. */
+function cullingOf(worker, serverNow) {
+  const culling = worker?.health?.culling;
+  if (!culling || !worker.running) return null;
+  if (!culling.cap_secs) return 'Running jobs do not keep the server beside it from being culled (keep_server_hours is 0).';
+  const until = (culling.active_at + culling.cap_secs) * 1000;
+  if (serverNow < until) return `Running jobs keep the server beside it from being culled until ${timeOfDay(until, false)}.`;
+  const minutes = (serverNow / 1000 - culling.active_at) / 60;
+  const idle = minutes > 120 ? `${Math.round(minutes / 60)} h` : `${Math.round(minutes)} min`;
+  return `The server beside it may be culled while jobs run: nobody did anything there for ${idle}.`;
+}
+
 function lane(id, worker, runs, now, serverNow, jobUrl, target) {
   const slots = Math.max(1, worker?.slots ?? 1);
   const rowCount = Math.min(MOST_SLOTS, slots);
@@ -84,6 +96,7 @@ function lane(id, worker, runs, now, serverNow, jobUrl, target) {
       ? h('span', { class: 'zb-word' }, `quiet for ${clock(silent / 1000)}`)
       : [h('span', {}, worker.kind), h('span', { class: 'zb-mute' }, `, ${Math.max(0, Math.round(silent / 1000))} s ago`)];
   const counted = `${used} of ${slots} slots used`;
+  const culling = cullingOf(worker, serverNow);
   return [
     h('div', { class: 'zb-cut', title: id }, h('span', { class: 'zb-lane-name' }, visibleName(id))),
     h(
@@ -108,6 +121,7 @@ function lane(id, worker, runs, now, serverNow, jobUrl, target) {
       },
       gathered(spread(runs, rowCount)).map((run) => span(run, rowHeight, gap, now, jobUrl, target)),
     ),
+    culling && h('div', { class: 'zb-lane-note zb-small zb-mute' }, culling),
   ];
 }
 

@@ -1,0 +1,124 @@
+"""Acts on many rows of the dashboard: done once, to the rows that are seen, and told."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import log_in
+from tests.browser.stub import StubServer
+from tests.browser.worker import HandWorker
+from zbrain_nb.model.datadir import Owner
+
+pytestmark = pytest.mark.browser
+
+
+def states(hand: HandWorker, name: str) -> Counter[str]:
+    """Count the jobs of this name by state."""
+    return Counter(job["state"] for job in hand.get(f"jobs?name={name}")["jobs"])
+
+
+def show(page: Page, text: str, count: int) -> None:
+    """Filter the rows."""
+    page.get_by_label("Filter jobs").fill(text)
+    expect(page.locator(".zb-jobs tbody tr:not([aria-hidden])")).to_have_count(count)
+
+
+def test_retry_of_many_is_told_and_a_second_press_does_nothing(page: Page, host: Owner, hand: HandWorker) -> None:
+    hand.submit(3, name="again")
+    for job_id in hand.start(3):
+        hand.send(job_id, "failed", error={"ename": "E", "evalue": "no", "traceback": []}, exit_code=1)
+    log_in(page, host)
+    page.locator(".zb-seg [data-pick=failed]").click()
+    show(page, "again", 3)
+    page.get_by_label("Select all shown").check()
+    retry = page.get_by_role("button", name="Retry 3")
+    place = retry.bounding_box()
+    assert place is not None
+    retry.click()
+    # The new jobs wait, and the filter hides them.
+    expect(page.locator(".zb-notice")).to_contain_text("3 jobs submitted again.")
+    expect(page.locator(".zb-vh[role=status]").last).to_have_text("3 jobs submitted again.")
+    expect(page.get_by_role("region", name="Selected jobs")).to_be_hidden()
+    expect(page.get_by_label("Select all shown")).to_be_focused()
+    page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    page.locator(".zb-seg [data-pick='']").click()
+    show(page, "again", 6)
+    expect(page.locator(".zb-notice")).to_be_hidden()
+    assert states(hand, "again") == {"failed": 3, "pending": 3}
+
+
+def test_rows_that_the_filter_hides_are_not_acted_on(page: Page, host: Owner, hand: HandWorker) -> None:
+    hand.submit(2, name="kept")
+    hand.submit(2, name="ended")
+    log_in(page, host)
+    bulk = page.get_by_role("region", name="Selected jobs")
+    show(page, "kept", 2)
+    page.get_by_label("Select all shown").check()
+    show(page, "ended", 2)
+    expect(bulk).to_be_hidden()
+    page.get_by_label("Select all shown").check()
+    expect(bulk).to_contain_text("2 selected")
+    bulk.get_by_role("button", name="Cancel 2").click()
+    expect(page.locator(".zb-notice")).to_contain_text("2 jobs canceled.")
+    assert states(hand, "ended") == {"canceled": 2}
+    assert states(hand, "kept") == {"pending": 2}
+
+
+#: A dashboard on a server of one running job, which refuses acts; `lose` and `back` are its connection.
+LOSING = """async () => {
+  const { JobsFeed } = await import('/view/dashboard/jobsfeed.js');
+  const { Refused } = await import('/view/ask.js');
+  const { renderDashboard } = await import('/view/dashboard/dashboard.js');
+  let socket = null;
+  let down = false;
+  const job = { id: 'a', name: 'n', owner: 'ada', state: 'running', event_seq: 1, spec: {} };
+  const server = {
+    async ask(path) {
+      if (down) throw new Error('no answer');
+      if (path === 'jobs/cancel') throw new Refused(409, null);
+      if (path === 'whoami') return [{ owner: 'ada' }];
+      if (path.startsWith('overview')) return [{ org_id: 'o', states: {}, event_seq: 9, quotas: [], ...OVERVIEW }];
+      return [{ jobs: [job], next_cursor: null }];
+    },
+    events() {
+      socket = { close() {} };
+      setTimeout(() => (down ? socket.onclose() : socket.onopen()));
+      return socket;
+    },
+  };
+  const card = document.createElement('div');
+  document.body.replaceChildren(card);
+  window.feed = new JobsFeed(server).start();
+  renderDashboard(card, feed);
+  window.lose = () => {
+    down = true;
+    socket.onclose();
+  };
+  window.back = () => {
+    down = false;
+    feed.heardAt = 0; // a long break
+    dispatchEvent(new Event('online'));
+  };
+}""".replace(
+    "...OVERVIEW",
+    "workers: [], failed_last_day: 0, storage: {}, now: 0, minutes: { first_at: 0, ended: [], failed: [], waiting: [],"
+    " wait_p50_secs: [], wait_p95_secs: [] }",
+)
+
+
+def test_refused_act_does_not_hide_a_lost_connection_and_goes_with_it(page: Page, stub: StubServer) -> None:
+    page.goto(stub.url())
+    page.evaluate(LOSING)
+    page.wait_for_function("feed.connection === 'live' && !feed.loading")
+    page.evaluate("feed.act('cancel', ['a'])")
+    notice = page.locator(".zb-page > .zb-notice")
+    expect(notice).to_contain_text("Not all jobs were canceled")
+    page.evaluate("lose()")
+    expect(notice).to_contain_text("No connection to the server")
+    expect(notice).to_contain_text("Not all jobs were canceled")
+    page.evaluate("back()")
+    page.wait_for_function("feed.connection === 'live' && !feed.loading")
+    expect(notice).to_be_hidden()

@@ -1,0 +1,155 @@
+"""Bodies of requests: whose are read at all, how much of them is held, and what a submit may hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import pytest
+
+from tests.server.tokens import make, with_token
+from zbrain_nb.client import parts
+from zbrain_nb.client.asynchronous import AsyncClient
+from zbrain_nb.client.locating import Endpoint
+from zbrain_nb.model.datadir import Owner
+from zbrain_nb.model.errors import InvalidSpec, TooLarge
+from zbrain_nb.model.job import JobSpec
+from zbrain_nb.model.settings import Settings
+from zbrain_nb.server.bodies import BodyRoom
+from zbrain_nb.server.handlers import bodies
+from zbrain_nb.server.handlers.specs import read_specs
+from zbrain_nb.server.host import Host
+
+pytestmark = pytest.mark.anyio
+MIB = 1 << 20
+
+
+class Sender:
+    """A connection on which a request is sent in pieces."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def answer(self) -> tuple[int, dict[str, object]]:
+        """Return status and body of the next answer."""
+        head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
+        fields = dict(line.lower().split(b": ", 1) for line in head.splitlines()[1:-1])
+        body = await asyncio.wait_for(self.reader.readexactly(int(fields[b"content-length"])), 10)
+        return int(head.split()[1]), json.loads(body)
+
+
+@asynccontextmanager
+async def sending(owner: Owner, token: str, size: int, path: str = "jobs") -> AsyncIterator[Sender]:
+    """Send the head of a request whose body has `size` bytes."""
+    address = httpx.URL(owner.url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    head = f"POST /zbrain/api/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: token {token}\r\n"
+    writer.write(f"{head}Content-Length: {size}\r\n\r\n".encode())
+    try:
+        yield Sender(reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.fixture
+def room(host: Host) -> BodyRoom:
+    """Room for 5 MiB, for 3 of each sender."""
+    assert host.context is not None
+    host.context.bodies = room = BodyRoom(5 * MIB, 3 * MIB)
+    return room
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+async def test_stranger_is_refused_before_a_long_body_is_read(owner: Owner, room: BodyRoom) -> None:
+    for path in ("jobs", "workers/w1/events", "jobs/lookup", "nothing", "health"):
+        async with sending(owner, "x", 10 * MIB, path) as sender:
+            status, _ = await sender.answer()
+            assert status == (413 if path == "health" else 401)
+            assert room.taken == 0
+
+
+async def test_member_holds_no_more_than_their_part_and_gives_it_back(
+    owner: Owner, room: BodyRoom, api: httpx.AsyncClient
+) -> None:
+    bob, eve = [(await make(api, owner=who, roles={"lab": "submitter"}))["secret"] for who in ("bob", "eve")]
+    long = json.dumps({"code": "", "input": "x" * (2 * MIB - 100)})
+    async with sending(owner, bob, 2 * MIB) as sender:
+        sender.writer.write(b"[" * 100)  # and no more
+        await until(lambda: room.taken == 2 * MIB)
+        refused = await api.post("jobs", content=long, headers=with_token(bob))
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "2")
+        assert (await api.post("jobs", json={"code": ""}, headers=with_token(bob))).status_code == 201
+        assert (await api.post("jobs", content=long, headers=with_token(eve))).status_code == 201
+        assert (await api.post("jobs", json={"code": "", "input": "x" * 4 * MIB})).status_code == 503  # of all
+    await until(lambda: room.taken == 0)
+    assert (await api.post("jobs", content=long, headers=with_token(bob))).status_code == 201
+    assert room.taken == 0
+
+
+async def test_sender_that_stops_midway_loses_its_connection(
+    owner: Owner, room: BodyRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_SECS", 0.05)
+    async with sending(owner, owner.token, 2 * MIB) as sender:
+        sender.writer.write(b"[")
+        assert await asyncio.wait_for(sender.reader.read(), 10) == b""
+    assert room.taken == 0
+
+
+async def test_body_longer_than_its_route_takes_is_413_while_it_is_sent(owner: Owner, api: httpx.AsyncClient) -> None:
+    for path in ("jobs/lookup", "workers"):
+        async with sending(owner, owner.token, 5 * MIB, path) as sender:
+            status, body = await sender.answer()
+            assert (status, body["error"]["message"]) == (413, "The body is over 4 MiB.")  # type: ignore[index]
+
+
+async def test_more_specs_than_a_batch_holds_are_413(api: httpx.AsyncClient) -> None:
+    for spec in ('{"code":""}', '{"code":"","input":"%s"}' % ("x" * 200)):
+        answer = await api.post("jobs", content="[" + ",".join([spec] * 10_001) + "]")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    assert (await api.get("jobs")).json()["jobs"] == []
+
+
+def test_long_list_is_refused_by_its_number_before_its_specs_take_memory() -> None:
+    body = b"[" + b",".join([b'{"code":""}'] * 100_000) + b"]"
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match="100,000 specs are more than 10,000"):
+            read_specs(body, Settings(data=""), None)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(body)
+    finally:
+        tracemalloc.stop()
+
+
+async def test_long_list_says_which_spec_does_not_hold(api: httpx.AsyncClient) -> None:
+    specs = [{"code": "", "input": "x" * 2 * MIB}, {"code": 1}]
+    error = (await api.post("jobs", json=specs)).json()["error"]
+    assert error["message"].startswith("Spec 1: ")
+
+
+async def test_client_submits_more_than_a_request_takes_or_nothing(
+    owner: Owner, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PART_JOBS", 3)
+    monkeypatch.setattr(parts, "PART_BYTES", 5_000)
+    client = AsyncClient(lambda: Endpoint(owner.url, owner.token, "owner file"))
+    specs = [JobSpec(cmd=["true", "x" * size]) for size in (1, 1, 1, 6_000, 2_500, 3_000)]
+    jobs = await client.submit(specs)
+    assert [job.spec.cmd for job in jobs] == [spec.cmd for spec in specs]
+    with pytest.raises(InvalidSpec):
+        await client.submit([*specs[:3], JobSpec(cmd=["true"], after=["00000000-0000-0000-0000-000000000000"])])
+    states = [job["state"] for job in (await api.get("jobs")).json()["jobs"]]
+    assert states == ["canceled"] * 3 + ["pending"] * 6
+    await client.close()

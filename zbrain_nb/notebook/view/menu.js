@@ -1,0 +1,63 @@
+// The menu in the head of a view, for what is seldom wanted, and Detach in it: only while a kernel waits.
+import { button, h, icon, newId } from './elements.js';
+
+/**
+ * @param {string} name of what it is for
+ * @param {Node[]} items
+ * @param {() => Promise<void>} offer called when it opens, to show and hide items
+ * @returns {{opener: () => Node, list: Node}} makes the button that opens the list; the list stays open when another
+ *   takes its place
+ */
+export function moreMenu(name, items, offer) {
+  const id = newId('menu');
+  // In the top layer, because Jupyter clips what leaves an output's box.
+  const list = h('div', { id, class: 'zb-menu', popover: 'auto' }, items);
+  let pressed = null; // the button that is on the page
+  const close = () => list.hidePopover();
+  list.addEventListener('toggle', ({ newState }) => {
+    if (newState !== 'open') return removeEventListener('scroll', close, true);
+    addEventListener('scroll', close, true);
+    place();
+    void offer().then(place);
+  });
+  function place() {
+    const at = pressed.getBoundingClientRect();
+    const below = innerHeight - at.bottom > list.offsetHeight + 8;
+    list.style.top = `${below ? at.bottom + 4 : at.top - list.offsetHeight - 4}px`;
+    list.style.left = `${Math.max(4, at.right - list.offsetWidth)}px`;
+  }
+  function opener() {
+    pressed = h(
+      'button',
+      {
+        type: 'button',
+        class: 'zb-btn zb-btn-bare zb-btn-icon',
+        title: 'More',
+        'aria-label': `More for ${name}`,
+        popovertarget: id,
+      },
+      icon('more'),
+    );
+    return pressed;
+  }
+  return { opener, list };
+}
+
+/** The item that lets go on who waits for what `feed` shows, and what offers it. */
+export function detachItem(feed, title) {
+  const letGo = () => {
+    item.closest('[popover]').hidePopover();
+    void feed.act('detach');
+  };
+  const item = button('Detach', { class: 'zb-btn-bare', title, hidden: true, onclick: letGo }, 'apart');
+  async function offer() {
+    item.hidden = true;
+    if (feed.ended || !feed.canAct || !feed.countWaiting) return;
+    try {
+      item.hidden = !(await feed.countWaiting());
+    } catch {
+      // Without an answer nobody is known to wait, and Detach could not be done either.
+    }
+  }
+  return { item, offer };
+}
