@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from tests.browser.stub import StubServer, utc
+from tests.browser.stub import StubServer, progress, utc
 
 TRACE = [
     "\x1b[31m---------------------------------------------------------------------------\x1b[39m",
@@ -38,7 +38,7 @@ def add_every_state(stub: StubServer) -> None:
     }
     stub.add("pending", reason="Second in line on local: all 4 slots are busy", spec=spec)
     job = stub.add(
-        progress={"fraction": 0.62, "note": "epoch 31 of 50"},
+        progress=progress(0.62, "epoch 31 of 50", secs=1330),
         spec={**spec, "timeout_secs": 14_400},
         started_at=utc(-1334),
     )

@@ -119,6 +119,12 @@ window.dispose = await widget.render({{ model, el: document.querySelector('main'
 </script></body></html>"""
 
 
+def progress(fraction: float, note: str, *, secs: float, since: float = 0.0) -> dict[str, Any]:
+    """Return what the server tells of a job that came from `since` to `fraction` in the last `secs`."""
+    now = time.time()
+    return {"fraction": fraction, "note": note, "at": now, "since": {"fraction": since, "at": now - secs}}
+
+
 def utc(offset: float = 0) -> str:
     return (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=offset)).isoformat()
 

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import log_in
-from tests.browser.stub import StubServer
+from tests.browser.stub import StubServer, utc
 from tests.browser.worker import HandWorker
 from zbrain_nb.model.datadir import Owner
 
@@ -116,3 +116,31 @@ def test_clear_that_was_done_meanwhile_spares_what_is_loaded(page: Page, stub: S
     expect(shown).to_have_text(["epoch 2"])
     stub.emit("job_displayed", job_id, {"outputs": [text("a plot of it")]})
     expect(shown).to_have_text(["epoch 2", "a plot of it"])
+
+
+def test_error_that_a_job_outlived_is_shown_and_the_one_that_ended_it_is_told_once(
+    page: Page, stub: StubServer
+) -> None:
+    job_id = stub.add()
+    page.goto(stub.url())
+    page.wait_for_function("views[0].feed.loaded")
+    trace = ["Traceback (most recent call last):", "Cell In[1], line 1", "----> 1 first()", "KeyError: 'a'"]
+    first = {"output_type": "error", "ename": "KeyError", "evalue": "'a'", "traceback": trace}
+    last = {"output_type": "error", "ename": "ValueError", "evalue": "the end", "traceback": "no list"}
+    stub.emit("job_displayed", job_id, {"outputs": [first]})
+    page.wait_for_function("views[0].feed.outputs.length === 1")
+    assert page.evaluate("views[0].feed.displays.length") == 0  # it may be the one that ends the job
+    stub.emit("job_displayed", job_id, {"outputs": [text("it goes on"), last]})
+    shown = page.locator(".zb-output")
+    expect(shown).to_have_count(2)
+    expect(shown.first.locator(".zb-exc")).to_have_text("KeyError: 'a'")
+    expect(shown.first).to_contain_text("This cell, line 1")
+    stub.emit("job_failed", job_id, {"state": "failed", "finished_at": utc(), "error": {**last, "traceback": []}})
+    expect(page.locator(".zb-exc")).to_have_text(["ValueError: the end", "KeyError: 'a'"])
+    expect(shown).to_have_count(2)
+    done = stub.add("succeeded")
+    stub.outputs[done] += [last]
+    stub.saved = stub.saved[1:]
+    page.goto(stub.url())
+    expect(page.locator(".zb-exc")).to_have_text("ValueError: the end")
+    expect(shown).to_contain_text("no list")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.stub import StubServer, utc
+from tests.browser.stub import StubServer, progress, utc
 from tests.browser.test_view import show
 
 pytestmark = pytest.mark.browser
@@ -38,7 +38,7 @@ def test_detach_is_offered_only_while_somebody_waits(page: Page, stub: StubServe
 
 def test_pending_follows_the_jobs_that_it_waits_for(page: Page, stub: StubServer) -> None:
     spec = {"name": "train"}
-    running = stub.add(spec=spec, progress={"fraction": 0.5, "note": "epoch 2"}, event_seq=50)
+    running = stub.add(spec=spec, progress=progress(0.5, "epoch 2", secs=134), event_seq=50)
     done = stub.add("succeeded", spec={"name": "fetch"}, started_at=utc(-33), finished_at=utc(-2))
     later = stub.add("pending", spec={"name": "then"}, reason="Waiting for train.")
     stub.saved.clear()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.states import TRACE
-from tests.browser.stub import LongLog, StubServer, utc
+from tests.browser.stub import LongLog, StubServer, progress, utc
 
 pytestmark = pytest.mark.browser
 
@@ -49,17 +50,35 @@ def test_pending_says_why_and_offers_cancel(page: Page, stub: StubServer) -> Non
 
 
 def test_running_shows_bar_outputs_log_and_foot(page: Page, stub: StubServer) -> None:
-    job = stub.add(progress={"fraction": 0.62, "note": "epoch 31 of 50"}, spec={"timeout_secs": 3600})
+    job = stub.add(progress=progress(0.62, "epoch 31 of 50", secs=600), spec={"timeout_secs": 3600})
     stub.stored(job, "one", "two")
     stub.outputs[job].append({"output_type": "display_data", "data": {"text/plain": "a plot"}, "metadata": {}})
     view = show(page, stub)
     bar = view.get_by_role("progressbar")
     expect(bar).to_have_attribute("aria-valuenow", "62")
     expect(bar).to_have_attribute("aria-valuetext", "62%, epoch 31 of 50")
-    expect(view.locator(".zb-time")).to_contain_text("left")
+    expect(view.locator(".zb-time")).to_contain_text("about 6 min left")
     expect(view.get_by_role("group", name="Outputs of")).to_contain_text("a plot")
     expect(last_row(view)).to_have_text("two")
     expect(view.locator(".zb-foot")).to_contain_text("Deadline1:00:00, at")
+
+
+@pytest.mark.parametrize(
+    ("secs", "since", "said"),
+    [
+        (3600, 0.85, "about 2.0 h left"),  # it goes on from a checkpoint
+        (3600, 0.9, ""),  # the first that was told: nothing to go by
+        (0.5, 0.1, ""),
+        (None, 0, ""),  # a server that tells no times
+    ],
+)
+def test_remaining_time_is_that_of_the_progress_seen_and_not_of_the_jobs_age(
+    page: Page, stub: StubServer, secs: float | None, since: float, said: str
+) -> None:
+    stub.add(progress={"fraction": 0.9, "note": ""} if secs is None else progress(0.9, "", secs=secs, since=since))
+    view = show(page, stub)
+    expect(view.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "90")
+    expect(view.locator(".zb-time")).to_have_text(re.compile(rf"^2:\d\d\s*{said}$"))
 
 
 def test_retrying_shows_attempts_and_when_the_next_starts(page: Page, stub: StubServer) -> None:
@@ -523,7 +542,7 @@ def test_a_new_attempt_begins_without_the_outputs_of_the_last(page: Page, stub: 
 
 def test_the_value_stands_apart_from_what_was_displayed(page: Page, stub: StubServer) -> None:
     job = stub.add("succeeded", output="text form")
-    for kind, text in (("display_data", "a plot"), ("execute_result", "a frame"), ("error", "")):
+    for kind, text in (("display_data", "a plot"), ("execute_result", "a frame")):
         stub.outputs[job].append({"output_type": kind, "data": {"text/plain": text}, "metadata": {}})
     view = show(page, stub)
     expect(view.get_by_role("group", name="Outputs of")).to_have_text("a plot")

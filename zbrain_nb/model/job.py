@@ -340,7 +340,8 @@ class Job(msgspec.Struct, kw_only=False, gc=False):
     output : object
         JSON result of a command, or the text form of a cell's value.
     progress : dict or None
-        ``fraction`` (0 to 1 or None) and ``note``.
+        ``fraction`` (0 to 1 or None) and ``note``. With a fraction also ``at``, when it was first told, and ``since``,
+        the ``fraction`` and ``at`` from which it has grown in this attempt; both times in seconds since the epoch.
     reason : str or None
         One sentence for a person: why it waits, why it failed.
     retry_of : str or None

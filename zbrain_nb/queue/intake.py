@@ -187,7 +187,8 @@ class Intake:
         if stdout or stderr:
             entry = turn.append_log(entry, from_texts(stdout, stderr, turn.now), seq)
         if progress is not None:
-            return turn.move(entry, "job_progressed", {"progress": progress}, seq)
+            told = _dated(progress, entry.job.progress or {}, round(turn.now, 3))
+            return turn.move(entry, "job_progressed", {"progress": told}, seq)
         return entry if stdout or stderr else turn.note(entry, seq)
 
 
@@ -241,6 +242,16 @@ def _as_progress(value: Any) -> dict[str, Any] | None:
             raise InvalidSpec("progress must be a number from 0 to 1.", field="progress")
         fraction = float(min(1, max(0, fraction)))
     return {"fraction": fraction, "note": None if note is None else clean(str(note))[:1000]}
+
+
+def _dated(progress: dict[str, Any], before: dict[str, Any], now: float) -> dict[str, Any]:
+    """Add when this fraction was first told, and since where it grows: what a remaining time is reckoned from."""
+    fraction, known = progress["fraction"], before.get("fraction")
+    if fraction is None:
+        return progress
+    at = before.get("at", now) if fraction == known else now
+    since = before.get("since") if known is not None and fraction >= known else None
+    return {**progress, "at": at, "since": since or {"fraction": fraction, "at": at}}
 
 
 def _check_outputs(outputs: Any) -> None:

@@ -614,6 +614,24 @@ async def test_event_with_a_huge_exit_code_keeps_nothing_from_being_folded(queue
     assert (await queue.storage.get_job(job.id)).exit_code == -(2**31)
 
 
+async def test_progress_is_dated_from_the_first_step_of_its_attempt_on(queue, clock):
+    hand = await Hand(queue).register()
+    job = await hand.run()
+
+    async def step(seq, fraction, note=None):
+        clock.advance(10)
+        told = {"fraction": fraction, "note": note}
+        await hand.send(JobProgress(job.id, attempt=1, after=seq - 1, seq=seq, progress=told))
+        found = (await queue.get(job.id)).progress
+        since = found["since"]
+        return found["at"], since["fraction"], since["at"]
+
+    first = (await step(1, 0.2))[0]
+    assert await step(2, 0.5) == (first + 10, 0.2, first)
+    assert await step(3, 0.5, "the same") == (first + 10, 0.2, first)
+    assert await step(4, 0.1) == (first + 30, 0.1, first + 30)  # another bar
+
+
 async def test_progress_beyond_all_numbers_is_all_of_it(queue):
     hand = await Hand(queue).register()
     job = await hand.run()

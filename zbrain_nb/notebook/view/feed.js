@@ -42,7 +42,6 @@ export class Feed {
     this.acting = null;
     this.asked = null; // the other person's job of which was asked whether it shall run again
     this.clockSkew = 0;
-    this.progressAt = null;
     this.outputsSeq = 0; // the event up to which the outputs are here
     this.clearNext = false;
   }
@@ -69,9 +68,14 @@ export class Feed {
   get now() {
     return Date.now() + this.clockSkew;
   }
-  /** What was displayed; the error is told by the job, the value stands apart. */
+  /** What was displayed; the value stands apart, and the error that ends the job is told by that. */
   get displays() {
-    return this.outputs.filter(({ output_type: type }) => type !== 'error' && type !== 'execute_result');
+    const { state, error } = this.job;
+    const ends = ({ output_type: type, ename, evalue }) =>
+      type === 'error' && (state !== 'failed' || (ename === error?.ename && evalue === error?.evalue));
+    // Of one that runs it is not known whether its last error ends it, until something follows.
+    const at = state === 'failed' ? this.outputs.findLastIndex(ends) : this.ended ? -1 : this.outputs.length - 1;
+    return this.outputs.filter((output, i) => output.output_type !== 'execute_result' && !(i === at && ends(output)));
   }
   get values() {
     return this.outputs.filter(({ output_type: type }) => type === 'execute_result');
@@ -89,11 +93,10 @@ export class Feed {
   }
 
   /** Take one event, at most once, whatever was loaded or seen before. */
-  apply({ kind, seq, data, ts, job_id: id }) {
-    const at = ts ? ts * 1000 : this.now;
+  apply({ kind, seq, data, job_id: id }) {
     if (id && id !== this.job.id) {
       const changed = (job) =>
-        job?.id === id && CHANGES.has(kind) && seq > (job.event_seq ?? 0) ? after(job, { ...data, event_seq: seq }, at) : job;
+        job?.id === id && CHANGES.has(kind) && seq > (job.event_seq ?? 0) ? { ...job, ...data, event_seq: seq } : job;
       this.parents = this.parents.map(changed);
       this.earlier = changed(this.earlier);
     } else if (kind === 'job_logged') this.log.add(data.entries);
@@ -102,17 +105,16 @@ export class Feed {
       this.outputsSeq = seq;
       for (const output of data.outputs) this.#display(output);
     } else if (CHANGES.has(kind) && seq > (this.job.event_seq ?? 0)) {
-      this.#change({ ...this.job, ...data, event_seq: seq }, at);
+      this.#change({ ...this.job, ...data, event_seq: seq });
     }
   }
 
   /** Take a whole job as it stands now. */
   setJob(job) {
-    this.#change({ ...job, name: nameOf(job) ?? this.job.name }, this.now);
+    this.#change({ ...job, name: nameOf(job) ?? this.job.name });
   }
 
-  #change(job, at) {
-    if (job.progress?.fraction !== this.job.progress?.fraction) this.progressAt = at;
+  #change(job) {
     if (job.attempt > this.job.attempt && !(job.event_seq <= this.outputsSeq)) {
       this.outputs = []; // those of the attempt before are the log's business
       this.clearNext = false;
@@ -136,12 +138,6 @@ export class Feed {
     this.outputs = this.clearNext ? [output] : [...this.outputs, output];
     this.clearNext = false;
   }
-}
-
-/** Return a job with what changed; `progressAt` says when it was heard how far it is. */
-function after(job, patch, at) {
-  const moved = patch.progress && patch.progress.fraction !== job.progress?.fraction;
-  return { ...job, ...patch, ...(moved && { progressAt: at }) };
 }
 
 /** As `JobSpec.title` says it. */

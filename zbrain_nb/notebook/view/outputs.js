@@ -2,6 +2,8 @@
 // without them (VS Code, Colab) and let nothing of a job run in the page's own origin.
 import { button, h, plural } from './elements.js';
 import { fill, plainText } from './text.js';
+import { failureSection } from './trace.js';
+import { errorText } from './words.js';
 
 const MAX_SHOWN = 100; // at first, and so many more at a time
 const IMAGES = ['image/png', 'image/jpeg', 'image/gif', 'image/webp'];
@@ -75,6 +77,10 @@ export function outputsPane(label, title, read, renderOutput) {
     box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
     if (output.output_type === 'stream') {
       host.append(fill(h('pre'), textOf(output.text)));
+      return { node };
+    }
+    if (output.output_type === 'error') {
+      host.append(failureSection({ text: errorText({ error: output }), error: output }));
       return { node };
     }
     return { node, dispose: renderOutput(output, host) };

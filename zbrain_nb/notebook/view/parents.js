@@ -16,7 +16,6 @@ const seen = (feed, job) => ({
   now: feed.now,
   ended: ENDED.has(job.state),
   canceling: Boolean(job.cancel_requested_at),
-  progressAt: job.progressAt,
   values: [],
 });
 

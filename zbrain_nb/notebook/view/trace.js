@@ -9,11 +9,14 @@ const INSTALLED = /(?:site|dist)-packages[\\/]([^\\/]+)/;
 const STANDARD = /lib[\\/]python[\d.]+[\\/]([^\\/]+)|<(frozen)/;
 const NOISE = /^\s*(?:-{20,}|\S+ +Traceback \(most recent call last\)|Traceback \(most recent call last\):)?\s*$/;
 
+/** The parts of a traceback, whatever a job has put in its place. */
+const partsOf = (error) => [error?.traceback ?? []].flat().map(String);
+
 /** What to show of `error`: blocks of `{text}`, `{frame}` or `{folded: [frame...]}`. */
 export function readTrace(error) {
   const blocks = [];
   let frame = null;
-  for (const line of (error.traceback ?? []).flatMap((part) => plainText(String(part)).split('\n'))) {
+  for (const line of partsOf(error).flatMap((part) => plainText(part).split('\n'))) {
     const head = IPYTHON.exec(line) ?? PLAIN.exec(line);
     const code = CODE.exec(line);
     if (head) {
@@ -82,7 +85,7 @@ function foldedBox(frames) {
 /** The section of a failed job: what was raised, why in words, and where. */
 export function failureSection({ text, reason, error }) {
   const blocks = readTrace(error ?? {});
-  const raw = (error?.traceback ?? []).join('\n');
+  const raw = partsOf(error).join('\n');
   const known = blocks.some((block) => block.frame || block.folded);
   return h(
     'div',

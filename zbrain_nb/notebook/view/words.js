@@ -162,12 +162,12 @@ export function timesOf(feed) {
 }
 function etaOf(feed) {
   const { job } = feed;
-  const done = job.progress?.fraction;
-  if (faceOf(feed) !== 'running' || feed.canceling || !(done > 0.01) || done >= 1 || !job.started_at) return '';
-  const at = feed.progressAt ?? feed.now;
-  const took = (at - ms(job.started_at)) / 1000;
-  if (took < 3) return '';
-  const left = (took / done) * (1 - done) - (feed.now - at) / 1000;
+  const { fraction: done, at, since } = job.progress ?? {};
+  if (faceOf(feed) !== 'running' || feed.canceling || !since || done >= 1) return '';
+  // By how fast it has grown, not since the job began: one that goes on from a checkpoint begins far ahead.
+  const took = at - since.at;
+  if (took < 1 || !(done > since.fraction)) return '';
+  const left = (took / (done - since.fraction)) * (1 - done) - (feed.now / 1000 - at);
   return left > 0 ? timeLeft(left) : '';
 }
 export const fractionOf = (feed) => {
