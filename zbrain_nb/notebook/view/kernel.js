@@ -65,6 +65,9 @@ export class KernelServer {
   pageOf() {
     return null;
   }
+  homePage() {
+    return null;
+  }
 
   stop() {
     this.#lose('The view was closed.');
