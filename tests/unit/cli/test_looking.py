@@ -54,7 +54,7 @@ def job_id(data: DataDir, tmp_path_factory: pytest.TempPathFactory) -> str:
         "-c",
         script,
     )
-    ran = zbrain(data, "submit", *words)
+    ran = zbrain(data, "submit", *words, cwd=tmp_path_factory.mktemp("work"))
     assert ran.returncode == 0, ran.stderr
     assert zbrain(data, "result", "looked-at", "--json").stdout == "[\n  6,\n  7\n]\n"
     return ran.stdout.strip()
