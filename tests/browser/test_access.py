@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import log_in
 from tests.browser.states import TRACE, add_every_state
-from tests.browser.stub import StubServer
+from tests.browser.stub import StubServer, utc
 from tests.browser.worker import HandWorker
 from zbrain_nb.model.datadir import Owner
 
@@ -107,3 +107,69 @@ def test_axe_finds_no_serious_fault_on_pages_that_refuse(page: Page, host: Owner
         page.goto(f"{host.url}zbrain/jobs/01936b1e-0000-7000-8000-000000000000")
         expect(page.locator(".zb-notice")).to_contain_text("The server does not know this job.")
         assert faults(page, "html") == []
+
+
+def test_what_went_wrong_is_spoken_each_time(page: Page, stub: StubServer) -> None:
+    stub.add()
+    stub.answer_posts = False
+    page.goto(stub.url())
+    spoken = page.get_by_role("status")
+    for _ in range(2):
+        page.get_by_role("button", name="Cancel").click()
+        expect(spoken).to_contain_text("The job was not canceled")
+        spoken.evaluate("element => element.replaceChildren()")
+    stub.add("failed", owner="eve")
+    page.goto(stub.url())
+    page.get_by_role("button", name="Retry").press("Enter")
+    expect(spoken.last).to_contain_text("This is the code of eve")
+    expect(page.get_by_role("button", name="No", exact=True)).to_be_focused()
+
+
+def test_keyboard_keeps_its_reason_of_a_group_when_a_run_ends(page: Page, stub: StubServer) -> None:
+    error = {"ename": "KeyError", "evalue": "", "traceback": []}
+    first, second, _ = stub.add_group(["failed", "running", "running"], error=error)
+    page.goto(stub.url())
+    retry = page.locator(".zb-why-list").get_by_role("button", name="Retry 1")
+    retry.focus()
+    stub.emit("job_completed", second, {"state": "succeeded", "finished_at": utc(), "error": None})
+    expect(page.locator(".zb-counts")).to_contain_text("1 succeeded")
+    expect(retry).to_be_focused()
+    again = stub.add("pending", spec=stub.jobs[first]["spec"], retry_of=first)
+    stub.emit("job_submitted", again, {**stub.jobs[again]})
+    expect(retry).to_have_count(0)
+    expect(page.locator(".zb-head .zb-twist")).to_be_focused()
+
+
+def test_keyboard_is_given_the_log_when_follow_goes_away(page: Page, stub: StubServer) -> None:
+    job_id = stub.add()
+    stub.stored(job_id, "a line")
+    page.goto(stub.url())
+    page.get_by_role("button", name="Follow").focus()
+    error = {"ename": "KeyError", "evalue": "", "traceback": []}
+    stub.emit("job_failed", job_id, {"state": "failed", "finished_at": utc(), "error": error})
+    expect(page.get_by_role("log")).to_be_focused()
+
+
+def test_menu_stays_open_when_the_job_changes(page: Page, stub: StubServer) -> None:
+    job_id = stub.add("pending")
+    page.goto(stub.url())
+    page.wait_for_function("views[0].feed.loaded")
+    page.get_by_role("button", name="More for").press("Enter")
+    copy = page.get_by_role("button", name="Copy the id")
+    copy.focus()
+    stub.emit("job_started", job_id, {"state": "running", "attempt": 1, "started_at": utc(), "worker_id": "w"})
+    expect(page.locator(".zb-word").first).to_have_text("Running")
+    expect(copy).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(copy).to_be_hidden()
+    expect(page.get_by_role("button", name="More for")).to_be_focused()
+
+
+def test_picked_run_of_a_group_says_how_long_it_has_run_by_now(page: Page, stub: StubServer) -> None:
+    page.clock.install()
+    stub.add_group(["running"], started_at=utc(-5))
+    page.goto(stub.url())
+    page.locator(".zb-squares").press("ArrowRight")
+    expect(page.locator(".zb-picked")).to_contain_text("running, 0:0")
+    page.clock.fast_forward(120_000)
+    expect(page.locator(".zb-picked")).to_contain_text("running, 2:0")

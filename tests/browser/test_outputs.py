@@ -138,9 +138,10 @@ def test_error_that_a_job_outlived_is_shown_and_the_one_that_ended_it_is_told_on
     stub.emit("job_failed", job_id, {"state": "failed", "finished_at": utc(), "error": {**last, "traceback": []}})
     expect(page.locator(".zb-exc")).to_have_text(["ValueError: the end", "KeyError: 'a'"])
     expect(shown).to_have_count(2)
-    done = stub.add("succeeded")
-    stub.outputs[done] += [last]
+    for state in ("succeeded", "canceled"):
+        stub.outputs[stub.add(state)] += [last]
     stub.saved = stub.saved[1:]
     page.goto(stub.url())
+    page.wait_for_function("views.every(({ feed }) => feed.loaded)")
     expect(page.locator(".zb-exc")).to_have_text("ValueError: the end")
     expect(shown).to_contain_text("no list")

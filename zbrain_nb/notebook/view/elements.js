@@ -90,6 +90,12 @@ export const answers = (feed, verb) => [
   button('Run as me', { disabled: feed.acting != null, onclick: () => feed.act(verb, true) }),
   button('No', { 'data-safe': true, onclick: () => feed.ask(false) }),
 ];
+/** Have it spoken that something went wrong, once each time: the notice that shows it is not. */
+export function speak(status, alert) {
+  if ((status.dataset.alert ?? '') === alert) return;
+  status.dataset.alert = alert;
+  if (alert) status.textContent = alert;
+}
 /** It does no harm, so it may be pressed as soon as it is there: the connection may be back a moment later. */
 export const tryNow = (feed) => button('Try now', { class: 'zb-now', onclick: () => feed.act('reconnect') });
 /** What the keyboard gets in `box` after it was built anew: never what a held or hasty key must not press. */

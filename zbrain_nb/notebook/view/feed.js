@@ -73,8 +73,9 @@ export class Feed {
     const { state, error } = this.job;
     const ends = ({ output_type: type, ename, evalue }) =>
       type === 'error' && (state !== 'failed' || (ename === error?.ename && evalue === error?.evalue));
-    // Of one that runs it is not known whether its last error ends it, until something follows.
-    const at = state === 'failed' ? this.outputs.findLastIndex(ends) : this.ended ? -1 : this.outputs.length - 1;
+    // What comes last may end the job, until something follows; a job that is canceled raises it.
+    const last = state === 'succeeded' ? -1 : this.outputs.length - 1;
+    const at = state === 'failed' ? this.outputs.findLastIndex(ends) : last;
     return this.outputs.filter((output, i) => output.output_type !== 'execute_result' && !(i === at && ends(output)));
   }
   get values() {

@@ -1,6 +1,6 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
 // the run that is picked shows its own view below.
-import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, stateMark, tryNow, twist } from './elements.js';
+import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, speak, stateMark, toFocus, tryNow, twist } from './elements.js';
 import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
 import { pressIn, settle } from './press.js';
@@ -217,6 +217,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     );
     settle(reasons, rows.map(({ children: [, why] }) => why.textContent).join('\n'));
     const more = most.length - rows.length;
+    const held = reasons.contains(document.activeElement) && document.activeElement.closest('li')?.children[1].textContent;
     reasons.replaceChildren(
       ...(rows.length
         ? [
@@ -226,6 +227,9 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           ]
         : []),
     );
+    if (!held) return;
+    const same = rows.find(({ children: [, why] }) => why.textContent === held);
+    (same?.querySelector('button:not([disabled])') ?? toFocus(head)).focus({ preventScroll: true });
   }
 
   function refresh() {
@@ -249,6 +253,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
       face = now;
       el.dataset.face = now;
     }
+    speak(status, feed.problem ?? '');
     feed.jobs.forEach((job, place) => {
       const square = squares.children[place];
       if (square.dataset.state !== job.state) {
@@ -269,11 +274,15 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const offEnd = tellEnd(el, feed, noticeOfGroup);
+  const clockwork = setInterval(() => {
+    if (at >= 0 && !ended(feed.jobs[at])) said.textContent = labelOf(at);
+  }, 1000);
   refresh();
 
   return () => {
     off();
     offEnd();
+    clearInterval(clockwork);
     press.dispose();
     cancelAnimationFrame(frame);
     frame = -1;

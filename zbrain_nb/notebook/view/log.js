@@ -260,6 +260,7 @@ export function logPane(feed, { page = false } = {}) {
   }
 
   function bar() {
+    const held = tools.contains(document.activeElement) ? document.activeElement : null;
     fold.setAttribute('aria-expanded', !isFolded());
     tools.hidden = isFolded();
     followButton.hidden = feed.ended;
@@ -269,6 +270,8 @@ export function logPane(feed, { page = false } = {}) {
     const likely = feed.job.state === 'failed' && !noError && (store.stderr || !store.complete);
     markButton.hidden = only || (store.firstMark == null && !likely);
     tallButton.hidden = !tall && total() * ROW <= 234;
+    // What goes away does not take the keyboard along.
+    if (held && (held.hidden || tools.hidden)) (tools.hidden ? fold : list).focus({ preventScroll: true });
     const all = store.end;
     const parts = [plural(all, 'line')];
     if (store.begin) parts.push(`the last ${(all - store.begin).toLocaleString('en')} are here`);

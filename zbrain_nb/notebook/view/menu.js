@@ -13,9 +13,20 @@ export function moreMenu(name, items, offer) {
   // In the top layer, because Jupyter clips what leaves an output's box.
   const list = h('div', { id, class: 'zb-menu', popover: 'auto' }, items);
   let pressed = null; // the button that is on the page
-  const close = () => list.hidePopover();
+  const close = () => {
+    removeEventListener('scroll', close, true); // of a list that is gone from the page no toggle tells
+    list.hidePopover();
+  };
+  let held = false; // whether the list had the keyboard when it closed
+  list.addEventListener('beforetoggle', () => (held = list.contains(document.activeElement)));
   list.addEventListener('toggle', ({ newState }) => {
-    if (newState !== 'open') return removeEventListener('scroll', close, true);
+    if (newState !== 'open') {
+      removeEventListener('scroll', close, true);
+      // The browser gives it back to the button that opened the list, which may have been built anew.
+      const { activeElement } = document;
+      if (held && (activeElement === document.body || list.contains(activeElement))) pressed.focus({ preventScroll: true });
+      return;
+    }
     addEventListener('scroll', close, true);
     place();
     void offer().then(place);

@@ -1,6 +1,6 @@
 // The view of one job: `render(el, feed, {open, renderOutput}) -> dispose`. It reads the feed and asks it to act;
 // where the feed gets its data is no concern of it. Parts are built anew only when what they show has changed.
-import { STATE_WORDS, answers, button, copyButton, h, icon, newId, progressBar, stateMark, toFocus, tryNow, twist } from './elements.js';
+import { STATE_WORDS, answers, button, copyButton, h, icon, newId, progressBar, speak, stateMark, toFocus, tryNow, twist } from './elements.js';
 import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
 import { detachItem, moreMenu } from './menu.js';
@@ -12,6 +12,7 @@ import { pressIn, settle } from './press.js';
 import { plainText, visibleName } from './text.js';
 import { failureSection } from './trace.js';
 import {
+  alertOf,
   faceOf,
   failureOf,
   footOf,
@@ -29,10 +30,13 @@ import {
 export function render(el, feed, { open = true, renderOutput = renderPlainly } = {}) {
   const bodyId = newId('body');
   const head = h('div');
+  const menuBox = h('div'); // apart from the head, so that a list that is open outlives a rebuild
   const body = h('div', { id: bodyId, role: 'group' });
   const status = h('span', { class: 'zb-vh', role: 'status' }); // stays in place, or it would not be spoken
   let live = {};
   let headKey = null;
+  let menuKey = null;
+  let opener = null;
   let face = null;
   let frame = 0;
   let panes = {}; // of the current job: outputs and log, which keep their own state
@@ -40,7 +44,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   let paramsOpen = false;
 
   el.classList.add('zb', 'zb-card');
-  el.replaceChildren(head, body, status);
+  el.replaceChildren(head, menuBox, body, status);
 
   const name = () => visibleName(feed.job.name);
   // Jupyter's renderers run in the page, with all that its login may do: they are for one's own jobs alone.
@@ -58,6 +62,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       bar: done == null ? null : progressBar(`Progress of ${name()}`, now === 'reconnecting'),
       percent: h('span', { class: 'zb-pct' }),
     };
+    buildMenu();
     const active = head.contains(document.activeElement) ? document.activeElement : null;
     const held = active?.closest('[data-part]')?.dataset.part;
     head.replaceChildren(
@@ -87,7 +92,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
           'span',
           { class: 'zb-acts' },
           h('span', { class: 'zb-slot', 'data-part': 'act' }, mainAct()),
-          h('span', { class: 'zb-slot', 'data-part': 'more' }, menu()),
+          h('span', { class: 'zb-slot', 'data-part': 'more' }, opener()),
         ),
       ),
     );
@@ -110,7 +115,10 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       return button('Retry', { class: 'zb-btn-main', disabled, onclick: () => feed.act('retry') });
     return button(faceOf(feed) === 'cached' ? 'Run anyway' : 'Run again', { disabled, onclick: () => feed.act('run_again') });
   }
-  function menu() {
+  function buildMenu() {
+    const key = JSON.stringify([feed.job.id, name(), feed.pageUrl]);
+    if (key === menuKey) return;
+    menuKey = key;
     const { item, offer } = detachItem(feed, 'Let the kernel go on that waits for this job; the job goes on too');
     const page = feed.pageUrl && { href: feed.pageUrl, target: '_blank', rel: 'noopener', class: 'zb-btn zb-btn-bare' };
     const items = [
@@ -119,8 +127,9 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       item,
       page && h('a', page, icon('open'), 'Open its own page'),
     ];
-    const { opener, list } = moreMenu(name(), items, offer);
-    return [opener(), list];
+    const menu = moreMenu(name(), items, offer);
+    ({ opener } = menu);
+    menuBox.replaceChildren(menu.list);
   }
   function toggle() {
     open = !open;
@@ -255,6 +264,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       face = now;
       el.dataset.face = now;
     }
+    speak(status, alertOf(feed));
     patchHead();
     body.hidden = !open;
     if (open) refreshBody();

@@ -102,6 +102,8 @@ export function sameCellOf({ earlier, canAct }) {
   if (!canAct || !earlier || ENDED.has(earlier.state) || earlier.cancel_requested_at) return null;
   return `An earlier run of this cell is still ${earlier.state}.`;
 }
+/** What a notice says that must not be missed by who cannot see it. */
+export const alertOf = (feed) => [feed.problem, question(feed)].filter(Boolean).join(' ');
 function question(feed) {
   if (!feed.asks) return '';
   return `This is the code of ${said(feed.job.owner)}; it will run as you, with all that you may read and change.`;

@@ -1,7 +1,7 @@
 // The page of one job: `jobPage(main, {api, id, home, jobUrl, frameUrl}) -> feed`. Head, tabs with the whole log,
 // outputs, files, attempts and code, and beside them what the job is. Parts are built anew only when they change.
 import { ask } from '../ask.js';
-import { STATE_WORDS, answers, button, clock, h, newId, progressBar, span, stateMark, timeOfDay, toFocus, tryNow } from '../elements.js';
+import { STATE_WORDS, answers, button, clock, h, newId, progressBar, span, speak, stateMark, timeOfDay, toFocus, tryNow } from '../elements.js';
 import { artifactsSection, keptSection, valueSection } from '../kept.js';
 import { logPane } from '../log.js';
 import { outputsPane } from '../outputs.js';
@@ -10,7 +10,7 @@ import { pressIn, settle } from '../press.js';
 import { ServerFeed } from '../server.js';
 import { visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
-import { attemptsOf, faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, usedOf, wordOf } from '../words.js';
+import { alertOf, attemptsOf, faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, usedOf, wordOf } from '../words.js';
 import { aboutJob } from './about.js';
 import { codeSection } from './code.js';
 import { sandboxed } from './sandbox.js';
@@ -382,6 +382,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     setText(notice, said);
     notice.hidden = !said;
     notice.dataset.state = faceOf(feed);
+    speak(status, alertOf(feed));
     refreshTabs();
     refreshPanel();
     refreshParents();
