@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
@@ -27,10 +29,15 @@ def test_group_shows_a_square_a_run_and_counts_that_move(page: Page, stub: StubS
     expect(view.locator(".zb-word").first).to_have_text("Running")
     expect(view.locator(".zb-note").first).to_have_text("1 of 4 ended")
     expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 running2 pending")
+    expect(view.locator(".zb-time").first).to_have_text(re.compile(r"2:[12]\d"))  # one end tells nothing of the next
     stub.emit("job_completed", ids[1], {"state": "succeeded", "finished_at": utc()})
     expect(view.locator(".zb-counts")).to_have_text("2 succeeded2 pending")
     expect(view.locator(".zb-note").first).to_have_text("2 of 4 ended")
     expect(view.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "50")
+    expect(view.locator(".zb-time").first).to_have_text(re.compile(r"2:[12]\dabout 2 min left"))
+    for job in ids[2:]:
+        stub.emit("job_completed", job, {"state": "succeeded", "started_at": utc(-9), "finished_at": utc(-4)})
+    expect(view.locator(".zb-time").first).to_have_text(re.compile(r"2:[12]\dat \d\d:\d\d"))
 
 
 def test_failures_are_told_by_reason_and_tried_again(page: Page, stub: StubServer) -> None:
