@@ -59,7 +59,7 @@ class UsageSide(QueueCore):
         await save_quota(self.storage, org_id, now)
         self.quotas.replace(org_id, now)
         self._index.ready.release_all()
-        self._serve()
+        self._serve_all()
         return self._org_limits(org_id)
 
     def uses(self, org_id: str, owner: str) -> list[QuotaUse]:
