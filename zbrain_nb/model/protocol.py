@@ -35,6 +35,8 @@ MAX_SLOTS = 1_000_000
 #: The longest that a lease request may ask to be held open.
 MAX_WAIT_SECS = 3600.0
 MAX_KIND = 200
+#: Kinds of jobs that one worker asks for.
+MAX_KINDS = 50
 MAX_PATH = 4096
 #: Seconds since the epoch, far in the future.
 MAX_TIME = 1e12
@@ -297,6 +299,8 @@ def check_lease_request(request: LeaseRequest) -> None:
     check_number("wait_secs", request.wait_secs, low=0, high=MAX_WAIT_SECS)
     if request.kinds is not None:
         check_texts("kinds", request.kinds, MAX_KIND)
+        if len(request.kinds) > MAX_KINDS:
+            raise InvalidSpec(f"kinds has more than {MAX_KINDS} entries.", field="kinds")
     if request.seal_key is not None:
         check_text("seal_key", request.seal_key, MAX_KIND)
 

@@ -328,6 +328,11 @@ class QueueCore:
         self._index.due()
         self._serve()
 
+    def _serve_all(self) -> None:
+        """Let all waiting requests look again, after a pause or a limit changed."""
+        self._desk.serve_all()
+        self._serve()
+
     def _serve(self) -> None:
         if not self._is_open:
             return

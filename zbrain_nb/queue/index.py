@@ -241,6 +241,8 @@ class Index:
             return
         self.live[job.id] = entry
         if was is state and old is not None and old.job.attempt == job.attempt:
+            if job.cancel_requested_at is not None and job.worker_id is not None:
+                self.leases.canceling.add(job.worker_id)
             return
         self.unfolded[job.id] = job
         if state is JobState.RUNNING:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 AGING_SECS = 3600.0
 _AGING_MICROS = round(AGING_SECS * 1e6)
 
+#: One owner's jobs that have not ended are in so many lanes at most.
+MAX_LANES_EACH = 1_000
+
 #: ``(rank, order)``: where a job stands in its lane; `order` is the ``event_seq`` of its submit.
 Place = tuple[int, int]
 

@@ -45,6 +45,8 @@ class Leases:
         self._clock = clock
         self.ttl_secs = 300.0
         self.renewals = 0
+        #: Workers that run jobs whose cancel was asked for since this was taken.
+        self.canceling: set[str] = set()
         self._by_job: dict[str, Lease] = {}
         self._by_worker: dict[str, set[str]] = {}
 

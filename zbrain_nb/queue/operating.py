@@ -62,7 +62,7 @@ class OperatorSide(QueueCore):
         if (org_id, kind) in self._index.ready.paused:
             await save_pause(self.storage, (org_id, kind), None)
             self._index.ready.paused.pop((org_id, kind), None)
-            self._serve()
+            self._serve_all()
         return self._queue(org_id, kind)
 
     async def queues(self, *, scope: Principal | None = None) -> list[QueueInfo]:

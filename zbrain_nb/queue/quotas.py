@@ -94,6 +94,16 @@ def over_pending(what: str, name: str, limit: int, used: int, more: int) -> Over
     return _refusal(what, "pending", message, hint, limit, used, PENDING_RETRY_SECS)
 
 
+def over_lanes(owner: str, limit: int) -> OverQuota:
+    """Return the refusal of a job that differs from too many of its owner's in where and how it may run."""
+    message = (
+        f"{owner}'s active jobs differ in {limit:,} ways in kind, org, resources and concurrency group: "
+        "no more are kept apart at once."
+    )
+    hint = "Let some end first, or ask for fewer different resources, and use fewer groups."
+    return _refusal("owner", "lanes", message, hint, limit, limit, PENDING_RETRY_SECS)
+
+
 def over_sockets(what: str, name: str, limit: int, used: int) -> OverQuota:
     """Return the refusal of one more follower of events."""
     message = f"{what.capitalize()} {name!r} follows events by {used:,} connections already: its limit is {limit:,}."

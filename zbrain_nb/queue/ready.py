@@ -1,8 +1,8 @@
 """Which job goes next: between orgs in fair turns, within one by rank, and never one that has to wait.
 
 The orgs share by virtual time (start-time fair queuing, Goyal, Vin and Cheng 1996): each lease moves its org's
-time on by the CPUs it takes, and the org whose time is least goes first. This is deficit round-robin without
-rounds: a job as large as many rounds needs no walk over them. An org that had nothing to do catches up with the
+time on by the CPUs it takes, at least one, and the org whose time is least goes first. This is deficit round-robin
+without rounds: a job as large as many rounds needs no walk over them. An org that had nothing to do catches up with the
 others and saves nothing.
 """
 
@@ -57,6 +57,8 @@ class ReadyQueues:
         Lanes with jobs that have not ended.
     hungry : dict of Lane to None
         Lanes whose window should be filled from the store.
+    fresh : dict of Lane to None
+        Lanes that have something to give since it was last taken (`take_fresh`).
     parked : int
         How many waiting jobs are in the store alone.
     window_size : int
@@ -68,6 +70,7 @@ class ReadyQueues:
         self.paused: dict[tuple[str, str], str] = {}
         self.lanes: dict[LaneKey, Lane] = {}
         self.hungry: dict[Lane, None] = {}
+        self.fresh: dict[Lane, None] = {}
         self.orgs: dict[str, _Org] = {}
         self.owners: dict[str, Account] = {}
         self.groups: dict[tuple[str, str], Account] = {}
@@ -119,6 +122,8 @@ class ReadyQueues:
 
     def count(self, lane: Lane, waiting: int, running: int) -> None:
         """Add to the numbers of jobs that wait and run; a lane without any is forgotten."""
+        if running < 0 and self._is_full(lane.org):
+            self._look_again_in(lane.org)
         lane.members += waiting + running
         lane.running += running
         for account in (lane.org, lane.owner, lane.group):
@@ -212,6 +217,7 @@ class ReadyQueues:
         if lane.listed_at is None:
             branch.add(lane)
         lane.listed_at = place
+        self.fresh[lane] = None
         heapq.heappush(branch.heads, (*place, next(self._numbers), lane))
         branch.sweep()
 
@@ -238,6 +244,32 @@ class ReadyQueues:
         """List every lane again that is held back: what held it may not have come true."""
         for account in [*self.orgs.values(), *self.owners.values(), *self.groups.values()]:
             self._release(account)
+
+    def take_fresh(self) -> list[Lane]:
+        """Return the lanes that have something to give since this was asked."""
+        fresh, self.fresh = self.fresh, {}
+        return list(fresh)
+
+    def _is_full(self, org: Account) -> bool:
+        most = self.quotas.of_org(org.name).running
+        return most is not None and org.running >= most
+
+    def _look_again_in(self, org: Account) -> None:
+        """Note what an org has to give that was held back by its limit."""
+        for branch in self.orgs[org.name].branches.values():
+            for lanes in branch.by_owner.values():
+                self.fresh.update(lanes)
+
+    def may_give(self, lane: Lane, want: Want) -> bool:
+        """Whether the lane has what is wanted by who takes its kind; its jobs may turn out to be gone."""
+        key = lane.key
+        return (
+            lane.listed_at is not None
+            and want.fits(key.resources)
+            and (want.orgs is None or key.org_id in want.orgs)
+            and not self.is_paused(key.org_id, key.kind)
+            and not self._is_full(lane.org)
+        )
 
     def _open_branches(self, org: _Org, want: Want) -> Iterator[Branch]:
         for kind in want.kinds:
@@ -299,11 +331,10 @@ class ReadyQueues:
         """Whether some lane has what is wanted; its jobs may turn out to be gone."""
         if want.owner is not None and want.owner not in self.owners:
             return False
-        of_org = self.quotas.of_org
         return any(
             branch.may_fit(want)
             for org in self._wanted(want)
-            if (most := of_org(org.name).running) is None or org.running < most
+            if not self._is_full(org)
             for branch in self._open_branches(org, want)
         )
 
@@ -342,7 +373,7 @@ class ReadyQueues:
         if best is None:
             return None
         self._time, lane, org = best
-        org.time = self._time + lane.key.resources.cpus
+        org.time = self._time + max(1.0, lane.key.resources.cpus)  # who names less gets no more turns
         job_id = heapq.heappop(lane.window)[2]
         self._relist(lane)
         return job_id

@@ -19,9 +19,9 @@ from zbrain_nb.model.transitions import advance
 from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.keys import FirstOf, KeyOf
-from zbrain_nb.queue.lanes import Account, rank_of
+from zbrain_nb.queue.lanes import MAX_LANES_EACH, Account, rank_of
 from zbrain_nb.queue.loglines import Columns
-from zbrain_nb.queue.quotas import over_pending
+from zbrain_nb.queue.quotas import over_lanes, over_pending
 from zbrain_nb.store.lines import Lines
 from zbrain_nb.store.rows import Change, encode, job_row
 
@@ -279,6 +279,8 @@ class Turn(Change):
     def check_room(self, jobs: Sequence[Job], specs: Sequence[bytes]) -> None:
         """Refuse new jobs for which an org or an owner has too many that wait already, or stores too much.
 
+        One owner's jobs wait in no more than `MAX_LANES_EACH` lanes: all are looked through for who takes theirs alone.
+
         Parameters
         ----------
         specs : sequence of bytes
@@ -291,6 +293,10 @@ class Turn(Change):
         """
         self._stage.index.stored.check_jobs(jobs, specs, self._stage.spec_bytes)
         ready, created = self._stage.index.ready, self._stage.created
+        for owner in {job.owner for job in jobs}:
+            account = ready.owners.get(owner)
+            if len(jobs) + (account.lanes if account is not None else 0) > MAX_LANES_EACH:
+                self._check_lanes([job for job in jobs if job.owner == owner])
         if not ready.quotas.limits("pending"):
             return
         more = Counter(("org", job.org_id) for job in jobs) + Counter(("owner", job.owner) for job in jobs)
@@ -301,6 +307,12 @@ class Turn(Change):
             if most is not None and used + number > most:
                 raise over_pending(what, name, most, used, number)
         created.update(more)
+
+    def _check_lanes(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            lane = self._stage.index.ready.lane(job)
+            if lane.owner.lanes > MAX_LANES_EACH and lane.members <= 0:
+                raise over_lanes(job.owner, MAX_LANES_EACH)
 
     def next_ready(self, want: Want) -> Entry | None:
         """Take the job that goes next out of its lane, or None."""

@@ -61,7 +61,7 @@ class UsageSide(QueueCore):
         if not self.stored.rows.is_counting:
             await self.stored.count_rows(self.storage)
         self._index.ready.release_all()
-        self._serve()
+        self._serve_all()
         return self._org_limits(org_id)
 
     def uses(self, org_id: str, owner: str) -> list[QuotaUse]:

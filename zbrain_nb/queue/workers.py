@@ -35,11 +35,14 @@ from zbrain_nb.queue.commits import Commits
 from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.leases import Waiter, WorkerRecord
+from zbrain_nb.queue.parked import Parked
 from zbrain_nb.queue.roster import Roster
 from zbrain_nb.queue.turn import Turn
 from zbrain_nb.queue.withdrawals import Withdrawals
 
 log = logging.getLogger(__name__)
+#: Requests of one worker that wait at once; one more, and the first gets nothing.
+MAX_WAITING = 4
 
 
 class WorkerDesk:
@@ -60,7 +63,7 @@ class WorkerDesk:
         self._clock = clock
         self._withdrawals = withdrawals
         self._roster = Roster(index.leases, clock)
-        self._parked: list[Waiter] = []
+        self._parked = Parked()
         #: Workers of before a restart, which may still hold the locks of their attempts.
         self.known_before: dict[str, WorkerInfo] = {}
         #: Who registers each worker just now, once for each request: a client may send its own a second time.
@@ -68,12 +71,12 @@ class WorkerDesk:
 
     def close(self) -> None:
         """Answer the requests that wait, with nothing."""
-        for waiter in list(self._parked):
+        for waiter in self._parked:
             self._give_up(waiter)
 
     def expel(self, is_out: Callable[[Principal], bool]) -> None:
         """Answer the requests of the principals that are out, with nothing."""
-        for waiter in list(self._parked):
+        for waiter in self._parked:
             if waiter.scope is not None and is_out(waiter.scope):
                 self._give_up(waiter)
 
@@ -211,8 +214,10 @@ class WorkerDesk:
             binding = binding_of(scope, record.info)
             want = want_of(kinds, record.info.org_id, binding, request.resources)
             waiter = Waiter(record, request, want, scope)
+            if len(record.waiting) >= MAX_WAITING:
+                self._give_up(next(iter(record.waiting.values())))
             record.waiting[request.request_id] = waiter
-            self._parked.append(waiter)
+            self._parked.add(waiter)
             if self._has_news(record):
                 self._settle(waiter, [])
             elif request.limit > 0 or request.ahead > 0:
@@ -236,13 +241,32 @@ class WorkerDesk:
         return jobs[0] if jobs else None
 
     def serve(self) -> None:
-        """Let waiting requests look again, after the index changed."""
-        for waiter in list(self._parked):
-            if self._has_news(waiter.worker):
-                if not waiter.is_posted:
+        """Let waiting requests look again whom a change of the index concerns."""
+        leases, ready = self._index.leases, self._index.ready
+        while leases.canceling:
+            record = self._roster.get(leases.canceling.pop())
+            for waiter in list(record.waiting.values()) if record is not None else ():
+                if not waiter.is_posted and self._has_news(waiter.worker):
                     self._settle(waiter, [])
-            elif waiter.request.limit > 0 and not waiter.is_posted and self._index.ready.may_fit(waiter.want):
+        lanes = ready.take_fresh()
+        if not lanes or not self._parked:
+            return
+        for waiter in self._parked.wanting(lanes):
+            want = waiter.want
+            if self._may_post(waiter) and any(
+                ready.may_give(lane, want) for lane in lanes if lane.key.kind in want.kinds
+            ):
                 self._post(waiter)
+
+    def serve_all(self) -> None:
+        """Let all waiting requests look again, after a pause or a limit changed."""
+        for waiter in self._parked:
+            if self._may_post(waiter) and self._index.ready.may_fit(waiter.want):
+                self._post(waiter)
+
+    @staticmethod
+    def _may_post(waiter: Waiter) -> bool:
+        return waiter.request.limit > 0 and not waiter.is_posted
 
     def _has_news(self, record: WorkerRecord) -> bool:
         return any((ref.job_id, ref.attempt) not in record.told for ref in self._cancels(record.info.id))
@@ -282,8 +306,7 @@ class WorkerDesk:
             self._settle(waiter, [], keep=False)
 
     def _settle(self, waiter: Waiter, jobs: list[Job], *, keep: bool = True) -> None:
-        if waiter in self._parked:
-            self._parked.remove(waiter)
+        self._parked.discard(waiter)
         record, request_id = waiter.worker, waiter.request.request_id
         record.waiting.pop(request_id, None)
         if keep and jobs:

@@ -29,7 +29,7 @@ async def test_lease_waits_and_answers_the_moment_a_job_fits(queue):
 async def test_lease_answers_empty_after_its_time(queue):
     hand = await Hand(queue).register()
     assert await within(hand.lease(wait_secs=0.01)) == []
-    assert queue._desk._parked == []
+    assert not queue._desk._parked
 
 
 async def test_lease_same_request_again_gets_the_same_jobs(queue):
@@ -90,7 +90,7 @@ async def test_lease_repeat_while_the_first_waits_shares_its_answer(queue):
     await turns()
     job_id = await queue.submit(TRUE)
     assert [lease.job.id for lease in (await within(second)).leases] == [job_id]
-    assert queue._desk._parked == []
+    assert not queue._desk._parked
 
 
 async def test_lease_repeat_while_the_first_waits_takes_no_second_job(queue):
