@@ -411,14 +411,17 @@ def test_dashboard_filters_sorts_groups_selects_and_acts_on_many(desk: Desk, cli
     search.fill("huge-")  # like the other name no part of an id, which is searched too
     expect(rows).to_have_count(2)
     expect(rows.first).to_contain_text("none that is here has enough")
-    table.get_by_role("checkbox", name="Select all shown").check()
     bulk = table.get_by_role("region", name="Selected jobs")
+    table.get_by_role("checkbox", name="Select all shown").check()
+    bulk.get_by_role("button", name="Clear").click()
+    expect(bulk).to_be_hidden()
+    table.get_by_role("checkbox", name="Select all shown").check()
     expect(bulk).to_contain_text("2 selected")
     bulk.get_by_role("button", name="Cancel 2").click()
     expect(rows.locator(".zb-word")).to_have_text(["Canceled", "Canceled"])
     assert {str(job.state) for job in client.jobs(q="huge-")} == {"canceled"}
-    bulk.get_by_role("button", name="Clear").click()
     expect(bulk).to_be_hidden()
+    expect(table.get_by_text("2 jobs canceled.").first).to_be_visible()
 
     search.fill("wrong-")
     expect(rows).to_have_count(2)

@@ -290,6 +290,20 @@ def test_narrow_page_has_no_sideways_scroll(jupyter: Lab, worker: HandWorker, pa
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_narrow_table_sorts_and_selects_all(jupyter: Lab, worker: HandWorker, page: Page) -> None:
+    page.set_viewport_size({"width": 420, "height": 800})
+    worker.submit(name="slim-b")
+    worker.submit(name="slim-a")
+    open_console(page, jupyter)
+    page.get_by_label("Filter jobs").fill("slim-")
+    names = page.locator(".zb-jobs tbody a")
+    for order in (["slim-a", "slim-b"], ["slim-b", "slim-a"]):
+        page.locator(".zb-jobs thead").get_by_role("button", name="Name").click()
+        expect(names).to_have_text(order)
+    page.get_by_label("Select all shown").check()
+    expect(page.get_by_role("region", name="Selected jobs")).to_contain_text("2 selected")
+
+
 # ---- what others wrote is hostile
 
 

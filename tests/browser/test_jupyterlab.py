@@ -192,6 +192,9 @@ def test_dashboard_is_live_in_the_notebook_and_leads_to_the_console(lab: Lab, pa
         link.click()
     expect(opened.value.locator(".zb-jobhead h1")).to_contain_text("for-the-table")
     assert "/base/zbrain/jobs/" in opened.value.url
+    with page.context.expect_page() as console:
+        table.get_by_role("link", name="Open the console").click()
+    expect(console.value.locator(".zb-live")).to_have_text("Live", timeout=20_000)
     view = notebook.view(2)
     view.get_by_role("button", name="More for for-the-table").click()
     expect(view.get_by_role("link", name="Open its own page")).to_have_attribute("href", opened.value.url)

@@ -28,7 +28,7 @@ class HandWorker:
             base_url=f"{root}zbrain/api/", headers={"Authorization": f"token {token}"}, trust_env=False, timeout=60
         )
         self._seqs: dict[str, int] = {}
-        self.post("workers", {"id": name, "kind": name, "slots": slots, "free": slots})
+        self.post("workers", {"id": name, "kind": name, "slots": slots, "free": slots, "runs_others": True})
 
     def close(self) -> None:
         self.http.close()

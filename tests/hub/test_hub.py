@@ -240,9 +240,9 @@ def test_member_who_was_removed_sees_no_more_and_is_told_why(servers: Hub, page:
 def test_jobs_of_who_was_removed_are_worth_nothing_in_the_org_though_a_pool_runs_them(hub: Hub) -> None:
     with hub.client("bob") as bob, hub.client("alice") as alice, hub.client("bob") as pool, hub.client("bob") as job:
         pool.headers["Authorization"] = f"token {DataDir(hub.data).token()}"
-        wanted = {"kind": "worker", "roles": {"physics": "viewer"}, "pool": "big"}
+        wanted = {"kind": "worker", "roles": {"physics": "viewer"}, "pool": "big", "jobs_of": "*"}
         pool.headers["Authorization"] = f"token {pool.post('tokens', json=wanted).json()['secret']}"
-        assert pool.post("workers", json={"id": "p", "kind": "big", "isolates": True}).status_code == 201
+        assert pool.post("workers", json={"id": "p", "kind": "big"}).status_code == 201
         runs, waits = [submit(bob, org_id="physics", worker="big")["id"] for _ in range(2)]
         ask = {"request_id": "1", "limit": 1, "wait_secs": 10}
         (lease,) = pool.post("workers/p/leases", json=ask).json()["leases"]

@@ -26,7 +26,7 @@ async def token(api: httpx.AsyncClient, owner: str, org: str = "lab", **more: An
 
 
 async def lease(api: httpx.AsyncClient, worker_id: str, headers: Headers, request_id: str = "r") -> Any:
-    await api.post("workers", json={"id": worker_id, "isolates": True}, headers=headers)
+    await api.post("workers", json={"id": worker_id}, headers=headers)
     body = {"request_id": request_id, "wait_secs": 5}
     (one,) = (await api.post(f"workers/{worker_id}/leases", json=body, headers=headers)).json()["leases"]
     return one["job"]
@@ -127,7 +127,7 @@ async def test_input_goes_to_who_runs_the_attempt_while_it_runs(api: httpx.Async
 
 async def test_input_goes_to_the_pool_that_runs_the_job_and_to_no_other_worker(api: httpx.AsyncClient) -> None:
     ann = await token(api, "ann")
-    pool = with_token((await make(api, kind="worker", roles={"lab": "viewer"}))["secret"])
+    pool = with_token((await make(api, kind="worker", roles={"lab": "viewer"}, jobs_of="*"))["secret"])
     other = with_token((await make(api, kind="worker", roles={"lab": "viewer"}, jobs_of="ann"))["secret"])
     await api.put(f"blobs/{SHA}", content=DATA, headers=ann)
     spec = {"cmd": ["true"], "inputs": {"x": SHA}}

@@ -96,6 +96,28 @@ async def test_hosts_own_worker_runs_a_colleagues_job_only_if_told_to(
     assert (job["state"], lines) == (("succeeded", [owner.token]) if told else ("pending", []))
 
 
+async def test_operator_of_a_pool_cannot_have_code_run_by_the_own_workers_of_those_whose_jobs_it_runs(
+    api: httpx.AsyncClient,
+) -> None:
+    lab = {"roles": {"lab": "viewer"}}
+    adam = with_token((await make(api, kind="admin", owner="adam", roles={"lab": "admin"}))["secret"])
+    vera = with_token((await make(api, owner="vera", roles={"lab": "submitter"}))["secret"])
+    for pool in ({}, {"pool": "local"}):
+        refused = await api.post("tokens", json={"kind": "worker", "jobs_of": "*"} | lab | pool, headers=adam)
+        assert refused.status_code == 403
+    crew = with_token((await make(api, adam, kind="worker", pool="crew", jobs_of="*", **lab))["secret"])
+    assert (await api.post("workers", json={"id": "adams", "kind": "crew"}, headers=crew)).status_code == 201
+    await api.post("jobs", json={"cmd": ["true"], "worker": "crew"}, headers=vera)
+    body = {"request_id": "1", "wait_secs": 5}
+    (lease,) = (await api.post("workers/adams/leases", json=body, headers=crew)).json()["leases"]
+    spec = {"cmd": ["id"], "priority": 1000}
+    statuses = []
+    for worker in ("local", "crew"):
+        answer = await api.post("jobs", json=spec | {"worker": worker}, headers=with_token(lease["token"]))
+        statuses.append(answer.status_code)
+    assert statuses == [403, 201]
+
+
 async def test_worker_with_a_pools_token_that_does_not_say_the_pool_is_told_how(
     api: httpx.AsyncClient, owner: Owner, tmp_path: Path
 ) -> None:

@@ -38,7 +38,7 @@ class Recorder:
         return await self.api.post(path, content=content, headers=with_token(self.token))
 
     async def register(self) -> None:
-        assert (await self.send("workers", WorkerInfo(id=self.id, isolates=True))).status_code == 201
+        assert (await self.send("workers", WorkerInfo(id=self.id))).status_code == 201
 
     async def lease(self) -> dict[str, Any]:
         request = LeaseRequest(request_id=f"r-{self.id}", wait_secs=5.0, seal_key=self.key.public)
@@ -59,7 +59,7 @@ class Recorder:
 
 async def recorder(api: httpx.AsyncClient, name: str) -> Recorder:
     # of an owner each: two tokens of one owner for the same jobs speak for the same worker
-    made = await make(api, kind="worker", owner=f"owner of {name}")
+    made = await make(api, kind="worker", owner=f"owner of {name}", jobs_of="*")
     worker = Recorder(api, name, made["secret"], made["id"])
     await worker.register()
     return worker

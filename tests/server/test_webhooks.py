@@ -110,7 +110,7 @@ async def fail_one(host: Host, name: str = "train") -> str:
 async def all_decided(host: Host) -> None:
     """Wait until the notifier has told, or left out, all that happened."""
     async with asyncio.timeout(30):
-        while host._notifier._told["default"] < host.context.queue.event_seq:
+        while host._notifier._told["default"].seq < host.context.queue.event_seq:
             await asyncio.sleep(0.01)  # it says nothing when it leaves something out
 
 
@@ -228,6 +228,63 @@ async def test_no_more_than_some_a_minute_and_the_next_says_how_many(
         await fail_one(host, "e")
         said = json.loads((await receiver.next())[1])
     assert (said["job"]["name"], said["left_out"]) == ("e", 2)
+
+
+async def test_what_was_too_much_for_a_minute_waits_for_no_other_end(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier, "MOST_A_MINUTE", 1)
+    now = notifier.time.time()
+    monkeypatch.setattr(notifier.time, "time", lambda: now)  # the minute is over by the loop's clock alone
+    hooks = write(tmp_path, f"http://localhost:{receiver.port}/")
+    for minute in (0.1, 60.0):
+        monkeypatch.setattr(notifier, "MINUTE_SECS", minute)
+        async with hosting(tmp_path, hooks) as host:
+            await fail_one(host, "a")
+            assert names_and_counts([await receiver.next()]) == [("a", 0)]
+            for name in ("b", "c", "d"):
+                await fail_one(host, name)
+            await all_decided(host)
+            if minute < 60:
+                assert await counted(receiver, 3) == "d"
+                async with asyncio.timeout(30):
+                    while host._notifier._told["default"].held:
+                        await asyncio.sleep(0.01)  # it has the answer
+            assert receiver.got.empty()
+    async with hosting(tmp_path, hooks):  # the host before was stopped within the minute
+        assert names_and_counts([await receiver.next()]) == [("d", 2)]
+    assert receiver.got.empty()
+
+
+def names_and_counts(notices: list[tuple[dict[str, str], bytes]]) -> list[tuple[str, int]]:
+    """Return whom each notice tells of, and how many others it stands for."""
+    return [(said["job"]["name"], said["left_out"]) for said in (json.loads(body) for _, body in notices)]
+
+
+async def counted(receiver: Receiver, ends: int) -> str:
+    """Take notices until they stand for so many ends; return whom the last tells of."""
+    name = ""
+    while ends > 0:
+        ((name, others),) = names_and_counts([await receiver.next()])
+        ends -= 1 + others
+    assert ends == 0
+    return name
+
+
+async def test_ends_of_long_ago_are_counted_by_one_notice_at_least(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier, "MAX_AGE_SECS", -60.0)
+    async with hosting(tmp_path, write(tmp_path, f"http://localhost:{receiver.port}/")) as host:
+        for name in ("a", "b", "c"):
+            await fail_one(host, name)
+        assert await counted(receiver, 3) == "c"
+
+
+def test_place_that_an_older_version_kept_is_gone_on_from(tmp_path: Path) -> None:
+    place = tmp_path / "told.json"
+    place.write_text('{"default": 7, "lab": [9, 2]}')
+    assert {org: told.as_json() for org, told in notifier._read(place).items()} == {"default": [7, 0], "lab": [9, 2]}
 
 
 # ---- attacks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zbrain_nb.model.access import Role
+from zbrain_nb.model.access import GroupRole, Role
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.settings import Lifetimes, read_settings
 
@@ -57,10 +57,10 @@ def test_settings_worker_mode_takes_those_that_exist(mode: str) -> None:
 
 def test_settings_hub_address_ends_in_a_slash_and_roles_go_by_group() -> None:
     given = read_settings(
-        {"ZBRAIN_HUB_URL": "http://hub/services/zbrain", "ZBRAIN_HUB_ROLES": "leads=operator, a=b=admin"}
+        {"ZBRAIN_HUB_URL": "http://hub/services/zbrain", "ZBRAIN_HUB_ROLES": "leads=operator, a=b=phys-1:admin"}
     )
     assert given.hub_url == "http://hub/services/zbrain/"
-    assert given.hub_roles == {"leads": Role.OPERATOR, "a=b": Role.ADMIN}
+    assert given.hub_roles == {"leads": GroupRole(Role.OPERATOR), "a=b": GroupRole(Role.ADMIN, "phys-1")}
 
 
 def test_settings_life_times_have_defaults_and_units() -> None:

@@ -56,13 +56,13 @@ PROMISES = {
         "unit/queue/test_scopes::test_worker_gets_no_jobs_of_an_org_where_its_person_may_only_look",
     ],
     "Pools get jobs of their kind and orgs, and nobody speaks for another's worker": [
-        "unit/queue/test_pools::test_worker_that_isolates_gets_jobs_of_its_kind_and_orgs_of_everybody",
+        "unit/queue/test_pools::test_worker_whose_token_says_that_it_isolates_gets_jobs_of_its_kind_and_orgs_of_everybody",
         "unit/queue/test_scopes::test_worker_of_another_principal_cannot_be_used",
     ],
     "Pools run each person's jobs apart, or refuse": [
         "unit/queue/test_pools::test_worker_of_who_holds_the_data_directory_gets_their_own_jobs_alone",
         "unit/queue/test_pools::test_worker_that_does_not_isolate_gets_jobs_of_its_tokens_owner_alone",
-        "unit/queue/test_pools::test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_does_not_isolate",
+        "unit/queue/test_pools::test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_runs_no_others",
         "server/test_pools::test_pool_in_one_account_runs_jobs_of_its_owner_and_refuses_those_of_others",
     ],
     "Blobs are granted by org and owner; knowing a hash gives nothing": [

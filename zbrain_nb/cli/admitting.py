@@ -41,7 +41,8 @@ def create(
     owner: Annotated[str | None, typer.Option(metavar="NAME", help="Who it acts as (default: you).")] = None,
     pool: Annotated[str | None, typer.Option(help="Of a worker: the kind of jobs that it takes, and no other.")] = None,
     jobs_of: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a worker: takes the jobs of this person only.")
+        str | None,
+        typer.Option(metavar="NAME", help="Of a worker: takes this person's jobs only; '*': all, kept apart."),
     ] = None,
     label: Annotated[str, typer.Option(help="What it is for, in your words.")] = "",
     days: Annotated[

@@ -20,10 +20,10 @@ from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.locating import Locator
 from zbrain_nb.client.loop import shared_loop
 from zbrain_nb.client.naming import Params
-from zbrain_nb.client.trust import check_trusted
+from zbrain_nb.client.trust import check_pool, check_trusted
 from zbrain_nb.model.environment import travelling_environ
 from zbrain_nb.model.errors import InvalidSpec, JobNotFound, ZBrainError
-from zbrain_nb.model.job import Job, JobSpec, JobState
+from zbrain_nb.model.job import OWN_KIND, Job, JobSpec, JobState
 from zbrain_nb.model.payload import parcel_call
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.model.queues import QueueInfo
@@ -78,7 +78,12 @@ class Client:
         """Refuse to load what jobs of others have left (see `trust.check_trusted`)."""
         jobs = list(jobs)
         if jobs:
-            check_trusted(jobs, self.call(self.asynchronous.whoami).owner, what, how)
+            check_trusted(jobs, self.call(self.asynchronous.whoami), read_settings().trust_pools, what, how)
+
+    def check_pool(self, kind: str, what: str) -> None:
+        """Refuse to load what a pool will give that is not trusted (see `trust.check_pool`)."""
+        if kind != OWN_KIND:
+            check_pool(kind, self.call(self.asynchronous.whoami), read_settings().trust_pools, what)
 
     def close(self) -> None:
         """Close the connections; the loop itself is shared and ends with the process."""
@@ -226,6 +231,8 @@ class Client:
             If `max_workers` is below 1.
         InvalidSpec
             If an option does not hold.
+        UntrustedResult
+            If they go to a pool that is not trusted: the executor would load whatever it gives.
         """
         if max_workers is not None and max_workers < 1:
             raise ValueError("max_workers must be greater than 0")

@@ -89,7 +89,8 @@ class JobExecutor(Executor):
     """
 
     def __init__(self, client: Client, fields: dict[str, Any]) -> None:
-        JobSpec(function="0" * 64, **fields)  # what does not hold is refused here, not by every future
+        spec = JobSpec(function="0" * 64, **fields)  # what does not hold is refused here, not by every future
+        client.check_pool(spec.kind, "What an executor loads")
         self._client = client
         self._fields = fields
         self._lock = threading.Lock()

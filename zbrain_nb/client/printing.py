@@ -56,8 +56,8 @@ def age(moment: dt.datetime) -> str:
 
 
 def elapsed(job: Job) -> str:
-    """Return how long a job has run, or ran, such as ``1:02:03``; empty if it has not started."""
-    if job.started_at is None:
+    """Return how long a job has run, or ran, such as ``1:02:03``; empty if it waits for its first or next attempt."""
+    if job.started_at is None or job.state is JobState.RETRYING:
         return ""
     return span(((job.finished_at or dt.datetime.now(dt.UTC)) - job.started_at).total_seconds())
 

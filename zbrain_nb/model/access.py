@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -40,6 +41,13 @@ class Role(StrEnum):
 
 
 _RANK = {role: rank for rank, role in enumerate(Role)}
+
+
+class GroupRole(NamedTuple):
+    """The role that a Hub group gives to its members, in all their orgs or in the one that is named."""
+
+    role: Role
+    org: str | None = None
 
 
 class Verb(StrEnum):
@@ -80,11 +88,15 @@ class WorkerBinding(msgspec.Struct, frozen=True, kw_only=True):
         Jobs of this person.
     pool : str or None
         Jobs of this kind (`JobSpec.kind`).
+    isolates : bool
+        Whether who gave the token to the worker says that it runs each person's jobs under an account or in a container
+        of their own. It says nothing itself: whoever holds the token would.
     """
 
     orgs: frozenset[str] | None = None
     owner: str | None = None
     pool: str | None = None
+    isolates: bool = False
 
     def admits(self, org_id: str, owner: str, kind: str) -> bool:
         """Whether the worker may have a job of this org, person and kind."""
@@ -116,6 +128,9 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         Of the attempt whose token it is.
     job_origin : str
         Which token that attempt's job was submitted with; empty for a login.
+    submits_to : str or None
+        The only kind of jobs that it submits. Of an attempt that somebody else's worker runs, whose operator could
+        else use its token to have code run by the owner's own worker.
     """
 
     owner: str
@@ -127,6 +142,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str = ""
     attempt: int = 0
     job_origin: str = ""
+    submits_to: str | None = None
 
     @property
     def origin(self) -> str:
@@ -161,7 +177,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.worker is not None:
             orgs = None if self.worker.orgs is None else sorted(self.worker.orgs)
-            return msgspec.json.encode(["pool", self.owner, orgs, self.worker.owner, self.worker.pool]).decode()
+            whose = "*" if self.worker.isolates else self.worker.owner
+            return msgspec.json.encode(["pool", self.owner, orgs, whose, self.worker.pool]).decode()
         return "" if self.roles is None else msgspec.json.encode(["person", self.owner]).decode()
 
     @property
@@ -219,6 +236,21 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
             who = f"{self.owner} is {role} in the org {org_id}" if role else f"{self.owner} is not in the org {org_id}"
             raise Forbidden(
                 f"{who}, which does not allow to {verb}.", f"It takes the role {_LEAST[verb]}.", org_id=org_id
+            )
+
+    def check_submit(self, org_id: str, kind: str) -> None:
+        """Refuse to submit a job of a kind into an org to who may not.
+
+        Raises
+        ------
+        Forbidden
+            If it may not.
+        """
+        self.check(Verb.SUBMIT, org_id)
+        if self.submits_to not in (None, kind):
+            raise Forbidden(
+                f"A job that a pool runs submits to that pool alone: {self.submits_to}, not {kind}.",
+                "Who operates the pool could else have code run elsewhere as its owner.",
             )
 
     def check_cancel(self, org_id: str, owner: str) -> None:

@@ -163,7 +163,10 @@ class InvalidSpec(ZBrainError):
 
 
 class OverQuota(ZBrainError):
-    """A limit of the org or owner is reached; ``details`` has ``quota``, ``limit``, ``used`` and ``retry_after_secs``."""
+    """A limit of the org or the owner is reached.
+
+    ``details`` has ``quota``, ``limit``, ``used`` and ``retry_after_secs``.
+    """
 
     code = "over_quota"
     status = 429

@@ -38,6 +38,8 @@ MAX_ARGUMENTS = 64 * 1024
 PRIVATE_TAG = "zbrain."
 #: The id of the token that a job was submitted with, set by the host alone; without it was a login.
 TOKEN_TAG = f"{PRIVATE_TAG}token"
+#: Of jobs that are sent to no pool: their owner's own workers run them, or the host's.
+OWN_KIND = "local"
 #: Results up to this size travel and stay with the job itself: a file for each would cost more than the call.
 INLINE_BYTES = 4096
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
@@ -190,7 +192,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     keep: list[str] | str | None = None
     cwd: str | None = None
     secrets: list[str] = []
-    worker: str = "local"
+    worker: str = OWN_KIND
     kernel: str | None = None
     resources: Resources = Resources()
     limits: Limits = Limits()
@@ -502,7 +504,7 @@ def _check(spec: JobSpec) -> None:
                 raise InvalidSpec(f"secrets has the impossible name {name!r}.", field="secrets")
             if name in spec.env:
                 raise InvalidSpec(f"{name} is in env and in secrets.", "Its value would be kept: drop it from env.")
-    if spec.worker != "local":
+    if spec.worker != OWN_KIND:
         check_text("worker", spec.worker, MAX_NAME)
         if not spec.kind or _CONTROL.search(spec.worker):
             raise InvalidSpec("worker must begin with a kind and hold no control character.", field="worker")

@@ -128,7 +128,8 @@ class WorkerInfo(msgspec.Struct, kw_only=True):
         Takes jobs of this org only.
     isolates : bool
         Whether it runs each person's jobs under an account or in a container of their own, so that they cannot reach
-        those of others. Only such a worker gets jobs of several people.
+        those of others. Only such a worker gets jobs of several people. Its token says so (`EVERYBODY`); its own word
+        counts only of who holds the data directory.
     runs_others : bool
         Whether it runs the jobs of everybody in its one account nevertheless, which opens to each of them all that
         this account can read. It counts only of who holds the data directory.

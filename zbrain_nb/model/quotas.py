@@ -25,7 +25,8 @@ class Quota(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     sockets : int or None
         Followers of events at once: each open view holds one. More are refused.
     stored_bytes : int or None
-        Bytes of files that were sent or that jobs left, each file once for its owner. More are refused to who sends
+        Bytes of files that were sent or that jobs left, each file once for its owner, and of what the database keeps of
+        jobs but for their log lines. More are refused to who sends
         them; what running jobs leave may be as many again.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import platformdirs
 
-from zbrain_nb.model.access import Role
+from zbrain_nb.model.access import GroupRole, Role
 from zbrain_nb.model.checks import check_org_id
 from zbrain_nb.model.errors import InvalidSpec, ZBrainError
 from zbrain_nb.model.quotas import Quota, Quotas
@@ -95,6 +95,8 @@ class Settings(msgspec.Struct, kw_only=True):
     host_data : str or None
         ``ZBRAIN_HOST_DATA``: set in jobs whose host serves a data directory of this machine; its owner file says where
         that is, also after a restart.
+    trust_pools : tuple of str
+        ``ZBRAIN_TRUST_POOLS``: the pools whose results clients load, by name, separated by commas.
     warm_pool : bool
         ``ZBRAIN_WARM_POOL``: whether the worker forks cells from processes that have imported what they need.
     wait : bool or None
@@ -108,8 +110,8 @@ class Settings(msgspec.Struct, kw_only=True):
     hub_token, hub_user, hub_server : str or None
         ``JUPYTERHUB_API_TOKEN``, ``JUPYTERHUB_USER``, ``JUPYTERHUB_SERVER_NAME``: set by the Hub for the server of a
         user; the last is None for the one without a name.
-    hub_roles : dict of str to Role
-        ``ZBRAIN_HUB_ROLES``: roles that Hub groups give to their members, as ``GROUP=ROLE,GROUP=ROLE``.
+    hub_roles : dict of str to GroupRole
+        ``ZBRAIN_HUB_ROLES``: roles that Hub groups give to their members, as ``GROUP=ROLE,GROUP=ORG:ROLE``.
     hub_cache_secs : float
         ``ZBRAIN_HUB_CACHE_SECS``: how long the service believes what the Hub said of a token: its user, and the groups.
     webhooks : str or None
@@ -134,6 +136,7 @@ class Settings(msgspec.Struct, kw_only=True):
     token: str | None = None
     server_key: str = ""
     host_data: str | None = None
+    trust_pools: tuple[str, ...] = ()
     warm_pool: bool = True
     wait: bool | None = None
     log_transitions: bool = False
@@ -142,7 +145,7 @@ class Settings(msgspec.Struct, kw_only=True):
     hub_token: str | None = None
     hub_user: str | None = None
     hub_server: str | None = None
-    hub_roles: dict[str, Role] = {}
+    hub_roles: dict[str, GroupRole] = {}
     hub_cache_secs: float = 30.0
     webhooks: str | None = None
     keep: Lifetimes = Lifetimes()
@@ -179,6 +182,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         token=environ.get("ZBRAIN_TOKEN") or None,
         server_key=environ.get("ZBRAIN_SERVER_KEY", ""),
         host_data=environ.get("ZBRAIN_HOST_DATA") or None,
+        trust_pools=tuple(name.strip() for name in environ.get("ZBRAIN_TRUST_POOLS", "").split(",") if name.strip()),
         warm_pool=number.flag("ZBRAIN_WARM_POOL") is not False,
         wait=number.flag("ZBRAIN_WAIT"),
         log_transitions=number.flag("ZBRAIN_LOG_TRANSITIONS") or False,
@@ -267,14 +271,15 @@ class _Reader:
             )
         return f"{text.rstrip('/')}/" if text else None
 
-    def roles(self, name: str) -> dict[str, Role]:
+    def roles(self, name: str) -> dict[str, GroupRole]:
         pairs = [pair.rpartition("=") for pair in self._environ.get(name, "").split(",") if pair.strip()]
+        parts = [(group.strip(), *given.rpartition(":")[::2]) for group, _, given in pairs]
         try:
-            return {group.strip(): Role(role.strip()) for group, _, role in pairs}
+            return {group: GroupRole(Role(role.strip()), org.strip() or None) for group, org, role in parts}
         except ValueError as error:
             raise ZBrainError(
-                f"{name}={self._environ[name]!r} does not hold: it takes GROUP=ROLE, separated by commas; a role is "
-                f"one of {', '.join(Role)}."
+                f"{name}={self._environ[name]!r} does not hold: it takes GROUP=ROLE or GROUP=ORG:ROLE, separated "
+                f"by commas; a role is one of {', '.join(Role)}."
             ) from error
 
     def flag(self, name: str) -> bool | None:

@@ -39,6 +39,8 @@ MAX_LABEL, MAX_OWNER = 200, 200
 #: Orgs that one token names at most.
 MAX_ORGS = 1000
 SECRET_BYTES = 32
+#: Whose jobs workers get that keep people apart.
+EVERYBODY = "*"
 JOB_PREFIX = "zbj_"
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _VALUES = {letter: value for value, letter in enumerate(_ALPHABET)}
@@ -80,7 +82,8 @@ class TokenRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     pool : str or None
         Of a worker: the kind of jobs that it leases, and no other (`WorkerBinding.pool`).
     jobs_of : str or None
-        Of a worker: the person whose jobs it leases, and no others'.
+        Of a worker: the person whose jobs it leases, and no others'; None is who it acts as. `EVERYBODY` says that it
+        keeps people apart, each in an account or a container of their own.
     label : str
         What it is for, in the words of who makes it.
     expires_in_secs : float or None

@@ -1,9 +1,9 @@
 """What a worker may have of the queue's jobs, by the principal who speaks for it and by whether it keeps people apart.
 
-A worker runs jobs in one account unless it says that it isolates them. In one account everybody's jobs could read and
-change each other, so such a worker has jobs of one person alone: of whom its token names, else of its token's owner.
-That holds for the host's own worker too: in the account of who holds the data directory lies the token that opens all
-of it. Only they may say that it runs the jobs of others nevertheless.
+A worker runs jobs in one account unless its token says that it isolates them. In one account everybody's jobs could
+read and change each other, so such a worker has jobs of one person alone: of whom its token names, else of its token's
+owner. That holds for the host's own worker too: in the account of who holds the data directory lies the token that
+opens all of it. Only they may say that it runs the jobs of others nevertheless.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def binding_of(scope: Principal | None, info: WorkerInfo) -> WorkerBinding:
     if scope is None:
         return EVERY_JOB
     binding = scope.binding
-    if info.isolates or binding.owner is not None or (scope.is_holder and info.runs_others):
+    if binding.isolates or binding.owner is not None or (scope.is_holder and (info.isolates or info.runs_others)):
         return binding
     return msgspec.structs.replace(binding, owner=scope.owner)
 
@@ -57,6 +57,13 @@ def refusal(kind: str, owner: str) -> str:
 
 def _token_command(kind: str) -> str:
     return f"zbrain token create --kind worker --pool {kind}"
+
+
+def is_of(holder: str | None, owner: str) -> bool:
+    """Whether a worker is a person's own, or of who holds the data directory, by who registered it."""
+    if not holder:
+        return holder is not None
+    return bool(msgspec.json.decode(holder)[1] == owner)  # as `Principal.holder` writes it
 
 
 def admits(binding: WorkerBinding, job: Job) -> bool:

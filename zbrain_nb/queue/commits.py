@@ -107,6 +107,9 @@ class Commits:
             return
 
         def done(outcomes: list[ZBrainError | None] | None, error: BaseException | None) -> None:
+            if outcomes is not None:
+                written = [turn for turn, refused in zip(writing, outcomes, strict=True) if refused is None]
+                self._index.stored.rows.take(written)
             # A loop that was closed over us raises: what is durable will be found at the next start.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._committed, turns, writing, outcomes, error)

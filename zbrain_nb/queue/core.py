@@ -19,6 +19,7 @@ from zbrain_nb.model.errors import (
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.quotas import Quotas
 from zbrain_nb.queue.background import Background
+from zbrain_nb.queue.bindings import is_of
 from zbrain_nb.queue.bus import Bus
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
@@ -194,6 +195,10 @@ class QueueCore:
         entry = self._index.live.get(job_id)
         runs = entry is not None and entry.job.state is JobState.RUNNING and entry.job.attempt == attempt
         return entry.job if runs and entry is not None else None
+
+    def runs_at_owners(self, job: Job) -> bool:
+        """Whether the worker that has or had the job is its owner's own, or of who holds the data directory."""
+        return job.worker_id is not None and is_of(self._desk.holder_of(job.worker_id), job.owner)
 
     async def get(self, job_id: str, *, scope: Principal | None = None) -> Job | None:
         """Return the job as it is now, or None if there is none of this id.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from zbrain_nb.model.access import Principal, Verb, among
+from zbrain_nb.model.access import Principal, among
 from zbrain_nb.model.errors import (
     Forbidden,
     InvalidSpec,
@@ -81,7 +81,7 @@ class JobSide(QueueCore):
         """
         for position, spec in enumerate(specs):
             try:
-                scope.check(Verb.SUBMIT, spec.org_id or scope.home)
+                scope.check_submit(spec.org_id or scope.home, spec.kind)
             except Forbidden as error:
                 if len(specs) > 1:
                     error.details.setdefault("index", position)
@@ -95,7 +95,7 @@ class JobSide(QueueCore):
             own = as_job(given, scope.owner, self.owner, scope.home)
             own.spec = submitted_with(own.spec, scope.origin)
             if scope.roles is not None:
-                scope.check(Verb.SUBMIT, own.org_id)
+                scope.check_submit(own.org_id, own.spec.kind)
         if own.spec.secrets and not self.holds_secrets(own.id):
             raise InvalidSpec(
                 "The values of its secrets are not here: they are forgotten when a job ends.",
@@ -381,7 +381,7 @@ class JobSide(QueueCore):
         if job is None:
             raise JobNotFound(f"No job {job_id}.")
         if scope is not None:
-            scope.check(Verb.SUBMIT, job.org_id)
+            scope.check_submit(job.org_id, job.spec.kind)
             if scope.owner != job.owner and not others:
                 raise Forbidden(
                     f"This is the code of {job.owner}; it would run as {scope.owner}.",

@@ -11,6 +11,7 @@ alone, and the window is filled from there when it runs low (`refill.py`).
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -164,6 +165,18 @@ class Lane:
     def is_hungry(self, size: int) -> bool:
         """Whether the window should be filled from the store."""
         return self.parked > 0 and self.arrived is None and (len(self.window) < size // 2 or self.head() is None)
+
+    def before(self, place: Place) -> Iterator[str]:
+        """Yield the ids of the jobs in the window that stand before `place`, in no order.
+
+        In a heap nothing stands before what it is below, so that none of the others is looked at but their topmost.
+        """
+        window, todo = self.window, [0]
+        while todo:
+            at = todo.pop()
+            if at < len(window) and window[at] < place:
+                yield window[at][2]
+                todo += (2 * at + 1, 2 * at + 2)
 
     def push(self, place: Place, job_id: str) -> None:
         """Add a job to the window."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -59,6 +60,8 @@ class Maintenance:
         Removes the grants of blobs that are gone.
     forget_keys : callable
         Gets the time (seconds since the epoch) before which idempotency keys are to be forgotten in memory.
+    recount : callable, optional
+        Counts anew what the rows take; some are gone.
     clock : Clock
         For tests.
     """
@@ -73,6 +76,7 @@ class Maintenance:
         fold: Callable[[], Awaitable[None]],
         forget_grants: Callable[[], Awaitable[None]],
         forget_keys: Callable[[float], None] = lambda before: None,
+        recount: Callable[[], Awaitable[None]] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._storage = storage
@@ -82,6 +86,7 @@ class Maintenance:
         self._fold = fold
         self._forget_grants = forget_grants
         self._forget_keys = forget_keys
+        self._recount = recount
         self._clock = clock or Clock()
         self._passing = Background(self._run)
         self._turn = asyncio.Lock()
@@ -99,6 +104,7 @@ class Maintenance:
             fold=queue.fold,
             forget_grants=queue.grants.forget_gone,
             forget_keys=queue.forget_keys,
+            recount=partial(queue.stored.count_rows, queue.storage),
             clock=queue.clock,
         )
 
@@ -155,7 +161,10 @@ class Maintenance:
                 return []
             await self._fold()
             in_order = sorted(old, key=lambda s: (_ORDER.index(s.kind), s.number))
-            return [segment for segment in in_order if await self._drop(segment)]
+            dropped = [segment for segment in in_order if await self._drop(segment)]
+            if dropped and self._recount is not None:
+                await self._recount()
+            return dropped
 
     async def _drop(self, segment: Segment) -> bool:
         # A job of a closed segment that does not live now never will: what is asked here holds when it is dropped.

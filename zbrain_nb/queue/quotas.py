@@ -108,8 +108,9 @@ def over_stored(what: str, name: str, limit: int, used: int, more: int) -> OverQ
     else:
         message = f"{stores}, over its limit of {most}, and can add no jobs."
     hint = (
-        "Files go when no kept job names them any more (ZBRAIN_KEEP_JOBS_DAYS, ZBRAIN_KEEP_BLOBS_HOURS), and what "
-        "broke off on its way after a day. Whoever holds the host's data directory may allow more."
+        "Jobs go with time (ZBRAIN_KEEP_JOBS_DAYS), files when no kept job names them any more "
+        "(ZBRAIN_KEEP_BLOBS_HOURS), and what broke off on its way after a day. "
+        "Whoever holds the host's data directory may allow more."
     )
     return _refusal(what, "stored_bytes", message, hint, limit, used, STORED_RETRY_SECS)
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 WINDOW = 1_000
 WINDOWS = 40_000
 SMALLEST_WINDOW = 50
-#: A job's place in line is not looked for among more lanes.
+#: Places in line are told up to this one. A look takes no longer for the jobs behind it, and goes through no more jobs
+#: and lanes than these: every view of a waiting job asks each few seconds.
+MAX_PLACE = 1_000
+MAX_LOOKED_AT = 2_000
 MAX_LANES_LOOKED_AT = 5_000
 #: Orgs are looked through for idle ones when there are so many.
 ORGS = 256
@@ -71,6 +74,7 @@ class ReadyQueues:
         self.parked = 0
         self.window_size = WINDOW
         self._parking = 0
+        self._lines: dict[tuple[str, str], dict[Lane, None]] = {}  # by org and kind
         self._numbers = count()
         self._last: Lane | None = None
         self._new: list[Lane] = []
@@ -102,6 +106,7 @@ class ReadyQueues:
             name = (key.org_id, key.group)
             group = self.groups.get(name) or self.groups.setdefault(name, Account(key.group))
         lane = self.lanes[key] = Lane(key, org, owner, group)
+        self._lines.setdefault((key.org_id, key.kind), {})[lane] = None
         self._new.append(lane)
         return lane
 
@@ -129,6 +134,10 @@ class ReadyQueues:
         lane.is_known = False
         if self.lanes.get(lane.key) is lane:
             del self.lanes[lane.key]
+        line = self._lines[lane.key.org_id, lane.key.kind]
+        line.pop(lane, None)
+        if not line:
+            del self._lines[lane.key.org_id, lane.key.kind]
         self._unlist(lane)
         owner, group = lane.owner, lane.group
         for account in (lane.org, owner, group):
@@ -261,21 +270,25 @@ class ReadyQueues:
         return None
 
     def place_of(self, entry: Entry, live: Mapping[str, Entry]) -> int | None:
-        """Return the place of a waiting job among those of its kind and org, from 1.
+        """Return the place of a waiting job among those of its kind and org, from 1; `MAX_PLACE` + 1 is that or more.
 
-        None if it stands behind what is in memory, or if there are too many lanes to look through.
+        None if it stands behind what is in memory, or if there is too much to look through.
         """
-        job = entry.job
-        if len(self.lanes) > MAX_LANES_LOOKED_AT:
+        line = self._lines.get((entry.job.org_id, entry.job.spec.kind), {})
+        if entry.lane is None or len(line) > MAX_LANES_LOOKED_AT:
             return None
-        mine, ahead, is_here = (entry.rank, entry.order), 0, False
-        for key, lane in self.lanes.items():
-            if (key.org_id, key.kind) != (job.org_id, job.spec.kind):
+        mine, ahead, looked_at = entry.place, 0, 0
+        for lane in line:
+            if not lane.window or lane.window[0] >= mine:
                 continue
-            for rank, order, job_id in lane.window:
-                is_here = is_here or job_id == job.id
-                ahead += (rank, order) < mine and (other := live.get(job_id)) is not None and not other.blockers
-        return ahead + 1 if is_here else None
+            for job_id in lane.before(mine):
+                looked_at += 1
+                ahead += (other := live.get(job_id)) is not None and not other.blockers
+                if ahead == MAX_PLACE:
+                    return ahead + 1
+                if looked_at == MAX_LOOKED_AT:  # most of them have moved on
+                    return None
+        return ahead + 1
 
     def _wanted(self, want: Want) -> Iterable[_Org]:
         if want.orgs is None:

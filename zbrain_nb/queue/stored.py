@@ -1,4 +1,4 @@
-"""How many bytes each org and owner stores: blobs with their grants, and uploads on their way.
+"""How many bytes each org and owner stores: blobs with their grants, uploads on their way, and the rows of their jobs.
 
 Looked at before an upload's body is read and before a job is taken; told by `Grants` what was added and removed. A
 blob counts once for each owner, in one org: the home of who sent it, or the org of the job that left it. An upload
@@ -20,6 +20,7 @@ from pathlib import Path
 from zbrain_nb.model.access import Party
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue.quotas import QuotaBook, over_stored, too_much_left
+from zbrain_nb.queue.rowbytes import RowBytes
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.grants import Charge, stored_sizes
 from zbrain_nb.store.storage import Storage
@@ -54,12 +55,18 @@ class StoredBytes:
         Where uploads lie.
     account : str
         Who holds the data directory.
+
+    Attributes
+    ----------
+    rows : RowBytes
+        Told what commits write.
     """
 
     def __init__(self, quotas: QuotaBook, artifacts: ArtifactStore, account: str) -> None:
         self._quotas = quotas
         self._artifacts = artifacts
         self._account = account
+        self.rows = RowBytes(account)
         #: By ``org`` or ``owner`` and name. Changed only in the writer's thread, when the grants are.
         self._charged: Counter[tuple[str, str]] = Counter()
         self._held: Counter[tuple[str, str]] = Counter()
@@ -72,9 +79,20 @@ class StoredBytes:
         for path in await asyncio.to_thread(self._artifacts.parts):
             if names := accounts_of(path):
                 self._enter(Hold(path, names, is_open=False), size_of(path))
+        self.rows = RowBytes(self._account)
+        await self.count_rows(storage)
+
+    async def count_rows(self, storage: Storage) -> None:
+        """Count anew what rows take, if anybody has a limit: when one is set, and when old rows are gone."""
+        if self._quotas.limits(_QUOTA):
+            await self.rows.count(storage)
 
     def used(self, of: str, name: str) -> int:
         """Return how many bytes the ``org`` or ``owner`` of that name stores."""
+        return self.files(of, name) + self.rows.used(of, name)
+
+    def files(self, of: str, name: str) -> int:
+        """Return how many bytes of that are files."""
         return self._charged[of, name] + self._held[of, short_name(name)]
 
     def add(self, charges: Iterable[Charge]) -> None:
@@ -87,17 +105,31 @@ class StoredBytes:
         """Give back what is granted no longer."""
         self.add((org_id, owner, -size) for org_id, owner, size in charges)
 
-    def check_jobs(self, jobs: Sequence[Job]) -> None:
-        """Refuse new jobs of who is over a limit already.
+    def check_jobs(self, jobs: Sequence[Job], specs: Sequence[bytes], coming: Counter[tuple[str, str]]) -> None:
+        """Refuse new jobs for whose specs there is no room.
+
+        Parameters
+        ----------
+        coming : Counter
+            How much the commit under way adds besides; what these jobs add is added to it.
 
         Raises
         ------
         OverQuota
             Naming the limit and how much of it is used.
         """
-        if self._quotas.limits(_QUOTA):
-            for payer in {(job.org_id, job.owner) for job in jobs if job.owner != self._account}:
-                self._check(payer, 0)
+        if not self._quotas.limits(_QUOTA):
+            return
+        more: Counter[tuple[str, str]] = Counter()
+        for job, spec in zip(jobs, specs, strict=True):
+            if job.owner != self._account:
+                more["org", job.org_id] += len(spec)
+                more["owner", job.owner] += len(spec)
+        for (of, name), size in more.items():
+            limit, used = self._quotas.of(of, name).stored_bytes, self.used(of, name) + coming[of, name]
+            if limit is not None and used + size > limit:
+                raise over_stored(of, name, limit, used, 0 if used > limit else size)
+        coming.update(more)
 
     def check(self, payer: Party | None, more: int, *, leaves: bool = False) -> None:
         """Refuse bytes for which there is no room; None has no limits.

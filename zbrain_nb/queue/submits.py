@@ -94,8 +94,9 @@ def decide_plain(turn: Turn) -> None:
     job: Job = turn.subject
     if turn.entry(job.id) is not None:
         raise _taken(job)
-    turn.check_room((job,))
-    turn.create(job, NO_BLOCKERS)
+    spec = encode(job.spec)
+    turn.check_room((job,), (spec,))
+    turn.create(job, NO_BLOCKERS, spec=spec)
 
 
 def decide_many_plain(turn: Turn, jobs: Sequence[Job], first_hash: str | None = None) -> None:
@@ -111,7 +112,7 @@ def decide_many_plain(turn: Turn, jobs: Sequence[Job], first_hash: str | None = 
             if len(jobs) > 1:
                 error.details.setdefault("index", position)
             raise
-    turn.check_room(jobs)
+    turn.check_room(jobs, specs)
     for job, spec in zip(jobs, specs, strict=True):
         turn.create(job, NO_BLOCKERS, first_hash, spec)
         first_hash = None
@@ -162,7 +163,7 @@ def decide_batch(turn: Turn, index: Index, jobs: Sequence[Job], stored_keys: Map
             extras[job.id] = extras[job.id][0], encode(job.spec)
     positions = {job.id: position for position, job in enumerate(jobs)} if len(jobs) > 1 else {}
     created = _parents_first(created, positions)
-    turn.check_room(created)
+    turn.check_room(created, [extras[job.id][1] for job in created])
     for job in created:
         _create(turn, index, job, *extras[job.id])
     answers = []

@@ -93,9 +93,11 @@ class Stage:
         How many jobs the commit starts, which no account counts yet.
     created : Counter of (str, str)
         How many it adds, by ``("org", name)`` and ``("owner", name)``.
+    spec_bytes : Counter of (str, str)
+        How many bytes their specs have, likewise.
     """
 
-    __slots__ = ("base", "created", "firsts", "index", "leased", "next_seq", "now", "overlay")
+    __slots__ = ("base", "created", "firsts", "index", "leased", "next_seq", "now", "overlay", "spec_bytes")
 
     def __init__(self, index: Index, next_seq: Callable[[], int], now: float) -> None:
         self.index = index
@@ -105,6 +107,7 @@ class Stage:
         self.overlay: dict[str, Entry] = {}
         self.leased: Counter[Account] = Counter()
         self.created: Counter[tuple[str, str]] = Counter()
+        self.spec_bytes: Counter[tuple[str, str]] = Counter()
         self.firsts: dict[KeyOf, FirstOf] = {}
 
 
@@ -273,15 +276,20 @@ class Turn(Change):
         self._say(job)
         return entry
 
-    def check_room(self, jobs: Sequence[Job]) -> None:
+    def check_room(self, jobs: Sequence[Job], specs: Sequence[bytes]) -> None:
         """Refuse new jobs for which an org or an owner has too many that wait already, or stores too much.
+
+        Parameters
+        ----------
+        specs : sequence of bytes
+            Theirs, encoded.
 
         Raises
         ------
         OverQuota
             Naming the limit and how much of it is used.
         """
-        self._stage.index.stored.check_jobs(jobs)
+        self._stage.index.stored.check_jobs(jobs, specs, self._stage.spec_bytes)
         ready, created = self._stage.index.ready, self._stage.created
         if not ready.quotas.limits("pending"):
             return

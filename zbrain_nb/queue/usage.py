@@ -58,6 +58,8 @@ class UsageSide(QueueCore):
             now = msgspec.structs.replace(was, own=quota)
         await save_quota(self.storage, org_id, now)
         self.quotas.replace(org_id, now)
+        if not self.stored.rows.is_counting:
+            await self.stored.count_rows(self.storage)
         self._index.ready.release_all()
         self._serve()
         return self._org_limits(org_id)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,7 @@ from zbrain_nb.model.protocol import (
     WorkerInfo,
     WorkerState,
 )
+from zbrain_nb.queue import ready
 from zbrain_nb.queue.bindings import admits, binding_of, check_pool, notice_of, refusal, want_of
 from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.clock import Clock, as_datetime
@@ -120,8 +122,9 @@ class WorkerDesk:
         try:
             # Of a folder that a stranger names nothing is read: its worker is as one on another machine.
             orgs = None if binding.orgs is None else sorted(binding.orgs)
-            known = {"owner": binding.owner, "orgs": orgs, "is_shared": scope.binding.owner is None}
-            yield msgspec.structs.replace(info, **known, runs_others=False, holder=scope.holder, folder=None)
+            known: dict[str, Any] = {"owner": binding.owner, "orgs": orgs, "is_shared": scope.binding.owner is None}
+            known |= {"isolates": binding.isolates, "runs_others": False}
+            yield msgspec.structs.replace(info, **known, holder=scope.holder, folder=None)
         finally:
             claims.pop()
             if not claims:
@@ -413,6 +416,8 @@ class WorkerDesk:
             return f"Waiting for a free worker of kind {kind}."
         slots = sum(info.slots for info in serving)
         busy = "its slot is" if slots == 1 else f"all {slots} slots are"
+        if place > ready.MAX_PLACE:
+            return f"At least {ready.MAX_PLACE:,} jobs are before it in line for a worker of kind {kind}; {busy} busy."
         return f"{_ordinal(place)} in line for a worker of kind {kind}; {busy} busy."
 
 

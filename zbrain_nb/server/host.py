@@ -143,7 +143,13 @@ class Host:
         await tokens.start()
         standing = Standing(holder, None if self._gate is None else self._gate.person)
         queue.may_run = standing.may_run
-        job_tokens = JobTokens(token, queue.running_attempt, lives=tokens.lives, role_of=standing.role_of)
+        job_tokens = JobTokens(
+            token,
+            queue.running_attempt,
+            lives=tokens.lives,
+            role_of=standing.role_of,
+            is_at_owners=queue.runs_at_owners,
+        )
         kept_secrets = Secrets(self.data.secrets, token, queue)
         await kept_secrets.start()
 

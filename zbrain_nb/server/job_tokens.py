@@ -5,7 +5,8 @@ the data directory's secret. So there is nothing to store, to look up or to forg
 canceled, lost or run again, its token opens nothing any more; nor when the token ends that its job was submitted
 with, itself or by a job of a job, or its owner leaves the org. Minted for a lease, verified for a request; what it
 opens is what the job's owner may do by now in the job's org, as a submitter at most, by routes that admit
-`Credential.JOB`.
+`Credential.JOB`. Who operates a worker sees the tokens of what it runs: one of an attempt at somebody else's worker
+submits to the kind of that alone, and never to the owner's own.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class JobTokens:
         Gets the id of a kept token; returns whether that lives.
     role_of : callable
         Gets a job; returns the role of its owner in its org (see `Standing`).
+    is_at_owners : callable
+        Gets a job; returns whether its owner's own worker runs it.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class JobTokens:
         *,
         lives: Callable[[str], bool],
         role_of: Callable[[Job], Awaitable[Role | None]],
+        is_at_owners: Callable[[Job], bool],
     ) -> None:
         self._key = hmac.digest(secret.encode(), _PURPOSE, hashlib.sha256)
         self._running = running
         self._lives = lives
         self._role_of = role_of
+        self._is_at_owners = is_at_owners
 
     def mint(self, job_id: str, attempt: int) -> str:
         """Return the secret of an attempt; the same each time.
@@ -97,6 +102,7 @@ class JobTokens:
             job_id=job_id,
             attempt=attempt,
             job_origin=origin,
+            submits_to=None if self._is_at_owners(job) else job.spec.kind,
         )
 
     def _mac(self, content: bytes) -> bytes:

@@ -21,7 +21,17 @@ import msgspec
 from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBinding
 from zbrain_nb.model.audit import Record
 from zbrain_nb.model.errors import Forbidden, TokenNotFound, ZBrainError
-from zbrain_nb.model.tokens import DEFAULT_LIFE_SECS, Token, TokenKind, TokenRequest, hash_secret, is_secret, new_secret
+from zbrain_nb.model.job import OWN_KIND
+from zbrain_nb.model.tokens import (
+    DEFAULT_LIFE_SECS,
+    EVERYBODY,
+    Token,
+    TokenKind,
+    TokenRequest,
+    hash_secret,
+    is_secret,
+    new_secret,
+)
 from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.server.audit import AuditLog
@@ -137,7 +147,9 @@ class Tokens:
         home = self._home if roles is None or self._home in roles else next(iter(roles))
         if token.kind is TokenKind.WORKER:
             orgs = None if roles is None else frozenset(roles)
-            bound = WorkerBinding(orgs=orgs, owner=token.jobs_of, pool=token.pool)
+            isolates = token.jobs_of == EVERYBODY
+            whose = None if isolates else token.jobs_of
+            bound = WorkerBinding(orgs=orgs, owner=whose, pool=token.pool, isolates=isolates)
             credential = Credential.WORKER
             return Principal(
                 owner=token.owner, roles={}, home=home, credential=credential, worker=bound, token_id=token.id
@@ -173,6 +185,11 @@ class Tokens:
             )
         roles = {by.home: wanted.kind.usual_role} if wanted.roles is msgspec.UNSET else wanted.roles
         _check_rights(by, roles, wanted.owner or by.owner)
+        if wanted.kind is TokenKind.WORKER and not by.is_holder and wanted.pool in (None, OWN_KIND):
+            raise Forbidden(
+                "A worker's token that an org's admin makes is for a pool, for what names none runs at its owner's.",
+                "Name a pool (`--pool NAME`): it gets the jobs that people send there.",
+            )
         now = self.now()
         token = Token(
             id=f"{wanted.kind.prefix}{secrets.token_hex(_ID_BYTES)}",

@@ -68,7 +68,8 @@ class RemoteQueue:
     slots : int
         How many it runs at once, for those who look at the list of workers.
     isolates : bool
-        Whether it keeps the jobs of several people apart (see `WorkerInfo`); one that does not gets those of one.
+        Whether it keeps the jobs of several people apart (see `WorkerInfo`); with another token than the data
+        directory's, that says it.
 
     Attributes
     ----------

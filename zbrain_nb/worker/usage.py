@@ -3,7 +3,9 @@
 CPU time is what the kernel has added up of all processes that were reaped, exact but for what ends below a process
 that ignores SIGCHLD. Memory has no such sum. The kernel keeps how large the largest process became, also what lived
 too briefly to be looked at; now and then all are looked at together, those that share pages by their shares. The
-greater of both is told: at least so much was taken. Asked by the supervisor, and of brief commands by their runner.
+greater of both is told: at least so much was taken. (A program that a cell starts, too briefly to be looked at, may
+have taken more than is told, by what the cell began with.) Asked by the supervisor, and of brief commands by their
+runner.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 
-from zbrain_nb.client.printing import printable, short_ids
+from zbrain_nb.client.printing import elapsed, printable, short_ids
+from zbrain_nb.model.job import Job, JobSpec, JobState
 
 MARK = "\N{REPLACEMENT CHARACTER}"
 
@@ -45,3 +48,11 @@ def test_short_ids_are_as_long_as_tells_them_apart() -> None:
     first, second = "01a224ee-45c3-7046-bf63", "01a224ee-45c3-7047-bf63"
     assert short_ids([first]) == {first: "01a224ee-45c3"}
     assert short_ids([first, second]) == {first: "01a224ee-45c3-7046", second: "01a224ee-45c3-7047"}
+
+
+@pytest.mark.parametrize(("state", "shows"), [("running", True), ("retrying", False), ("pending", False)])
+def test_elapsed_stands_only_where_something_runs_or_ran(state: str, shows: bool) -> None:
+    begun = None if state == "pending" else dt.datetime.now(dt.UTC) - dt.timedelta(minutes=2)
+    job = Job(JobSpec(cmd=["true"]), owner="ada", org_id="lab")
+    job.state, job.started_at = JobState(state), begun
+    assert bool(elapsed(job)) == shows

@@ -6,13 +6,22 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import zbrain_nb
-from zbrain_nb import Client, JobHandle, UntrustedResult
+from zbrain_nb import Client, Job, JobHandle, JobSpec, JobState, UntrustedResult
 
 PACKAGE = Path(zbrain_nb.__file__).parent
 CELL = "model = {'a': 1}\nmodel"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def told() -> Iterator[None]:
+    """Let the host's worker run the jobs of bob too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZWORKER_RUNS_OTHERS", "1")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +79,24 @@ def test_output_of_anothers_command_is_no_pickle_and_needs_no_trust(client: Clie
 
 def test_who_one_is_says_the_server_and_not_the_account(bob: Client) -> None:
     assert bob.call(bob.asynchronous.whoami).owner == "bob"
+
+
+def test_what_a_pool_made_is_loaded_only_if_it_is_trusted(
+    client: Client, bob: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who operates the pool may have forged it, though the job is one's own."""
+    made = Job(JobSpec(code="1", worker="crew:big"), owner="bob", state=JobState.SUCCEEDED)
+    with pytest.raises(UntrustedResult, match="the pool 'crew' made") as caught:
+        bob.check_trusted([made], "The value", "`.result(trust=True)`.")
+    assert "ZBRAIN_TRUST_POOLS=crew" in caught.value.hint
+    with pytest.raises(UntrustedResult, match="the pool 'crew' made"):
+        bob.executor(worker="crew")
+    monkeypatch.setenv("ZBRAIN_TRUST_POOLS", "big, crew")
+    bob.check_trusted([made], "The value", "")
+    bob.executor(worker="crew").shutdown()
+    monkeypatch.delenv("ZBRAIN_TRUST_POOLS")
+    me = client.call(client.asynchronous.whoami).owner
+    client.check_trusted([msgspec.structs.replace(made, owner=me)], "The value", "")  # it decides who is an admin
 
 
 @pytest.mark.parametrize("room", ["server", "queue", "store"])

@@ -62,6 +62,9 @@ async def leave(hand, owner, sha256=SHA, kind="artifacts"):
     return job.id, result.status
 
 
+CREW = pool("crew", "red", "blue", isolates=True)
+
+
 class Reporter(ScopedHand):
     """A worker moved by hand that reports in the name of somebody."""
 
@@ -69,7 +72,7 @@ class Reporter(ScopedHand):
 
     async def register(self, kind="local"):
         self.kind = kind
-        return await super().register(kind=kind, isolates=True)
+        return await super().register(kind=kind, runs_others=True)
 
     async def send(self, *events):
         return (await self.queue.take_events(self.id, EventBatch(list(events)), scope=self.scope)).results
@@ -135,7 +138,7 @@ async def test_blob_that_is_asked_about_in_vain_does_not_become_young(queue, clo
 
 
 @pytest.mark.parametrize("kind", ["artifacts", "variables", "result"])
-@pytest.mark.parametrize("worker", [HOLDER, pool("crew", "red", "blue")], ids=["of the account", "of a pool"])
+@pytest.mark.parametrize("worker", [HOLDER, CREW], ids=["of the account", "of a pool"])
 async def test_what_a_job_left_its_owner_may_name_and_nobody_else(queue, kind, worker):
     hand = await Reporter(queue, "w", worker).register("crew")
     await upload(queue, worker)
@@ -146,7 +149,7 @@ async def test_what_a_job_left_its_owner_may_name_and_nobody_else(queue, kind, w
 
 
 @pytest.mark.parametrize("kind", ["artifacts", "variables", "result"])
-@pytest.mark.parametrize("worker", [BOB, pool("crew", "blue")], ids=["of the owner", "of a pool"])
+@pytest.mark.parametrize("worker", [BOB, pool("crew", "blue", isolates=True)], ids=["of the owner", "of a pool"])
 async def test_worker_cannot_pass_on_by_its_hash_what_another_sent(queue, kind, worker):
     await upload(queue, ANN)
     hand = await Reporter(queue, "w", worker).register("crew")
@@ -160,7 +163,7 @@ async def test_worker_cannot_pass_on_by_its_hash_what_another_sent(queue, kind, 
 
 async def test_blob_of_one_jobs_owner_is_not_taken_for_a_job_of_another_in_one_batch(queue):
     await upload(queue, ANN)
-    hand = await Reporter(queue, "w", pool("crew", "red", "blue")).register("crew")
+    hand = await Reporter(queue, "w", CREW).register("crew")
     theirs = [await hand.run(JobSpec(cmd=["true"], worker="crew"), scope=owner) for owner in (ANN, BOB)]
     left = [JobArtifact("w.bin", SHA, len(DATA))]
     results = await hand.send(*(JobCompleted(job.id, attempt=1, after=0, seq=1, artifacts=left) for job in theirs))

@@ -1,5 +1,7 @@
 """Attempts, events, cancels, losses: each guarantee is attacked."""
 
+from random import Random
+
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand
@@ -20,6 +22,7 @@ from zbrain_nb.model.events import (
 from zbrain_nb.model.ids import new_id
 from zbrain_nb.model.job import JobArtifact, Resources, Variable
 from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, WorkerInfo
+from zbrain_nb.queue import ready
 from zbrain_nb.queue.intake import check_artifact_name
 from zbrain_nb.store import queries
 
@@ -246,6 +249,35 @@ async def test_waiting_job_is_told_its_place_in_line(queue):
     await queue.cancel_job(first)
     assert await reason(second) == "2nd in line for a worker of kind local; its slot is busy."
     await queue.cancel_job(running.id)
+
+
+async def test_place_in_line_is_told_as_counted_one_by_one_and_far_back_not_counted_out(queue, monkeypatch):
+    """Over lanes of several people and needs, with jobs that were canceled and such as wait for others."""
+    monkeypatch.setattr(ready, "MAX_PLACE", 20)
+    hand = await Hand(queue).register(slots=1, resources=Resources(cpus=4))
+    await hand.run(TRUE)
+    random = Random(7)  # the same jobs each time
+    ids = []
+    for _ in range(60):
+        spec = JobSpec(
+            cmd=["true"],
+            priority=random.choice((0, 0, 1, 9)),
+            resources={"cpus": random.choice((1, 2))},
+            after=random.sample(ids, 1) if ids and random.random() < 0.2 else [],
+            after_any=True,
+        )
+        ids.append(await queue.submit(spec, owner=random.choice(("ann", "bob", "zoe"))))
+    await queue.submit(JobSpec(cmd=["true"], org_id="other", priority=50))
+    for job_id in random.sample(ids, 6):
+        await queue.cancel_job(job_id)
+    live = queue._index.live
+    line = sorted((live[one].place, one) for one in ids if one in live and not live[one].blockers)
+    assert len(line) > 30
+    for ahead, (_, job_id) in enumerate(line):
+        assert queue._index.ready.place_of(live[job_id], live) == min(ahead, 20) + 1
+    assert (await queue.get(line[19][1])).reason == "20th in line for a worker of kind local; its slot is busy."
+    far = (await queue.get(line[-1][1])).reason
+    assert far == "At least 20 jobs are before it in line for a worker of kind local; its slot is busy."
 
 
 async def test_completed_with_files_stores_them_first(queue, tmp_path):

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.anyio
 
 BIG = JobSpec(cmd=["true"], worker="big")
 POOL = pool("big", "red")  # ann made its token
+APART = pool("big", "red", isolates=True)
 
 
 def of_abe(scope=POOL):
@@ -27,8 +28,8 @@ def of_abe(scope=POOL):
     return msgspec.structs.replace(scope, worker=msgspec.structs.replace(scope.worker, owner="abe"))
 
 
-async def test_worker_that_isolates_gets_jobs_of_its_kind_and_orgs_of_everybody(queue):
-    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
+async def test_worker_whose_token_says_that_it_isolates_gets_jobs_of_its_kind_and_orgs_of_everybody(queue):
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
     theirs = [await queue.submit(BIG, scope=ANN), await queue.submit(BIG, scope=ABE)]
     await queue.submit(BIG, scope=BOB)
     await queue.submit(TRUE, scope=ANN)
@@ -36,7 +37,7 @@ async def test_worker_that_isolates_gets_jobs_of_its_kind_and_orgs_of_everybody(
     with pytest.raises(Forbidden, match="pool big"):
         await hand.lease(kinds=["local"])
     with pytest.raises(Forbidden, match="--pool big"):
-        await ScopedHand(queue, "q", POOL).register(kind="local")
+        await ScopedHand(queue, "q", APART).register(kind="local")
     with pytest.raises(Forbidden, match="blue"):
         await ScopedHand(queue, "q", POOL).register(kind="big", org_id="blue")
 
@@ -64,11 +65,12 @@ async def test_worker_that_does_not_isolate_and_waits_is_woken_by_jobs_of_its_to
 
 
 async def test_worker_cannot_say_itself_whose_jobs_it_gets(queue):
-    hand = await ScopedHand(queue, "p", POOL).register(kind="big", owner="abe", is_shared=False, holder="")
+    claims = {"owner": "abe", "is_shared": False, "isolates": True, "holder": ""}
+    hand = await ScopedHand(queue, "p", POOL).register(kind="big", **claims)
     await queue.submit(BIG, scope=ABE)
     assert await hand.lease() == []
     (info,) = queue.workers(scope=HOLDER)
-    assert (info.owner, info.is_shared) == ("ann", True)
+    assert (info.owner, info.is_shared, info.isolates) == ("ann", True, False)
 
 
 async def test_token_of_one_persons_jobs_needs_no_isolation(queue):
@@ -106,16 +108,16 @@ async def test_nobody_else_can_say_that_their_worker_runs_jobs_of_others(queue, 
     assert [info.runs_others for info in queue.workers()] == [False]
 
 
-async def test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_does_not_isolate(queue):
-    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
-    job_id = await queue.submit(BIG, scope=ABE)
+async def test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_runs_no_others(queue):
+    hand = await ScopedHand(queue, "w", HOLDER).register(runs_others=True)
+    job_id = await queue.submit(TRUE, scope=ABE)
     (job,) = await hand.lease()
-    answer = await queue.register_worker(WorkerInfo(id="p", kind="big"), scope=POOL)
+    answer = await queue.register_worker(WorkerInfo(id="w"), scope=HOLDER)
     assert answer.attempts == []
     beat = HeartbeatRequest(attempts=[AttemptRef(job_id, job.attempt)])
-    assert [one.verdict for one in (await queue.heartbeat("p", beat, scope=POOL)).verdicts] == ["stale"]
+    assert [one.verdict for one in (await queue.heartbeat("w", beat, scope=HOLDER)).verdicts] == ["stale"]
     started = EventBatch([JobStarted(job_id, attempt=1, after=0, seq=1)])
-    assert (await queue.take_events("p", started, scope=POOL)).results[0].status == "stale"
+    assert (await queue.take_events("w", started, scope=HOLDER)).results[0].status == "stale"
     hand.requests = 0
     assert await hand.lease() == []  # the same request again
 
@@ -153,7 +155,7 @@ async def test_pool_gets_no_job_of_who_may_not_submit_in_its_org_any_more(queue)
         return job.owner in members
 
     queue.may_run = may_run
-    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
     abes, anns = await queue.submit(BIG, scope=ABE), await queue.submit(BIG, scope=ANN)
     assert [job.id for job in await hand.lease(limit=9)] == [anns]
     job = await queue.get(abes)
@@ -171,7 +173,7 @@ async def test_job_is_given_back_unharmed_while_it_cannot_be_told_whether_it_may
         raise Unavailable("The Hub does not answer.")
 
     queue.may_run = may_run
-    hand = await ScopedHand(queue, "p", POOL).register(kind="big", isolates=True)
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
     job_id = await queue.submit(BIG, scope=ABE)
     assert await hand.lease() == []
     job = await queue.get(job_id)

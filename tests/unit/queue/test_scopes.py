@@ -39,9 +39,9 @@ def person(owner: str, home: str = "red", **roles: str) -> Principal:
 ANN, ABE, BOB = person("ann"), person("abe"), person("bob", "blue")
 
 
-def pool(kind: str | None = None, *orgs: str, owner: str = "ann") -> Principal:
+def pool(kind: str | None = None, *orgs: str, owner: str = "ann", isolates: bool = False) -> Principal:
     """Return the principal of a worker's token."""
-    binding = WorkerBinding(orgs=frozenset(orgs) or None, pool=kind)
+    binding = WorkerBinding(orgs=frozenset(orgs) or None, pool=kind, isolates=isolates)
     return Principal(owner=owner, roles={}, home="", credential=Credential.WORKER, worker=binding)
 
 
@@ -570,8 +570,9 @@ async def test_workers_token_reads_what_its_workers_leased_and_nothing_else(queu
 
 
 async def test_workers_are_told_to_whom_they_serve(queue):
-    for worker_id, scope in (("ann's", ANN), ("shared", pool("big", "red")), ("blue's", pool("big", "blue"))):
-        await ScopedHand(queue, worker_id.replace("'", "-"), scope).register(kind="big", isolates=True)
+    reds, blues = (pool("big", org, isolates=True) for org in ("red", "blue"))
+    for worker_id, scope in (("ann-s", ANN), ("shared", reds), ("blue-s", blues)):
+        await ScopedHand(queue, worker_id, scope).register(kind="big")
     await queue.register_worker(WorkerInfo(id="local"))
 
     def ids(scope):
@@ -584,9 +585,9 @@ async def test_workers_are_told_to_whom_they_serve(queue):
 
 
 async def test_shared_workers_of_several_orgs_tell_a_member_of_one_nothing_of_the_others(queue):
-    both = pool("local", "red", "blue")
+    both = pool("local", "red", "blue", isolates=True)
     for worker_id, org_id in (("all", None), ("blues", "blue"), ("reds", "red")):
-        await ScopedHand(queue, worker_id, both).register(org_id=org_id, isolates=True)
+        await ScopedHand(queue, worker_id, both).register(org_id=org_id)
     await queue.register_worker(WorkerInfo(id="kept-for-blue", org_id="blue"))
 
     def shown(scope):
@@ -598,7 +599,7 @@ async def test_shared_workers_of_several_orgs_tell_a_member_of_one_nothing_of_th
 
 
 async def test_shared_workers_list_shows_own_orgs_jobs_alone(queue):
-    hand = await ScopedHand(queue, "p", pool("local", "red", "blue")).register(isolates=True)
+    hand = await ScopedHand(queue, "p", pool("local", "red", "blue", isolates=True)).register()
     mine, _ = await queue.submit(TRUE, scope=ANN), await queue.submit(TRUE, scope=BOB)
     assert len(await hand.lease(limit=2)) == 2
     (info,) = queue.workers(scope=ANN)

@@ -13,13 +13,14 @@ from tests.unit.queue.stage import Hand
 from tests.unit.queue.test_scopes import ANN, BOB, HOLDER, person, pool
 from zbrain_nb import JobArtifact, JobQueue, JobSpec, Storage
 from zbrain_nb.model.errors import OverQuota
-from zbrain_nb.model.events import JobCompleted
+from zbrain_nb.model.events import JobCompleted, JobDisplayed
 from zbrain_nb.model.quotas import Quota, Quotas
 from zbrain_nb.model.settings import Lifetimes
 from zbrain_nb.queue.maintenance import Maintenance
 from zbrain_nb.store import schema
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.grants import stored_sizes
+from zbrain_nb.store.rowsizes import row_sizes
 
 pytestmark = pytest.mark.anyio
 KIB, MIB = 1 << 10, 1 << 20
@@ -90,35 +91,94 @@ async def test_what_a_job_left_counts_in_its_org_unless_its_owner_has_sent_it(tm
 
 
 async def test_holder_of_the_data_directory_is_neither_counted_nor_limited(tmp_path, clock):
-    async with open_queue(tmp_path, clock, org=Quota(stored_bytes=10), owner=Quota(stored_bytes=10)) as queue:
-        await send(queue, HOLDER, b"x" * 100)
-        assert await leave(queue, HOLDER, b"y" * 100) == "ok"
+    quota = Quota(stored_bytes=2 * KIB)
+    async with open_queue(tmp_path, clock, org=quota, owner=quota) as queue:
+        await send(queue, HOLDER, b"x" * 5 * KIB)
+        assert await leave(queue, HOLDER, b"y" * 5 * KIB) == "ok"
         assert used(queue, "ada", "default") == [0, 0]
-        assert await leave(queue, ANN, b"z" * 100) == "ok"
+        assert await leave(queue, ANN, b"z" * 5 * KIB) == "ok"
         await queue.submit(JobSpec(cmd=["true"], org_id="red"), scope=HOLDER)
 
 
 @pytest.mark.parametrize("what", ["org", "owner"])
 async def test_job_may_leave_more_than_the_limit_and_the_next_submit_is_refused(tmp_path, clock, what):
-    async with open_queue(tmp_path, clock, **{what: Quota(stored_bytes=KIB)}) as queue:
+    async with open_queue(tmp_path, clock, **{what: Quota(stored_bytes=MIB)}) as queue:
         keyed = JobSpec(cmd=["true"], worker="other", idempotency_key="k")
         before = await queue.submit(keyed, scope=ANN)
-        assert await leave(queue, ANN, b"x" * KIB) == "ok"  # no more than the limit: the next job is taken
-        assert await leave(queue, ANN, b"y" * KIB) == "ok"
+        assert await leave(queue, ANN, b"x" * 1000 * KIB) == "ok"  # no more than the limit: the next job is taken
+        assert await leave(queue, ANN, b"y" * 1000 * KIB) == "ok"
         for spec in (JobSpec(cmd=["true"], idempotency_key="new"), SPEC):
             with pytest.raises(OverQuota) as refusal:
                 await queue.submit(spec, scope=ANN)
-        assert refusal.value.details == {
-            "quota": f"{what}_stored_bytes",
-            "limit": KIB,
-            "used": 2 * KIB,
-            "retry_after_secs": 3600,
-        }
+        assert 2000 * KIB < refusal.value.details.pop("used") < 2008 * KIB  # and the rows of three jobs
+        assert refusal.value.details == {"quota": f"{what}_stored_bytes", "limit": MIB, "retry_after_secs": 3600}
         whose = "Org 'red'" if what == "org" else "Owner 'ann'"
-        assert refusal.value.message == f"{whose} stores 2 KiB, over its limit of 1 KiB, and can add no jobs."
+        assert refusal.value.message == f"{whose} stores 2 MiB, over its limit of 1 MiB, and can add no jobs."
         assert "ZBRAIN_KEEP_JOBS_DAYS" in refusal.value.hint
         assert await queue.submit(keyed, scope=ANN) == before  # what was acknowledged stays so
         await queue.submit(SPEC, scope=BOB)
+
+
+async def rows_in_tables(queue, name):
+    """Return what the tables say of the rows of an owner's jobs."""
+    charges = await queue.storage.read(row_sizes, 2**62)
+    return sum(size for _, owner, size in charges if owner == name)
+
+
+async def test_specs_and_outputs_count_and_a_canceled_job_does_not_give_them_back(tmp_path, clock):
+    limit = Quota(stored_bytes=512 * KIB)
+    async with open_queue(tmp_path, clock, owner=limit) as queue:
+
+        async def submit(*sizes):
+            return await queue.submit_many([JobSpec(code="#" * size * KIB) for size in sizes], scope=ANN)
+
+        for _ in range(5):
+            (job,) = await submit(96)
+            await queue.cancel_job(job, scope=ANN)
+        with pytest.raises(OverQuota, match="cannot add 9"):
+            await submit(96)
+        with pytest.raises(OverQuota, match="cannot add 3"):
+            await submit(15, 15)
+        answers = await asyncio.gather(*(submit(11) for _ in range(4)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [list, list, OverQuota, OverQuota]  # though they are one commit
+        (job, *_) = await (await Hand(queue).register()).lease(4)
+        outputs = [{"output_type": "stream", "name": "stdout", "text": "\N{SNOWMAN}" * 10 * KIB}]
+        before = queue.stored.used("owner", "ann")
+        await queue.handle_worker_event(JobDisplayed(job.id, attempt=1, after=0, seq=1, outputs=outputs))
+        shown = queue.stored.used("owner", "ann")
+        assert shown - before > 30 * KIB
+        assert shown == await rows_in_tables(queue, "ann")
+        assert (queue.stored.used("org", "red"), queue.stored.files("owner", "ann")) == (shown, 0)
+        await queue.submit(SPEC, scope=BOB)
+    async with open_queue(tmp_path, clock, owner=limit) as queue:
+        assert queue.stored.used("owner", "ann") == await rows_in_tables(queue, "ann") >= shown
+
+
+async def test_rows_are_counted_exactly_when_a_limit_is_set_while_others_submit(tmp_path, clock):
+    async with open_queue(tmp_path, clock) as queue:
+        await queue.submit_many([SPEC] * 20, scope=ANN)
+        assert queue.stored.used("owner", "ann") == 0  # nobody has a limit: nothing is read for it
+
+        async def submit():
+            for _ in range(20):
+                await queue.submit(SPEC, scope=ANN)
+
+        await asyncio.gather(submit(), queue.set_limits("red", Quota(stored_bytes=MIB), scope=HOLDER), submit())
+        assert queue.stored.used("owner", "ann") == await rows_in_tables(queue, "ann") > 60 * 400
+
+
+async def test_rows_that_retention_drops_are_given_back(tmp_path, clock):
+    clock.now = time.time()
+    async with open_queue(tmp_path, clock, owner=Quota(stored_bytes=MIB)) as queue:
+        maintenance = Maintenance.of(queue, Lifetimes(jobs_secs=1200, events_secs=1200, logs_secs=1200))
+        old = await queue.submit(JobSpec(code="#" * 100 * KIB), scope=ANN)
+        await queue.cancel_job(old, scope=ANN)
+        clock.advance(200)
+        await maintenance.retire_rows()
+        await queue.submit(SPEC, scope=ANN)
+        clock.advance(1300)
+        assert await maintenance.retire_rows()
+        assert 400 < queue.stored.used("owner", "ann") == await rows_in_tables(queue, "ann") < 2 * KIB
 
 
 async def test_collection_gives_back_and_a_restart_keeps_the_counts(tmp_path, clock):

@@ -3,8 +3,10 @@
 import pytest
 
 from tests.unit.queue.stage import TRUE, FakeClock, Hand
+from tests.unit.queue.test_scopes import ANN, HOLDER, ScopedHand, pool
 from zbrain_nb import JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.access import Credential, Principal, Role, Verb
+from zbrain_nb.model.errors import Forbidden
 from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.server.job_tokens import JobTokens
 
@@ -26,7 +28,7 @@ async def queue(tmp_path):
 
 @pytest.fixture
 def tokens(queue):
-    return JobTokens(SECRET, queue.running_attempt, lives=set().__contains__, role_of=submitter)
+    return JobTokens(SECRET, queue.running_attempt, lives=set().__contains__, role_of=submitter, is_at_owners=bool)
 
 
 async def test_token_speaks_for_the_owner_in_the_jobs_org_while_its_attempt_runs(queue, tokens):
@@ -70,7 +72,7 @@ async def test_token_of_a_lost_attempt_is_worth_nothing(queue, tokens):
 
 async def test_token_ends_with_the_one_that_the_job_came_with(queue):
     living = {"zbp_1"}
-    tokens = JobTokens(SECRET, queue.running_attempt, lives=living.__contains__, role_of=submitter)
+    tokens = JobTokens(SECRET, queue.running_attempt, lives=living.__contains__, role_of=submitter, is_at_owners=bool)
     hand = await Hand(queue).register()
     bob = Principal(owner="bob", roles={"lab": Role.SUBMITTER}, home="lab", token_id="zbp_1")
     await queue.submit(JobSpec(cmd=["true"]), scope=bob)
@@ -91,7 +93,7 @@ async def test_token_is_worth_what_its_owner_may_do_in_the_org_by_now(queue):
     async def role_of(job):
         return now[0]
 
-    tokens = JobTokens(SECRET, queue.running_attempt, lives=set().__contains__, role_of=role_of)
+    tokens = JobTokens(SECRET, queue.running_attempt, lives=set().__contains__, role_of=role_of, is_at_owners=bool)
     job = await (await Hand(queue).register()).run(JobSpec(cmd=["true"], org_id="lab"), owner="bob")
     secret = tokens.mint(job.id, 1)
     assert (await tokens.find(secret)).may(Verb.SUBMIT, "lab")
@@ -102,12 +104,46 @@ async def test_token_is_worth_what_its_owner_may_do_in_the_org_by_now(queue):
     assert await tokens.find(secret) is None
 
 
+async def test_token_of_an_attempt_at_a_pool_submits_to_that_pool_alone(queue):
+    """Who operates the pool sees the token, and must not have code run by its owner's own worker with it."""
+    scope = pool("big", "red", owner="eve", isolates=True)
+    hand = await ScopedHand(queue, "p", scope).register(kind="big")
+    tokens = JobTokens(
+        SECRET,
+        queue.running_attempt,
+        lives=set().__contains__,
+        role_of=submitter,
+        is_at_owners=queue.runs_at_owners,
+    )
+    big = JobSpec(cmd=["true"], worker="big")
+    first = await queue.submit(big, scope=ANN)
+    await hand.lease()
+    found = await tokens.find(tokens.mint(first, 1))
+    for act in (queue.submit, lambda spec, scope: queue.accept_once([spec, spec], "k", "digest", scope=scope)):
+        with pytest.raises(Forbidden, match="that pool alone: big, not local"):
+            await act(TRUE, scope=found)
+    waiting = await queue.submit(TRUE, scope=ANN)
+    await queue.cancel_job(waiting, scope=ANN)
+    with pytest.raises(Forbidden, match="that pool alone"):
+        await queue.retry_job(waiting, scope=found)
+    assert (await queue.get(await queue.submit(big, scope=found))).owner == "ann"
+
+
+@pytest.mark.parametrize("scope", [ANN, HOLDER])
+async def test_token_of_an_attempt_at_its_owners_or_the_hosts_worker_submits_to_all(queue, scope):
+    hand = await ScopedHand(queue, "w", scope).register(runs_others=True)
+    job_id = await queue.submit(TRUE, scope=ANN)
+    (job,) = await hand.lease()
+    assert queue.runs_at_owners(job)
+    assert job.id == job_id
+
+
 async def test_nobody_forges_a_token(queue, tokens):
     hand = await Hand(queue).register()
     job = await hand.run(TRUE)
     other = await queue.submit(TRUE)
     secret = tokens.mint(job.id, 1)
-    forger = JobTokens("6" * 64, queue.running_attempt, lives=set().__contains__, role_of=submitter)
+    forger = JobTokens("6" * 64, queue.running_attempt, lives=set().__contains__, role_of=submitter, is_at_owners=bool)
     assert await forger.find(secret) is None
     assert await tokens.find(tokens.mint(other, 1)) is None  # it waits
     assert await tokens.find(forger.mint(job.id, 1)) is None

@@ -68,6 +68,22 @@ async def test_nobody_makes_a_token_with_more_rights_than_their_own(tokens, admi
     assert tokens.tokens(admin) == []
 
 
+@pytest.mark.parametrize("pool", [None, "local"])
+async def test_admin_of_an_org_makes_no_worker_for_what_is_sent_to_no_pool(tokens, admin, holder, pool):
+    wanted = {"kind": TokenKind.WORKER, "roles": {"lab": Role.VIEWER}, "pool": pool}
+    with pytest.raises(Forbidden, match="is for a pool"):
+        await mint(tokens, admin, **wanted)
+    await mint(tokens, admin, **wanted | {"pool": "big"})
+    await mint(tokens, holder, **wanted)
+
+
+async def test_workers_token_says_who_keeps_people_apart(tokens, admin):
+    for jobs_of, owner, isolates in ((None, None, False), ("ann", "ann", False), ("*", None, True)):
+        _, secret = await mint(tokens, admin, kind=TokenKind.WORKER, pool="big", jobs_of=jobs_of)
+        binding = tokens.find(secret).worker
+        assert (binding.owner, binding.isolates, binding.pool) == (owner, isolates, "big")
+
+
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.SUBMITTER, Role.OPERATOR])
 async def test_who_is_no_admin_makes_no_token(tokens, role):
     with pytest.raises(Forbidden):
@@ -138,7 +154,7 @@ async def test_revoked_token_is_refused_at_once_and_what_is_open_with_it_ends(to
 async def test_token_ends_with_the_one_that_it_was_made_with(tokens, admin, ended, storage, audit, clock):
     stolen, secret = await mint(tokens, admin, kind=TokenKind.ADMIN)
     child, child_secret = await mint(tokens, tokens.find(secret), kind=TokenKind.ADMIN)
-    grandchild, last_secret = await mint(tokens, tokens.find(child_secret), kind=TokenKind.WORKER)
+    grandchild, last_secret = await mint(tokens, tokens.find(child_secret), kind=TokenKind.WORKER, pool="big")
     other, other_secret = await mint(tokens, admin)
     await tokens.revoke(stolen.id, admin, record("revoke token"))
     assert ended == [stolen.id, child.id, grandchild.id]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +81,27 @@ async def test_cell_that_failed_says_the_cpu_time_of_what_it_started(station: St
     job = await station.run(code=f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BURN!r}])\n1 / 0")
     assert isinstance(job.ending, JobFailed)
     assert 0.5 <= job.ending.cpu_secs < 3
+
+
+async def test_adopted_attempt_tells_all_and_a_lost_one_nothing(station: Station, tmp_path: Path) -> None:
+    script = (
+        "import os, sys, time\ndata = bytearray(100 << 20); del data\nprint('up', flush=True)\n"
+        "while not os.path.exists(sys.argv[1]): time.sleep(0.02)"
+    )
+    gate = tmp_path / "gate"
+    jobs = [station.submit(sys.executable, "-c", script, str(name)) for name in (gate, tmp_path / "never")]
+    await station.until(lambda: all(job.lines() == ["up"] for job in jobs))
+    await station.stop()
+    await station.start()
+    begin = station.begin(jobs[1])
+    assert begin is not None
+    os.kill(begin.supervisor_pid, signal.SIGKILL)
+    gate.touch()
+    await station.until(lambda: all(job.ended for job in jobs))
+    assert 100 < jobs[0].ending.peak_memory_mb < 140
+    assert 0 < jobs[0].ending.cpu_secs < 5
+    assert jobs[1].ending.lost
+    assert (jobs[1].ending.peak_memory_mb, jobs[1].ending.cpu_secs) == (None, None)
 
 
 def test_what_a_process_held_before_it_ran_its_program_is_no_peak() -> None:

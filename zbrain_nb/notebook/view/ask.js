@@ -53,6 +53,10 @@ export class PageServer {
   pageOf(id) {
     return `${this.api.replace(/api\/$/, '')}jobs/${encodeURIComponent(id)}`;
   }
+  /** Where the console is. */
+  homePage() {
+    return this.api.replace(/\/api\/$/, '');
+  }
   stop() {}
 }
 

@@ -1,6 +1,6 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
 // the run that is picked shows its own view below.
-import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, speak, stateMark, toFocus, tryNow, twist } from './elements.js';
+import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, speak, stateMark, timeLeft, timeOfDay, toFocus, tryNow, twist } from './elements.js';
 import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
 import { pressIn, settle } from './press.js';
@@ -20,6 +20,20 @@ function faceOfGroup(feed) {
 
 const ended = ({ state }) => state === 'succeeded' || state === 'failed' || state === 'canceled';
 const tookOf = (job) => (job.started_at ? (Date.parse(job.finished_at ?? new Date()) - Date.parse(job.started_at)) / 1000 : null);
+
+/** How long the runs have taken together, and when they will have ended, by how many have so far; or did end. */
+function timesOfGroup(feed) {
+  const starts = feed.jobs.filter((job) => job.started_at).map((job) => Date.parse(job.started_at));
+  if (!starts.length) return ['', ''];
+  const begun = starts.reduce((a, b) => Math.min(a, b));
+  const ends = feed.jobs.filter((job) => job.started_at && job.finished_at).map((job) => Date.parse(job.finished_at));
+  const last = ends.reduce((a, b) => Math.max(a, b), begun);
+  if (feed.ended) return [clock((last - begun) / 1000), ends.length ? `at ${timeOfDay(last, false)}` : ''];
+  const took = (Date.now() - begun) / 1000;
+  // Since the last end, for between two ends nothing is known to have become less.
+  const left = ends.length > 1 ? ((last - begun) / 1000 / ends.length) * (feed.jobs.length - ends.length) - (Date.now() - last) / 1000 : 0;
+  return [clock(took), left > 0 && feed.connection === 'live' ? timeLeft(left) : ''];
+}
 
 const NOTICES = {
   reconnecting:
@@ -80,6 +94,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const { item, offer } = detachItem(feed, 'Let the kernel go on that waits for these runs; they go on too');
   const more = moreMenu(visibleName(feed.name), [copyIds(feed), item], offer);
   const status = h('span', { class: 'zb-vh', role: 'status' });
+  const elapsed = h('span');
+  const beside = h('span', { class: 'zb-mute' });
   let open = true;
   let at = -1;
   let opened = null;
@@ -183,7 +199,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
         stateMark(now, STATE_WORDS[now]),
         h('span', { class: 'zb-title' }, h('span', { class: 'zb-name zb-cut' }, visibleName(feed.name)), h('span', { class: 'zb-note zb-cut' }, note)),
         h('span', { class: 'zb-prog', 'data-state': now }, bar, bar && h('span', { class: 'zb-pct' }, `${bar.getAttribute('aria-valuenow')}%`)),
-        h('span', { class: 'zb-meta' }),
+        h('span', { class: 'zb-meta' }, h('span', { class: 'zb-time' }, elapsed, beside), h('span', { class: 'zb-where' })),
         h(
           'span',
           { class: 'zb-acts' },
@@ -253,6 +269,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
       face = now;
       el.dataset.face = now;
     }
+    patchTimes();
     speak(status, feed.problem ?? '');
     feed.jobs.forEach((job, place) => {
       const square = squares.children[place];
@@ -274,7 +291,14 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const offEnd = tellEnd(el, feed, noticeOfGroup);
+  function patchTimes() {
+    const texts = timesOfGroup(feed);
+    [elapsed, beside].forEach((part, i) => {
+      if (part.textContent !== texts[i]) part.textContent = part.title = texts[i];
+    });
+  }
   const clockwork = setInterval(() => {
+    if (!feed.ended) patchTimes();
     if (at >= 0 && !ended(feed.jobs[at])) said.textContent = labelOf(at);
   }, 1000);
   refresh();

@@ -33,5 +33,9 @@ export function showGroup(node, server, saved, options) {
 
 export const showDashboard = (node, server, saved) =>
   show(node, new JobsFeed(server, saved), (card, feed) =>
-    renderDashboard(card, feed, { jobUrl: (id) => server.pageOf(id), target: '_blank' }),
+    renderDashboard(card, feed, {
+      jobUrl: (id) => server.pageOf(id),
+      homeUrl: () => server.homePage(),
+      target: '_blank',
+    }),
   );

@@ -68,6 +68,9 @@ export class KernelServer {
   pageOf() {
     return null;
   }
+  homePage() {
+    return null;
+  }
 
   stop() {
     this.#lose('The view was closed.');

@@ -49,6 +49,9 @@ export class Ways {
   pageOf(id) {
     return this.#way?.pageOf(id) ?? null;
   }
+  homePage() {
+    return this.#way?.homePage() ?? null;
+  }
   stop() {
     for (const way of this.#ways) way.stop();
   }

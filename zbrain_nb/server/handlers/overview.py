@@ -37,7 +37,7 @@ class OverviewHandler(ApiHandler):
         Anybody else could send a guess, and see by these numbers whether it was here before.
         """
         if not self.principal.is_holder:
-            return StorageUse(artifact_bytes=self.queue.stored.used("owner", self.principal.owner))
+            return StorageUse(artifact_bytes=self.queue.stored.files("owner", self.principal.owner))
         usage = await self.queue.artifact_usage()
         return StorageUse(
             artifact_bytes=usage.size_bytes,

@@ -19,7 +19,7 @@ from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
 from tornado import web, websocket
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
-from zbrain_nb.model.access import Principal, Role
+from zbrain_nb.model.access import GroupRole, Principal, Role
 from zbrain_nb.model.checks import check_org_id
 from zbrain_nb.model.errors import Forbidden, InvalidSpec, Unavailable
 from zbrain_nb.server.identity import secret_of
@@ -34,11 +34,11 @@ class HubIdentity:
     ----------
     auth : HubOAuth
         Asks the Hub.
-    roles : mapping of str to Role
+    roles : mapping of str to GroupRole
         Which role the members of a Hub group have (see `principal_of`).
     """
 
-    def __init__(self, auth: HubOAuth, roles: Mapping[str, Role]) -> None:
+    def __init__(self, auth: HubOAuth, roles: Mapping[str, GroupRole]) -> None:
         self._auth = auth
         self._roles = roles
 
@@ -134,18 +134,18 @@ class HubIdentity:
                 raise Forbidden("This page may not listen for you here.", "Open the console anew.")
 
 
-def principal_of(model: Mapping[str, Any], roles: Mapping[str, Role]) -> Principal:
+def principal_of(model: Mapping[str, Any], roles: Mapping[str, GroupRole]) -> Principal:
     """Return what a Hub user may do where.
 
     Everybody is operator of the own org ``~NAME``. A Hub group is an org of that name, and its members submit there.
-    A group in `roles` is no org: its members have that role in all their groups, the highest if they have several, and
-    so a viewer submits in the own org alone.
+    A group in `roles` is no org: its members have that role in all their groups, or in the one that is named, the
+    highest if they have several there; and so a viewer of all submits in the own org alone.
 
     Parameters
     ----------
     model : mapping
         What the Hub says of the user: ``kind``, ``name``, ``groups``.
-    roles : mapping of str to Role
+    roles : mapping of str to GroupRole
         By Hub group.
 
     Raises
@@ -162,9 +162,12 @@ def principal_of(model: Mapping[str, Any], roles: Mapping[str, Role]) -> Princip
     groups = set(model.get("groups") or ())
     # "~" begins the own orgs of people: a group may not pass for one
     orgs = {group for group in groups - roles.keys() if not group.startswith("~") and _can_be_org(group)}
-    given = {roles[group] for group in groups & roles.keys()} or {Role.SUBMITTER}
-    role = next(role for role in reversed(Role) if role in given)
-    return Principal(owner=name, roles={home: Role.OPERATOR} | dict.fromkeys(orgs, role), home=home)
+    given = [roles[group] for group in groups & roles.keys()]
+    has = {home: Role.OPERATOR}
+    for org in orgs:
+        there = {each.role for each in given if each.org in (None, org)} or {Role.SUBMITTER}
+        has[org] = next(role for role in reversed(Role) if role in there)
+    return Principal(owner=name, roles=has, home=home)
 
 
 def _can_be_org(name: str) -> bool:

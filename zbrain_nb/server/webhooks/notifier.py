@@ -2,7 +2,8 @@
 
 A notice is told at least once, in the order of the ends. Where it stands is kept in the data directory, so a host that
 is started again goes on from there. A receiver that does not answer is tried again, each time later; then the notice is
-given up, and so are those that are old by then, or too many: the next one says how many it stands for.
+given up. Of ends that are old by then, or too many for a minute, the newest is told for all: it says how many others
+there were, and waits for no further end.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import logging
 import time
 import uuid
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -30,10 +31,11 @@ from zbrain_nb.server.webhooks.posting import Poster, Undelivered
 log = logging.getLogger(__name__)
 #: Pauses before each further try; together about 13 minutes.
 RETRY_SECS = (1.0, 5.0, 30.0, 120.0, 600.0)
-#: Nobody needs to be told of what ended so long ago.
+#: Nobody needs to be told of each that ended so long ago.
 MAX_AGE_SECS = 3600.0
 #: Not more than so many in a minute.
 MOST_A_MINUTE = 30
+MINUTE_SECS = 60.0
 #: The store could not be read: until it is asked again.
 PAUSE_SECS = 5.0
 #: How far it is, with nothing told meanwhile, is written no more often.
@@ -43,6 +45,34 @@ _ABOUT = ("id", "org_id", "owner", "state", "attempt", "exit_code", "created_at"
 _KINDS = {JobState.SUCCEEDED: "job_completed", JobState.FAILED: "job_failed", JobState.CANCELED: "job_canceled"}
 #: All ends are followed, wanted or not: each that is seen need not be read again after a restart.
 _ENDS = frozenset(_KINDS.values())
+
+
+@dataclass
+class _Told:
+    """How far an org's receiver was told.
+
+    Attributes
+    ----------
+    seq : int
+        Of the last event that was looked at.
+    left_out : int
+        Ends up to there that it was told nothing of, and that no notice has counted; `held` is not among them.
+    held : Event or None
+        The newest end that was passed over, which is told for all of those.
+    """
+
+    seq: int
+    left_out: int = 0
+    held: Event | None = None
+
+    def hold(self, event: Event) -> None:
+        """Pass over an end for now."""
+        self.left_out += self.held is not None
+        self.held = event
+
+    def as_json(self) -> list[int]:
+        """Return what is kept: from before what is held on, events are looked at again."""
+        return [self.seq if self.held is None else self.held.seq - 1, self.left_out]
 
 
 class Notifier:
@@ -87,31 +117,46 @@ class Notifier:
     async def _follow(self, org: str, hook: Webhook) -> None:
         wanted = {_KINDS[JobState(state)] for state in hook.states}
         sent: deque[float] = deque(maxlen=MOST_A_MINUTE)
-        left_out = 0
-        after = self._told.get(org, self._queue.event_seq)
-        self._told[org] = after
-        async with self._queue.subscribe([f"orgs/{org}"], after, _ENDS) as events:
-            while True:
-                try:
-                    batch = await events.next_batch()
-                except Unavailable as error:
-                    await _pause("events cannot be read", org, error)
-                    continue
-                if not batch:
-                    return
-                for event in batch:
-                    if event.kind in wanted and _took(event) >= hook.after_secs:
-                        now = time.time()
-                        if now - event.ts > MAX_AGE_SECS or (len(sent) == sent.maxlen and now - sent[0] < 60):
-                            left_out += 1
-                            continue
-                        sent.append(now)
-                        left_out = 0 if await self._tell(hook, event, left_out) else left_out + 1
-                        self._told[org] = event.seq
+        told = self._told.setdefault(org, _Told(self._queue.event_seq))
+        coming: asyncio.Future[list[Event]] | None = None
+        async with self._queue.subscribe([f"orgs/{org}"], told.seq, _ENDS) as events:
+            try:
+                while True:
+                    coming = coming or asyncio.ensure_future(events.next_batch())
+                    await asyncio.wait([coming], timeout=None if told.held is None else max(0.0, _pause_of(sent)))
+                    if not coming.done() and told.held is not None:
+                        await self._tell_next(hook, told, told.held, sent)
+                        continue
+                    done, coming = coming, None
+                    try:
+                        batch = done.result()
+                    except Unavailable as error:
+                        await _pause("events cannot be read", org, error)
+                        continue
+                    if not batch:
+                        return
+                    for event in batch:
+                        if event.kind in wanted and _took(event) >= hook.after_secs:
+                            if time.time() - event.ts > MAX_AGE_SECS or _pause_of(sent) > 0:
+                                told.hold(event)
+                            else:
+                                await self._tell_next(hook, told, event, sent)
+                        told.seq = event.seq
+                    if time.monotonic() - self._kept_at > KEEP_SECS:
                         self._keep()
-                self._told[org] = batch[-1].seq
-                if time.monotonic() - self._kept_at > KEEP_SECS:
-                    self._keep()
+            finally:
+                if coming is not None:
+                    coming.cancel()
+                    await asyncio.gather(coming, return_exceptions=True)  # nobody asks any more what it brings
+
+    async def _tell_next(self, hook: Webhook, told: _Told, event: Event, sent: deque[float]) -> None:
+        """Tell of one end, and how many others this stands for."""
+        sent.append(time.time())
+        others = told.left_out + (told.held is not None and told.held is not event)
+        has_it = await self._tell(hook, event, others)
+        told.left_out, told.held = 0 if has_it else others + 1, None
+        told.seq = max(told.seq, event.seq)
+        self._keep()
 
     async def _tell(self, hook: Webhook, event: Event, left_out: int) -> bool:
         """Tell of one end, trying again for a while; return whether the receiver has it."""
@@ -144,10 +189,15 @@ class Notifier:
         self._kept_at = time.monotonic()
         fresh = self._place.with_suffix(".new")
         try:
-            fresh.write_text(json.dumps(self._told))
+            fresh.write_text(json.dumps({org: told.as_json() for org, told in self._told.items()}))
             fresh.replace(self._place)
         except OSError as error:
             log.warning("It cannot be kept how far webhooks were told.", extra={"why": str(error)})
+
+
+def _pause_of(sent: deque[float]) -> float:
+    """Return for how many seconds nothing may be sent, because so much was; 0 or less is none."""
+    return sent[0] + MINUTE_SECS - time.time() if len(sent) == sent.maxlen else 0.0
 
 
 async def _pause(what: str, subject: str, error: Unavailable) -> None:
@@ -216,12 +266,13 @@ def _took(event: Event) -> float:
     return max(0.0, event.ts - (uuid.UUID(event.job_id).int >> 80) / 1000)
 
 
-def _read(place: Path) -> dict[str, int]:
+def _read(place: Path) -> dict[str, _Told]:
     try:
-        found: Any = json.loads(place.read_bytes())
+        found = msgspec.json.decode(place.read_bytes(), type=dict[str, int | tuple[int, int]])
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, msgspec.MsgspecError) as error:
         log.warning("It cannot be read how far webhooks were told; they go on from now.", extra={"why": str(error)})
         return {}
-    return {org: seq for org, seq in found.items() if isinstance(seq, int)} if isinstance(found, dict) else {}
+    # A number alone was written by versions that did not keep what was left out.
+    return {org: _Told(*([kept] if isinstance(kept, int) else kept)) for org, kept in found.items()}

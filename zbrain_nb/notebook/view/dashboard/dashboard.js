@@ -1,6 +1,6 @@
-// The dashboard: `renderDashboard(el, feed, {jobUrl, target, keysOn}) -> dispose`. Numbers and charts, workers with
+// The dashboard: `renderDashboard(el, feed, {jobUrl, homeUrl, target, keysOn}) -> dispose`. Numbers and charts, workers with
 // what ran on them, filters, acts on many jobs, and the table. It reads the feed and asks it to act.
-import { STATE_WORDS, button, bytes, clock, h, plural, stateMark, timeOfDay } from '../elements.js';
+import { STATE_WORDS, button, bytes, clock, h, icon, plural, stateMark, timeOfDay } from '../elements.js';
 import { pressIn } from '../press.js';
 import { bars, lines } from './charts.js';
 import { lanes } from './lanes.js';
@@ -14,7 +14,7 @@ const LANES_MS = 5_000;
 const FIND_MS = 300;
 const RATE_MINUTES = 6;
 
-export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el } = {}) {
+export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = null, keysOn = el } = {}) {
   const chosen = new Set();
   const folds = new Set(); // groups that are open
   const filter = { state: '', owner: '', q: '' };
@@ -67,6 +67,11 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
       refresh();
     },
   });
+  const home = h(
+    'a',
+    { class: 'zb-btn zb-btn-bare zb-btn-icon', target, rel: 'noopener', title: 'Open the console', 'aria-label': 'Open the console', hidden: true },
+    icon('open'),
+  );
   const bulk = h('div', { class: 'zb-bulk', role: 'region', 'aria-label': 'Selected jobs', hidden: true });
   const foot = h('span');
   const empty = h('p', { class: 'zb-empty zb-mute', hidden: true });
@@ -96,7 +101,7 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     quotas,
     pane,
     notice,
-    h('div', { class: 'zb-filters' }, seg, h('span', { class: 'zb-gap' }), search, owners, groups),
+    h('div', { class: 'zb-filters' }, seg, h('span', { class: 'zb-gap' }), search, owners, groups, home),
     bulk,
     table.el,
     empty,
@@ -349,6 +354,11 @@ export function renderDashboard(el, feed, { jobUrl, target = null, keysOn = el }
     frame = 0;
     if (press.on) return;
     patchNotice();
+    const url = homeUrl?.(); // only known once the server is
+    if (url && home.hidden) {
+      home.href = url;
+      home.hidden = false;
+    }
     el.dataset.connection = feed.connection;
     patchFilters();
     if (feed.overview && feed.overview !== overview) {

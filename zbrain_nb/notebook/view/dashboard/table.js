@@ -5,7 +5,7 @@ import { visibleName } from '../text.js';
 import { notebookOf } from '../words.js';
 import { elapsedText, fractionOf, reasonOf, whereOf } from './rows.js';
 
-const ROW = 32; // px, as in dashboard.css
+const ROW = 32; // px, as in dashboard.css; the head of the table too
 const TALL_ROW = 54; // in two lines
 const NARROW = 720; // px
 const MIDDLE = 1080; // px: under it the optional columns go
@@ -48,8 +48,7 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
   sizes.observe(el);
 
   const keyOf = (item) => (item.group == null ? item.id : `group ${item.group}`);
-  const narrow = () => el.clientWidth <= NARROW;
-  const rowHeight = () => (narrow() ? TALL_ROW : ROW);
+  const rowHeight = () => (el.clientWidth <= NARROW ? TALL_ROW : ROW);
 
   function jobRow(row) {
     const name = visibleName(row.name);
@@ -140,7 +139,7 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
     frame = 0;
     if (!el.isConnected) return;
     const height = rowHeight();
-    const top = Math.max(0, el.scrollTop - (narrow() ? 0 : ROW));
+    const top = Math.max(0, el.scrollTop - ROW);
     const from = Math.max(0, Math.min(items.length, Math.floor(top / height) - SPARE));
     const to = Math.min(items.length, Math.ceil((top + el.clientHeight) / height) + SPARE);
     const time = now();
@@ -195,10 +194,9 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
       const to = index < 0 ? 0 : Math.max(0, Math.min(items.length - 1, index + by));
       active = keyOf(items[to]);
       const height = rowHeight();
-      const head = narrow() ? 0 : ROW;
       const top = to * height;
       if (top < el.scrollTop) el.scrollTop = top;
-      else if (top + height + head > el.scrollTop + el.clientHeight) el.scrollTop = top + height + head - el.clientHeight;
+      else if (top + height + ROW > el.scrollTop + el.clientHeight) el.scrollTop = top + height + ROW - el.clientHeight;
       wantsFocus = true;
       schedule();
     },
