@@ -77,7 +77,10 @@ LOSING = """async () => {
   const job = { id: 'a', name: 'n', owner: 'ada', state: 'running', event_seq: 1, spec: {} };
   const server = {
     async ask(path) {
-      if (down) throw new Error('no answer');
+      if (down) {
+        window.tries += 1;
+        throw new Error('no answer');
+      }
       if (path === 'jobs/cancel') throw new Refused(409, null);
       if (path === 'whoami') return [{ owner: 'ada' }];
       if (path.startsWith('overview')) return [{ org_id: 'o', states: {}, event_seq: 9, quotas: [], ...OVERVIEW }];
@@ -93,6 +96,7 @@ LOSING = """async () => {
   document.body.replaceChildren(card);
   window.feed = new JobsFeed(server).start();
   renderDashboard(card, feed);
+  window.tries = 0;
   window.lose = () => {
     down = true;
     socket.onclose();
@@ -118,6 +122,7 @@ def test_refused_act_does_not_hide_a_lost_connection_and_goes_with_it(page: Page
     expect(notice).to_contain_text("Not all jobs were canceled")
     page.evaluate("lose()")
     expect(notice).to_contain_text("No connection to the server")
+    page.wait_for_function("feed.nextTryAt && tries > 1")
     expect(notice).to_contain_text("Not all jobs were canceled")
     page.evaluate("back()")
     page.wait_for_function("feed.connection === 'live' && !feed.loading")

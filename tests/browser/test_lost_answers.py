@@ -55,7 +55,7 @@ def test_repeat_whose_answer_is_lost_is_not_denied_nor_made_twice(
 
     page.route("**/retry", lose)
     page.evaluate(act)
-    assert "again is not known" in page.evaluate("feed.problem")
+    assert "Whether it was done is not known" in page.evaluate("feed.problem")
     assert repeats() == 1
     page.unroute("**/retry")
     page.evaluate(act)

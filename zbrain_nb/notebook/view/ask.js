@@ -68,12 +68,12 @@ export const newKey = () => Array.from(crypto.getRandomValues(new Uint8Array(16)
 
 /**
  * What to tell of an act that failed, and whether it `isUnsure`: it may have been done, and only the answer is lost.
- * @param {string[]} words that it was not done, and that this is not known
+ * @param {string} notDone what is told if it was not done
  */
-export function failedAct(error, [notDone, notKnown]) {
+export function failedAct(error, notDone) {
   const isUnsure = !(error instanceof Refused) || error.isUnsure;
   const why = error instanceof Refused ? error.message : 'the server did not answer.';
-  return { isUnsure, text: `${isUnsure ? notKnown : notDone}: ${why}` };
+  return { isUnsure, text: isUnsure ? `Whether it was done is not known: ${why} To ask again does nothing twice.` : `${notDone}: ${why}` };
 }
 
 /** Where the API is, by the page's own configuration; null on a page that is not Jupyter's. */

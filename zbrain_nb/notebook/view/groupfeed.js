@@ -6,10 +6,10 @@ import { ENDED } from './feed.js';
 
 const PAGE = 1000; // jobs asked for at once
 const GROUP_TAG = 'zbrain.group';
-const FAILED = {
-  cancel: ['The runs were not canceled', 'Whether the runs were canceled is not known'],
-  detach: ['Nobody was detached', 'Whether anybody was detached is not known'],
-  retry: ['The runs were not tried again', 'Whether the runs were tried again is not known (to ask once more makes no second jobs)'],
+const NOT_DONE = {
+  cancel: 'The runs were not canceled',
+  detach: 'Nobody was detached',
+  retry: 'The runs were not tried again',
 };
 
 export class GroupFeed {
@@ -102,7 +102,7 @@ export class GroupFeed {
       this.problem = await (verb === 'detach' ? this.#letGo(waits) : this.#change(verb, jobs, waits));
       if (verb === 'retry') void this.#connection.connect();
     } catch (error) {
-      const failed = failedAct(error, FAILED[verb]);
+      const failed = failedAct(error, NOT_DONE[verb]);
       this.problem = failed.text;
       if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }

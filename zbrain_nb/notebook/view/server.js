@@ -9,11 +9,11 @@ const MOST_PARENTS = 50; // followed and shown
 const PLACE_MS = 5000; // so often a waiting job is asked for its place in line
 const SKEW_MS = 3000; // the Date header counts in whole seconds
 
-const FAILED = {
-  cancel: ['The job was not canceled', 'Whether the job was canceled is not known'],
-  cancel_earlier: ['The earlier job was not canceled', 'Whether the earlier job was canceled is not known'],
-  detach: ['Nobody was detached', 'Whether anybody was detached is not known'],
-  run_again: ['The job was not run again', 'Whether the job was run again is not known (to ask once more makes no second job)'],
+const NOT_DONE = {
+  cancel: 'The job was not canceled',
+  cancel_earlier: 'The earlier job was not canceled',
+  detach: 'Nobody was detached',
+  run_again: 'The job was not run again',
 };
 
 export class ServerFeed extends Feed {
@@ -115,7 +115,7 @@ export class ServerFeed extends Feed {
       }
       this.problem = null;
     } catch (error) {
-      const failed = failedAct(error, FAILED[verb] ?? FAILED.run_again);
+      const failed = failedAct(error, NOT_DONE[verb] ?? NOT_DONE.run_again);
       this.problem = failed.text;
       if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }

@@ -28,9 +28,9 @@ const FIELDS = [
   'cancel_requested_at',
   'canceled_by',
 ];
-const FAILED = {
-  cancel: ['Not all jobs were canceled', 'Whether all jobs were canceled is not known'],
-  retry: ['Not all jobs were tried again', 'Whether all jobs were tried again is not known (to ask once more makes no second jobs)'],
+const NOT_DONE = {
+  cancel: 'Not all jobs were canceled',
+  retry: 'Not all jobs were tried again',
 };
 const ACTIVE = ['running', 'retrying', 'pending'];
 
@@ -152,7 +152,7 @@ export class JobsFeed {
       this.problem = null;
     } catch (error) {
       done = null;
-      const failed = failedAct(error, FAILED[verb]);
+      const failed = failedAct(error, NOT_DONE[verb]);
       this.problem = failed.text;
       if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
     }
@@ -186,7 +186,6 @@ export class JobsFeed {
   /** Read the newest rows; the others follow while the socket already brings what changes. */
   async #load(current) {
     this.loading = true;
-    if (this.connection === 'reconnecting') this.problem = null; // rows come that say how it stands
     this.#old = new Set(this.rows.keys());
     this.tell();
     const [{ owner, home, roles }] = await this.#server.ask('whoami');
@@ -199,6 +198,7 @@ export class JobsFeed {
     this.viewer = owner;
     const seq = await this.#readOverview();
     const { cursor } = await this.#readPage('', FIRST_PAGE);
+    if (this.connection === 'reconnecting') this.problem = null; // the rows say how it stands
     if (current()) void this.#readOthers(current, cursor);
     return seq;
   }
