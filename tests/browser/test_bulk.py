@@ -99,7 +99,7 @@ LOSING = """async () => {
   window.tries = 0;
   window.lose = () => {
     down = true;
-    socket.onclose();
+    socket.onclose({});
   };
   window.back = () => {
     down = false;

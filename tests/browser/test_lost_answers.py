@@ -117,6 +117,28 @@ def test_dashboard_says_of_a_repeat_that_it_had_been_made(page: Page, host: Owne
     expect(notice).to_have_text("1 job had been submitted again already; nothing new was made of it.")
 
 
+@pytest.mark.parametrize("kind", FEEDS)
+def test_cancel_whose_answer_is_lost_is_told_until_a_load_shows_what_has_come_of_it(
+    page: Page, host: Owner, hand: HandWorker, kind: str
+) -> None:
+    (job_id,) = hand.submit(name=f"cancel-{kind}")
+    follow(page, host, kind, job_id)
+    act = {"job": "feed.act('cancel')", "group": "feed.act('cancel', feed.jobs)", "dashboard": "feed.act('cancel', [id])"}
+    # Not one answer comes until the connection has been given up.
+    page.route("**/cancel", lose)
+    loads = FEEDS[kind][-1]
+    page.route(f"**/{loads}", lambda route: route.abort())
+    page.evaluate(act[kind])
+    until(page, "feed.connection === 'reconnecting' && feed.nextTryAt")
+    page.evaluate("feed.tries = []; feed.on(() => feed.tries.push([feed.nextTryAt, feed.problem])); 1")
+    until(page, "feed.tries.length > 3")  # loads begin, and do not succeed
+    assert all("Whether it was done is not known" in (told or "") for _, told in page.evaluate("feed.tries"))
+    page.unroute(f"**/{loads}")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    until(page, "feed.connection === 'live' && !feed.loading")
+    assert page.evaluate("feed.problem") is None
+
+
 def test_kernel_that_ends_leaves_open_only_what_it_was_asked(page: Page, host: Owner) -> None:
     log_in(page, host)
     unsure = page.evaluate(

@@ -22,6 +22,7 @@ export class GroupFeed {
   #newest = null; // id of the newest job that bears it
   #first; // id of the run by which who waits for the group can be let go on, whatever became of it
   #acts;
+  #unsure = null; // what was told of an act whose answer was lost, until a load tells what has come of it
 
   /**
    * @param {string | object} server where to ask: the address of the API, or what is a server already
@@ -106,7 +107,10 @@ export class GroupFeed {
     } catch (error) {
       const failed = failedAct(error, NOT_DONE[verb]);
       this.problem = failed.text;
-      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
+      if (failed.isUnsure) {
+        if (verb !== 'detach') this.#unsure = failed.text; // no load tells who waits
+        void this.#connection.connect(); // to see what has come of it
+      }
     }
     this.acting = null;
     this.tell();
@@ -176,6 +180,8 @@ export class GroupFeed {
       this.jobs[this.#places.get(job.id)] = job;
     }
     for (const job of again) this.#replace(job);
+    if (this.#unsure && this.problem === this.#unsure) this.problem = null;
+    this.#unsure = null;
     return seq;
   }
 

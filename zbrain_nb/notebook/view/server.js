@@ -21,6 +21,7 @@ export class ServerFeed extends Feed {
   #connection;
   #placing = null;
   #key = null; // of a repeat that has no answer yet
+  #unsure = null; // what was told of a cancel whose answer was lost, until a load tells what has come of it
   #attemptsOf = null; // job and attempt up to which `attempts` goes
 
   /** @param {string | object} server where to ask: the address of the API, or what is a server already */
@@ -119,7 +120,10 @@ export class ServerFeed extends Feed {
     } catch (error) {
       const failed = failedAct(error, NOT_DONE[verb] ?? NOT_DONE.run_again);
       this.problem = failed.text;
-      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
+      if (failed.isUnsure) {
+        if (verb.startsWith('cancel')) this.#unsure = failed.text; // of others this job does not tell
+        void this.#connection.connect(); // to see what has come of it
+      }
     }
     this.acting = null;
     this.tell();
@@ -150,6 +154,8 @@ export class ServerFeed extends Feed {
     this.setJob(job);
     this.parents = parents;
     this.earlier = earlier;
+    if (this.#unsure && this.problem === this.#unsure) this.problem = null;
+    this.#unsure = null;
     void this.#readAttempts();
     this.outputs = shown.outputs;
     this.clearNext = shown.clear_next;
