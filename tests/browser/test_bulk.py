@@ -88,7 +88,7 @@ LOSING = """async () => {
     },
     events() {
       socket = { close() {} };
-      setTimeout(() => (down ? socket.onclose() : socket.onopen()));
+      setTimeout(() => (down ? socket.onclose({}) : socket.onopen()));
       return socket;
     },
   };

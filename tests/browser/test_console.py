@@ -56,7 +56,8 @@ def test_dashboard_shows_jobs_as_they_change(jupyter: Lab, worker: HandWorker, p
     worker.send(job_id, "failed", error={"ename": "ValueError", "evalue": "no", "traceback": []}, exit_code=1)
     expect(row(page, "first").locator("[data-c=reason]")).to_have_text("ValueError: no")
     expect(page.locator(".zb-seg [data-pick=failed]")).to_have_text("Failed1")
-    depth = re.compile(r"^Queued [\d,]+ .*Jobs that waited at the end of each minute over 40 minutes, now [\d,]+")
+    chart = "Jobs waiting for their first start at the end of each minute over 40 minutes, now "
+    depth = re.compile(rf"^Queued [\d,]+ .*{chart}[\d,]+")
     expect(page.get_by_role("button", name=depth)).to_be_visible()
     expect(page.locator(".zb-lanes .zb-span[data-state=failed]")).to_have_attribute(
         "title", re.compile("first: failed")

@@ -123,12 +123,12 @@ def test_cancel_whose_answer_is_lost_is_told_until_a_load_shows_what_has_come_of
 ) -> None:
     (job_id,) = hand.submit(name=f"cancel-{kind}")
     follow(page, host, kind, job_id)
-    act = {"job": "feed.act('cancel')", "group": "feed.act('cancel', feed.jobs)", "dashboard": "feed.act('cancel', [id])"}
+    jobs = {"job": "", "group": ", feed.jobs", "dashboard": ", [id]"}[kind]
     # Not one answer comes until the connection has been given up.
     page.route("**/cancel", lose)
     loads = FEEDS[kind][-1]
     page.route(f"**/{loads}", lambda route: route.abort())
-    page.evaluate(act[kind])
+    page.evaluate(f"feed.act('cancel'{jobs})")
     until(page, "feed.connection === 'reconnecting' && feed.nextTryAt")
     page.evaluate("feed.tries = []; feed.on(() => feed.tries.push([feed.nextTryAt, feed.problem])); 1")
     until(page, "feed.tries.length > 3")  # loads begin, and do not succeed

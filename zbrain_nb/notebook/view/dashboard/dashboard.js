@@ -161,7 +161,8 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     const silent = workers.filter(({ seen_at: seen }) => overview.now - seen > 45).length;
     const slots = workers.reduce((sum, worker) => sum + worker.slots, 0);
     const running = counts.running ?? 0;
-    const queued = (counts.pending ?? 0) + (counts.retrying ?? 0);
+    const pending = counts.pending ?? 0;
+    const queued = pending + (counts.retrying ?? 0);
     const oldest = overview.oldest_pending_at;
     const rows = [...feed.rows.values()].filter(({ state }) => state === 'running');
     const quiet = rows.filter(({ progress }) => progress?.fraction == null).length;
@@ -173,7 +174,8 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     const lastOf = (values) => values.findLast((value) => value != null);
     const median = lastOf(minutes.wait_p50_secs);
     const slow = lastOf(minutes.wait_p95_secs);
-    const waiting = [...minutes.waiting.slice(0, -1), queued]; // the store's last is some seconds old
+    // The store's last is some seconds old. Of past minutes it knows who waited for the first start alone.
+    const waiting = [...minutes.waiting.slice(0, -1), pending];
     const titlesOf = (textOf) => minutes.ended.map((_, i) => `${timeOfDay((minutes.first_at + 60 * i) * 1000, false)}: ${textOf(i)}`);
     const over = `over ${minutes.ended.length} minutes`;
     const place = document.activeElement?.closest?.('.zb-strip') === strip ? [...strip.children].indexOf(document.activeElement) : -1;
@@ -190,8 +192,13 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
       chart(
         'Queued',
         many(queued),
-        oldest ? `oldest waits ${clock(overview.now - Date.parse(oldest) / 1000)}` : 'nothing waits',
-        bars(`Jobs that waited at the end of each minute ${over}, now ${many(queued)}`, waiting, [], titlesOf((i) => `${many(waiting[i])} waited`)),
+        oldest ? `oldest waits ${clock(overview.now - Date.parse(oldest) / 1000)}` : queued > pending ? 'none for its first start' : 'nothing waits',
+        bars(
+          `Jobs waiting for their first start at the end of each minute ${over}, now ${many(pending)}`,
+          waiting,
+          [],
+          titlesOf((i) => `${many(waiting[i])} waiting for their first start`),
+        ),
         () => pick('pending'),
       ),
       chart(

@@ -1,0 +1,38 @@
+"""The numbers above the jobs: what stands side by side counts the same."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.stub import StubServer
+
+pytestmark = pytest.mark.browser
+
+#: A dashboard of a feed that has heard how things are, and hears nothing more.
+STILL = """async (counts) => {
+  const { JobsFeed } = await import('/view/dashboard/jobsfeed.js');
+  const { renderDashboard } = await import('/view/dashboard/dashboard.js');
+  const feed = new JobsFeed('/nowhere/');
+  const nothing = [0, 0, 0];
+  const minutes = { first_at: 0, ended: nothing, failed: nothing, waiting: [4, 6, 1] };
+  const waits = { wait_p50_secs: [null, null, null], wait_p95_secs: [null, null, null] };
+  const rest = { workers: [], failed_last_day: 0, storage: {}, now: 130, quotas: [] };
+  feed.overview = { minutes: { ...minutes, ...waits }, ...rest };
+  feed.counts = counts;
+  const card = document.createElement('div');
+  document.body.replaceChildren(card);
+  renderDashboard(card, feed);
+}"""
+
+
+def test_chart_of_the_queue_counts_in_every_bar_who_waits_for_the_first_start(page: Page, stub: StubServer) -> None:
+    page.goto(stub.url())
+    page.evaluate(STILL, {"pending": 3, "retrying": 40})
+    queued = page.get_by_role("group", name="Now").get_by_role("button", name="Queued")
+    expect(queued.locator(".zb-big")).to_have_text("43")
+    expect(queued.get_by_role("img", name="now 3")).to_be_attached()
+    titles = queued.locator("svg title").all_text_contents()
+    assert [title.partition(": ")[2] for title in titles] == [f"{n} waiting for their first start" for n in (4, 6, 3)]
+    heights = [float(bar.get_attribute("height") or 0) for bar in queued.locator(".zb-all").all()]
+    assert heights[2] == pytest.approx(heights[1] / 2)
