@@ -241,3 +241,27 @@ def test_line_is_shown_in_the_first_frame_after_it_came(page: Page, stub: StubSe
         })"""
     )
     assert shown
+
+
+@pytest.mark.parametrize("verb", ["detach", "cancel_earlier"])
+def test_job_is_canceled_while_what_does_not_concern_it_has_no_answer(page: Page, stub: StubServer, verb: str) -> None:
+    tags = {"zbrain.cell": "a cell"}
+    earlier = stub.add("running", spec={"tags": tags})
+    stub.saved.clear()
+    job_id = stub.add("running", spec={"tags": tags})
+    stub.saved[0]["earlier"] = earlier
+    stub.waiting = 1
+    page.goto(stub.url())
+    held = {"detach": f"/{job_id}/detach", "cancel_earlier": ("jobs/cancel", f"/{earlier}/cancel")}[verb]
+    page.route(lambda url: url.endswith(held), lambda _: None)
+    more = page.get_by_role("button", name="Cancel the earlier")
+    if verb == "detach":
+        page.get_by_role("button", name="More for").click()
+        page.get_by_role("button", name="Detach").click()
+    else:
+        more.click()
+        expect(more).to_be_disabled()
+        assert page.evaluate("document.activeElement !== document.body")
+    with page.expect_response(f"**/{job_id}/cancel"):
+        page.get_by_role("button", name="Cancel", exact=True).click()
+    assert stub.jobs[job_id]["cancel_requested_at"]

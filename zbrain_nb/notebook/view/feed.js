@@ -40,6 +40,7 @@ export class Feed {
     this.refusal = null; // what the server said, if it answered but not with the job
     this.problem = null;
     this.acting = null;
+    this.aside = new Set(); // acts under way that hold up no other
     this.asked = null; // the other person's job of which was asked whether it shall run again
     this.clockSkew = 0;
     this.outputsSeq = 0; // the event up to which the outputs are here

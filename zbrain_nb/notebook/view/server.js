@@ -16,6 +16,9 @@ const NOT_DONE = {
   run_again: 'The job was not run again',
 };
 
+/** Acts that are of no concern to the job itself: while one waits for its answer, the job can be canceled. */
+const ASIDE = new Set(['cancel_earlier', 'detach']);
+
 export class ServerFeed extends Feed {
   #server;
   #connection;
@@ -85,15 +88,18 @@ export class ServerFeed extends Feed {
   /** @param {boolean} others whether a job may be run again that is another person's; else that is asked first */
   async act(verb, others = false) {
     if (verb === 'reconnect') return void this.#connection.resume();
-    if (this.acting) return;
+    const isAside = ASIDE.has(verb);
+    if (isAside ? this.aside.has(verb) : this.acting) return;
     const repeats = verb === 'retry' || verb === 'run_again';
     if (repeats && !this.isOwn && !others) return void this.ask(true);
-    this.acting = verb;
+    if (isAside) this.aside.add(verb);
+    else this.acting = verb;
     this.problem = null;
     this.tell();
     let isThere = false;
+    let told = null;
     const waits = (why) => {
-      this.problem = why;
+      this.problem = told = why;
       this.tell();
     };
     try {
@@ -116,7 +122,8 @@ export class ServerFeed extends Feed {
         isThere = Boolean(job.deduplicated);
         this.#follow(job);
       }
-      this.problem = isThere ? 'It had been submitted again already: this is that job.' : null;
+      if (this.problem === told) this.problem = null; // else it is another act's
+      if (isThere) this.problem = 'It had been submitted again already: this is that job.';
     } catch (error) {
       const failed = failedAct(error, NOT_DONE[verb] ?? NOT_DONE.run_again);
       this.problem = failed.text;
@@ -125,7 +132,8 @@ export class ServerFeed extends Feed {
         void this.#connection.connect(); // to see what has come of it
       }
     }
-    this.acting = null;
+    if (isAside) this.aside.delete(verb);
+    else this.acting = null;
     this.tell();
   }
 

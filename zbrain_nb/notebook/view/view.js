@@ -165,9 +165,12 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)),
     },
     {
-      data: () => sameCellOf(feed),
-      make: (text) =>
-        h('div', { class: 'zb-notice' }, h('span', {}, text), button('Cancel the earlier', { onclick: () => feed.act('cancel_earlier') })),
+      data: () => {
+        const text = sameCellOf(feed);
+        return text && { text, disabled: feed.aside.has('cancel_earlier') };
+      },
+      make: ({ text, disabled }) =>
+        h('div', { class: 'zb-notice' }, h('span', {}, text), button('Cancel the earlier', { disabled, onclick: () => feed.act('cancel_earlier') })),
     },
     { data: () => noticeAskOf(noticeOfJob(feed)), make: (ask) => noticeAsk(ask, schedule) },
     { pane: 'parents', when: () => waitsForParents(feed) },
@@ -234,7 +237,9 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       const key = data ? JSON.stringify([faceOf(feed), data]) : null;
       if (key === part.key) continue;
       part.key = key;
+      const held = part.slot.contains(document.activeElement);
       part.slot.replaceChildren(...(data ? [part.make(data)] : []));
+      if (held) (toFocus(part.slot) ?? toFocus(head))?.focus({ preventScroll: true });
     }
     body.setAttribute('aria-label', `Details of ${name()}`);
   }
