@@ -88,7 +88,7 @@ LOSING = """async () => {
     },
     events() {
       socket = { close() {} };
-      setTimeout(() => (down ? socket.onclose() : socket.onopen()));
+      setTimeout(() => (down ? socket.onclose({}) : socket.onopen()));
       return socket;
     },
   };
@@ -99,7 +99,7 @@ LOSING = """async () => {
   window.tries = 0;
   window.lose = () => {
     down = true;
-    socket.onclose();
+    socket.onclose({});
   };
   window.back = () => {
     down = false;

@@ -55,7 +55,7 @@ FEED = """async ([count, running]) => {
     return sort.apply(this, given);
   };
   window.feed = new JobsFeed(server, {});
-  Object.assign(window, { MOST_ROWS, idOf, jobs, submit, hear, heard, breakSocket: () => socket.onclose() });
+  Object.assign(window, { MOST_ROWS, idOf, jobs, submit, hear, heard, breakSocket: () => socket.onclose({}) });
   feed.start();
 }"""
 
