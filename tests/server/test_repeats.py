@@ -32,12 +32,18 @@ async def test_repeat_asked_for_again_under_its_key_is_the_same_job(api: httpx.A
     first, second = [(await api.post("jobs", json={"cmd": ["true"]}, headers=headers)).json()["id"] for _ in range(2)]
     await api.post("jobs/cancel", json={"ids": [first, second]}, headers=headers)
     keyed = headers | {"Idempotency-Key": "a key"}
-    one = (await api.post(f"jobs/{first}/retry", headers=keyed)).json()["id"]
-    assert (await api.post(f"jobs/{first}/retry", headers=keyed)).json()["id"] == one
+    made, there = [await api.post(f"jobs/{first}/retry", headers=keyed) for _ in range(2)]
+    one = made.json()["id"]
+    assert there.json()["id"] == one
+    assert (made.status_code, there.status_code) == (201, 200)
+    assert "deduplicated" not in made.json()
+    assert there.json()["deduplicated"]
     many = [(await api.post("jobs/retry", json={"ids": ids}, headers=keyed)).json() for ids in ([first, second],) * 2]
     ids = [[job["id"] for job in answer["jobs"]] for answer in many]
     assert ids[0] == ids[1]
     assert ids[0][0] == one
+    marked = [[job.get("deduplicated", False) for job in answer["jobs"]] for answer in many]
+    assert marked == [[True, False], [True, True]]
     assert [job["retry_of"] for job in many[0]["jobs"]] == [first, second]
     for more in (headers, headers | {"Idempotency-Key": "another"}):
         assert (await api.post(f"jobs/{first}/retry", headers=more)).json()["id"] not in ids[0]

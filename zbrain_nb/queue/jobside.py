@@ -363,6 +363,17 @@ class JobSide(QueueCore):
 
         So are those of other people: nobody who chooses many jobs has looked at the code of each.
         """
+        return [one.job for one in await self.accept_repeats(jobs, owner=owner, key=key, scope=scope)]
+
+    async def accept_repeats(
+        self,
+        jobs: Iterable[Job],
+        *,
+        owner: str | None = None,
+        key: str | None = None,
+        scope: Principal | None = None,
+    ) -> builtins.list[Accepted]:
+        """Do as `retry_many`, and say of each job whether it was there already under `key`."""
         repeated = [
             job
             for job in jobs
@@ -398,6 +409,18 @@ class JobSide(QueueCore):
         Forbidden
             If who asks may not submit in its org, or the job is another's and `others` is not set.
         """
+        return (await self.accept_repeat(job_id, owner=owner, key=key, scope=scope, others=others)).job
+
+    async def accept_repeat(
+        self,
+        job_id: str,
+        *,
+        owner: str | None = None,
+        key: str | None = None,
+        scope: Principal | None = None,
+        others: bool = False,
+    ) -> Accepted:
+        """Do as `retry_job`, and say whether the job was there already under `key`."""
         job = await self.get(job_id, scope=scope)
         if job is None:
             raise JobNotFound(f"No job {job_id}.")
@@ -415,13 +438,13 @@ class JobSide(QueueCore):
 
     async def _repeat(
         self, jobs: builtins.list[Job], owner: str | None, scope: Principal | None, key: str | None
-    ) -> builtins.list[Job]:
+    ) -> builtins.list[Accepted]:
         lent = frozenset(sha256 for job in jobs for sha256 in job.spec.blobs)
         again = [
             _again(job, owner, key, keeps_env=scope is None or scope.is_holder or scope.owner == job.owner)
             for job in jobs
         ]
-        return [accepted.job for accepted in await self.accept(again, scope=scope, lent=lent)]
+        return await self.accept(again, scope=scope, lent=lent)
 
     async def get_logs(
         self,

@@ -1,8 +1,9 @@
 // What the view of a group reads: many jobs, looked at together and followed on one socket. A run that was submitted
 // again, by whomever, stands in the place of what it repeats.
-import { failedAct, newKey, serverAt } from './ask.js';
+import { failedAct, serverAt } from './ask.js';
 import { Connection, Unknown, unknownIfMissing } from './connection.js';
 import { ENDED } from './feed.js';
+import { ManyActs, countThere } from './many.js';
 
 const PAGE = 1000; // jobs asked for at once
 const GROUP_TAG = 'zbrain.group';
@@ -20,7 +21,7 @@ export class GroupFeed {
   #tag = null; // that its jobs share, and those that repeat them
   #newest = null; // id of the newest job that bears it
   #first; // id of the run by which who waits for the group can be let go on, whatever became of it
-  #key = null; // of repeats that have no answer yet
+  #acts;
 
   /**
    * @param {string | object} server where to ask: the address of the API, or what is a server already
@@ -28,6 +29,7 @@ export class GroupFeed {
    */
   constructor(server, saved) {
     this.#server = serverAt(server);
+    this.#acts = new ManyActs(this.#server);
     this.name = saved.name;
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
@@ -110,27 +112,27 @@ export class GroupFeed {
     this.tell();
   }
 
-  /** Cancel or retry runs, and show what became of them; return what is to be told of those that were passed over. */
+  /** Cancel or retry runs, and show what became of them; return what is to be told of those of which it made nothing new. */
   async #change(verb, jobs, waits) {
     const ids = jobs.map(({ id }) => id);
     const changed = [];
     let others = 0;
-    if (verb === 'retry') this.#key ??= newKey();
-    const key = verb === 'retry' ? this.#key : null;
-    for (let at = 0; at < ids.length; at += PAGE) {
-      const body = { ids: ids.slice(at, at + PAGE) };
-      const [found] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, key, waits });
+    for await (const found of this.#acts.ask(verb, ids, waits)) {
       changed.push(...found.jobs);
       others += found.others?.length ?? 0;
     }
-    this.#key = null;
     for (const job of changed) {
       const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
       if (place != null && (verb === 'retry' || job.event_seq >= (this.jobs[place].event_seq ?? 0)))
         this.jobs[place] = job;
     }
     this.#number();
-    return others ? `Runs of others were passed over: ${others}. Retry is on the page of each.` : null;
+    const there = countThere(changed);
+    const told = [
+      there && `Runs that had been submitted again already, so that nothing new was made: ${there}.`,
+      others && `Runs of others were passed over: ${others}. Retry is on the page of each.`,
+    ];
+    return told.filter(Boolean).join(' ') || null;
   }
 
   async #letGo(waits) {

@@ -90,6 +90,7 @@ export class ServerFeed extends Feed {
     this.acting = verb;
     this.problem = null;
     this.tell();
+    let isThere = false;
     const waits = (why) => {
       this.problem = why;
       this.tell();
@@ -111,9 +112,10 @@ export class ServerFeed extends Feed {
         this.#key ??= newKey();
         const job = await this.#fetch(path, { method: 'POST', key: this.#key, waits });
         this.#key = null;
+        isThere = Boolean(job.deduplicated);
         this.#follow(job);
       }
-      this.problem = null;
+      this.problem = isThere ? 'It had been submitted again already: this is that job.' : null;
     } catch (error) {
       const failed = failedAct(error, NOT_DONE[verb] ?? NOT_DONE.run_again);
       this.problem = failed.text;

@@ -25,7 +25,7 @@ class ShownJob(Job, kw_only=True):
 
 
 class SubmittedJob(ShownJob, kw_only=True):
-    """The job that a submit made, or the one that had its key before: then ``deduplicated`` is true."""
+    """The job that a submit or a retry made, or the one that had its key before: then ``deduplicated`` is true."""
 
     deduplicated: bool = False
 
@@ -100,7 +100,7 @@ class RowPage(msgspec.Struct):
 class ManyJobs(msgspec.Struct):
     """Jobs, as they were or later than at the event ``event_seq``; of a retry, ``others`` were not one's own."""
 
-    jobs: list[ShownJob]
+    jobs: list[SubmittedJob]
     event_seq: int
     others: list[str] | msgspec.UnsetType = msgspec.UNSET
 

@@ -160,6 +160,11 @@ def job_json(job: Job, **more: Any) -> msgspec.Raw:
     return msgspec.Raw(body[:-1] + b"," + encode({"name": job.name, **more})[1:])
 
 
+def accepted_json(accepted: Accepted) -> msgspec.Raw:
+    """Return a submitted job as `job_json` does, marked if it had been there under its key before."""
+    return job_json(accepted.job, deduplicated=True) if accepted.deduplicated else job_json(accepted.job)
+
+
 def job_row(job: Job) -> dict[str, Any]:
     """Return of a job what a row of a table shows, so that ten thousand are a few megabytes."""
     row: dict[str, Any] = {name: getattr(job, name) for name in ROW_FIELDS}
@@ -195,9 +200,7 @@ class JobsHandler(ApiHandler):
         bodies: list[msgspec.Raw] = []
 
         def write_bodies(accepted: list[Accepted]) -> None:
-            bodies[:] = [
-                job_json(one.job, deduplicated=True) if one.deduplicated else job_json(one.job) for one in accepted
-            ]
+            bodies[:] = map(accepted_json, accepted)
 
         digest = hashlib.sha256(self.request.body).hexdigest() if key and many else ""
         if any(spec.secrets for spec in specs):
@@ -309,21 +312,21 @@ class RetryHandler(ApiHandler):
         act="retry",
         query=RetryQuery,
         headers=(IDEMPOTENCY_KEY,),
-        answers={201: ShownJob},
+        answers={201: SubmittedJob, 200: SubmittedJob},
         refuses=(JobNotFound, WrongState, MissingBlobs, OverQuota),
     )
     async def post(self, job_id: str) -> None:
         """Submit the same spec again as a new job; 409 while the old one is active.
 
         It is the caller's job and runs as the caller. So another person's is repeated only with ``?others=1``. Sent
-        again under one ``Idempotency-Key``, it is answered with the job that the first request made.
+        again under one ``Idempotency-Key``, it is answered with 200 and the job that the first request made.
         """
         await self.job(job_id)
         others = self.query(RetryQuery).others
-        again = await self.queue.retry_job(
+        again = await self.queue.accept_repeat(
             job_id.lower(), key=self.request.headers.get("Idempotency-Key"), scope=self.principal, others=others
         )
-        self.reply(job_json(again), 201)
+        self.reply(accepted_json(again), 200 if again.deduplicated else 201)
 
 
 class JobIds(msgspec.Struct):
@@ -353,25 +356,26 @@ class ManyHandler(ApiHandler):
         Answers ``{"jobs": [...], "event_seq": n}``, the jobs in the order of the ids. Events behind ``event_seq``
         tell what becomes of them. `retry` leaves out jobs that have not ended, and answers with the new ones; those
         of other people it leaves out too, and ``others`` lists them. Under one ``Idempotency-Key`` it submits a job
-        again once, however often it is asked.
+        again once, however often it is asked; those that were there already are marked ``deduplicated``.
         """
         ids = [job_id.lower() for job_id in self.decode(JobIds).ids]
         if len(ids) > MAX_BATCH:
             raise TooLarge(f"{len(ids):,} ids are more than {MAX_BATCH:,}.", "Send them in several requests.")
         seq, scope = self.queue.event_seq, self.principal
         jobs = await self.queue.get_many(ids, scope=scope)
-        more: dict[str, list[str]] = {}
         self.note_jobs(jobs)
         if verb == "cancel":
             await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], scope=scope)
             jobs = await self.queue.get_many(ids, scope=scope)
         elif verb == "retry":
             others = {job.id for job in jobs if job.state.ended and job.owner != scope.owner}
-            more["others"] = [job.id for job in jobs if job.id in others]
             self.note_jobs(job for job in jobs if job.id not in others)
             key = self.request.headers.get("Idempotency-Key")
-            jobs = await self.queue.retry_many(jobs, key=key, scope=scope)
-        self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq, **more})
+            again = await self.queue.accept_repeats(jobs, key=key, scope=scope)
+            passed_over = [job.id for job in jobs if job.id in others]
+            self.reply({"jobs": [accepted_json(one) for one in again], "event_seq": seq, "others": passed_over})
+            return
+        self.reply({"jobs": [job_json(job) for job in jobs], "event_seq": seq})
 
 
 class LogsHandler(ApiHandler):

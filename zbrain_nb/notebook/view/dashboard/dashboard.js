@@ -1,6 +1,7 @@
 // The dashboard: `renderDashboard(el, feed, {jobUrl, homeUrl, target, keysOn}) -> dispose`. Numbers and charts, workers with
 // what ran on them, filters, acts on many jobs, and the table. It reads the feed and asks it to act.
 import { STATE_WORDS, button, bytes, clock, h, icon, plural, stateMark, timeOfDay } from '../elements.js';
+import { countThere } from '../many.js';
 import { pressIn } from '../press.js';
 import { bars, lines } from './charts.js';
 import { lanes } from './lanes.js';
@@ -288,8 +289,14 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     const jobs = await feed.act(verb, ids);
     if (!jobs) return;
     chosen.clear();
+    const there = countThere(jobs);
+    const made = jobs.length - there;
     const done = verb === 'retry' ? 'submitted again' : jobs.every(({ state }) => state === 'canceled') ? 'canceled' : 'told to stop';
-    said = `${plural(jobs.length, 'job')} ${done}.`;
+    const parts = [
+      (made || !there) && `${plural(made, 'job')} ${done}.`,
+      there && `${plural(there, 'job')} had been submitted again already; nothing new was made of ${there === 1 ? 'it' : 'them'}.`,
+    ];
+    said = parts.filter(Boolean).join(' ');
     status.textContent = said;
     refresh();
   }

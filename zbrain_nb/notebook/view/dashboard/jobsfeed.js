@@ -1,8 +1,9 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
-import { Refused, failedAct, newKey, serverAt } from '../ask.js';
+import { Refused, failedAct, serverAt } from '../ask.js';
 import { Connection, Unknown } from '../connection.js';
 import { ENDED, nameOf } from '../feed.js';
+import { ManyActs } from '../many.js';
 
 const FIRST_PAGE = 200;
 const PAGE = 1000;
@@ -56,7 +57,8 @@ export class JobsFeed {
   #unknown = new Set();
   #wanted = null; // what older jobs are looked for by
   #found = new Set(); // ids of those, which stay here while they are wanted
-  #key = null; // of repeats that have no answer yet
+  #acts;
+  #unsure = null; // what was told of an act whose answer was lost, until all is loaded after that
   #old = new Set(); // ids of rows that were here before all is loaded, and have not come again
   #seen = () => document.hidden || void this.#lookOver();
 
@@ -66,6 +68,7 @@ export class JobsFeed {
    */
   constructor(server, { org = null, rows = [] } = {}) {
     this.#server = serverAt(server);
+    this.#acts = new ManyActs(this.#server);
     this.org = org;
     this.rows = new Map(rows.map((row) => [row.id, row])); // by id
     this.version = 0; // grows whenever a row changes
@@ -132,6 +135,7 @@ export class JobsFeed {
   async act(verb, ids) {
     if (this.acting || !ids.length) return null;
     let done = [];
+    if (!this.#unsure) this.#acts.settle();
     this.acting = verb;
     this.problem = null;
     this.tell();
@@ -140,21 +144,19 @@ export class JobsFeed {
       this.tell();
     };
     try {
-      if (verb === 'retry') this.#key ??= newKey();
-      const key = verb === 'retry' ? this.#key : null;
-      for (let at = 0; at < ids.length; at += PAGE) {
-        const body = { ids: ids.slice(at, at + PAGE) };
-        const [{ jobs }] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body, key, waits });
+      for await (const { jobs } of this.#acts.ask(verb, ids, waits)) {
         for (const job of jobs) this.#put(job);
         done.push(...jobs);
       }
-      this.#key = null;
       this.problem = null;
     } catch (error) {
       done = null;
       const failed = failedAct(error, NOT_DONE[verb]);
       this.problem = failed.text;
-      if (failed.isUnsure) void this.#connection.connect(); // to see what has come of it
+      if (failed.isUnsure) {
+        this.#unsure = failed.text;
+        void this.#connection.connect(); // to see what has come of it
+      }
     }
     this.acting = null;
     this.tell();
@@ -186,6 +188,7 @@ export class JobsFeed {
   /** Read the newest rows; the others follow while the socket already brings what changes. */
   async #load(current) {
     this.loading = true;
+    const told = this.connection === 'reconnecting' ? this.problem : this.#unsure; // until the rows say how it stands
     this.#old = new Set(this.rows.keys());
     this.tell();
     const [{ owner, home, roles }] = await this.#server.ask('whoami');
@@ -198,12 +201,11 @@ export class JobsFeed {
     this.viewer = owner;
     const seq = await this.#readOverview();
     const { cursor } = await this.#readPage('', FIRST_PAGE);
-    if (this.connection === 'reconnecting') this.problem = null; // the rows say how it stands
-    if (current()) void this.#readOthers(current, cursor);
+    if (current()) void this.#readOthers(current, cursor, told);
     return seq;
   }
 
-  async #readOthers(current, cursor) {
+  async #readOthers(current, cursor, told) {
     try {
       for (const state of ACTIVE) await this.#readPage(`state=${state}`, PAGE);
       while (cursor && current()) {
@@ -222,6 +224,8 @@ export class JobsFeed {
     // What became of these meanwhile is not known.
     for (const id of this.#old) this.#drop(id);
     this.loading = false;
+    if (told && this.problem === told) this.problem = null;
+    this.#unsure = null;
     this.tell();
   }
 
@@ -305,6 +309,7 @@ export class JobsFeed {
   #keep(row) {
     this.#old.delete(row.id);
     const old = this.rows.get(row.id);
+    if (!old) this.#acts.see(row);
     if (old && (old.event_seq ?? 0) > (row.event_seq ?? 0)) return;
     this.#set(row);
   }
