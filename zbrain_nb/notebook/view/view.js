@@ -96,7 +96,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         ),
       ),
     );
-    settle(head, head.querySelector('[data-part="act"]').textContent);
+    settle(head, [head.querySelector('[data-part="act"]').textContent]);
     // A rebuild never drops the keyboard: the same part gets it back, or the twist if that part cannot take it.
     if (active) {
       const target = held && toFocus(head.querySelector(`[data-part="${held}"]`));
