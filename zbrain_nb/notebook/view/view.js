@@ -96,7 +96,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         ),
       ),
     );
-    settle(head, head.querySelector('[data-part="act"]').textContent);
+    settle(head, [head.querySelector('[data-part="act"]').textContent]);
     // A rebuild never drops the keyboard: the same part gets it back, or the twist if that part cannot take it.
     if (active) {
       const target = held && toFocus(head.querySelector(`[data-part="${held}"]`));
@@ -166,8 +166,11 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     },
     {
       data: () => sameCellOf(feed),
-      make: (text) =>
-        h('div', { class: 'zb-notice' }, h('span', {}, text), button('Cancel the earlier', { onclick: () => feed.act('cancel_earlier') })),
+      make: ({ text, count }) => {
+        const label = count === 1 ? 'Cancel the earlier' : `Cancel the ${count.toLocaleString('en')} earlier`;
+        const cancel = count > 0 && button(label, { onclick: () => feed.act('cancel_earlier') });
+        return h('div', { class: 'zb-notice' }, h('span', {}, text), cancel);
+      },
     },
     { data: () => noticeAskOf(noticeOfJob(feed)), make: (ask) => noticeAsk(ask, schedule) },
     { pane: 'parents', when: () => waitsForParents(feed) },
@@ -234,7 +237,9 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       const key = data ? JSON.stringify([faceOf(feed), data]) : null;
       if (key === part.key) continue;
       part.key = key;
+      const held = part.slot.contains(document.activeElement);
       part.slot.replaceChildren(...(data ? [part.make(data)] : []));
+      if (held) (toFocus(part.slot) ?? toFocus(head))?.focus({ preventScroll: true });
     }
     body.setAttribute('aria-label', `Details of ${name()}`);
   }
