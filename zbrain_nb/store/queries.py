@@ -277,6 +277,17 @@ def workers(cursor: Cursor) -> list[str]:
     return [info for (info,) in cursor.execute("SELECT info FROM workers ORDER BY id").fetchall()]
 
 
+def owners_without_token(cursor: Cursor, tag: str) -> list[str]:
+    """Return whose jobs do not have the tag that names a token, those of the last job first; nobody given a token."""
+    found = cursor.execute(
+        "SELECT owner FROM jobs WHERE NOT contains(coalesce(tags, ''), ?) "
+        "AND owner NOT IN (SELECT owner FROM tokens WHERE owner <> created_by) "
+        "GROUP BY owner ORDER BY max(event_seq) DESC",
+        [f'"{tag}":'],
+    )
+    return [owner for (owner,) in found.fetchall()]
+
+
 class StoredEvent(msgspec.Struct, frozen=True):
     """An event read back; `job` is set for submits, `entries` for log lines, else `data` holds JSON."""
 
