@@ -186,6 +186,34 @@ def test_double_click_on_a_reason_of_a_group_leaves_the_reason_that_moves_up_alo
     page.wait_for_function("views[0].feed.failed.length === 0")
 
 
+def test_reasons_of_a_group_stay_where_they_are_and_take_clicks_while_more_runs_fail(
+    page: Page, stub: StubServer
+) -> None:
+    ids = stub.add_group(["running"] * 6)
+    page.clock.install()
+    page.goto(stub.url())
+    rows = page.locator(".zb-why-list li")
+
+    def fail(place: int, name: str, said: list[str]) -> None:
+        error = {"ename": name, "evalue": "", "traceback": []}
+        stub.emit("job_failed", ids[place], {"state": "failed", "error": error})
+        page.wait_for_function(f"views[0].feed.jobs[{place}].state === 'failed'")
+        page.clock.run_for(50)
+        expect(rows).to_have_text(said)
+
+    fail(5, "KeyError", ["1KeyErrorRetry 1"])
+    pause(page)
+    fail(0, "ValueError", ["1KeyErrorRetry 1", "1ValueErrorRetry 1"])  # no more than behind it, whatever its place
+    fail(1, "ValueError", ["1KeyErrorRetry 1", "2ValueErrorRetry 2"])
+    rows.first.get_by_role("button").click()
+    page.wait_for_function("views[0].feed.jobs[5].state === 'pending' && !views[0].feed.acting")
+    page.clock.run_for(600)  # the other has moved up
+    fail(2, "KeyError", ["2ValueErrorRetry 2", "1KeyErrorRetry 1"])  # and stays there
+    rows.first.get_by_role("button").click()
+    page.wait_for_function("views[0].feed.failed.length === 1")
+    assert [post.split()[0] for post in stub.posts if not post.startswith("lookup")] == ["retry", "retry"]
+
+
 #: A page whose elements keep what happens on them to themselves.
 PRESS = """async () => {
   const { pressIn } = await import('/view/press.js');

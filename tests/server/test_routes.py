@@ -13,6 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from zbrain_nb.model.datadir import Owner
+from zbrain_nb.server.handlers import jobs
 
 pytestmark = pytest.mark.anyio
 NOBODY = "01936b1e-0000-7000-8000-000000000000"
@@ -467,3 +468,21 @@ async def test_small_result_is_served_as_a_blob_would_be(api: httpx.AsyncClient)
     assert (again.status_code, again.content) == (304, b"")
     head = await api.head(f"jobs/{job['id']}/result")
     assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(data)))
+
+
+async def test_list_ends_at_its_size_and_goes_on_behind_it(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "MAX_PAGE_BYTES", 5_000)
+    large = [{"cmd": ["true"], "input": "x" * 2_000}] * 5
+    ids = [job["id"] for job in (await api.post("jobs", json=large)).json()]
+    await api.post("jobs/cancel", json={"ids": ids})  # which the memory alone knows now
+    for more in ("", "&brief=1", "&state=canceled"):
+        found: list[str] = []
+        cursor = ""
+        while cursor is not None:
+            page = (await api.get(f"jobs?limit=100{more}&cursor={cursor}")).json()
+            assert 1 <= len(page["jobs"]) <= 3
+            found += [job["id"] for job in page["jobs"]]
+            cursor = page["next_cursor"]
+        assert found == ids[::-1]

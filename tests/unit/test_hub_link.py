@@ -47,7 +47,11 @@ def test_named_servers_of_a_person_have_a_worker_each(tmp_path: Path) -> None:
     assert all(folder.parent == data.root for folder in folders)
 
 
-@pytest.mark.parametrize(("url", "key", "warns"), [(URL, "", True), (URL, KEY, False), ("https://h/", "", False)])
+@pytest.mark.parametrize(
+    ("url", "key", "warns"),
+    [(URL, "", True), (URL, KEY, False), ("https://h/", "", False)],
+    ids=["neither", "key", "https"],
+)
 def test_server_that_cannot_tell_the_service_from_a_squatter_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, url: str, key: str, warns: bool
 ) -> None:

@@ -77,6 +77,7 @@ PROMISES = {
     ],
     "Server, relay and console never unpickle": ["unit/client/test_trust::test_room_knows_nothing_that_unpickles"],
     "Values are loaded of own jobs, or if trusted": [
+        "unit/client/test_trust::test_what_a_pool_made_is_loaded_only_if_it_is_trusted",
         "unit/client/test_trust::test_value_of_anothers_job_is_loaded_only_if_trusted",
         "unit/client/test_trust::test_group_with_anothers_job_gives_results_only_if_trusted",
     ],

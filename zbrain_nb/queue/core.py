@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from typing import Any, Self
 import msgspec
 
 from zbrain_nb.model.access import Principal
+from zbrain_nb.model.account import account_name
 from zbrain_nb.model.errors import (
     ZBrainError,
 )
@@ -64,7 +64,7 @@ class QueueCore:
         self.storage = storage
         self.artifacts = artifacts if isinstance(artifacts, ArtifactStore) else ArtifactStore(artifacts)
         self.default_org_id = default_org_id
-        self.owner = owner or getpass.getuser()
+        self.owner = owner or account_name()
         self.events = TakenEvents()
         #: Whether the values of a job's secrets are kept; only a host does that.
         self.holds_secrets: Callable[[str], bool] = lambda job_id: False

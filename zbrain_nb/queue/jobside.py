@@ -20,7 +20,7 @@ from zbrain_nb.model.errors import (
 from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.job import CancelResult, Job, JobArtifact, JobSpec, JobState, submitted_with
 from zbrain_nb.queue.core import QueueCore
-from zbrain_nb.queue.listing import list_jobs, make_filter
+from zbrain_nb.queue.listing import Filter, Page, list_jobs, make_filter
 from zbrain_nb.queue.outputs import Shown, reduce_outputs
 from zbrain_nb.queue.submits import (
     Accepted,
@@ -237,11 +237,32 @@ class JobSide(QueueCore):
         Malformed
             If `state` is no state or `cursor` no id.
         """
+        wanted = make_filter(state, owner, name, q, cursor, tag, after)
+        return (await self.list_page(wanted, limit, org_id=org_id, scope=scope)).jobs
+
+    async def list_page(
+        self,
+        wanted: Filter,
+        limit: int,
+        *,
+        org_id: str | None = None,
+        most_bytes: int | None = None,
+        scope: Principal | None = None,
+    ) -> Page:
+        """Return the jobs that `list` would, and whether more stand behind them.
+
+        Parameters
+        ----------
+        wanted : Filter
+            Which; of its orgs those that `scope` sees.
+        most_bytes : int, optional
+            The page ends too when what is kept of its jobs is so large together.
+        """
         await self.open()
-        wanted = make_filter(among(scope, org_id), state, owner, name, q, cursor, tag, after)
+        wanted = msgspec.structs.replace(wanted, orgs=among(scope, org_id))
         if len(self._index.unfolded) > FOLD_BEFORE_LIST:
             await self._folder.fold()
-        return await list_jobs(self.storage, self._index, wanted, limit, self._present)
+        return await list_jobs(self.storage, self._index, wanted, limit, self._present, most_bytes)
 
     async def get_many(self, ids: Iterable[str], *, scope: Principal | None = None) -> builtins.list[Job]:
         """Return those of the jobs that exist, as they are now, in the order of `ids`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -45,7 +46,6 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_filter(
-    orgs: frozenset[str] | None,
     state: str | None,
     owner: str | None,
     name: str | None,
@@ -54,7 +54,7 @@ def make_filter(
     tag: tuple[str, str] | None,
     after: int | None,
 ) -> Filter:
-    """Return a filter made of a caller's words.
+    """Return a filter made of a caller's words, of all orgs.
 
     Raises
     ------
@@ -67,22 +67,34 @@ def make_filter(
         raise Malformed(f"{state!r} is no state.", f"States are {', '.join(JobState)}.") from error
     if cursor is not None and not is_id(cursor):
         raise Malformed("cursor must be the id of a job.")
-    return Filter(orgs=orgs, state=wanted, owner=owner, name=name, search=search, before=cursor, after=after, tag=tag)
+    return Filter(state=wanted, owner=owner, name=name, search=search, before=cursor, after=after, tag=tag)
+
+
+class Page(NamedTuple):
+    """Jobs, newest first, and whether more stand behind them than are listed."""
+
+    jobs: list[Job]
+    is_cut: bool
 
 
 async def list_jobs(
-    storage: Storage, index: Index, wanted: Filter, limit: int, present: Callable[[Job], Job]
-) -> list[Job]:
-    """Return at most `limit` jobs, newest first; `present` gives the latest version of one."""
+    storage: Storage,
+    index: Index,
+    wanted: Filter,
+    limit: int,
+    present: Callable[[Job], Job],
+    most_bytes: int | None = None,
+) -> Page:
+    """Return at most `limit` jobs, newest first, about `most_bytes`; `present` gives the latest version of one."""
     limit = max(0, min(limit, MAX_LIMIT))
     # Which jobs are behind an event their rows alone say; in which state these are now, memory alone.
     by_store = wanted.after is not None
     # Taken before the store is read: a row may be folded, and leave the memory, meanwhile.
     moved = {} if by_store else {job.id: job for job in index.unfolded.values() if wanted.passes(job)}
     found: dict[str, Job] = {}
-    before, floor = wanted.before, ""
+    before, floor, is_cut = wanted.before, "", False
     while True:
-        rows = await storage.read(
+        rows, is_cut = await storage.read(
             queries.list_jobs,
             orgs=wanted.orgs,
             state=None if by_store else wanted.state,
@@ -93,18 +105,20 @@ async def list_jobs(
             after=wanted.after,
             tag=wanted.tag,
             limit=limit,
+            most_bytes=most_bytes,
         )
         for row in rows:
             job = present(row)
             if wanted.passes(job):
                 found[job.id] = job
-        if len(rows) < limit or not rows:
+        if (len(rows) < limit and not is_cut) or not rows:
             floor = ""
             break
         before = floor = rows[-1].id
-        if len(found) >= limit:
+        if len(found) >= limit or (is_cut and found):
             break
     for job in map(present, moved.values()):
         if job.id >= floor and wanted.passes(job):
             found[job.id] = job
-    return sorted(found.values(), key=lambda job: job.id, reverse=True)[:limit]
+    jobs = sorted(found.values(), key=lambda job: job.id, reverse=True)
+    return Page(jobs[:limit], is_cut or len(jobs) >= limit)

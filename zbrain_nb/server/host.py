@@ -7,7 +7,6 @@ lock, opens the queue, listens on loopback, says so in the owner file, and looks
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import os
 import secrets
@@ -30,6 +29,7 @@ from zbrain_nb.server.audit import AuditLog
 from zbrain_nb.server.handlers.bodies import SMALL_BODY_BYTES
 from zbrain_nb.server.handlers.context import HostContext
 from zbrain_nb.server.handlers.metrics import registry_of
+from zbrain_nb.server.holder import holder_name
 from zbrain_nb.server.identity import Identity
 from zbrain_nb.server.job_tokens import JobTokens
 from zbrain_nb.server.local_worker import LocalWorkerWatch, host_worker_command
@@ -112,18 +112,20 @@ class Host:
         token = self.data.token()
         webhooks = read_webhooks(self.settings.webhooks) if self.settings.webhooks else None
         storage = Storage(self.data.database)
+        name = await holder_name(storage, has_logins=self._gate is not None)
         queue = JobQueue(
             storage,
             ArtifactStore(self.data.artifacts, storage.room),
             lease_ttl_secs=self.settings.lease_ttl_secs,
             default_org_id=self.settings.default_org_id,
+            owner=name,
             quotas=self.settings.quotas,
         )
         await queue.open()
         queue.start_lease_cleanup()
         maintenance = Maintenance.of(queue, self.settings.keep)
         maintenance.start()
-        holder = Principal(owner=getpass.getuser(), roles=None, home=self.settings.default_org_id)
+        holder = Principal(owner=name, roles=None, home=self.settings.default_org_id)
         sessions = Sessions()
         identity = Identity(token, holder, sessions)
         audit = AuditLog(storage)

@@ -86,12 +86,10 @@ class JobTokens:
         if not hmac.compare_digest(mac, self._mac(content)):
             return None
         job_id, attempt = str(uuid.UUID(bytes=content[:_ID_BYTES])), int.from_bytes(content[_ID_BYTES:], "big")
-        job = self._running(job_id, attempt)
-        origin = "" if job is None else job.spec.tags.get(TOKEN_TAG, "")
-        if job is None or (origin and not self._lives(origin)):
-            return None
-        role = await self._role_of(job)
-        if role is None:
+        job = self._standing(job_id, attempt)
+        role = None if job is None else await self._role_of(job)
+        job = self._standing(job_id, attempt)  # the attempt may have ended while the role was asked for
+        if job is None or role is None:
             return None
         return Principal(
             owner=job.owner,
@@ -101,9 +99,20 @@ class JobTokens:
             token_id=f"{JOB_PREFIX}{job_id}.{attempt}",
             job_id=job_id,
             attempt=attempt,
-            job_origin=origin,
+            job_origin=_origin(job),
             submits_to=None if self._is_at_owners(job) else job.spec.kind,
         )
 
+    def _standing(self, job_id: str, attempt: int) -> Job | None:
+        """Return the job if this is its running attempt, and the token lives that it was submitted with."""
+        job = self._running(job_id, attempt)
+        if job is None or (_origin(job) and not self._lives(_origin(job))):
+            return None
+        return job
+
     def _mac(self, content: bytes) -> bytes:
         return hmac.digest(self._key, content, hashlib.sha256)
+
+
+def _origin(job: Job) -> str:
+    return job.spec.tags.get(TOKEN_TAG, "")

@@ -127,8 +127,9 @@ def list_jobs(
     after: int | None,
     tag: tuple[str, str] | None,
     limit: int,
-) -> list[Job]:
-    """Return jobs as they were last folded, newest first; None lets every value pass.
+    most_bytes: int | None = None,
+) -> tuple[list[Job], bool]:
+    """Return jobs as they were last folded, newest first, and whether their size ended the page; None lets all pass.
 
     Parameters
     ----------
@@ -140,6 +141,8 @@ def list_jobs(
         Only jobs whose submit is an event behind this one.
     tag : tuple of str or None
         A tag and its value. Others that bear the same words in another tag may be returned too.
+    most_bytes : int or None
+        The page ends with the job that brings what is kept of its jobs to so much.
     """
     where, values = ["true"], list[Any]()
     for clause, value in (
@@ -165,8 +168,27 @@ def list_jobs(
     ids = cursor.execute(
         f"SELECT id::VARCHAR FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", [*values, limit]
     ).fetchall()
-    rows = _rows_of(cursor, [job_id for (job_id,) in ids])
-    return [make_job(row) for row in sorted(rows, key=lambda row: row[0], reverse=True)]
+    found = [job_id for (job_id,) in ids]
+    kept = found if most_bytes is None else _within(cursor, found, most_bytes)
+    rows = _rows_of(cursor, kept)
+    return [make_job(row) for row in sorted(rows, key=lambda row: row[0], reverse=True)], len(kept) < len(found)
+
+
+def _within(cursor: Cursor, ids: list[str], most_bytes: int) -> list[str]:
+    """Return the first of the ids, sorted from the newest, whose jobs are so large together."""
+    if not ids:
+        return []
+    sizes = cursor.execute(
+        "SELECT id::VARCHAR, strlen(spec) + coalesce(strlen(fields), 0) FROM jobs "
+        "WHERE id BETWEEN ?::UUID AND ?::UUID AND id IN (SELECT unnest(?::UUID[]))",
+        [ids[-1], ids[0], ids],
+    ).fetchall()
+    total = 0
+    for number, (_, size) in enumerate(sorted(sizes, reverse=True)):
+        total += size
+        if total >= most_bytes:
+            return ids[: number + 1]
+    return ids
 
 
 def _rows_of(cursor: Cursor, ids: list[str]) -> list[tuple[Any, ...]]:
@@ -253,6 +275,17 @@ def displays(cursor: Cursor, job_id: str, attempt: int, upto: int) -> list[dict[
 def workers(cursor: Cursor) -> list[str]:
     """Return what is kept of each worker, as JSON."""
     return [info for (info,) in cursor.execute("SELECT info FROM workers ORDER BY id").fetchall()]
+
+
+def owners_without_token(cursor: Cursor, tag: str) -> list[str]:
+    """Return whose jobs do not have the tag that names a token, those of the last job first; nobody given a token."""
+    found = cursor.execute(
+        "SELECT owner FROM jobs WHERE NOT contains(coalesce(tags, ''), ?) "
+        "AND owner NOT IN (SELECT owner FROM tokens WHERE owner <> created_by) "
+        "GROUP BY owner ORDER BY max(event_seq) DESC",
+        [f'"{tag}":'],
+    )
+    return [owner for (owner,) in found.fetchall()]
 
 
 class StoredEvent(msgspec.Struct, frozen=True):

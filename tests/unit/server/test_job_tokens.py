@@ -104,6 +104,24 @@ async def test_token_is_worth_what_its_owner_may_do_in_the_org_by_now(queue):
     assert await tokens.find(secret) is None
 
 
+@pytest.mark.parametrize("what", ["attempt", "token"])
+async def test_token_is_worth_nothing_if_its_attempt_or_its_origin_ends_while_the_role_is_asked_for(queue, what):
+    hand, living = await Hand(queue).register(), {"zbp_1"}
+
+    async def role_of(job):
+        if what == "attempt":
+            await hand.send(JobCompleted(job.id, attempt=job.attempt))
+        else:
+            living.clear()
+        return Role.SUBMITTER
+
+    tokens = JobTokens(SECRET, queue.running_attempt, lives=living.__contains__, role_of=role_of, is_at_owners=bool)
+    bob = Principal(owner="bob", roles={"lab": Role.SUBMITTER}, home="lab", token_id="zbp_1")
+    await queue.submit(TRUE, scope=bob)
+    (job,) = await hand.lease()
+    assert await tokens.find(tokens.mint(job.id, 1)) is None
+
+
 async def test_token_of_an_attempt_at_a_pool_submits_to_that_pool_alone(queue):
     """Who operates the pool sees the token, and must not have code run by its owner's own worker with it."""
     scope = pool("big", "red", owner="eve", isolates=True)

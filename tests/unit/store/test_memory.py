@@ -51,7 +51,7 @@ async def storage(written, tmp_path):
 
 async def test_pages_of_many_large_jobs_are_read_in_little_memory(storage):
     wanted = dict.fromkeys(("orgs", "state", "owner", "name", "search", "before", "after", "tag"))
-    jobs = await storage.read(queries.list_jobs, **wanted, limit=JOBS)
+    jobs, _ = await storage.read(queries.list_jobs, **wanted, limit=JOBS)
     assert len(jobs) == JOBS
     assert jobs == sorted(jobs, key=lambda job: job.id, reverse=True)
 
@@ -63,7 +63,7 @@ async def test_page_of_jobs_that_are_too_large_together_is_read_in_parts(storage
     for job in large:
         await storage.commit([change_of(storage, job)])
     wanted = dict.fromkeys(("orgs", "state", "owner", "search", "before", "after", "tag")) | {"name": "larger"}
-    jobs = await storage.read(queries.list_jobs, **wanted, limit=50)
+    jobs, _ = await storage.read(queries.list_jobs, **wanted, limit=50)
     assert [job.id for job in jobs] == [job.id for job in reversed(large)][:50]
 
 

@@ -67,7 +67,7 @@ async def test_version_1_is_brought_up_to_date_and_used(tmp_path, places):
         assert [e.line for e in await storage.read(queries.log_entries, DONE, 0, 9, None)] == ["a line"]
         assert await storage.read(queries.workers) == ['{"id":"w"}']
         tagged = dict.fromkeys(("orgs", "state", "owner", "name", "search", "before", "after"))
-        found = await storage.read(queries.list_jobs, **tagged, tag=("kind", 'a "word"'), limit=9)
+        found, _ = await storage.read(queries.list_jobs, **tagged, tag=("kind", 'a "word"'), limit=9)
         assert [job.id for job in found] == [WAITS]
         segments = await storage.read(read_segments)
         assert [(s.kind, s.number, s.first_seq, s.closed_at is None) for s in segments] == [

@@ -50,7 +50,7 @@ async def test_rows_past_the_limit_go_into_the_next_segment_and_are_read_as_one(
     assert [await count(storage, kind) for kind in KINDS] == [10, 20, 20]
     assert (await storage.get_jobs(job.id for job in jobs)).keys() == {job.id for job in jobs}
     every = dict.fromkeys(("orgs", "state", "owner", "name", "search", "before", "after", "tag"))
-    listed = await storage.read(queries.list_jobs, **every, limit=4)
+    listed, _ = await storage.read(queries.list_jobs, **every, limit=4)
     assert [job.id for job in listed] == [job.id for job in reversed(jobs)][:4]
 
 

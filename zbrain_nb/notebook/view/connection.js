@@ -50,6 +50,8 @@ export class Connection {
    * @param {(current: () => boolean) => Promise<number>} source.load load all there is, and say from which event on to
    *   follow; what is loaded once `current` says no is not to be shown
    * @param {(event: object) => void} source.take take one event
+   * @param {() => boolean} [source.isOver] say whether nothing comes any more that is followed: it has `ended`, if left
+   *   out
    * @param {() => Promise<boolean>} [source.look] say whether what has ended is to be loaded again
    * @param {() => void} [source.forget] drop what is here: numbers of the events begin anew
    */
@@ -132,7 +134,7 @@ export class Connection {
       feed.refusal = this.#out = null;
     }
     // Of what has ended nothing comes any more: fifty finished views on a page hold no socket.
-    if (!feed.ended && !(await this.#open(current))) {
+    if (!this.#isOver && !(await this.#open(current))) {
       this.#seq = current() ? null : this.#seq; // the next try asks over HTTP, where a server can say what it has
       const refused = current() ? await this.#refusal() : null;
       return current() ? this.lose(refused) : undefined;
@@ -141,8 +143,12 @@ export class Connection {
     feed.connection = 'live';
     this.#tries = 0;
     this.#vain = 0;
-    if (feed.ended) this.#rest();
+    if (this.#isOver) this.#rest();
     feed.tell();
+  }
+
+  get #isOver() {
+    return this.#source.isOver?.() ?? this.#feed.ended;
   }
 
   /** Hold no socket, and look again in a while; a page that nobody sees waits until it is seen. */
@@ -220,7 +226,7 @@ export class Connection {
       this.#seq = Math.max(this.#seq, event.seq);
       this.#source.take(event);
     }
-    if (feed.ended) this.#rest();
+    if (this.#isOver) this.#rest();
     feed.tell();
   }
 }

@@ -92,9 +92,10 @@ export const answers = (feed, verb) => [
 ];
 /** Have it spoken that something went wrong, once each time: the notice that shows it is not. */
 export function speak(status, alert) {
-  if ((status.dataset.alert ?? '') === alert) return;
+  const { alert: before = '' } = status.dataset;
+  if (before === alert) return;
   status.dataset.alert = alert;
-  if (alert) status.textContent = alert;
+  if (alert || status.textContent === before) status.textContent = alert; // nothing that is over is left to be found
 }
 /** It does no harm, so it may be pressed as soon as it is there: the connection may be back a moment later. */
 export const tryNow = (feed) => button('Try now', { class: 'zb-now', onclick: () => feed.act('reconnect') });

@@ -27,8 +27,9 @@ export class Feed {
     this.viewer = saved.viewer ?? null; // as whom the server sees who looks; the notebook keeps who looked last
     this.cached = saved.cached ?? false; // nothing ran: the cell took what this job gave before
     this.parents = []; // the jobs that have to end first, while it waits for them
-    this.earlierId = saved.earlier ?? null; // of a job of the same cell that went on when this one was submitted
-    this.earlier = null; // that job, as it is now
+    this.earlierIds = [saved.earlier ?? []].flat(); // of jobs of the same cell that went on when this one was submitted
+    this.earlier = []; // those jobs, as they are now
+    this.earlierAsked = new Set(); // ids of those that were canceled here
     this.attempts = []; // how it was tried so far, read when it is tried again
     this.log = new LogLines();
     this.log.add(saved.log ?? []);
@@ -100,7 +101,7 @@ export class Feed {
       const changed = (job) =>
         job?.id === id && CHANGES.has(kind) && seq > (job.event_seq ?? 0) ? { ...job, ...data, event_seq: seq } : job;
       this.parents = this.parents.map(changed);
-      this.earlier = changed(this.earlier);
+      this.earlier = this.earlier.map(changed);
     } else if (kind === 'job_logged') this.log.add(data.entries);
     else if (kind === 'job_displayed') {
       if (seq <= this.outputsSeq) return;

@@ -102,6 +102,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   let frame = 0;
   let headKey = null;
   let face = null;
+  let whys = []; // why runs failed, in the order of their first, so that no button moves away from the pointer
 
   el.classList.add('zb', 'zb-card');
   el.replaceChildren(head, more.list, body, status);
@@ -208,7 +209,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
         ),
       ),
     );
-    settle(head, head.querySelector('[data-part="act"]').textContent);
+    settle(head, [head.querySelector('[data-part="act"]').textContent]);
     if (!active) return;
     const target = held && head.querySelector(`[data-part="${held}"] button:not([disabled])`);
     (target || head.querySelector('.zb-twist')).focus({ preventScroll: true });
@@ -218,10 +219,13 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     const found = new Map();
     for (const job of feed.failed) {
       const why = errorText(job).split('\n')[0];
-      found.set(why, [...(found.get(why) ?? []), job]);
+      if (!found.has(why)) found.set(why, []);
+      found.get(why).push(job);
     }
-    const most = [...found].sort(([, a], [, b]) => b.length - a.length);
-    const rows = most.slice(0, MOST_REASONS).map(([why, jobs]) =>
+    whys = [...new Set([...whys.filter((why) => found.has(why)), ...found.keys()])];
+    const most = new Set([...whys].sort((a, b) => found.get(b).length - found.get(a).length).slice(0, MOST_REASONS));
+    const shown = whys.filter((why) => most.has(why)).map((why) => [why, found.get(why)]);
+    const rows = shown.map(([why, jobs]) =>
       h(
         'li',
         {},
@@ -231,8 +235,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
           button(`Retry ${jobs.length.toLocaleString('en')}`, { disabled: feed.acting != null, onclick: () => feed.act('retry', jobs) }),
       ),
     );
-    settle(reasons, rows.map(({ children: [, why] }) => why.textContent).join('\n'));
-    const more = most.length - rows.length;
+    settle(reasons, shown.map(([why]) => why));
+    const more = whys.length - rows.length;
     const held = reasons.contains(document.activeElement) && document.activeElement.closest('li')?.children[1].textContent;
     reasons.replaceChildren(
       ...(rows.length

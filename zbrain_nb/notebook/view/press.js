@@ -4,7 +4,7 @@ const PRESSED = 'button, a, input, summary'; // no select: its list takes the re
 const ENDS = ['pointerup', 'pointercancel', 'contextmenu'];
 const LONGEST_MS = 3_000; // a release that is told to nobody must not stop the page
 const SETTLE_MS = 500; // within which two clicks are one double click
-const offered = new WeakMap(); // of a box with buttons: what they said, and the timer of its rest
+const offered = new WeakMap(); // of a box with buttons: what each said, and the timer of its rest
 
 /** Watch what is pressed in `el`; `released` is called, before the click, when a press has ended. */
 export function pressIn(el, released) {
@@ -43,13 +43,17 @@ export function pressIn(el, released) {
 }
 
 /**
- * Keep the pointer off the buttons in `box` for a moment when others have come to stand there: the second click of a
- * double click, or one that was on its way, was meant for what it does not see any more. `words` say what they do.
+ * Keep the pointer off the buttons in `box` for a moment when one has come to stand where another was: the second click
+ * of a double click, or one that was on its way, was meant for what it does not see any more. `words` say of each place
+ * what its button does. One that came where none was moves nobody's.
  */
 export function settle(box, words) {
-  const { words: before, timer } = offered.get(box) ?? {};
-  if (!words || words === before) return; // with no button between, the next one is compared with the last
-  clearTimeout(timer);
-  box.classList.toggle('zb-settling', before != null);
-  offered.set(box, { words, timer: setTimeout(() => box.classList.remove('zb-settling'), SETTLE_MS) });
+  if (!words.some(Boolean)) return; // with no button between, the next one is compared with the last
+  const { words: before = [], timer } = offered.get(box) ?? {};
+  const isMoved = words.some((each, place) => each !== (before[place] ?? each));
+  if (isMoved) {
+    clearTimeout(timer);
+    box.classList.add('zb-settling');
+  }
+  offered.set(box, { words, timer: isMoved ? setTimeout(() => box.classList.remove('zb-settling'), SETTLE_MS) : timer });
 }

@@ -6,12 +6,14 @@ import { LogLines } from './lines.js';
 
 const TAIL = 1000; // lines
 const MOST_PARENTS = 50; // followed and shown
+const MOST_SINGLY = 100; // jobs followed each by its own name
+const CELL_TAG = 'zbrain.cell';
 const PLACE_MS = 5000; // so often a waiting job is asked for its place in line
 const SKEW_MS = 3000; // the Date header counts in whole seconds
 
 const NOT_DONE = {
   cancel: 'The job was not canceled',
-  cancel_earlier: 'The earlier job was not canceled',
+  cancel_earlier: 'The earlier runs were not canceled',
   detach: 'Nobody was detached',
   run_again: 'The job was not run again',
 };
@@ -32,7 +34,8 @@ export class ServerFeed extends Feed {
     super(saved);
     this.#server = serverAt(server);
     this.#connection = new Connection(this, this.#server, {
-      topic: () => [`jobs/${this.job.id}`, ...this.#others.map(({ id }) => `states/${id}`)].join(','),
+      topic: () => [`jobs/${this.job.id}`, ...this.#topicsOfOthers()].join(','),
+      isOver: () => this.ended && !this.#others.length,
       load: (current) => this.#load(current),
       take: (event) => {
         this.apply(event);
@@ -55,7 +58,11 @@ export class ServerFeed extends Feed {
 
   /** The jobs beside this one whose states are followed too. */
   get #others() {
-    return this.earlier && !ENDED.has(this.earlier.state) ? [...this.parents, this.earlier] : this.parents;
+    return [...(this.ended ? [] : this.parents), ...this.earlier].filter(({ state }) => !ENDED.has(state));
+  }
+  #topicsOfOthers() {
+    const others = this.#others;
+    return others.length > MOST_SINGLY ? [`orgs/${this.job.org_id}`] : others.map(({ id }) => `states/${id}`);
   }
 
   artifactUrl(name) {
@@ -109,8 +116,7 @@ export class ServerFeed extends Feed {
         if (ENDED.has(job.state)) await this.#connection.connect();
         else if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
       } else if (verb === 'cancel_earlier') {
-        const path = `jobs/${encodeURIComponent(this.earlier.id)}/cancel`;
-        this.earlier = (await this.#fetch(path, { method: 'POST', waits })).job;
+        await this.#cancelEarlier(waits);
       } else if (verb === 'detach') {
         await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST', waits });
       } else {
@@ -156,7 +162,7 @@ export class ServerFeed extends Feed {
         );
     await this.#fillLog(lines, job.log_lines);
     const parents = await this.#parentsOf(job);
-    const [earlier = null] = this.earlierId ? await this.#lookUp([this.earlierId]) : [];
+    const earlier = await this.#earlierOf(job);
     if (!current()) return null;
     this.viewer = viewer;
     this.setJob(job);
@@ -178,6 +184,23 @@ export class ServerFeed extends Feed {
   async #parentsOf({ state, spec }) {
     if (state !== 'pending' || !spec.after?.length) return [];
     return this.#lookUp(spec.after.slice(0, MOST_PARENTS));
+  }
+
+  /** The jobs of the same cell, as they are now: of ids, which any notebook may name, only those that are that. */
+  async #earlierOf({ owner, spec }) {
+    const cell = spec.tags?.[CELL_TAG];
+    if (!cell || !this.earlierIds.length) return [];
+    const found = await this.#lookUp(this.earlierIds);
+    return found.filter((job) => job.owner === owner && job.spec.tags?.[CELL_TAG] === cell);
+  }
+
+  async #cancelEarlier(waits) {
+    const ids = this.earlier.filter(({ state }) => !ENDED.has(state)).map(({ id }) => id);
+    this.earlierAsked = new Set(ids); // also if the answer is lost: what the next load shows is then told as its outcome
+    const { jobs } = await this.#fetch('jobs/cancel', { method: 'POST', body: { ids }, waits });
+    const now = new Map(jobs.map((job) => [job.id, job]));
+    const newer = (job, old) => (job && (job.event_seq ?? 0) >= (old.event_seq ?? 0) ? job : old);
+    this.earlier = this.earlier.map((old) => newer(now.get(old.id), old));
   }
 
   async #lookUp(ids) {
@@ -254,7 +277,9 @@ export class ServerFeed extends Feed {
     this.loaded = false;
     this.cached = false;
     this.parents = [];
-    this.earlierId = this.earlier = null;
+    this.earlierIds = [];
+    this.earlier = [];
+    this.earlierAsked = new Set();
     this.attempts = [];
     this.outputs = [];
     this.leftOut = 0;

@@ -96,7 +96,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         ),
       ),
     );
-    settle(head, head.querySelector('[data-part="act"]').textContent);
+    settle(head, [head.querySelector('[data-part="act"]').textContent]);
     // A rebuild never drops the keyboard: the same part gets it back, or the twist if that part cannot take it.
     if (active) {
       const target = held && toFocus(head.querySelector(`[data-part="${held}"]`));
@@ -166,11 +166,14 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     },
     {
       data: () => {
-        const text = sameCellOf(feed);
-        return text && { text, disabled: feed.aside.has('cancel_earlier') };
+        const said = sameCellOf(feed);
+        return said && { ...said, disabled: feed.aside.has('cancel_earlier') };
       },
-      make: ({ text, disabled }) =>
-        h('div', { class: 'zb-notice' }, h('span', {}, text), button('Cancel the earlier', { disabled, onclick: () => feed.act('cancel_earlier') })),
+      make: ({ text, count, disabled }) => {
+        const label = count === 1 ? 'Cancel the earlier' : `Cancel the ${count.toLocaleString('en')} earlier`;
+        const cancel = count > 0 && button(label, { disabled, onclick: () => feed.act('cancel_earlier') });
+        return h('div', { class: 'zb-notice' }, h('span', {}, text), cancel);
+      },
     },
     { data: () => noticeAskOf(noticeOfJob(feed)), make: (ask) => noticeAsk(ask, schedule) },
     { pane: 'parents', when: () => waitsForParents(feed) },

@@ -24,6 +24,7 @@ from zbrain_nb.model.job import CancelResult, Job, JobSpec, JobState, shown
 from zbrain_nb.model.protocol import SECRETS_HEADER
 from zbrain_nb.queue.batches import key_each
 from zbrain_nb.queue.jobqueue import Accepted
+from zbrain_nb.queue.listing import make_filter
 from zbrain_nb.server.handlers.answers import (
     Canceled,
     Detached,
@@ -42,6 +43,8 @@ from zbrain_nb.server.handlers.specs import MAX_BATCH, read_specs
 from zbrain_nb.store.rows import encode
 
 MAX_LIST = 1000
+#: A list ends with the job that brings it to so many bytes; what stands behind is the next page.
+MAX_PAGE_BYTES = 16 * 1024 * 1024
 MAX_LOG = 10_000
 MAX_SEARCH = 1_000
 #: What `job_row` shows, and so many characters of what an exception says.
@@ -228,24 +231,28 @@ class JobsHandler(ApiHandler):
     async def get(self) -> None:
         """List jobs, newest first; with ``?brief=1`` only what a table shows of each.
 
+        A page ends at `limit`, or with the job that brings it to 16 MiB; ``next_cursor`` says whether more follow.
         ``?after=`` takes the ``event_seq`` of an earlier answer: only what was submitted since is listed.
         """
         wanted, seq = self.query(ListQuery), self.queue.event_seq
-        jobs = await self.queue.list(
-            wanted.org,
-            wanted.state,
-            wanted.limit,
-            wanted.cursor,
-            name=wanted.name,
-            owner=wanted.owner,
-            q=wanted.q,
-            tag=wanted.tag_pair(),
-            after=wanted.after,
-            scope=self.principal,
+        which = make_filter(
+            wanted.state, wanted.owner, wanted.name, wanted.q, wanted.cursor, wanted.tag_pair(), wanted.after
         )
-        show = job_row if wanted.brief else job_json
-        cursor = jobs[-1].id if len(jobs) == wanted.limit else None
-        self.reply({"jobs": [show(j) for j in jobs], "next_cursor": cursor, "event_seq": seq})
+        jobs, is_cut = await self.queue.list_page(
+            which, wanted.limit, org_id=wanted.org, most_bytes=MAX_PAGE_BYTES, scope=self.principal
+        )
+        shown, size = list[Any](), 0
+        for job in jobs:
+            if size >= MAX_PAGE_BYTES:  # what the memory knows of jobs may be more than the store's page
+                is_cut = True
+                break
+            if wanted.brief:
+                shown.append(job_row(job))
+            else:
+                shown.append(body := job_json(job))
+                size += memoryview(body).nbytes
+        cursor = jobs[len(shown) - 1].id if is_cut and shown else None
+        self.reply({"jobs": shown, "next_cursor": cursor, "event_seq": seq})
 
 
 class JobHandler(ApiHandler):

@@ -104,7 +104,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     const held = title.contains(document.activeElement);
     crumb.replaceChildren(h('a', { href: home }, 'Jobs'), ' / ', h('bdi', {}, name()));
     title.replaceChildren(h('bdi', {}, name()), stateMark(face, wordOf(feed)), h('span', { class: 'zb-acts' }, acts()));
-    settle(title, title.lastChild.textContent);
+    settle(title, [title.lastChild.textContent]);
     if (held) toFocus(title)?.focus({ preventScroll: true });
     document.title = `${STATE_WORDS[face]}: ${name()}`;
     if (status.dataset.face && status.dataset.face !== face) status.textContent = `${name()}: ${STATE_WORDS[face]}`;
