@@ -86,6 +86,28 @@ def test_long_text_is_shown_to_its_end_and_a_very_long_one_when_asked_for(page: 
     expect(shown.last.locator(".zb-a31")).to_have_text("x" * 300_000)
 
 
+def test_texts_of_a_pane_share_what_they_may_take_of_the_page_and_give_it_back(page: Page, stub: StubServer) -> None:
+    job_id = stub.add()
+    coloured = "\x1b[31ma\x1b[32mb" * 6_000
+    stub.stored(job_id, coloured[:3_900])
+    first = {"output_type": "stream", "name": "stdout", "text": f"{coloured} its end"}
+    others = [text(coloured) for _ in range(20)]
+    stub.outputs[job_id] = [first, *others]
+    page.goto(stub.url())
+    shown = page.locator(".zb-output")
+    expect(shown).to_have_count(21)
+    expect(shown.first).to_contain_text("ab" * 6_000 + " its end")  # behind its share without colours
+    assert page.locator(".zb-out span").count() < 6_000
+    assert page.locator(".zb-lines span").count() < 300
+    expect(shown.last).not_to_contain_text("ab" * 6_000)
+    shown.last.get_by_role("button", name="Show all").click()
+    expect(shown.last).to_contain_text("ab" * 6_000)
+    stub.emit("job_displayed", job_id, {"outputs": [CLEAR, text("\x1b[31m" + "x" * 190_000)]})
+    expect(shown).to_have_count(1)
+    expect(shown).to_have_text("x" * 190_000)
+    expect(shown.locator(".zb-a31")).to_have_count(1)
+
+
 def text(words: str) -> dict[str, Any]:
     return {"output_type": "display_data", "data": {"text/plain": words}, "metadata": {}}
 

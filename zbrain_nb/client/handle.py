@@ -43,8 +43,8 @@ class JobHandle(Viewed):
         self._watch: asyncio.Task[Job] | None = None
         #: The variables that went along with the job and their sizes, in words; the view says them.
         self.shipped = ""
-        #: Another job of the same cell that went on when this one was submitted; the view offers to cancel it.
-        self.earlier: JobHandle | None = None
+        #: Jobs of the same cell that went on when this one was submitted, oldest first; the view offers to cancel them.
+        self.earlier: list[JobHandle] = []
         #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
         self.before_return: list[Callable[[], None]] = []
         #: Called with the new handle by `repeated_by`; the magic moves ``--out`` names to it.

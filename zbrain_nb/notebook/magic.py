@@ -269,21 +269,26 @@ class ZBrainMagics(Magics):
         fingerprint = shipment.fingerprint if shipment else ""
         return print_of(tags[NOTEBOOK_TAG], tags.get(CELL_TAG, ""), said, fingerprint, *map(str, more))
 
-    def _active(self, tags: dict[str, str], options: CellOptions) -> tuple[JobHandle | None, JobHandle | None]:
-        """Return an active job that does the very same, or else another of the cell that is active; say so."""
+    def _active(self, tags: dict[str, str], options: CellOptions) -> tuple[JobHandle | None, list[JobHandle]]:
+        """Return an active job that does the very same, or else all others of the cell that are active; say so."""
         if options.new:
-            return None, None
+            return None, []
         runs = self.desk.runs
         if (same := runs.same(tags[PRINT_TAG])) is not None:
             sys.stdout.write(f"zbrain: attached to {printable(same.name)}, which runs already (--new: another).\n")
             tag = NOTIFY_GROUP_TAG if options.grid else NOTIFY_TAG
             if options.notify_after is not None and tags[tag] != same.job.spec.tags.get(tag):
                 sys.stdout.write("zbrain: --notify-after is as it was when the job was submitted.\n")
-            return same, None
-        if (old := runs.earlier(tags.get(CELL_TAG))) is not None:
-            still = f"zbrain: an earlier {printable(old.name)} of this cell is still {old.job.state}"
-            sys.stdout.write(f"{still}; `%zbrain cancel {old.id[:ID_CHARS]}` ends it.\n")
-        return None, old
+            return same, []
+        earlier = runs.earlier(tags.get(CELL_TAG))
+        if earlier:
+            *more, old = earlier
+            still = f"an earlier {printable(old.name)} of this cell is still {old.job.state}"
+            if more:
+                still = f"{len(earlier):,} earlier jobs of this cell are still active"
+            ends = f"`%zbrain cancel {old.id[:ID_CHARS]}` ends {'the newest' if more else 'it'}"
+            sys.stdout.write(f"zbrain: {still}; {ends}.\n")
+        return None, earlier
 
     def _job_id(self, text: str) -> str:
         return self.desk.job(text).id

@@ -40,8 +40,8 @@ class NotebookPresenter:
         log, outputs = (tail(handle), handle.outputs) if ended else ((), ())
         bundle = mime_bundle(job, log_tail=log, outputs=outputs, cached=handle.cached)
         bundle[MIME_TYPE]["shipped"] = handle.shipped
-        if handle.earlier is not None and not ended:
-            bundle[MIME_TYPE]["earlier"] = handle.earlier.id
+        if handle.earlier and not ended:
+            bundle[MIME_TYPE]["earlier"] = [each.id for each in handle.earlier]
         if outputs:  # whose eyes they are for, by the server: those of others are shown in a frame of no origin
             bundle[MIME_TYPE]["viewer"] = handle.client.call(handle.client.asynchronous.whoami).owner
         return bundle

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 
 from zbrain_nb.client.client import Client
+from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.job import Job
 from zbrain_nb.notebook.origin import CELL_TAG, NOTEBOOK_TAG, PRINT_TAG
@@ -103,12 +104,13 @@ class NotebookRuns:
 
     def same(self, print_: str) -> JobHandle | None:
         """Return the active job that does the very same, or None."""
-        return self._newest(PRINT_TAG, print_)
-
-    def earlier(self, cell: str | None) -> JobHandle | None:
-        """Return an active job of the same cell, or None."""
-        return None if cell is None else self._newest(CELL_TAG, cell)
-
-    def _newest(self, tag: str, value: str) -> JobHandle | None:
-        found = [handle for handle in self.all() if handle.job.spec.tags.get(tag) == value]
+        found = self._tagged(PRINT_TAG, print_)
         return next((handle for handle in reversed(found) if not handle.done()), None)
+
+    def earlier(self, cell: str | None) -> list[JobHandle]:
+        """Return the active jobs of the same cell, oldest first."""
+        found = [] if cell is None else self._tagged(CELL_TAG, cell)
+        return [handle for handle in JobGroup(self._client, found).refresh() if not handle.job.state.ended]
+
+    def _tagged(self, tag: str, value: str) -> list[JobHandle]:
+        return [handle for handle in self.all() if handle.job.spec.tags.get(tag) == value]

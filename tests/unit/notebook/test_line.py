@@ -150,7 +150,9 @@ def test_same_grid_attaches_to_its_active_runs(
     assert pad.cell("g", "--no-wait --quiet --notify-after 9 --grid a=1,2", code, JobGroup).ids == first.ids
     assert "--notify-after is as it was when the job was submitted" in capsys.readouterr().out
     more = pad.cell("g", "--no-wait --quiet --grid a=1,3", code, JobGroup)
-    assert "is still" in capsys.readouterr().out
+    assert "2 earlier jobs of this cell are still active" in capsys.readouterr().out
+    plain = pad.cell("g", "--no-wait --quiet", "a = 1")
+    assert [handle.id for handle in plain.earlier] == [*first.ids, *more.ids]
     another = pad.cell("g", "--no-wait --quiet --new --grid a=1,2", code, JobGroup)
     assert not set(first.ids) & {*more.ids, *another.ids}
     gate.touch()

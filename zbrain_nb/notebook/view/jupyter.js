@@ -6,7 +6,7 @@ import { renderPlainly, textOf } from './outputs.js';
  * @param {boolean} trusted whether scripts in outputs may run; else Jupyter's renderers sanitise
  */
 export function jupyterRenderer(rendermime, trusted) {
-  return (output, host) => {
+  return (output, host, budget) => {
     const data = Object.fromEntries(
       Object.entries(output.data ?? {}).map(([type, value]) => [
         type,
@@ -15,7 +15,7 @@ export function jupyterRenderer(rendermime, trusted) {
     );
     const type = rendermime.preferredMimeType(data, trusted ? 'any' : 'ensure');
     if (!type) {
-      renderPlainly({ data: { 'text/plain': data['text/plain'] ?? '' } }, host);
+      renderPlainly({ data: { 'text/plain': data['text/plain'] ?? '' } }, host, budget);
       return () => {};
     }
     const widget = rendermime.createRenderer(type);

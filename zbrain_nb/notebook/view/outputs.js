@@ -1,7 +1,7 @@
 // Rich outputs of a job. Where Jupyter's renderers are at hand they are handed in; the ones here serve pages
 // without them (VS Code, Colab) and let nothing of a job run in the page's own origin.
 import { button, h, plural } from './elements.js';
-import { fill, plainText } from './text.js';
+import { fill, newBudget, plainText } from './text.js';
 import { failureSection } from './trace.js';
 import { errorText } from './words.js';
 
@@ -11,7 +11,8 @@ const IMAGES = ['image/png', 'image/jpeg', 'image/gif', 'image/webp'];
 export const textOf = (value) =>
   Array.isArray(value) ? value.join('') : typeof value === 'string' ? value : JSON.stringify(value, null, 2);
 
-export function renderPlainly(output, host) {
+/** @param {object} [budget] that texts of the same pane share */
+export function renderPlainly(output, host, budget) {
   const { data = {} } = output;
   const words = plainText(textOf(data['text/plain'] ?? ''));
   if (data['text/html']) host.append(frame(textOf(data['text/html']), getComputedStyle(host)));
@@ -25,7 +26,7 @@ export function renderPlainly(output, host) {
       host.append(h('img', { src: `data:${image};base64,${textOf(data[image]).replace(/\s/g, '')}`, alt: words }));
     else
       host.append(
-        fill(h('pre'), textOf(data['text/markdown'] ?? data['text/latex'] ?? data['text/plain'] ?? data)),
+        fill(h('pre'), textOf(data['text/markdown'] ?? data['text/latex'] ?? data['text/plain'] ?? data), budget),
       );
   }
 }
@@ -51,8 +52,10 @@ function frame(source, { color, fontFamily, fontSize }) {
 /** `read` gives the outputs to show, now; `title` stands above them. */
 export function outputsPane(label, title, read, renderOutput) {
   const nodes = new Map();
+  const budget = newBudget();
   const drop = (output) => {
-    const { node, dispose } = nodes.get(output);
+    const { node, dispose, took } = nodes.get(output);
+    for (const what of Object.keys(took)) budget[what] += took[what];
     dispose?.();
     node.remove();
     nodes.delete(output);
@@ -75,15 +78,17 @@ export function outputsPane(label, title, read, renderOutput) {
     node.append(host);
     // Renderers measure themselves, so they are in the page first; and in their place, for a frame that moves loads anew.
     box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
-    if (output.output_type === 'stream') {
-      host.append(fill(h('pre'), textOf(output.text)));
-      return { node };
-    }
-    if (output.output_type === 'error') {
-      host.append(failureSection({ text: errorText({ error: output }), error: output }));
-      return { node };
-    }
-    return { node, dispose: renderOutput(output, host) };
+    const before = { ...budget };
+    const dispose = draw(output, host);
+    const took = { characters: before.characters - budget.characters, runs: before.runs - budget.runs };
+    return { node, dispose, took };
+  }
+  function draw(output, host) {
+    const { output_type: type } = output;
+    if (type === 'stream') host.append(fill(h('pre'), textOf(output.text), budget));
+    else if (type === 'error') host.append(failureSection({ text: errorText({ error: output }), error: output }, budget));
+    else return renderOutput(output, host, budget);
+    return null;
   }
   // A keyboard user has to be able to scroll what a pointer can.
   const sizes = new ResizeObserver(() => {

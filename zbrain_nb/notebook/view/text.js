@@ -7,7 +7,10 @@ const OTHER =
   /\x1b\[[0-?]*[ -/]*[@-ln-~]|\x9b[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]/g;
 const BIDI = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 const MAX_LINE = 4000;
-const MAX_TEXT = 200_000; // characters that are shown without being asked for: millions of them take a browser seconds
+const MAX_LINE_RUNS = 200; // parts of a line in colours of their own, and hits in it
+const MAX_RUNS = 5_000; // such parts of a text: each is an element, and tens of thousands take a browser seconds
+const MAX_TEXT = 200_000; // characters that are shown without being asked for: so do millions of them
+const LEAST_TEXT = 2_000; // of a text that comes when others have used all that up
 
 export const plainText = (text) =>
   text
@@ -50,30 +53,34 @@ function palette(n) {
   return [step(Math.floor((n - 16) / 36)), step(Math.floor((n - 16) / 6) % 6), step((n - 16) % 6)];
 }
 
-function runs(text) {
+/** Parts of a text and their colours; behind `most` of them what follows is one, without colours. */
+function runs(text, most) {
   const out = [];
+  let rest = '';
   const on = new Set();
   text
     .replace(OTHER, '')
     .split(SGR)
     .forEach((part, i) => {
       if (i % 2) style(on, part);
-      else if (part) out.push([part.replace(/\x1b/g, ''), [...on]]);
+      else if (!part) return;
+      else if (out.length < most) out.push([part.replace(/\x1b/g, ''), [...on]]);
+      else rest += part.replace(/\x1b/g, '');
     });
-  return out;
+  return rest ? [...out, [rest, []]] : out;
 }
 
 /** Nodes of a line with its colours, the first `most` characters; `query` (lower case) is marked where it occurs. */
-export function ansi(line, query = '', most = MAX_LINE) {
+export function ansi(line, query = '', most = MAX_LINE, mostRuns = MAX_LINE_RUNS) {
   const long = line.length > most;
-  const parts = runs(long ? line.slice(0, most) : line);
+  const parts = runs(long ? line.slice(0, most) : line, mostRuns);
   const hits = [];
   if (query) {
     const whole = parts
       .map(([text]) => text)
       .join('')
       .toLowerCase();
-    for (let at = whole.indexOf(query); at >= 0; at = whole.indexOf(query, at + query.length)) hits.push(at);
+    for (let at = whole.indexOf(query); at >= 0 && hits.length < mostRuns; at = whole.indexOf(query, at + query.length)) hits.push(at);
   }
   let start = 0;
   const nodes = parts.map(([text, on]) => {
@@ -90,14 +97,21 @@ export function ansi(line, query = '', most = MAX_LINE) {
     );
   return nodes;
 }
+/** What texts that stand together may take of the page, all in all, without being asked for; `fill` takes from it. */
+export const newBudget = () => ({ characters: MAX_TEXT, runs: MAX_RUNS });
+
 /** Put a text of many lines into `box` with its colours: all of it, a very long one when that is asked for. */
-export function fill(box, text, most = MAX_TEXT) {
+export function fill(box, text, budget = newBudget()) {
+  const most = Math.max(LEAST_TEXT, budget.characters);
   const all = () => {
-    fill(box, text, Infinity);
+    fill(box, text, { characters: Infinity, runs: MAX_RUNS });
     box.tabIndex = -1; // the button that had the keyboard is gone
     box.focus({ preventScroll: true });
   };
-  box.replaceChildren(h('span', {}, ansi(text, '', most)));
+  const nodes = ansi(text, '', most, budget.runs);
+  budget.characters = Math.max(0, budget.characters - text.length);
+  budget.runs = Math.max(0, budget.runs - nodes.length);
+  box.replaceChildren(h('span', {}, nodes));
   if (text.length > most) box.append(' ', button('Show all', { onclick: all }));
   return box;
 }

@@ -83,7 +83,7 @@ function foldedBox(frames) {
 }
 
 /** The section of a failed job: what was raised, why in words, and where. */
-export function failureSection({ text, reason, error }) {
+export function failureSection({ text, reason, error }, budget) {
   const blocks = readTrace(error ?? {});
   const raw = partsOf(error).join('\n');
   const known = blocks.some((block) => block.frame || block.folded);
@@ -108,7 +108,7 @@ export function failureSection({ text, reason, error }) {
         ? h(
             'div',
             { class: 'zb-frame', tabindex: 0, role: 'group', 'aria-label': 'Traceback' },
-            fill(h('p', { class: 'zb-raw' }), raw),
+            fill(h('p', { class: 'zb-raw' }), raw, budget),
           )
         : null,
   );

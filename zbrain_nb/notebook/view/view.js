@@ -48,7 +48,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
 
   const name = () => visibleName(feed.job.name);
   // Jupyter's renderers run in the page, with all that its login may do: they are for one's own jobs alone.
-  const show = (output, host) => (feed.isOwn ? renderOutput : renderPlainly)(output, host);
+  const show = (output, host, budget) => (feed.isOwn ? renderOutput : renderPlainly)(output, host, budget);
 
   // ---- head
   function buildHead() {

@@ -8,9 +8,9 @@ const SIZER =
   '<script>new ResizeObserver(() => parent.postMessage({zbrainHeight: document.documentElement.offsetHeight}, "*")).observe(document.documentElement)</script>';
 
 /** @param {string} url the address of the empty page that shows what is posted to it */
-export const sandboxed = (url) => (output, host) => {
+export const sandboxed = (url) => (output, host, budget) => {
   const html = output.data?.['text/html'];
-  if (html == null) return renderPlainly(output, host);
+  if (html == null) return renderPlainly(output, host, budget);
   const { color, fontFamily, fontSize } = getComputedStyle(host);
   const looks = `<style>body{margin:0;color:${color};font:${fontSize} ${fontFamily}}table{border-collapse:collapse;font-size:12px}th,td{padding:3px 12px;text-align:right}</style>`;
   const el = h('iframe', { sandbox: 'allow-scripts', title: 'Output', src: url });
