@@ -62,7 +62,7 @@ PROMISES = {
     "Pools run each person's jobs apart, or refuse": [
         "unit/queue/test_pools::test_worker_of_who_holds_the_data_directory_gets_their_own_jobs_alone",
         "unit/queue/test_pools::test_worker_that_does_not_isolate_gets_jobs_of_its_tokens_owner_alone",
-        "unit/queue/test_pools::test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_runs_no_others",
+        "unit/queue/test_pools::test_worker_goes_on_with_a_job_of_another_once_it_runs_no_others_and_gets_no_more_of_them",
         "server/test_pools::test_pool_in_one_account_runs_jobs_of_its_owner_and_refuses_those_of_others",
     ],
     "Blobs are granted by org and owner; knowing a hash gives nothing": [

@@ -27,8 +27,16 @@ def want_of(kinds: Iterable[str], org_id: str | None, binding: WorkerBinding, fr
     return Want.of(kinds, orgs, binding.owner, free)
 
 
+def right_of(scope: Principal | None) -> WorkerBinding:
+    """Return which jobs the workers of who asks may have at all: what they hold beyond that is taken from them."""
+    return EVERY_JOB if scope is None else scope.binding
+
+
 def binding_of(scope: Principal | None, info: WorkerInfo) -> WorkerBinding:
-    """Return what this worker of who asks may have."""
+    """Return what this worker of who asks is leased from now on: its right, narrowed for one account.
+
+    What it holds by then it goes on with. That runs in its account anyway: to end it would protect nobody.
+    """
     if scope is None:
         return EVERY_JOB
     binding = scope.binding

@@ -46,11 +46,11 @@ class Withdrawals:
         self._endings = endings
         self._may_run = may_run
 
-    async def dismiss(self, worker_id: str, binding: WorkerBinding) -> None:
-        """End the attempts of a worker that it may not have any more: who it works for left the org, say."""
+    async def dismiss(self, worker_id: str, right: WorkerBinding) -> None:
+        """End the attempts of a worker to which it has no right any more: who it works for left the org, say."""
         for job_id in self._index.leases.held_by(worker_id):
             entry = self._index.live.get(job_id)
-            if entry is None or admits(binding, entry.job):
+            if entry is None or admits(right, entry.job):
                 continue
             attempt, reason = entry.job.attempt, f"Its worker {worker_id} may not run it any more."
             log.warning("A worker lost a job.", extra={"job_id": job_id, "attempt": attempt, "worker_id": worker_id})

@@ -28,7 +28,7 @@ from zbrain_nb.model.protocol import (
     WorkerState,
 )
 from zbrain_nb.queue import ready
-from zbrain_nb.queue.bindings import admits, binding_of, check_pool, notice_of, refusal, want_of
+from zbrain_nb.queue.bindings import admits, binding_of, check_pool, notice_of, refusal, right_of, want_of
 from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.queue.commits import Commits
@@ -145,9 +145,9 @@ class WorkerDesk:
         self._roster.forgotten.clear()
         return forgotten
 
-    async def register(self, info: WorkerInfo, binding: WorkerBinding = EVERY_JOB) -> Registered:
+    async def register(self, info: WorkerInfo, right: WorkerBinding = EVERY_JOB) -> Registered:
         """Add a worker, or take a new process of one for the old."""
-        await self._withdrawals.dismiss(info.id, binding)
+        await self._withdrawals.dismiss(info.id, right)
         old = self._roster.get(info.id)
         state = WorkerState.DRAINING if info.state is WorkerState.DRAINING else WorkerState.LIVE
         record = WorkerRecord(msgspec.structs.replace(info, state=state))
@@ -184,14 +184,14 @@ class WorkerDesk:
     async def lease(self, worker_id: str, request: LeaseRequest, scope: Principal | None = None) -> LeaseAnswer:
         """Answer a lease request (see `JobQueue.lease`)."""
         record = self.record(worker_id, scope)
-        binding = binding_of(scope, record.info)
-        check_pool(binding, request.kinds or ())
-        await self._withdrawals.dismiss(worker_id, binding)
+        right = right_of(scope)
+        check_pool(right, request.kinds or ())
+        await self._withdrawals.dismiss(worker_id, right)
         record.info.free = max(0, request.limit)
         jobs = self._repeated(record, request.request_id)
         if jobs is None:
             jobs = await self._wait_for_jobs(record, request, scope)
-        jobs = await self._withdrawals.still_allowed([job for job in jobs if admits(binding, job)], scope)
+        jobs = await self._withdrawals.still_allowed([job for job in jobs if admits(right, job)], scope)
         cancels = self._cancels(worker_id)
         record.told = {(ref.job_id, ref.attempt) for ref in cancels}
         return LeaseAnswer([Lease(job) for job in jobs], cancels)
@@ -359,13 +359,14 @@ class WorkerDesk:
         self, worker_id: str, request: HeartbeatRequest, scope: Principal | None = None
     ) -> HeartbeatAnswer:
         """Renew a worker's leases and say how each of its attempts stands."""
-        binding = binding_of(scope, self._roster.beat(worker_id, request, scope).info)
-        await self._withdrawals.dismiss(worker_id, binding)
+        self._roster.beat(worker_id, request, scope)
+        right = right_of(scope)
+        await self._withdrawals.dismiss(worker_id, right)
         verdicts = []
         for ref in request.attempts:
             verdict = Verdict(ref.job_id, ref.attempt, "stale")
             entry = self._index.live.get(ref.job_id)
-            is_its = entry is not None and admits(binding, entry.job)
+            is_its = entry is not None and admits(right, entry.job)
             if entry is not None and is_its and self.renew(ref.job_id, worker_id, ref.attempt):
                 verdict.high = entry.high
                 verdict.verdict = "ok" if entry.job.cancel_requested_at is None else "cancel"

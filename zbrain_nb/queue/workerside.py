@@ -31,7 +31,7 @@ from zbrain_nb.model.protocol import (
     check_lease_request,
     check_worker,
 )
-from zbrain_nb.queue.bindings import admits, binding_of, want_of
+from zbrain_nb.queue.bindings import admits, right_of, want_of
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.files import keep_files
 from zbrain_nb.queue.intake import Reporter
@@ -98,7 +98,7 @@ class WorkerSide(QueueCore):
             kept.seen_at = self._clock.time()
             text, gone = msgspec.json.encode(kept).decode(), self._desk.take_forgotten()
             await self.storage.write(lambda database: database.save_worker(kept.id, text, gone))
-            answer = await self._desk.register(kept, binding_of(scope, kept))
+            answer = await self._desk.register(kept, right_of(scope))
         answer.is_fenced = not await asyncio.to_thread(is_seen, kept)
         if not answer.is_fenced and (scope is None or scope.is_holder):
             answer.blobs = str(self.artifacts.folder)
@@ -123,7 +123,8 @@ class WorkerSide(QueueCore):
         await self.open()
         if not req.events:
             return await self._desk.lease(worker_id, req, scope)
-        reporter = worker_id, binding_of(scope, self._desk.record(worker_id, scope).info)
+        self._desk.record(worker_id, scope)
+        reporter = worker_id, right_of(scope)
         taken = await self._post_events(req.events, reporter, scope)
         answer = await self._desk.lease(worker_id, msgspec.structs.replace(req, wait_secs=0.0), scope)
         answer.results = await taken
@@ -177,7 +178,8 @@ class WorkerSide(QueueCore):
             If the worker has to register first, or is another's.
         """
         await self.open()
-        reporter = worker_id, binding_of(scope, self._desk.record(worker_id, scope).info)
+        self._desk.record(worker_id, scope)
+        reporter = worker_id, right_of(scope)
         return EventBatchAnswer(await self._take(batch.events, reporter, scope))
 
     async def handle_worker_event(self, event: WorkerEvent) -> None:
@@ -220,9 +222,13 @@ class WorkerSide(QueueCore):
     ) -> asyncio.Future[list[EventResult]]:
         """Put events before the decider; what the future gives is durable."""
         kept, named = await keep_files(self.artifacts, events)
-        _, binding = reporter
+        worker_id, right = reporter
         jobs = {job_id: await self.get(job_id) for job_id in {job_id for job_id, _ in named}}
-        left = [(job, name) for job_id, name in named if (job := jobs[job_id]) is not None and admits(binding, job)]
+        left = [
+            (job, name)
+            for job_id, name in named
+            if (job := jobs[job_id]) and worker_id in (None, job.worker_id) and admits(right, job)
+        ]
         absent = await self.grants.take_left(left, scope)
         borrowed = await self._borrow({event.job_id for event in events})
         taken: list[WorkerEvent] = []

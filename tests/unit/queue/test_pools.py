@@ -8,11 +8,12 @@ import msgspec
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand, turns
-from tests.unit.queue.test_grants import SHA, upload
+from tests.unit.queue.test_grants import DATA, SHA, upload
 from tests.unit.queue.test_scopes import ABE, ANN, BOB, HOLDER, ScopedHand, pool
 from zbrain_nb import JobSpec
 from zbrain_nb.model.errors import Forbidden, Unavailable
-from zbrain_nb.model.events import JobStarted
+from zbrain_nb.model.events import JobCompleted, JobStarted
+from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, WorkerInfo
 from zbrain_nb.queue.withdrawals import anybody_may
 
@@ -108,18 +109,44 @@ async def test_nobody_else_can_say_that_their_worker_runs_jobs_of_others(queue, 
     assert [info.runs_others for info in queue.workers()] == [False]
 
 
-async def test_job_of_another_that_a_worker_holds_is_not_its_own_once_it_runs_no_others(queue):
+async def test_worker_goes_on_with_a_job_of_another_once_it_runs_no_others_and_gets_no_more_of_them(queue):
+    """As after an upgrade of a host whose worker ran the jobs of all, or without ZWORKER_RUNS_OTHERS."""
     hand = await ScopedHand(queue, "w", HOLDER).register(runs_others=True)
-    job_id = await queue.submit(TRUE, scope=ABE)
-    (job,) = await hand.lease()
+    held, waiting = [await queue.submit(TRUE, scope=ABE) for _ in range(2)]
+    await hand.lease()
     answer = await queue.register_worker(WorkerInfo(id="w"), scope=HOLDER)
-    assert answer.attempts == []
-    beat = HeartbeatRequest(attempts=[AttemptRef(job_id, job.attempt)])
-    assert [one.verdict for one in (await queue.heartbeat("w", beat, scope=HOLDER)).verdicts] == ["stale"]
-    started = EventBatch([JobStarted(job_id, attempt=1, after=0, seq=1)])
-    assert (await queue.take_events("w", started, scope=HOLDER)).results[0].status == "stale"
+    assert [ref.job_id for ref in answer.attempts] == [held]
     hand.requests = 0
-    assert await hand.lease() == []  # the same request again
+    assert [job.id for job in await hand.lease()] == [held]  # the same request again
+    beat = HeartbeatRequest(attempts=[AttemptRef(held, 1)])
+    assert [one.verdict for one in (await queue.heartbeat("w", beat, scope=HOLDER)).verdicts] == ["ok"]
+    events = EventBatch([JobStarted(held, attempt=1, after=0, seq=1), JobCompleted(held, attempt=1, after=1, seq=2)])
+    assert [one.status for one in (await queue.take_events("w", events, scope=HOLDER)).results] == ["ok"]
+    assert (await queue.get(held)).state == "succeeded"
+    assert await hand.lease() == []
+    assert (await queue.get(waiting)).state == "pending"
+
+
+async def test_pool_goes_on_with_what_it_holds_of_others_when_it_does_not_isolate(queue):
+    """As after an upgrade: before, every pool's worker ran the jobs of all in its orgs."""
+    await ScopedHand(queue, "p", POOL).register(kind="big")
+    abes = await queue.submit(BIG, scope=ABE)
+    await queue.acquire_lease("p", kinds=["big"])
+    answer = await queue.register_worker(WorkerInfo(id="p", kind="big"), scope=POOL)
+    assert [ref.job_id for ref in answer.attempts] == [abes]
+    assert (await queue.get(abes)).state == "running"
+
+
+async def test_what_a_pool_says_that_the_job_of_another_worker_left_is_not_granted_to_its_owner(queue):
+    for name, scope in (("a", APART), ("p", POOL)):
+        await ScopedHand(queue, name, scope).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    await queue.acquire_lease("a", kinds=["big"])
+    await upload(queue, POOL)
+    left = [JobArtifact("w.bin", SHA, len(DATA))]
+    ended = EventBatch([JobCompleted(job_id, attempt=1, after=0, seq=1, artifacts=left)])
+    assert (await queue.take_events("p", ended, scope=POOL)).results[0].status == "stale"
+    assert not await queue.grants.has(SHA, ABE)
 
 
 async def test_who_is_refused_by_a_pool_is_told_why_and_what_to_do(queue):
