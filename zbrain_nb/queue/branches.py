@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -31,6 +31,8 @@ class Want(msgspec.Struct, kw_only=True):
         Of this person only; None is any.
     cpus, memory_mb, gpus : float or None
         What is free; None is no limit.
+    without : collection of str
+        Nothing of these persons, as they are when it is looked at.
     only_calls : bool
         Nothing but plain calls (`JobSpec.is_plain_call`).
     only_rerunnable : bool
@@ -43,6 +45,7 @@ class Want(msgspec.Struct, kw_only=True):
     cpus: float | None = None
     memory_mb: float | None = None
     gpus: float | None = None
+    without: Collection[str] = frozenset()
     only_calls: bool = False
     only_rerunnable: bool = False
 
@@ -71,6 +74,7 @@ class Want(msgspec.Struct, kw_only=True):
             cpus=None if self.cpus is None else self.cpus - need.cpus,
             memory_mb=None if self.memory_mb is None else self.memory_mb - (need.memory_mb or 0),
             gpus=None if self.gpus is None else self.gpus - need.gpus,
+            without=self.without,
         )
 
 
@@ -127,6 +131,12 @@ class Branch:
 
     def may_fit(self, want: Want) -> bool:
         """Whether some lane has what is wanted."""
-        if want.owner is None:
+        if want.owner is None and not want.without:
             return any(want.fits(need) for need in self.needs)
-        return any(want.fits(lane.key.resources) for lane in self.by_owner.get(want.owner, ()))
+        owners = self.by_owner.keys() if want.owner is None else {want.owner}
+        return any(
+            want.fits(lane.key.resources)
+            for owner in owners
+            if owner not in want.without
+            for lane in self.by_owner.get(owner, ())
+        )

@@ -90,7 +90,7 @@ class QueueCore:
         self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
         self._commits.measure = self._watch.metrics.committed
         self._endings = Endings(self._index)
-        self._withdrawals = Withdrawals(self._index, self._commits, self._endings, self._ask_whether_runs)
+        self._withdrawals = Withdrawals(self._index, self._commits, self._endings, self._clock, self._ask_whether_runs)
         self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock, self._withdrawals)
         self._rates = LogRates(self.quotas, self._clock)
         self._intake = Intake(self._endings, self._desk.start, self._rates)

@@ -68,12 +68,12 @@ class Endings:
     def lose(self, turn: Turn, job_id: str, attempt: int, reason: str, *, returned: bool = False) -> bool:
         """End an attempt whose worker has it no more; return False if it is not the running one any more.
 
-        One that is `returned` was handed to nobody, and is no loss.
+        One that is `returned` was handed to nobody: that is no loss, however often it comes to that.
         """
         entry = _running(turn, job_id, attempt)
         if entry is None:
             return False
-        self._lose(turn, entry, reason, None, never_ran=returned, returned=returned)
+        self._lose(turn, entry, reason, None, never_ran=returned, kept_back=returned)
         return True
 
     def withdraw(self, turn: Turn, job_id: str, attempt: int, reason: str) -> bool:
@@ -141,22 +141,26 @@ class Endings:
         *,
         never_ran: bool = False,
         returned: bool = False,
+        kept_back: bool = False,
         kept: dict[str, Any] | None = None,
         used: dict[str, float | None] | None = None,
     ) -> Entry:
         job = entry.job
         returns = job.attempt - 1 - job.failures - job.losses
         returned = returned and returns < MAX_RETURNS
-        losses = job.losses if returned else job.losses + 1
+        losses = job.losses if returned or kept_back else job.losses + 1
         patch: dict[str, Any] = {"losses": losses, **(used or {})}
         if job.cancel_requested_at is not None:
             return self._cancel(turn, entry, f"{reason} A cancel had been requested.", patch, worker_seq)
         may_rerun = job.spec.reruns_if_lost or never_ran  # what never ran had no effects
         if may_rerun and losses < MAX_LOSSES:
+            then = "It runs again at once; a lost attempt uses up no retry."
+            if kept_back:
+                then = "It waits until that is known."
             patch |= {
                 "state": JobState.RETRYING,
                 "not_before": as_datetime(turn.now + (_return_pause(returns) if returned else 0.0)),
-                "reason": f"{reason} It runs again at once; a lost attempt uses up no retry.",
+                "reason": f"{reason} {then}",
             }
             return turn.move(entry, "job_retrying", patch, worker_seq)
         if may_rerun:

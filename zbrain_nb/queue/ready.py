@@ -266,6 +266,7 @@ class ReadyQueues:
         return (
             lane.listed_at is not None
             and want.fits(key.resources)
+            and key.owner not in want.without
             and (want.orgs is None or key.org_id in want.orgs)
             and not self.is_paused(key.org_id, key.kind)
             and not self._is_full(lane.org)
@@ -395,7 +396,7 @@ class ReadyQueues:
             if lane.listed_at != (rank, order):
                 heapq.heappop(heads)  # the lane is listed elsewhere, or not at all
                 continue
-            if not want.fits(lane.key.resources):
+            if not want.fits(lane.key.resources) or lane.key.owner in want.without:
                 passed.append(heapq.heappop(heads))
                 continue
             holder = self._holder(lane, leased)

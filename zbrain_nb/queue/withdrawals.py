@@ -1,24 +1,33 @@
 """Takes jobs from workers that may not have them any more, and from owners who may not have them run any more.
 
 The desk asks at each registration, heartbeat and lease. What ends here ends at once: as long as an attempt runs, its
-token is worth something.
+token is worth something. Of owners of whom nothing can be told now, workers of others get nothing until it can: such
+jobs wait, and are not leased again and again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import msgspec
+
 from zbrain_nb.model.access import Principal, WorkerBinding
 from zbrain_nb.model.errors import Unavailable
-from zbrain_nb.model.job import Job
+from zbrain_nb.model.job import TOKEN_TAG, Job
 from zbrain_nb.queue.bindings import admits
+from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
 from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Index
+from zbrain_nb.queue.turn import Turn
 
 log = logging.getLogger(__name__)
+#: After so long an owner is asked about again of whom nothing could be told, and of so many owners in one go.
+ASK_AGAIN_SECS = 5.0
+ASKED_AT_ONCE = 16
 
 #: Returns whether the owner of a job may have it run by now; raises Unavailable if that cannot be told.
 MayRun = Callable[[Job], Awaitable[bool]]
@@ -29,22 +38,37 @@ async def anybody_may(job: Job) -> bool:
     return True
 
 
+class _Doubt(msgspec.Struct):
+    """An owner of whom nothing can be told, by a job of theirs, and from when on they are asked about again."""
+
+    job: Job
+    ask_at: float
+
+
 class Withdrawals:
     """Ends attempts that must not go on.
 
     Parameters
     ----------
-    index, commits, endings
+    index, commits, endings, clock
         The queue's.
     may_run : callable
-        See `MayRun`.
+        See `MayRun`; it answers, or raises, within a few seconds.
+
+    Attributes
+    ----------
+    doubts : dict of str to _Doubt
+        Owners of whom it could not be told whether they may have jobs run: workers of others get none of theirs.
     """
 
-    def __init__(self, index: Index, commits: Commits, endings: Endings, may_run: MayRun) -> None:
+    def __init__(self, index: Index, commits: Commits, endings: Endings, clock: Clock, may_run: MayRun) -> None:
         self._index = index
         self._commits = commits
         self._endings = endings
+        self._clock = clock
         self._may_run = may_run
+        self.doubts: dict[str, _Doubt] = {}
+        self._asking: set[str] = set()
 
     async def dismiss(self, worker_id: str, right: WorkerBinding) -> None:
         """End the attempts of a worker to which it has no right any more: who it works for left the org, say."""
@@ -56,23 +80,78 @@ class Withdrawals:
             log.warning("A worker lost a job.", extra={"job_id": job_id, "attempt": attempt, "worker_id": worker_id})
             await self._commits.run(partial(self._endings.lose, job_id=job_id, attempt=attempt, reason=reason))
 
-    async def still_allowed(self, jobs: list[Job], scope: Principal | None) -> list[Job]:
-        """Return those of the jobs just leased whose owners may have them run; the others end here.
+    @staticmethod
+    def concern(scope: Principal | None) -> bool:
+        """Whether the owners of jobs are asked about before workers of who asks get them.
 
         A person's own worker needs no look: it gets jobs of that person, in orgs where they may submit by now.
         """
-        if scope is not None and scope.worker is None and not scope.is_holder:
-            return jobs
-        return [job for job in jobs if await self._is_allowed(job)]
+        return scope is None or scope.worker is not None or scope.is_holder
 
-    async def _is_allowed(self, job: Job) -> bool:
-        what = f"{job.owner} may have jobs run in the org {job.org_id}"
+    def is_asking(self, job_id: str) -> bool:
+        """Whether the job was leased, and its owner is asked about before the worker learns of it."""
+        return job_id in self._asking
+
+    async def still_allowed(self, jobs: list[Job], scope: Principal | None) -> list[Job]:
+        """Return those of the jobs just leased whose owners may have them run; the others end here, in one commit."""
+        if not jobs or not self.concern(scope):
+            return jobs
+        asked = {job.id for job in jobs}
+        self._asking |= asked
         try:
-            if await self._may_run(job):
-                return True
-            end = partial(self._endings.withdraw, reason=f"{what.replace('may', 'may not')} any more.")
+            words = await self._ask(jobs)
+        finally:
+            self._asking -= asked
+        allowed = [job for job, word in zip(jobs, words, strict=True) if word is True]
+        if len(allowed) < len(jobs):
+            await self._commits.run(partial(self._end, jobs=jobs, words=words))
+        return [job for job in allowed if self._renew(job)]
+
+    async def look_again(self) -> bool:
+        """Ask again about owners of whom nothing could be told; return whether it can be now, of any of them."""
+        now = self._clock.monotonic()
+        due = [doubt for doubt in self.doubts.values() if doubt.ask_at <= now][:ASKED_AT_ONCE]
+        for doubt in due:
+            doubt.ask_at = now + ASK_AGAIN_SECS  # meanwhile nobody else asks
+        words = await self._ask([doubt.job for doubt in due])
+        told = [doubt.job.owner for doubt, word in zip(due, words, strict=True) if not isinstance(word, Unavailable)]
+        for owner in told:
+            self.doubts.pop(owner, None)
+        return bool(told)
+
+    async def _ask(self, jobs: list[Job]) -> list[bool | Unavailable]:
+        """Return for each job whether it may run, or why that cannot be told; alike ones are asked about once."""
+        alike = {_standing_of(job): job for job in jobs}
+        words = dict(zip(alike, await asyncio.gather(*map(self._word, alike.values())), strict=True))
+        return [words[_standing_of(job)] for job in jobs]
+
+    async def _word(self, job: Job) -> bool | Unavailable:
+        try:
+            return await self._may_run(job)
         except Unavailable as error:
-            reason = f"It is not known whether {what}: {error.message}"
-            end = partial(self._endings.lose, reason=reason, returned=True)
-        await self._commits.run(partial(end, job_id=job.id, attempt=job.attempt))
-        return False
+            if job.owner not in self.doubts:
+                log.warning("It is not known who may have jobs run.", extra={"owner": job.owner, "why": error.message})
+            self.doubts[job.owner] = _Doubt(job, self._clock.monotonic() + ASK_AGAIN_SECS)
+            return error
+
+    def _end(self, turn: Turn, jobs: list[Job], words: list[bool | Unavailable]) -> None:
+        for job, word in zip(jobs, words, strict=True):
+            what = f"{job.owner} may have jobs run in the org {job.org_id}"
+            if isinstance(word, Unavailable):
+                reason = f"It is not known whether {what}: {word.message}"
+                self._endings.lose(turn, job.id, job.attempt, reason, returned=True)
+            elif not word:
+                self._endings.withdraw(turn, job.id, job.attempt, f"{what.replace('may', 'may not')} any more.")
+
+    def _renew(self, job: Job) -> bool:
+        """Give an attempt a full term, for the asking took some of it; return False if it ended meanwhile."""
+        lease = self._index.leases.get(job.id)
+        if lease is None or lease.attempt != job.attempt:
+            return False
+        self._index.leases.renew(job.id)
+        return True
+
+
+def _standing_of(job: Job) -> tuple[str, str, str]:
+    """Return what the word on a job depends on."""
+    return job.owner, job.org_id, job.spec.tags.get(TOKEN_TAG, "")

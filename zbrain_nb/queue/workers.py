@@ -190,6 +190,8 @@ class WorkerDesk:
         record.info.free = max(0, request.limit)
         jobs = self._repeated(record, request.request_id)
         if jobs is None:
+            if self._withdrawals.concern(scope) and await self._withdrawals.look_again():
+                self.serve_all()
             jobs = await self._wait_for_jobs(record, request, scope)
         jobs = await self._withdrawals.still_allowed([job for job in jobs if admits(right, job)], scope)
         cancels = self._cancels(worker_id)
@@ -213,6 +215,8 @@ class WorkerDesk:
             kinds = request.kinds if request.kinds is not None else [record.info.kind]
             binding = binding_of(scope, record.info)
             want = want_of(kinds, record.info.org_id, binding, request.resources)
+            if self._withdrawals.concern(scope):
+                want.without = self._withdrawals.doubts.keys()
             waiter = Waiter(record, request, want, scope)
             if len(record.waiting) >= MAX_WAITING:
                 self._give_up(next(iter(record.waiting.values())))
@@ -388,7 +392,8 @@ class WorkerDesk:
         """
         ended = 0
         for job_id, lease in self._index.leases.run_out():
-            if await asyncio.to_thread(self._still_runs, lease.worker_id, job_id, lease.attempt):
+            is_kept = self._withdrawals.is_asking(job_id)
+            if is_kept or await asyncio.to_thread(self._still_runs, lease.worker_id, job_id, lease.attempt):
                 self.renew(job_id, lease.worker_id, lease.attempt)
                 continue
             ended += await self._commits.run(self._loss(job_id, lease.worker_id, lease.attempt))
@@ -434,6 +439,8 @@ class WorkerDesk:
             return f"Waiting for a worker of kind {kind}; none is here."
         if not any(_offers(info, job.spec.resources) for info in serving):
             return f"Waiting for a worker of kind {kind} with more resources; none that is here has enough."
+        if job.owner in self._withdrawals.doubts and all(info.is_shared or not info.holder for info in serving):
+            return f"It is not known now whether {job.owner} may have jobs run in the org {job.org_id}."
         place = self._index.ready.place_of(entry, self._index.live) if in_line else None
         leases = self._index.leases
         if place is None or any(len(leases.held_by(info.id)) < info.slots for info in serving):

@@ -134,6 +134,10 @@ class Gate(Protocol):
         """Return what a person may do by now, or None if the login knows nobody of that name."""
         ...
 
+    async def check(self) -> None:
+        """Raise `Unavailable` if the login does not tell what people may do who do not ask themselves."""
+        ...
+
     def routes(self) -> list[tuple[Any, ...]]:
         """Return further routes that the login needs."""
         ...

@@ -19,7 +19,7 @@ from tornado.netutil import bind_sockets
 
 from zbrain_nb.model.access import Principal
 from zbrain_nb.model.datadir import DataDir, FileLock, Owner, boot_id
-from zbrain_nb.model.errors import Conflict, ZBrainError
+from zbrain_nb.model.errors import Conflict, Unavailable, ZBrainError
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.webhooks import read_webhooks
 from zbrain_nb.queue.jobqueue import JobQueue
@@ -172,6 +172,7 @@ class Host:
             audit=audit,
             instance=secrets.token_hex(8),
             host_names=None if self._gate else self._host_names(),
+            trouble=self._trouble,
             metrics=registry_of(queue),
         )
         try:
@@ -208,7 +209,21 @@ class Host:
             )
             self._worker.start()
         log.info("host serves", extra={"url": owner.url, "data": str(self.data.root), "pid": owner.pid})
+        trouble = await self._trouble()
+        if trouble is not None:
+            log.error(
+                "jobs wait at pools and their tokens open nothing: it is not known what their owners may do",
+                extra={"why": trouble.message, "hint": trouble.hint},
+            )
         return owner
+
+    async def _trouble(self) -> ZBrainError | None:
+        try:
+            if self._gate is not None:
+                await self._gate.check()
+        except Unavailable as error:
+            return error
+        return None
 
     def _host_names(self) -> set[str]:
         names = {"127.0.0.1", "localhost", "::1", self._bind, *self._names}

@@ -15,10 +15,12 @@ from zbrain_nb.model.errors import Forbidden, Unavailable
 from zbrain_nb.model.events import JobCompleted, JobStarted
 from zbrain_nb.model.job import JobArtifact
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, WorkerInfo
-from zbrain_nb.queue.withdrawals import anybody_may
+from zbrain_nb.queue.endings import MAX_RETURNS
+from zbrain_nb.queue.withdrawals import ASK_AGAIN_SECS, anybody_may
 
 pytestmark = pytest.mark.anyio
 
+LEASE_SECS = 60  # of the fixture's queue
 BIG = JobSpec(cmd=["true"], worker="big")
 POOL = pool("big", "red")  # ann made its token
 APART = pool("big", "red", isolates=True)
@@ -195,20 +197,93 @@ async def test_pool_gets_no_job_of_who_may_not_submit_in_its_org_any_more(queue)
     assert (await queue.get(anns)).state == "canceled"
 
 
-async def test_job_is_given_back_unharmed_while_it_cannot_be_told_whether_it_may_run(queue):
-    async def may_run(job):
-        raise Unavailable("The Hub does not answer.")
+async def silence(job):
+    raise Unavailable("The Hub does not answer.")
 
-    queue.may_run = may_run
+
+async def test_job_is_given_back_unharmed_while_it_cannot_be_told_whether_it_may_run(queue):
+    queue.may_run = silence
     hand = await ScopedHand(queue, "p", APART).register(kind="big")
     job_id = await queue.submit(BIG, scope=ABE)
     assert await hand.lease() == []
     job = await queue.get(job_id)
     assert (job.state, job.losses) == ("retrying", 0)
-    assert "The Hub does not answer." in job.reason
+    assert "The Hub does not answer. It waits until that is known." in job.reason
     queue.may_run = anybody_may
+    queue.clock.advance(ASK_AGAIN_SECS)
     queue.tick()
     assert [job.id for job in await hand.lease()] == [job_id]
+
+
+async def test_owner_of_whom_nothing_can_be_told_gets_nothing_leased_however_long_that_lasts(queue):
+    queue.may_run = silence
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    jobs = [await queue.submit(BIG, scope=ABE) for _ in range(3)]
+    assert await hand.lease(limit=2) == []
+    for _ in range(9):
+        queue.clock.advance(ASK_AGAIN_SECS)
+        queue.tick()
+        assert await hand.lease(limit=2) == []
+    assert [(job.attempt, job.losses) for job in [await queue.get(job) for job in jobs]] == [(1, 0), (1, 0), (0, 0)]
+    assert "not known now whether abe" in (await queue.get(jobs[2])).reason
+    waiting = asyncio.ensure_future(hand.lease(limit=2, wait_secs=30))
+    await turns()
+    assert not waiting.done()
+    own = await ScopedHand(queue, "w", ABE).register(kind="big")
+    assert [job.id for job in await own.lease()] == [jobs[0]]  # who runs them is in no doubt
+    queue.may_run = anybody_may
+    queue.clock.advance(ASK_AGAIN_SECS)
+    other = await ScopedHand(queue, "q", APART).register(kind="big")
+    assert len(await other.lease(limit=1)) + len(await waiting) == 2
+
+
+async def test_loss_for_want_of_an_answer_is_none_however_often_it_comes_to_that(queue):
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    for _ in range(MAX_RETURNS + 4):
+        queue.may_run = silence
+        assert await hand.lease() == []
+        queue.may_run = anybody_may
+        queue.clock.advance(60)
+        queue.tick()
+        assert await hand.lease(limit=0) == []
+    assert [job.id for job in await hand.lease()] == [job_id]
+    assert (await queue.get(job_id)).losses == 0
+
+
+async def test_jobs_of_one_owner_are_asked_about_once_and_end_in_one_commit(queue):
+    asked, answer = [], asyncio.Event()
+
+    async def may_run(job):
+        asked.append(job.owner)
+        await answer.wait()
+        return await silence(job)
+
+    queue.may_run = may_run
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    jobs = [await queue.submit(BIG, scope=scope) for scope in (ABE, ABE, ANN)]
+    leasing = asyncio.ensure_future(hand.lease(limit=9))
+    while len(asked) < 2:
+        await asyncio.sleep(0)
+    queue.clock.advance(1_000)  # longer than a lease
+    assert await queue.expire_leases() == 0
+    answer.set()
+    assert await leasing == []
+    assert sorted(asked) == ["abe", "ann"]
+    assert {(await queue.get(job)).losses for job in jobs} == {0}
+
+
+async def test_lease_gets_its_full_term_when_the_owner_was_asked_about(queue):
+    async def may_run(job):
+        queue.clock.advance(LEASE_SECS - 1)
+        return True
+
+    queue.may_run = may_run
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    await queue.submit(BIG, scope=ABE)
+    assert len(await hand.lease()) == 1
+    queue.clock.advance(LEASE_SECS - 1)
+    assert await queue.expire_leases() == 0
 
 
 async def test_persons_own_worker_needs_no_further_word(queue):

@@ -25,10 +25,16 @@ from zbrain_nb.model.tokens import PREFIXES, is_secret
 SKEW_SECS = 5.0
 
 
+class _Trouble(msgspec.Struct):
+    message: str
+    hint: str
+
+
 class _Health(msgspec.Struct):
     version: str | None = None
     python: str | None = None
     pid: int | None = None
+    trouble: _Trouble | None = None
 
 
 class Service(msgspec.Struct):
@@ -44,6 +50,8 @@ class Service(msgspec.Struct):
         Why it does not answer.
     version, python, pid : str, str, int or None
         Of the server.
+    trouble : _Trouble or None
+        What is wrong with it, as it says itself.
     skew_secs : float
         By how much its clock is ahead of ours.
     workers : list of WorkerInfo
@@ -56,6 +64,7 @@ class Service(msgspec.Struct):
     version: str | None = None
     python: str | None = None
     pid: int | None = None
+    trouble: _Trouble | None = None
     skew_secs: float = 0.0
     workers: list[WorkerInfo] = []
 
@@ -83,6 +92,7 @@ class Service(msgspec.Struct):
             answer = client.call(client.asynchronous.transport.request, "GET", "health")
         said = msgspec.json.decode(answer.content, type=_Health)
         self.version, self.python, self.pid = said.version, said.python, said.pid
+        self.trouble = said.trouble
         date = email.utils.parsedate_tz(answer.headers.get("Date", ""))
         if date is not None:
             self.skew_secs = email.utils.mktime_tz(date) + 0.5 - time.time()  # it counts in whole seconds
@@ -112,6 +122,8 @@ def check_service(service: Service, settings: Settings, data: DataDir) -> Iterat
             f"The server runs zbrain_nb {service.version}, this is {zbrain_nb.__version__} ({sys.executable}).",
             "Install the same version in both; after an upgrade run `zbrain stop` and restart Jupyter.",
         )
+    if service.trouble is not None:
+        yield problem("login", service.trouble.message, service.trouble.hint)
     if abs(service.skew_secs) > SKEW_SECS:
         ahead = "ahead of" if service.skew_secs > 0 else "behind"
         yield warning(

@@ -177,11 +177,18 @@ class FullOverview(Overview, kw_only=True):
     storage: StorageUse
 
 
+class Trouble(msgspec.Struct):
+    """What is wrong with a host that answers, and what to do about it."""
+
+    message: str
+    hint: str
+
+
 class HealthReport(msgspec.Struct):
     """That a host is here, and which key secrets are sealed for.
 
-    A ``proof`` for who sent a nonce, a ``key_proof`` for who sent a challenge, and what runs here for who showed the
-    token.
+    A ``proof`` for who sent a nonce, a ``key_proof`` for who sent a challenge, and what runs here, with what is wrong
+    with its login, for who showed the token.
     """
 
     status: str
@@ -192,6 +199,7 @@ class HealthReport(msgspec.Struct):
     version: str | msgspec.UnsetType = msgspec.UNSET
     python: str | msgspec.UnsetType = msgspec.UNSET
     pid: int | msgspec.UnsetType = msgspec.UNSET
+    trouble: Trouble | msgspec.UnsetType = msgspec.UNSET
 
 
 class LoginCode(msgspec.Struct):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
 from zbrain_nb.queue.maintenance import Maintenance
@@ -48,6 +50,8 @@ class HostContext:
         Random, new for each host process.
     host_names : set of str or None
         Names by which this host may be addressed (DNS rebinding); None is any.
+    trouble : callable
+        Returns what is wrong with the login that stands before the routes, or None.
     requests : int
         Requests of clients so far (not of workers): the host's idle watch looks at it.
     followers : int
@@ -70,6 +74,7 @@ class HostContext:
     audit: AuditLog
     instance: str
     host_names: set[str] | None
+    trouble: Callable[[], Awaitable[ZBrainError | None]]
     requests: int = 0
     followers: int = 0
     metrics: CollectorRegistry = field(default_factory=CollectorRegistry)

@@ -32,12 +32,15 @@ class HealthHandler(ApiHandler):
         open_to=OpenTo.ALL,
     )
     async def get(self) -> None:
-        """Say that the host lives; to who asks for it, prove who it is; to who shows the token, say what runs here."""
+        """Say that the host lives; to who asks for it, prove who it is; to who shows the token, say what runs here and what is wrong."""
         body: dict[str, Any] = {"status": "ok", "instance": self.context.instance}
         body["secrets_key"] = self.context.secrets.public_key
         known = await self.context.identity.identify(self.request, by_session=False)
         if known is not None and known.is_holder:
             body |= {"version": __version__, "python": sys.executable, "pid": os.getpid()}
+            trouble = await self.context.trouble()
+            if trouble is not None:
+                body["trouble"] = {"message": trouble.message, "hint": trouble.hint or "See its log."}
         nonce = self.request.headers.get(NONCE_HEADER, "")
         if nonce:  # who looks for a host means to use it
             self.context.requests += 1

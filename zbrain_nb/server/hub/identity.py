@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import hmac
 import logging
-import urllib.parse
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
 from tornado import web, websocket
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from zbrain_nb.model.access import GroupRole, Principal, Role
 from zbrain_nb.model.checks import check_org_id
 from zbrain_nb.model.errors import Forbidden, InvalidSpec, Unavailable
+from zbrain_nb.server.hub.people import People
 from zbrain_nb.server.identity import secret_of
 
 log = logging.getLogger(__name__)
@@ -41,6 +38,7 @@ class HubIdentity:
     def __init__(self, auth: HubOAuth, roles: Mapping[str, GroupRole]) -> None:
         self._auth = auth
         self._roles = roles
+        self._people = People(auth)
 
     async def identify(self, handler: HubOAuthenticated) -> Principal | None:
         """Return who sends a request, or None if the Hub knows nobody by what it carries.
@@ -82,42 +80,15 @@ class HubIdentity:
         Unavailable
             If the Hub does not answer, or does not let the service ask.
         """
-        known, key = self._auth.cache, f"person:{name}"  # beside the Hub's words of tokens, and as long
-        try:
-            model = known[key]
-        except KeyError:
-            model = known[key] = await self._ask_for(name)
+        model = await self._people.find(name)
         try:
             return None if model is None else principal_of(model, self._roles)
         except Forbidden:  # nobody who may log in
             return None
 
-    async def _ask_for(self, name: str) -> dict[str, Any] | None:
-        auth = self._auth
-        try:
-            answer = await AsyncHTTPClient().fetch(
-                f"{auth.api_url}/users/{urllib.parse.quote(name, safe='')}",
-                headers={"Authorization": f"token {auth.api_token}"},
-                raise_error=False,
-                follow_redirects=False,
-                client_key=auth.keyfile or None,
-                client_cert=auth.certfile or None,
-                ca_certs=auth.client_ca or None,
-            )
-        except (OSError, HTTPClientError) as error:
-            raise Unavailable("JupyterHub does not answer.", "Try again soon.") from error
-        if answer.code == HTTPStatus.NOT_FOUND:
-            return None
-        if answer.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise Unavailable(f"JupyterHub does not answer, but fails with {answer.code}.", "Try again soon.")
-        model: dict[str, Any] = msgspec.json.decode(answer.body) if answer.code == HTTPStatus.OK else {}
-        if "groups" not in model:
-            log.error("the service may not ask the Hub who is in which group", extra={"status": answer.code})
-            raise Unavailable(
-                "JupyterHub does not tell the service who is in which group.",
-                "It needs the scopes read:users:name and read:users:groups: the README shows how it gets them.",
-            )
-        return {"name": name, **model}
+    async def check_scopes(self) -> None:
+        """See whether the Hub lets the service ask who is in which group; raises as `person` does if not."""
+        await self._people.check_scopes()
 
     def _check_page(self, handler: HubOAuthenticated) -> None:
         """Refuse scripts of other pages: on the Hub's host other people's servers are the same origin.

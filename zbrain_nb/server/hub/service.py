@@ -65,6 +65,10 @@ class HubService:
         """Return what the Hub says of a person by now; see `HubIdentity.person`."""
         return await self.identity.person(name)
 
+    async def check(self) -> None:
+        """See whether the Hub lets the service ask about people; see `HubIdentity.check_scopes`."""
+        await self.identity.check_scopes()
+
     def routes(self) -> list[tuple[Any, ...]]:
         """Return what the service answers beside the host's routes: the end of a login, and its own root."""
         return [
