@@ -224,7 +224,6 @@ async def test_client_submits_more_than_a_request_takes_or_nothing(
 ) -> None:
     monkeypatch.setattr(parts, "PART_JOBS", 3)
     monkeypatch.setattr(parts, "PART_BYTES", 5_000)
-    monkeypatch.setattr(parts, "PART_VALUES", 200)
     client = AsyncClient(lambda: Endpoint(owner.url, owner.token, "owner file"))
     specs = [JobSpec(cmd=["true", "x" * size]) for size in (1, 1, 1, 6_000, 2_500, 3_000)]
     jobs = await client.submit(specs)
@@ -234,3 +233,9 @@ async def test_client_submits_more_than_a_request_takes_or_nothing(
     states = [job["state"] for job in (await api.get("jobs")).json()["jobs"]]
     assert states == ["canceled"] * 3 + ["pending"] * 6
     await client.close()
+
+
+def test_client_sends_no_more_values_in_a_request_than_it_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_VALUES", 300)
+    specs = [JobSpec(cmd=["true"], input=[1] * size) for size in (100, 100, 1000, 100)]
+    assert [len(part) for part, _ in parts.parts_of(specs)] == [2, 1, 1]
