@@ -9,10 +9,12 @@ import httpx
 import pytest
 
 from tests.server.tokens import make, with_token
+from zbrain_nb.server import audit
 from zbrain_nb.server.application import OWN_ROUTES, ROUTES
 from zbrain_nb.server.handlers.base import ApiHandler
 from zbrain_nb.server.handlers.declaration import METHODS, operation_of
 from zbrain_nb.server.handlers.jobs import ManyHandler
+from zbrain_nb.server.host import Host
 
 anyio_test = pytest.mark.anyio
 #: Writing operations that are no acts of anybody: what workers report, and bytes that a submit has yet to name.
@@ -133,6 +135,44 @@ async def test_act_on_jobs_of_several_orgs_is_told_in_each(api: httpx.AsyncClien
         ("submit", ids[1], 2),
     ]
     assert [one["verb"] for one in await records(api, who="eve", org="mine")] == [verb for verb, _, _ in told]
+
+
+@anyio_test
+async def test_act_on_jobs_of_others_is_told_for_each_owner_whatever_was_done_to_ones_own(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MOST_ACTS", 3)
+    monkeypatch.setattr(audit, "MOST_OF_VERB", 1)
+    mal, vera, bob = [
+        with_token((await make(api, owner=who, roles={"lab": "operator"}))["secret"]) for who in ("mal", "vera", "bob")
+    ]
+    ids = {}
+    for who in (mal, vera, bob):
+        specs = [{"cmd": ["true"], "org_id": "lab"}] * 2
+        ids[who["Authorization"]] = [job["id"] for job in (await api.post("jobs", json=specs, headers=who)).json()]
+    of_mal, of_vera, of_bob = ids.values()
+    for _ in range(5):
+        await api.post(f"jobs/{of_mal[0]}/cancel", headers=mal)
+    await api.post("jobs/cancel", json={"ids": [*of_mal, of_bob[0], *of_vera]}, headers=mal)
+    await api.post(f"jobs/{of_bob[1]}/cancel", headers=mal)
+    found = await records(api, who="mal", verb="cancel", org="lab")
+    told = [(one["object_id"], one.get("count", 1)) for one in found]
+    assert told[:3] == [(of_bob[1], 1), (of_vera[0], 2), (of_bob[0], 1)]
+    assert {object_id for object_id, _ in told[3:]} == {of_mal[0]}
+
+
+@anyio_test
+async def test_refused_act_on_jobs_of_several_owners_is_told_once(host: Host, api: httpx.AsyncClient) -> None:
+    assert host.context is not None
+    eve = with_token((await make(api, owner="eve", roles={"lab": "submitter"}))["secret"])
+    ids = []
+    for who in ("vera", "bob"):
+        other = with_token((await make(api, owner=who, roles={"lab": "submitter"}))["secret"])
+        ids.append((await api.post("jobs", json={"cmd": ["true"], "org_id": "lab"}, headers=other)).json()["id"])
+    assert (await api.post("jobs/cancel", json={"ids": ids}, headers=eve)).status_code == 403
+    host.context.audit._close_window()
+    found = await records(api, who="eve")
+    assert [(one["verb"], one["outcome"], one["object_id"]) for one in found] == [("cancel", "refused", ids[0])]
 
 
 @anyio_test

@@ -7,6 +7,7 @@ import json
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import httpx
 import pytest
@@ -122,12 +123,12 @@ async def test_more_specs_than_a_batch_holds_are_413(api: httpx.AsyncClient) -> 
     assert (await api.get("jobs")).json()["jobs"] == []
 
 
-def test_long_list_is_refused_by_its_number_before_its_specs_take_memory() -> None:
+async def test_long_list_is_refused_by_its_number_before_its_specs_take_memory() -> None:
     body = b"[" + b",".join([b'{"code":""}'] * 100_000) + b"]"
     tracemalloc.start()
     try:
         with pytest.raises(TooLarge, match="100,000 specs are more than 10,000"):
-            read_specs(body, Settings(data=""), None)
+            await read_specs(body, Settings(data=""), None)
         assert tracemalloc.get_traced_memory()[1] < 4 * len(body)
     finally:
         tracemalloc.stop()
@@ -137,6 +138,85 @@ async def test_long_list_says_which_spec_does_not_hold(api: httpx.AsyncClient) -
     specs = [{"code": "", "input": "x" * 2 * MIB}, {"code": 1}]
     error = (await api.post("jobs", json=specs)).json()["error"]
     assert error["message"].startswith("Spec 1: ")
+
+
+def dense(values: int, code: str = "") -> str:
+    """Return a spec whose input holds so many values."""
+    return json.dumps({"code": code, "input": [{}] * values}, separators=(",", ":"))
+
+
+async def test_spec_with_too_many_values_is_413_and_takes_no_memory(api: httpx.AsyncClient) -> None:
+    for spec in (dense(60_000), dense(60_000, "x" * MIB)):
+        for body, said in ((spec, "The spec holds"), (f'[{{"code":""}},{spec}]', "Spec 1 holds")):
+            tracemalloc.start()
+            try:
+                with pytest.raises(TooLarge, match=f"{said} more than 100,000 values"):
+                    await read_specs(body.encode(), Settings(data=""), None)
+                assert tracemalloc.get_traced_memory()[1] < 4 * len(body)
+            finally:
+                tracemalloc.stop()
+    answer = await api.post("jobs", content=spec)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+async def test_body_with_too_many_values_is_413_before_it_is_decoded(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "MAX_VALUES", 50_000)
+    for path in ("jobs", "workers/w1/events", "workers/w1/leases"):
+        answer = await api.post(path, content="[" + "{}," * 50_000)  # no JSON, as decoding would tell
+        said = answer.json()["error"]["message"]
+        assert (answer.status_code, said) == (413, "The body holds more than 50,000 values.")
+
+
+async def test_others_have_their_turn_while_a_long_list_is_decoded() -> None:
+    body = f"[{','.join([dense(40_000)] * 10)}]".encode()
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    other = asyncio.ensure_future(count_turns())
+    specs, _ = await read_specs(body, Settings(data=""), None)
+    other.cancel()
+    assert (len(specs), turns >= 9) == (10, True)
+
+
+async def test_room_is_taken_for_what_a_body_is_when_decoded_until_it_is_used_no_more(
+    host: Host, owner: Owner, room: BodyRoom, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob = (await make(api, owner="bob", roles={"lab": "submitter"}))["secret"]
+    assert host.context is not None
+    goes_on, gone = asyncio.Event(), asyncio.Event()
+    accept, close = host.context.queue.accept, bodies.CollectedBody.on_connection_close
+
+    async def wait(*args: Any, **options: Any) -> Any:
+        await goes_on.wait()
+        return await accept(*args, **options)
+
+    def hear(handler: bodies.CollectedBody) -> None:
+        close(handler)
+        gone.set()
+
+    monkeypatch.setattr(host.context.queue, "accept", wait)
+    monkeypatch.setattr(bodies.CollectedBody, "on_connection_close", hear)
+    sparse, full = dense(1, "x" * 90_000), dense(25_000)
+    for body, least, most in ((sparse, len(sparse) + 1, len(sparse) + 1500), (full, 3 * MIB, 3 * MIB)):
+        goes_on.clear()
+        gone.clear()
+        async with sending(owner, bob, len(body)) as sender:
+            sender.writer.write(body.encode())
+            await until(lambda: room.taken > len(body))  # noqa: B023
+            assert least <= room.taken <= most
+        await asyncio.wait_for(gone.wait(), 10)
+        assert room.taken >= least  # the body is in use still
+        refused = await api.post("jobs", content=full, headers=with_token(bob))
+        assert refused.status_code == 503
+        goes_on.set()
+        await until(lambda: room.taken == 0)
 
 
 async def test_client_submits_more_than_a_request_takes_or_nothing(
@@ -153,3 +233,9 @@ async def test_client_submits_more_than_a_request_takes_or_nothing(
     states = [job["state"] for job in (await api.get("jobs")).json()["jobs"]]
     assert states == ["canceled"] * 3 + ["pending"] * 6
     await client.close()
+
+
+def test_client_sends_no_more_values_in_a_request_than_it_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_VALUES", 300)
+    specs = [JobSpec(cmd=["true"], input=[1] * size) for size in (100, 100, 1000, 100)]
+    assert [len(part) for part, _ in parts.parts_of(specs)] == [2, 1, 1]

@@ -33,7 +33,10 @@ MAX_HELD = 50_000
 #: How long is counted, before the count is written.
 WINDOW_SECS = 60.0
 #: Acts of one caller in one org in a window that have records of their own; of those of one verb, so many in any case.
+#: What is done to others' jobs has as many again, that what is done to one's own takes nothing from.
 MOST_ACTS, MOST_OF_VERB = 6_000, 100
+#: Beyond them acts on others' jobs are counted by owner, for so many owners.
+MOST_OWNERS = 1000
 #: Different refusals and failures in a window that have records of their own: of one caller (all who are not known
 #: are one), and of all.
 MOST_OF_ONE, MOST = 20, 1000
@@ -82,9 +85,15 @@ class AuditLog:
         if await self._writing.stop():
             await self.flush()
 
-    def note(self, record: Record) -> None:
-        """Take the record of an act; what was refused or failed again, or is too much, is counted."""
-        if self._window.keeps(record):
+    def note(self, record: Record, other: str = "") -> None:
+        """Take the record of an act; what was refused or failed again, or is too much, is counted.
+
+        Parameters
+        ----------
+        other : str
+            Whose job it is about, if not the caller's own.
+        """
+        if self._window.keeps(record, other):
             self._hold(record)
         if self._closing is None:
             self._closing = asyncio.get_running_loop().call_later(WINDOW_SECS, self._close_window)
@@ -165,37 +174,69 @@ class AuditLog:
 class _Window:
     """One window: which records are kept, and how often the others stood for the like.
 
-    What one does in one org, or by one verb, takes no records from another: nobody hides an act behind others. The orgs
-    of acts are those that the caller sees, so there are no more counts than memberships times verbs; the orgs and
-    reasons of refusals may be anything, so there is a limit to them.
+    What one does in one org, by one verb, or to one's own jobs takes no records from anything else, so that nobody
+    hides an act behind it. The orgs of acts are those that the caller sees, and the jobs counted one by one are no more
+    than have records; the orgs and reasons of refusals may be anything, so there is a limit to them.
     """
 
     def __init__(self) -> None:
         self._acts: Counter[tuple[str, ...]] = Counter()
-        self._more: dict[tuple[str, str, str], Record] = {}
+        self._more: dict[tuple[str, ...], Record] = {}
+        self._others: Counter[tuple[str, ...]] = Counter()
+        self._objects: dict[tuple[str, ...], Record] = {}
+        self._owners: set[str] = set()
         self._kinds: Counter[str] = Counter()
         self._refusals: dict[tuple[str, ...], Record] = {}
         self._folded: dict[tuple[str, str], Record] = {}
 
-    def keeps(self, record: Record) -> bool:
-        """Whether the record is to be kept; else it is counted."""
-        return self._keeps_act(record) if record.outcome is Outcome.ALLOWED else self._keeps_refusal(record)
+    def keeps(self, record: Record, other: str = "") -> bool:
+        """Whether the record is to be kept; else it is counted. `other` is whose job it is about."""
+        if record.outcome is not Outcome.ALLOWED:
+            return self._keeps_refusal(record)
+        return self._keeps_act_on_other(record, other) if other else self._keeps_act(record)
 
     def _keeps_act(self, record: Record) -> bool:
-        key = record.who, record.org_id, record.verb
-        self._acts[key[:2]] += 1
+        caller = record.who, record.reason, record.org_id  # the reason of an act is through whose login it was
+        key = *caller, record.verb
+        self._acts[caller] += 1
         self._acts[key] += 1
-        if self._acts[key[:2]] <= MOST_ACTS or self._acts[key] <= MOST_OF_VERB:
+        if self._acts[caller] <= MOST_ACTS or self._acts[key] <= MOST_OF_VERB:
             return True
+        self._fold(key, record)
+        return False
+
+    def _keeps_act_on_other(self, record: Record, other: str) -> bool:
+        caller = record.who, record.reason, record.org_id
+        key = *caller, record.verb, record.object_id
+        counted = self._objects.get(key)
+        if counted is not None:
+            self._add(counted, record)
+            return False
+        if self._others[caller] < MOST_ACTS:
+            self._others[caller] += 1
+            self._objects[key] = msgspec.structs.replace(record, count=0)
+            return True
+        if other not in self._owners and len(self._owners) >= MOST_OWNERS:
+            other = ""
+        self._owners.add(other)
+        self._fold((*caller, record.verb, other), record, object_kind="owner", object_id=other)
+        return False
+
+    def _fold(self, key: tuple[str, ...], record: Record, **about: str) -> None:
         counted = self._more.get(key)
         if counted is None:
-            reason = "More acts than have records of their own."
-            self._more[key] = msgspec.structs.replace(record, object_id="", reason=reason)
+            reason = f"{record.reason}: more" if record.reason else "More"
+            about = {"object_id": "", **about, "reason": f"{reason} acts than have records of their own."}
+            self._more[key] = msgspec.structs.replace(record, **about)
         else:
-            counted.count += record.count
-            if counted.token_id != record.token_id:
-                counted.token_id = ""
-        return False
+            self._add(counted, record)
+
+    def _add(self, counted: Record, record: Record) -> None:
+        if counted.count == 0:
+            counted.ts, counted.token_id = record.ts, record.token_id
+        counted.count += record.count
+        if counted.token_id != record.token_id:
+            counted.token_id = ""
 
     def _keeps_refusal(self, record: Record) -> bool:
         who = record.who
@@ -230,5 +271,5 @@ class _Window:
 
     def counts(self) -> list[Record]:
         """Return a record for all of a kind that were counted."""
-        counted = (*self._refusals.values(), *self._folded.values(), *self._more.values())
+        counted = (*self._refusals.values(), *self._folded.values(), *self._objects.values(), *self._more.values())
         return [record for record in counted if record.count]

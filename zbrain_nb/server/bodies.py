@@ -1,4 +1,7 @@
-"""How much memory the bodies of requests may take together, which handlers collect before they look at them."""
+"""How much memory the bodies of requests may take together, which handlers collect before they look at them.
+
+They count as long as they are held, and from then on with what they take when they are decoded.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,22 @@ from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Unavailable
 
 #: Of all senders, and of one who does not hold the data directory.
-MOST_BYTES, MOST_BYTES_EACH = 256 * 1024 * 1024, 64 * 1024 * 1024
+MOST_BYTES, MOST_BYTES_EACH = 512 * 1024 * 1024, 128 * 1024 * 1024
 RETRY_SECS = 2
 
 
 class BodyRoom:
-    """Room for bodies; what is taken is given back when the request is answered or its sender gone."""
+    """Room for bodies; what is taken is given back when the request is answered or its sender gone.
+
+    Attributes
+    ----------
+    most_each : int
+        Bytes of one sender at most who does not hold the data directory.
+    """
 
     def __init__(self, most: int = MOST_BYTES, most_each: int = MOST_BYTES_EACH) -> None:
         self._most = most
-        self._most_each = most_each
+        self.most_each = most_each
         self._taken: Counter[str] = Counter()
 
     @property
@@ -34,7 +43,7 @@ class BodyRoom:
             If there is too little now, or the sender has too much of it.
         """
         mine = self._taken[by.owner] + size
-        if self.taken + size > self._most or (mine > self._most_each and not by.is_holder):
+        if self.taken + size > self._most or (mine > self.most_each and not by.is_holder):
             raise Unavailable(
                 "Too many large requests are under way.",
                 "Send it again when others are through.",

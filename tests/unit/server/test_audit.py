@@ -136,6 +136,49 @@ async def test_what_one_does_in_an_org_is_found_there_whatever_they_did_before(a
     ]
 
 
+async def test_what_one_does_to_anothers_job_is_found_whatever_they_did_to_their_own(audit, monkeypatch):
+    monkeypatch.setattr(module, "MOST_ACTS", 100)
+    monkeypatch.setattr(module, "MOST_OF_VERB", 3)
+    monkeypatch.setattr(module, "MOST_OWNERS", 5)
+
+    def download(what, other="", reason="", count=1):
+        audit.note(act("download result", "mal", object_id=what, org_id="lab", reason=reason, count=count), other)
+
+    for n in range(500):
+        download(f"mine {n}")
+    for _ in range(300):
+        download("vera's", "vera")
+    for n in range(500):
+        download(f"bob's {n}", "bob")
+    download("vera's second", "vera")
+    download("mine too", reason="Jupyter's login of eve")
+    for n in range(10):
+        download(f"{n}", f"owner {n}")
+    download("vera's third", "vera", count=2)
+    audit._close_window()
+    found = await audit.read(ALL)
+    assert sum(one.count for one in found) == 500 + 300 + 500 + 1 + 1 + 10 + 2
+    assert len(found) <= 100 + 100 + 1 + 1 + 1 + 6
+    assert [one.count for one in found if one.object_id == "vera's"] == [299, 1]
+    folded = {one.object_id: one.count for one in found if one.object_kind == "owner"}
+    assert folded == {"bob": 401, "vera": 3, "owner 0": 1, "owner 1": 1, "owner 2": 1, "": 7}
+    assert [one.object_id for one in found if one.reason == "Jupyter's login of eve"] == ["mine too"]
+
+
+async def test_acts_that_are_counted_say_through_whose_login_they_were(audit, monkeypatch):
+    monkeypatch.setattr(module, "MOST_ACTS", 1)
+    monkeypatch.setattr(module, "MOST_OF_VERB", 1)
+    for login in ("eve", "eve", "bob", "bob", "bob"):
+        audit.note(act(reason=f"Jupyter's login of {login}"))
+    audit._close_window()
+    assert [(one.count, one.reason.removeprefix("Jupyter's login of ")) for one in await audit.read(ALL)] == [
+        (2, "bob: more acts than have records of their own."),
+        (1, "eve: more acts than have records of their own."),
+        (1, "bob"),
+        (1, "eve"),
+    ]
+
+
 async def test_refusals_that_name_orgs_without_end_do_not_fill_the_audit(audit):
     for n in range(5_000):
         audit.note(refusal("mal", org_id=f"o{n}"))

@@ -2,7 +2,8 @@
 
 An operation that does something names its act where it is declared. Refusals (401, 403) are told of every route.
 Reads that take something away, such as a result, are told of all but who holds the data directory: those files lie
-open to them. A request that touches several orgs has a record in each, so that no admin misses what was done to theirs.
+open to them. A request that touches several orgs has a record in each, so that no admin misses what was done to theirs;
+one that is allowed has a record for each owner of jobs that it touches.
 """
 
 from __future__ import annotations
@@ -60,11 +61,16 @@ class Audited(web.RequestHandler):
         self._objects = [{**about, "org_id": org_id} for org_id in sorted(org_ids) or [""]]
 
     def note_jobs(self, jobs: Iterable[Job]) -> None:
-        """Say which jobs the act is about: of each org the first one and how many."""
-        found: dict[str, dict[str, Any]] = {}
+        """Say which jobs the act is about: of each org and owner the first one and how many."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
         for job in jobs:
-            about = {"object_kind": "job", "object_id": job.id, "org_id": job.org_id, "count": 0}
-            found.setdefault(job.org_id, about)["count"] += 1
+            key = job.org_id, job.owner
+            if key in found:
+                found[key]["count"] += 1
+            else:
+                other = "" if job.owner == self.principal.owner else job.owner
+                about = {"object_kind": "job", "object_id": job.id, "org_id": job.org_id, "count": 1, "other": other}
+                found[key] = about
         self._objects = list(found.values()) or Audited._objects
 
     def record(self) -> Record:
@@ -82,7 +88,7 @@ class Audited(web.RequestHandler):
             address=self.request.remote_ip or "",
             verb=self.act,
             reason=f"Jupyter's login of {login}"[:MAX_TEXT] if login and by and by.is_holder else "",
-            **about,
+            **{name: value for name, value in about.items() if name != "other"},
         )
 
     def tell_audit(self) -> None:
@@ -97,9 +103,11 @@ class Audited(web.RequestHandler):
             outcome, reason = Outcome.FAILED, f"{error.code}: {error.message}"
         else:
             for about in self._objects:
-                self.context.audit.note(self._record(about))
+                self.context.audit.note(self._record(about), about.get("other", ""))
             return
-        objects = self._objects
+        objects = list(
+            {about.get("org_id", ""): about for about in reversed(self._objects)}.values()
+        )  # one in each org
         if "org_id" in error.details:  # there alone, and nothing is told of the other orgs
             org_id = str(error.details["org_id"])
             about = next((one for one in objects if one.get("org_id", "") in ("", org_id)), {})

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from tornado import httputil, routing, web
 
+from zbrain_nb.model.amounts import MAX_VALUES, VALUE_BYTES, count_values
 from zbrain_nb.model.errors import TooLarge, ZBrainError
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.server.handlers.base import ApiHandler, as_zbrain_error
@@ -91,6 +92,7 @@ class CollectedBody(OwnStreamedBody):
 
     _held = 0
     _received = 0
+    _is_used = False
     _patience: asyncio.TimerHandle | None = None
 
     async def prepare(self) -> None:
@@ -149,11 +151,27 @@ class CollectedBody(OwnStreamedBody):
             return
         self.raise_refusal()
         self._stop_patience()
-        self.request.body = bytes(self._collected)
+        self.request.body = body = bytes(self._collected)
         self._collected.clear()
-        done = super().post(*args)
-        if done is not None:
-            await done
+        self._is_used = True
+        try:
+            self._hold_values(body)
+            done = super().post(*args)
+            if done is not None:
+                await done
+        finally:
+            self._let_go()
+
+    def _hold_values(self, body: bytes) -> None:
+        """Have room for what the body takes when it is decoded too; who has none else under way has enough for one."""
+        values = count_values(body, MAX_VALUES)
+        if values > MAX_VALUES:
+            raise TooLarge(f"The body holds more than {MAX_VALUES:,} values.", self.smaller_bodies)
+        by = getattr(self, "principal", None)
+        if by is not None:
+            more = min(values * VALUE_BYTES, self.context.bodies.most_each - self._held)
+            self.context.bodies.take(by, more)
+            self._held += more
 
     def on_finish(self) -> None:
         """Give the room back."""
@@ -161,8 +179,9 @@ class CollectedBody(OwnStreamedBody):
         super().on_finish()
 
     def on_connection_close(self) -> None:
-        """Give the room back."""
-        self._let_go()
+        """Give the room back, unless the body is in use: then it takes memory, whether its sender waits or not."""
+        if not self._is_used:
+            self._let_go()
         super().on_connection_close()
 
     def _let_go(self) -> None:

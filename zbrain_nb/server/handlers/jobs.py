@@ -191,11 +191,12 @@ class JobsHandler(ApiHandler):
     async def post(self) -> None:
         """Submit one spec or a list of up to 10,000, all or nothing; 201 means committed.
 
+        A spec holds up to 100,000 JSON values, a request up to 1,000,000; inputs with more go as blobs.
         An ``Idempotency-Key`` header stands for the whole body; a repeat is answered with 200. A spec with `cmd`
         that leaves out `timeout_secs` or `max_retries` gets the host's defaults.
         """
         key = self.request.headers.get("Idempotency-Key")
-        specs, many = read_specs(self.request.body, self.context.settings, key)
+        specs, many = await read_specs(self.request.body, self.context.settings, key)
         scope = self.principal
         bodies: list[msgspec.Raw] = []
 

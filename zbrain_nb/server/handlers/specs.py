@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 
+from zbrain_nb.model.amounts import MAX_SPEC_VALUES, count_values
 from zbrain_nb.model.checks import brief
 from zbrain_nb.model.errors import InvalidSpec, TooLarge
 from zbrain_nb.model.job import MAX_SPEC_BYTES, JobSpec
@@ -16,8 +18,10 @@ from zbrain_nb.server.handlers.base import decode_json, field_of
 
 #: Jobs in one request.
 MAX_BATCH = 10_000
-#: A longer body is looked through before it is decoded, which may take thirty times its length.
+#: A longer body, or one with more values than a spec may hold, is decoded spec by spec.
 LONG_BYTES = 1024 * 1024
+#: Others have their turn whenever so much of a body is decoded.
+TURN_BYTES = 64 * 1024
 _IS_LIST = re.compile(rb"\s*\[").match
 
 
@@ -25,7 +29,7 @@ class _Passed(msgspec.Struct, gc=False):
     """Any JSON object, passed over."""
 
 
-def read_specs(body: bytes, settings: Settings, key: str | None) -> tuple[list[JobSpec], bool]:
+async def read_specs(body: bytes, settings: Settings, key: str | None) -> tuple[list[JobSpec], bool]:
     """Return the specs that a body holds, and whether it is a list of them.
 
     Parameters
@@ -38,23 +42,19 @@ def read_specs(body: bytes, settings: Settings, key: str | None) -> tuple[list[J
     Malformed, InvalidSpec
         If the body is no JSON, or a spec does not hold.
     TooLarge
-        If a spec is too long, or there are too many.
+        If a spec is too long or holds too many values, or there are too many.
     """
-    items: Iterable[Any]
-    if len(body) > LONG_BYTES:
-        many = _IS_LIST(body) is not None
-        items = _look_through(body) if many else [decode_json(_checked(body, "The spec"), object)]
-    else:
-        raw = decode_json(body, object)
-        many = isinstance(raw, list)
-        items = raw if isinstance(raw, list) else [raw]
-        if many:
-            _check_number(len(items))
-    if not many and key:
-        for raw in items:
-            if isinstance(raw, dict) and raw.get("idempotency_key") is None:
-                raw["idempotency_key"] = key
-    return [read_spec(item, settings, where=f"Spec {n}: " if many else "") for n, item in enumerate(items)], many
+    if len(body) > LONG_BYTES or count_values(body, MAX_SPEC_VALUES) > MAX_SPEC_VALUES:
+        if _IS_LIST(body) is not None:
+            return [read_spec(raw, settings, where=f"Spec {n}: ") async for n, raw in _one_by_one(body)], True
+        _check(body, "The spec")
+    raw = decode_json(body, object)
+    if isinstance(raw, list):
+        _check_number(len(raw))
+        return [read_spec(item, settings, where=f"Spec {n}: ") for n, item in enumerate(raw)], True
+    if key and isinstance(raw, dict) and raw.get("idempotency_key") is None:
+        raw["idempotency_key"] = key
+    return [read_spec(raw, settings)], False
 
 
 def read_spec(raw: Any, settings: Settings, *, where: str = "") -> JobSpec:
@@ -78,13 +78,19 @@ def read_spec(raw: Any, settings: Settings, *, where: str = "") -> JobSpec:
         raise InvalidSpec(f"{where}{brief(error)}.", field=field_of(error)) from error
 
 
-def _look_through(body: bytes) -> Iterable[Any]:
-    """Return the specs in a long list, to be decoded one by one."""
+async def _one_by_one(body: bytes) -> AsyncIterator[tuple[int, Any]]:
+    """Yield the specs in a long list, each decoded when its turn comes."""
     _check_number(len(decode_json(body, list[_Passed])))  # they are objects, so each that is kept apart is one
-    parts = decode_json(body, list[msgspec.Raw])
+    parts = [bytes(part) for part in decode_json(body, list[msgspec.Raw])]
     for position, part in enumerate(parts):
-        _checked(memoryview(part), f"Spec {position}", index=position)
-    return (decode_json(part, object) for part in parts)
+        _check(part, f"Spec {position}", index=position)
+    decoded = 0
+    for position, part in enumerate(parts):
+        yield position, decode_json(part, object)
+        decoded += len(part)
+        if decoded > TURN_BYTES:
+            decoded = 0
+            await asyncio.sleep(0)
 
 
 def _check_number(number: int) -> None:
@@ -94,14 +100,15 @@ def _check_number(number: int) -> None:
         raise TooLarge(f"{number:,} specs are more than {MAX_BATCH:,}.", "Send them in several requests.")
 
 
-def _checked(part: bytes | memoryview, what: str, **details: int) -> Any:
-    """Return the JSON of one spec.
+def _check(part: bytes, what: str, **details: int) -> None:
+    """Refuse the JSON of one spec that is too much.
 
     Raises
     ------
     TooLarge
-        If it is too long.
+        If it is too long, or holds too many values.
     """
     if len(part) > MAX_SPEC_BYTES:
         raise TooLarge(f"{what} is over {MAX_SPEC_BYTES >> 20} MiB.", "Send inputs as blobs.", **details)
-    return part
+    if count_values(part, MAX_SPEC_VALUES) > MAX_SPEC_VALUES:
+        raise TooLarge(f"{what} holds more than {MAX_SPEC_VALUES:,} values.", "Send inputs as blobs.", **details)
