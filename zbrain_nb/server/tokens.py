@@ -20,7 +20,7 @@ import msgspec
 
 from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBinding
 from zbrain_nb.model.audit import Record
-from zbrain_nb.model.errors import Forbidden, TokenNotFound, ZBrainError
+from zbrain_nb.model.errors import Forbidden, TokenNotFound, Unauthorized, ZBrainError
 from zbrain_nb.model.job import OWN_KIND
 from zbrain_nb.model.tokens import (
     DEFAULT_LIFE_SECS,
@@ -35,8 +35,17 @@ from zbrain_nb.model.tokens import (
 from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.clock import Clock, as_datetime
 from zbrain_nb.server.audit import AuditLog
+from zbrain_nb.store import waiting
 from zbrain_nb.store.storage import Storage
-from zbrain_nb.store.tokens import add_token, forget_tokens, note_uses, read_tokens, revoke_tokens
+from zbrain_nb.store.tokens import (
+    END_TOGETHER,
+    add_token,
+    detach_tokens,
+    forget_tokens,
+    note_uses,
+    read_tokens,
+    revoke_tokens,
+)
 
 log = logging.getLogger(__name__)
 
@@ -99,9 +108,49 @@ class Tokens:
         await self._storage.write(lambda database: database.append_audit([], partial(forget_tokens, before=before)))
         self._by_hash = await self._storage.read(read_tokens)
         self._by_id = {token.id: token for token in self._by_hash.values()}
+        await self._see_to_orphans()
         self._expiring = [(token.expires_at, token.id) for token in self._by_id.values()]
         heapq.heapify(self._expiring)
         self._passing.start()
+
+    async def _see_to_orphans(self) -> None:
+        """See to living tokens whose maker has ended.
+
+        In a directory of before tokens ended with their makers they go on, by themselves: somebody relies on them, and
+        who revoked the maker could not know better. Later there are some only if an earlier version revoked the maker:
+        they have ended too, and lists shall say so.
+        """
+        go_on = await self._storage.read(waiting.meta, END_TOGETHER) is None
+        now, detached, records = self.now(), [], []
+        for token in self._by_id.values():  # makers come before what they made
+            maker_id = token.created_with
+            maker = self._by_id.get(maker_id)
+            if not maker_id or token.state_at(now) != "live" or (maker is not None and maker.state_at(now) == "live"):
+                continue
+            if not go_on:
+                ended_at = now if maker is None else maker.revoked_at or maker.expires_at
+                token.revoked_at, token.revoked_by = ended_at, None if maker is None else maker.revoked_by
+                continue
+            token.created_with = ""
+            detached.append(token.id)
+            log.warning(
+                "A token outlives the one that it was made with, which ended before an upgrade: revoke it if it shall "
+                "end too.",
+                extra={"token_id": token.id, "kind": token.kind.value, "owner": token.owner, "made_with": maker_id},
+            )
+            record = Record(ts=now, who="", verb="detach token", object_kind="token")
+            for one in _records(record, token):
+                one.reason += f"; made with {maker_id}, which ended before an upgrade"
+                records.append(one)
+        if not go_on:
+            return
+        try:
+            await self._audit.commit(records, partial(detach_tokens, ids=detached))
+        except ZBrainError as error:  # a full disk is no reason not to start
+            log.warning(
+                "Which tokens outlive their makers could not be kept; the next start sees to it.",
+                extra={"why": error.message},
+            )
 
     async def stop(self) -> None:
         """Keep the last uses; harmless if it does not run."""
@@ -172,6 +221,8 @@ class Tokens:
         ------
         Forbidden
             If it would be more than `by` may do, or only the holder makes any.
+        Unauthorized
+            If the token that `by` came with has ended meanwhile.
         InvalidSpec
             If no token can be so.
         Unavailable
@@ -183,6 +234,8 @@ class Tokens:
                 "On JupyterHub only who holds the service's data directory makes tokens.",
                 "Use a token of the Hub: it opens zbrain too, and ends with the account and its groups.",
             )
+        if by.token_id and not self.lives(by.token_id):
+            raise Unauthorized("The token that this was asked for with has ended meanwhile.")
         roles = {by.home: wanted.kind.usual_role} if wanted.roles is msgspec.UNSET else wanted.roles
         _check_rights(by, roles, wanted.owner or by.owner)
         if wanted.kind is TokenKind.WORKER and not by.is_holder and wanted.pool in (None, OWN_KIND):
@@ -206,8 +259,13 @@ class Tokens:
         )
         secret = new_secret(wanted.kind)
         digest = hash_secret(secret)
-        await self._audit.commit(_records(record, token), partial(add_token, token=token, digest=digest))
-        self._by_hash[digest] = self._by_id[token.id] = token
+        self._by_id[token.id] = token  # before it is kept: who revokes its maker meanwhile finds it
+        try:
+            await self._audit.commit(_records(record, token), partial(add_token, token=token, digest=digest))
+        except ZBrainError:
+            del self._by_id[token.id]
+            raise
+        self._by_hash[digest] = token
         heapq.heappush(self._expiring, (token.expires_at, token.id))
         return token, secret
 

@@ -17,6 +17,8 @@ from zbrain_nb.model.tokens import Token, TokenKind
 from zbrain_nb.store.queries import Cursor
 from zbrain_nb.store.rows import micros
 
+#: In `meta` once it holds for the directory that tokens end with the one that they were made with.
+END_TOGETHER = "tokens_end_together"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _decode_roles = msgspec.json.Decoder(dict[str, Role] | None).decode
 
@@ -50,6 +52,12 @@ def revoke_tokens(connection: duckdb.DuckDBPyConnection, tokens: Collection[Toke
         "WHERE tokens.id = ended.id",
         [[one.id for one in tokens], [micros(one.revoked_at) for one in tokens], [one.revoked_by for one in tokens]],
     )
+
+
+def detach_tokens(connection: duckdb.DuckDBPyConnection, ids: Collection[str]) -> None:
+    """Keep that tokens end by themselves alone, and that all others end with the one that they were made with."""
+    connection.execute("UPDATE tokens SET created_with = '' WHERE list_contains(?::VARCHAR[], id)", [list(ids)])
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, '')", [END_TOGETHER])
 
 
 def note_uses(connection: duckdb.DuckDBPyConnection, used: Mapping[str, dt.datetime]) -> None:

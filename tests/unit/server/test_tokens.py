@@ -2,15 +2,18 @@
 
 import asyncio
 import datetime as dt
+import logging
+from functools import partial
 
 import pytest
 
 from zbrain_nb.model.access import Credential, Principal, Role
 from zbrain_nb.model.audit import Record
-from zbrain_nb.model.errors import Forbidden, TokenNotFound, Unavailable
+from zbrain_nb.model.errors import Forbidden, TokenNotFound, Unauthorized, Unavailable
 from zbrain_nb.model.tokens import DAY_SECS, TokenKind, TokenRequest, new_secret
 from zbrain_nb.server.tokens import Tokens
 from zbrain_nb.store.audit import AuditQuery
+from zbrain_nb.store.tokens import END_TOGETHER, forget_tokens, revoke_tokens
 
 pytestmark = pytest.mark.anyio
 EPOCH = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -174,13 +177,75 @@ async def test_token_ends_with_the_one_that_it_was_made_with(tokens, admin, ende
     await again.stop()
 
 
-async def test_token_that_is_made_while_its_maker_is_revoked_is_worth_nothing(tokens, admin):
-    _, secret = await mint(tokens, admin, kind=TokenKind.ADMIN)
+async def test_token_that_is_made_while_its_maker_is_revoked_ends_with_it(tokens, admin, storage, audit, clock):
+    maker, secret = await mint(tokens, admin, kind=TokenKind.ADMIN)
     thief = tokens.find(secret)
-    _, (_, child_secret) = await asyncio.gather(
-        tokens.revoke(thief.token_id, admin, record("revoke token")), mint(tokens, thief, kind=TokenKind.ADMIN)
+    (child, child_secret), _ = await asyncio.gather(
+        mint(tokens, thief, kind=TokenKind.ADMIN), tokens.revoke(maker.id, admin, record("revoke token"))
     )
     assert tokens.find(child_secret) is None
+    with pytest.raises(Unauthorized):
+        await mint(tokens, thief)
+    again = await restarted(tokens, storage, audit, clock)
+    assert {one.id: one.revoked_by for one in again.tokens(admin)} == {maker.id: "ada", child.id: "ada"}
+    await again.stop()
+
+
+async def restarted(tokens, storage, audit, clock):
+    await tokens.stop()
+    again = Tokens(storage, audit, lambda ids: None, home="default", clock=clock)
+    await again.start()
+    return again
+
+
+async def end_alone(storage, clock, token):
+    """Revoke a token as earlier versions did, which left living what was made with it."""
+    token.revoked_at, token.revoked_by = clock_time(clock), "root"
+    await storage.write(lambda database: database.append_audit([], partial(revoke_tokens, tokens=[token])))
+
+
+def clock_time(clock):
+    return dt.datetime.fromtimestamp(clock.time(), dt.UTC)
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+async def test_tokens_whose_maker_ended_before_an_upgrade_go_on_and_that_is_said(
+    tokens, admin, storage, audit, clock, caplog, is_forgotten
+):
+    """A pool's worker would else lose its token because an admin's was replaced by another, long ago."""
+    maker, maker_secret = await mint(tokens, admin, kind=TokenKind.ADMIN)
+    child, child_secret = await mint(tokens, tokens.find(maker_secret), kind=TokenKind.ADMIN)
+    grandchild, last_secret = await mint(tokens, tokens.find(child_secret), kind=TokenKind.WORKER, pool="big")
+    await end_alone(storage, clock, maker)
+    await storage.write(lambda database: database.save_meta(END_TOGETHER, None))
+    if is_forgotten:
+        long_after = clock_time(clock) + dt.timedelta(seconds=1)
+        await storage.write(lambda database: database.append_audit([], partial(forget_tokens, before=long_after)))
+    with caplog.at_level(logging.WARNING):
+        again = await restarted(tokens, storage, audit, clock)
+    again = await restarted(again, storage, audit, clock)  # and it stays so
+    assert again.find(maker_secret) is None
+    assert [again.find(each).token_id for each in (child_secret, last_secret)] == [child.id, grandchild.id]
+    (told,) = [one for one in caplog.records if one.name == "zbrain_nb.server.tokens"]
+    assert (told.token_id, told.made_with) == (child.id, maker.id)
+    (kept,) = await audit.read(AuditQuery(orgs=["lab"], verb="detach token"))
+    assert kept.object_id == child.id and maker.id in kept.reason
+    await again.revoke(child.id, admin, record("revoke token"))  # that still ends what was made with it
+    assert again.find(last_secret) is None
+    await again.stop()
+
+
+async def test_token_whose_maker_an_earlier_version_ended_later_is_listed_as_revoked(
+    tokens, admin, storage, audit, clock
+):
+    maker, maker_secret = await mint(tokens, admin, kind=TokenKind.ADMIN)
+    child, child_secret = await mint(tokens, tokens.find(maker_secret))
+    await end_alone(storage, clock, maker)
+    again = await restarted(tokens, storage, audit, clock)
+    assert again.find(child_secret) is None
+    (listed,) = [one for one in again.tokens(admin) if one.id == child.id]
+    assert (listed.state_at(again.now()), listed.revoked_by) == ("revoked", "root")
+    await again.stop()
 
 
 async def test_token_revoked_while_the_store_refuses_is_refused_all_the_same(tokens, admin, storage, monkeypatch):
