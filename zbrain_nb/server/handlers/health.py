@@ -32,7 +32,7 @@ class HealthHandler(ApiHandler):
         open_to=OpenTo.ALL,
     )
     async def get(self) -> None:
-        """Say that the host lives; to who asks for it, prove who it is; to who shows the token, say what runs here and what is wrong."""
+        """Say that the host lives; to who asks for it, prove who it is; to who shows the token, say what runs here."""
         body: dict[str, Any] = {"status": "ok", "instance": self.context.instance}
         body["secrets_key"] = self.context.secrets.public_key
         known = await self.context.identity.identify(self.request, by_session=False)
