@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.server.tokens import make, with_token
+from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.server import audit
 from zbrain_nb.server.application import OWN_ROUTES, ROUTES
 from zbrain_nb.server.handlers.base import ApiHandler
@@ -162,17 +163,23 @@ async def test_act_on_jobs_of_others_is_told_for_each_owner_whatever_was_done_to
 
 
 @anyio_test
-async def test_refused_act_on_jobs_of_several_owners_is_told_once(host: Host, api: httpx.AsyncClient) -> None:
+async def test_act_on_jobs_of_several_owners_that_failed_is_told_once(
+    host: Host, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert host.context is not None
-    eve = with_token((await make(api, owner="eve", roles={"lab": "submitter"}))["secret"])
     ids = []
     for who in ("vera", "bob"):
-        other = with_token((await make(api, owner=who, roles={"lab": "submitter"}))["secret"])
-        ids.append((await api.post("jobs", json={"cmd": ["true"], "org_id": "lab"}, headers=other)).json()["id"])
-    assert (await api.post("jobs/cancel", json={"ids": ids}, headers=eve)).status_code == 403
+        person = with_token((await make(api, owner=who, roles={"lab": "submitter"}))["secret"])
+        ids.append((await api.post("jobs", json={"cmd": ["true"], "org_id": "lab"}, headers=person)).json()["id"])
+
+    async def refuse(*args: Any, **options: Any) -> None:
+        raise Unavailable("The disk is full.")
+
+    monkeypatch.setattr(host.context.queue, "cancel_many", refuse)
+    assert (await api.post("jobs/cancel", json={"ids": ids})).status_code == 503
     host.context.audit._close_window()
-    found = await records(api, who="eve")
-    assert [(one["verb"], one["outcome"], one["object_id"]) for one in found] == [("cancel", "refused", ids[0])]
+    found = await records(api, verb="cancel")
+    assert [(one["outcome"], one["object_id"], one.get("count", 1)) for one in found] == [("failed", ids[0], 1)]
 
 
 @anyio_test

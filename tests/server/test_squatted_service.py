@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 import websockets
 
@@ -164,7 +165,9 @@ async def test_no_way_of_answering_but_by_the_key_is_believed(host: Host, owner:
     def by_another_key(head: bytes) -> bytes:
         challenge = _CHALLENGE.search(head.decode())
         assert challenge is not None
-        return answer(f'{{"key_proof": "{SealingKey().prove(challenge[1])}"}}')
+        return answer(
+            f'{{"key_proof": "{SealingKey().prove(challenge[1], urllib.parse.urlsplit(owner.url).port or 0)}"}}'
+        )
 
     await squatter.take_over(host, owner)
     for say in (
@@ -181,12 +184,49 @@ async def test_no_way_of_answering_but_by_the_key_is_believed(host: Host, owner:
     assert squatter.heard_only_challenges()
 
 
+async def test_proof_from_the_service_s_new_port_is_worth_nothing_at_its_old_one(host: Host, owner: Owner) -> None:
+    streams: list[asyncio.StreamWriter] = []
+    asked = bytearray()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Let the service answer what is asked here."""
+        port = urllib.parse.urlsplit(owner.url).port
+        answers, asks = await asyncio.open_connection("127.0.0.1", port)
+        streams.extend((asks, writer))
+
+        async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter, kept: bytearray) -> None:
+            with contextlib.suppress(ConnectionError):
+                while piece := await source.read(65536):
+                    kept.extend(piece)
+                    to.write(piece)
+            to.close()
+
+        await asyncio.gather(pump(reader, asks, asked), pump(answers, writer, bytearray()))
+
+    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    old = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    wires = Wires(Endpoint(old, owner.token, key=key_of(host)))
+    with pytest.raises(Unproven, match="or not for port"):
+        await wires.post("jobs", b'{"cmd":["true"]}', 10)
+    assert b"health" in asked and owner.token.encode() not in asked
+    assert host.context is not None
+    host.context.settings = msgspec.structs.replace(
+        host.context.settings, hub_url=old
+    )  # that port is meant to lead here
+    await wires.post("jobs", b'{"cmd":["true"]}', 10)
+    assert owner.token.encode() in asked
+    wires.close()
+    server.close()
+    for stream in streams:
+        stream.close()
+
+
 def test_answer_in_pieces_proves_the_key_and_no_key_is_refused() -> None:
     key = SealingKey("a secret")
     challenge = Challenge("http://127.0.0.1/", key.public)
     sent = _CHALLENGE.search(challenge.request.decode())
     assert sent is not None
-    whole = answer(f'{{"key_proof": "{key.prove(sent[1])}"}}')
+    whole = answer(f'{{"key_proof": "{key.prove(sent[1], 80)}"}}')
     assert [challenge.take(whole[n : n + 1]) for n in range(len(whole))] == [False] * (len(whole) - 1) + [True]
     with pytest.raises(Unproven, match="does not have the service's key"):
         Challenge("http://127.0.0.1/", key.public).take(whole)

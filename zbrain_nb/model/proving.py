@@ -3,7 +3,9 @@
 Whoever shares a data directory with the host asks for the proof of `zbrain_nb.model.hosting.probe`. Users of a Hub
 share none with its service, and anybody may listen on its port while it is down; so they know its public key. The
 proof (X25519, and HKDF-SHA-256 of the shared secret, RFC 7748 and 5869) is asked for on the very connection that
-carries the token: the next may come out at somebody else. An ``https`` address is proved by its certificate.
+carries the token: the next may come out at somebody else. It holds for one port alone, so that nobody who took the
+port where the service was before can have it from where the service is now. Who sits on the way to the right port can
+pass it on: an ``https`` address is proved by its certificate.
 """
 
 from __future__ import annotations
@@ -64,6 +66,7 @@ class Challenge:
         self._http = h11.Connection(our_role=h11.CLIENT)
         self._content = b""
         parts = urllib.parse.urlsplit(url)
+        self._port = port_of(url)
         headers = [("Host", parts.netloc), (CHALLENGE_HEADER, base64.b64encode(self._sent).decode())]
         asking = h11.Request(method="GET", target=f"{parts.path}zbrain/api/health", headers=headers)
         self.request = (self._http.send(asking) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
@@ -92,9 +95,9 @@ class Challenge:
 
     def _check(self) -> None:
         said = msgspec.json.decode(self._content, type=dict[str, Any]).get("key_proof")
-        expected = proof_of(self._own.exchange(self._receiver), self._sent, self._key)
+        expected = proof_of(self._own.exchange(self._receiver), self._sent, self._key, self._port)
         if not isinstance(said, str) or not hmac.compare_digest(said.encode(), expected.encode()):
-            raise self._unproven("it does not have the service's key")
+            raise self._unproven(f"it does not have the service's key, or not for port {self._port}")
         if self._http.their_state is not h11.DONE:
             raise self._unproven("it does not keep the connection on which it proves it")
 
@@ -105,6 +108,11 @@ class Challenge:
 def needs_proof(url: str, key: str) -> bool:
     """Whether a server is to be asked before it is told anything: where its key is known, and TLS proves nothing."""
     return bool(key) and url.startswith("http://")
+
+
+def port_of(url: str) -> int:
+    """Return the port of an ``http`` address, which its proof is for."""
+    return urllib.parse.urlsplit(url).port or 80
 
 
 def key_of(secret: str) -> str:

@@ -60,8 +60,13 @@ class SealingKey:
                 "The secrets were not sealed for this host.", "Ask `GET health` for its key, and seal them anew."
             ) from error
 
-    def prove(self, challenge: str) -> str:
+    def prove(self, challenge: str, port: int) -> str:
         """Return what shows who sent `challenge`, a fresh public key, that one has this key (see `model.proving`).
+
+        Parameters
+        ----------
+        port : int
+            Where one listens: it shows nothing to who asked at another.
 
         Raises
         ------
@@ -73,12 +78,12 @@ class SealingKey:
             shared = self._key.exchange(X25519PublicKey.from_public_bytes(sender))
         except ValueError as error:
             raise Malformed("This is no key to prove anything to.") from error
-        return proof_of(shared, sender, self._own)
+        return proof_of(shared, sender, self._own, port)
 
 
-def proof_of(shared: bytes, sender: bytes, receiver: bytes) -> str:
+def proof_of(shared: bytes, sender: bytes, receiver: bytes, port: int) -> str:
     """Return what the owners of two keys alone can say: nothing that was sealed can be opened with it."""
-    return _derive(shared, b"proof of a key" + sender + receiver).hex()
+    return _derive(shared, b"proof of a key" + sender + receiver + port.to_bytes(2)).hex()
 
 
 def seal(public: str, values: Mapping[str, str]) -> str:

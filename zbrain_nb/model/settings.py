@@ -104,7 +104,8 @@ class Settings(msgspec.Struct, kw_only=True):
     log_transitions : bool
         ``ZBRAIN_LOG_TRANSITIONS``: whether the host's log has a line for each change of a job's state.
     hub_url : str or None
-        ``ZBRAIN_HUB_URL``: root of the Hub's zbrain service, to which a user's own Jupyter server relays.
+        ``ZBRAIN_HUB_URL``: root of the Hub's zbrain service, to which a user's own Jupyter server relays; for the
+        service itself, which proves itself for that port, where the users' servers reach it by another than its own.
     hub_key : str
         ``ZBRAIN_HUB_KEY``: public key of that service, by which it proves itself before it is told a token.
     hub_token, hub_user, hub_server : str or None

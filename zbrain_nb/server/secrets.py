@@ -67,9 +67,9 @@ class Secrets:
         """What to seal values for."""
         return self._key.public
 
-    def prove(self, challenge: str) -> str:
+    def prove(self, challenge: str, port: int) -> str:
         """Return what shows that this host has the key (see `SealingKey.prove`)."""
-        return self._key.prove(challenge)
+        return self._key.prove(challenge, port)
 
     async def start(self) -> None:
         """Find what is kept, and begin to forget what has ended; the queue is open."""

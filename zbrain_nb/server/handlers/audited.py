@@ -105,9 +105,8 @@ class Audited(web.RequestHandler):
             for about in self._objects:
                 self.context.audit.note(self._record(about), about.get("other", ""))
             return
-        objects = list(
-            {about.get("org_id", ""): about for about in reversed(self._objects)}.values()
-        )  # one in each org
+        by_org = {about.get("org_id", ""): about for about in reversed(self._objects)}
+        objects = list(by_org.values())
         if "org_id" in error.details:  # there alone, and nothing is told of the other orgs
             org_id = str(error.details["org_id"])
             about = next((one for one in objects if one.get("org_id", "") in ("", org_id)), {})

@@ -9,7 +9,7 @@ from typing import Any
 from zbrain_nb import __version__
 from zbrain_nb.model.datadir import proof
 from zbrain_nb.model.hosting import NONCE_HEADER
-from zbrain_nb.model.proving import CHALLENGE_HEADER
+from zbrain_nb.model.proving import CHALLENGE_HEADER, port_of
 from zbrain_nb.server.handlers.answers import HealthReport
 from zbrain_nb.server.handlers.base import ApiHandler
 from zbrain_nb.server.handlers.declaration import Header, OpenTo, operation
@@ -26,7 +26,11 @@ class HealthHandler(ApiHandler):
     @operation(
         headers=(
             Header(NONCE_HEADER, str, "Random text, which the host's proof is made of."),
-            Header(CHALLENGE_HEADER, str, "A fresh X25519 public key in Base64: the host proves that it has its own."),
+            Header(
+                CHALLENGE_HEADER,
+                str,
+                "A fresh X25519 public key in Base64: the host proves that it has its own, for its port.",
+            ),
         ),
         answers={200: HealthReport},
         open_to=OpenTo.ALL,
@@ -46,5 +50,12 @@ class HealthHandler(ApiHandler):
             self.context.requests += 1
             body["proof"] = proof(self.context.token, nonce[:200])
         if challenge := self.request.headers.get(CHALLENGE_HEADER):
-            body["key_proof"] = self.context.secrets.prove(challenge)
+            body["key_proof"] = self.context.secrets.prove(challenge, self._port())
         self.reply(body)
+
+    def _port(self) -> int:
+        """Return where callers are told to ask: where this host listens, unless a port on the way leads here."""
+        if self.context.settings.hub_url:
+            return port_of(self.context.settings.hub_url)
+        socket = self.request.connection.stream.socket  # type: ignore[union-attr]
+        return int(socket.getsockname()[1]) if socket is not None else 0  # who asked has hung up
