@@ -90,16 +90,13 @@ class QueueCore:
         self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
         self._commits.measure = self._watch.metrics.committed
         self._endings = Endings(self._index)
-        self._withdrawals = Withdrawals(self._index, self._commits, self._endings, self._clock, self._ask_whether_runs)
+        self._withdrawals = Withdrawals(self._index, self._commits, self._endings, self._clock, lambda: self.may_run)
         self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock, self._withdrawals)
         self._rates = LogRates(self.quotas, self._clock)
         self._intake = Intake(self._endings, self._desk.start, self._rates)
         self._folder = Folder(self.storage, self._index)
         self._refill = Refill(self.storage, self._index, self._serve)
         self._key_reader: asyncio.Task[None] | None = None
-
-    async def _ask_whether_runs(self, job: Job) -> bool:
-        return await self.may_run(job)
 
     # Opening and closing
 

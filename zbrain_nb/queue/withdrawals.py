@@ -53,7 +53,7 @@ class Withdrawals:
     index, commits, endings, clock
         The queue's.
     may_run : callable
-        See `MayRun`; it answers, or raises, within a few seconds.
+        Returns whom to ask (see `MayRun`), which answers, or raises, within a few seconds.
 
     Attributes
     ----------
@@ -61,7 +61,9 @@ class Withdrawals:
         Owners of whom it could not be told whether they may have jobs run: workers of others get none of theirs.
     """
 
-    def __init__(self, index: Index, commits: Commits, endings: Endings, clock: Clock, may_run: MayRun) -> None:
+    def __init__(
+        self, index: Index, commits: Commits, endings: Endings, clock: Clock, may_run: Callable[[], MayRun]
+    ) -> None:
         self._index = index
         self._commits = commits
         self._endings = endings
@@ -94,7 +96,7 @@ class Withdrawals:
 
     async def still_allowed(self, jobs: list[Job], scope: Principal | None) -> list[Job]:
         """Return those of the jobs just leased whose owners may have them run; the others end here, in one commit."""
-        if not jobs or not self.concern(scope):
+        if not jobs or self._may_run() is anybody_may or not self.concern(scope):
             return jobs
         asked = {job.id for job in jobs}
         self._asking |= asked
@@ -127,7 +129,7 @@ class Withdrawals:
 
     async def _word(self, job: Job) -> bool | Unavailable:
         try:
-            return await self._may_run(job)
+            return await self._may_run()(job)
         except Unavailable as error:
             if job.owner not in self.doubts:
                 log.warning("It is not known who may have jobs run.", extra={"owner": job.owner, "why": error.message})

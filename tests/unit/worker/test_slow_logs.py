@@ -89,7 +89,7 @@ async def texts(queue: JobQueue, job_id: str) -> list[tuple[str, str]]:
 async def test_lines_of_a_job_that_prints_too_fast_all_come_and_others_do_not_wait(host: Host, tmp_path: Path) -> None:
     queue = queue_of(host)
     link = Watched(host.data)
-    agent = WorkerAgent(link, WorkerFolder(tmp_path / "worker"), concurrency=2, warm=False)
+    agent = WorkerAgent(link, WorkerFolder(tmp_path / "worker"), concurrency=2, warm=False, runs_others=True)
     running = asyncio.create_task(agent.run())
     fast = await queue.submit(JobSpec(cmd=[sys.executable, "-c", PRINT]), owner="ann")
     other = await queue.submit(JobSpec(cmd=[sys.executable, "-c", "print('hello')"]), owner="bob")
