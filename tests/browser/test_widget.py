@@ -37,6 +37,7 @@ def test_busy_kernel_lets_cancel_wait_and_the_view_says_so(page: Page, stub: Stu
     job = stub.add()
     view = open_widget(page, stub)
     expect(view.locator(".zb-word")).to_have_text("Running")
+    expect(view.get_by_role("button", name="Cancel")).to_be_visible()  # the server has answered
     page.evaluate("kernel.isBusy = true")
     view.get_by_role("button", name="Cancel").click()
     expect(view.get_by_role("note")).to_contain_text("The kernel runs a cell; this is done when it is free.")

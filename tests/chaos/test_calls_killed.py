@@ -116,4 +116,4 @@ async def test_anything_killed_amid_many_calls_none_runs_twice(place: Place, tmp
             assert left == "x"
             assert await place.lines(job.id) == [f"line {number}"]
         else:
-            assert job.losses == 1 or job.reason == "Killed by SIGKILL.", job
+            assert job.losses or job.reason == "Killed by SIGKILL.", job  # one that had not begun is run again
