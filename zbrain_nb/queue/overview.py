@@ -12,7 +12,7 @@ import msgspec
 from zbrain_nb.model.access import Principal, among
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.quotas import QuotaUse
-from zbrain_nb.queue.jobside import FOLD_BEFORE_LIST
+from zbrain_nb.queue.jobreads import FOLD_BEFORE_LIST
 from zbrain_nb.queue.usage import UsageSide
 from zbrain_nb.store import overviews
 from zbrain_nb.store.artifacts import Usage

@@ -151,8 +151,8 @@ async def test_who_repeats_the_job_of_another_gets_none_of_its_environment(queue
     assert (await queue.retry_job(job_id, scope=ABE, others=True)).spec.env == {}
     for own in (ANN, HOLDER):
         assert (await queue.retry_job(job_id, scope=own, others=True)).spec.env == {"HIDDEN": "x"}
-    (of_many,) = await queue.retry_many([await queue.get(job_id)], scope=ANN)
-    assert of_many.spec.env == {"HIDDEN": "x"}
+    (of_many,) = await queue.accept_repeats([await queue.get(job_id)], scope=ANN)
+    assert of_many.job.spec.env == {"HIDDEN": "x"}
 
 
 async def test_code_of_another_runs_as_nobody_who_did_not_say_that_they_mean_it(queue):
@@ -161,7 +161,7 @@ async def test_code_of_another_runs_as_nobody_who_did_not_say_that_they_mean_it(
     for other in (ABE, HOLDER):
         with pytest.raises(Forbidden, match=f"the code of ann; it would run as {other.owner}"):
             await queue.retry_job(job_id, scope=other)
-        assert await queue.retry_many([await queue.get(job_id)], scope=other) == []
+        assert await queue.accept_repeats([await queue.get(job_id)], scope=other) == []
     assert [job.id for job in await queue.list()] == [job_id]
 
 
@@ -174,7 +174,7 @@ async def test_retry_belongs_to_who_retries_and_stays_in_the_org(queue):
         await queue.retry_job(job_id, scope=BOB)
     with pytest.raises(Forbidden):
         await queue.retry_job(job_id, scope=person("vic", red="viewer"))
-    assert await queue.retry_many([await queue.get(job_id)], scope=BOB) == []
+    assert await queue.accept_repeats([await queue.get(job_id)], scope=BOB) == []
     assert [job.id for job in await queue.retry_chain(await queue.get(job_id), scope=ANN)] == [job_id, again.id]
 
 

@@ -231,6 +231,6 @@ async def test_canceling_and_retrying_many_parked_jobs_reads_them_together(queue
     assert reads < 50
     jobs = await queue.get_many(ids)
     assert {(job.state, job.canceled_by) for job in jobs} == {(JobState.CANCELED, "ada")}
-    again = await queue.retry_many(jobs)
-    assert [job.retry_of for job in again] == ids
+    again = await queue.accept_repeats(jobs)
+    assert [one.job.retry_of for one in again] == ids
     assert reads < 60
