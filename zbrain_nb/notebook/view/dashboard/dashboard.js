@@ -29,7 +29,8 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
   let frame = 0;
   let later = null;
   let findLater = null;
-  let said = ''; // what the last act on many has done
+  let { outcome } = feed;
+  let said = ''; // what it was
 
   const strip = h('div', { class: 'zb-strip', role: 'group', 'aria-label': 'Now' });
   const quotas = h('div', { class: 'zb-quotas', role: 'group', 'aria-label': 'Limits', hidden: true });
@@ -273,7 +274,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
       list.length > 0 &&
       button(`${word} ${list.length.toLocaleString('en')}`, {
         disabled: feed.acting != null || feed.connection !== 'live',
-        onclick: () => void actOn(verb, list),
+        onclick: () => actOn(verb, list),
       });
     bulk.replaceChildren(
       h('b', {}, `${rows.length.toLocaleString('en')} selected`),
@@ -290,17 +291,23 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     if (held) (bulk.hidden ? table.el : bulk).querySelector('button:not([disabled]), input')?.focus({ preventScroll: true });
   }
 
-  /** Act on many. What is done keeps no selection: another press would do it, or its opposite, to what came of it. */
-  async function actOn(verb, ids) {
+  function actOn(verb, ids) {
     said = '';
-    const jobs = await feed.act(verb, ids);
-    if (!jobs) return;
-    chosen.clear();
+    void feed.act(verb, ids.filter((id) => chosen.has(id)));
+  }
+  /** Tell what an act has done. That keeps no selection: another press would do it, or its opposite, to what came of it. */
+  function tellOutcome() {
+    ({ outcome } = feed);
+    if (!outcome) return;
+    const { verb, jobs, isWhole } = outcome;
+    if (isWhole) chosen.clear();
+    for (const { id, retry_of: old } of jobs) chosen.delete(verb === 'retry' ? old : id);
     const there = countThere(jobs);
     const made = jobs.length - there;
     const done = verb === 'retry' ? 'submitted again' : jobs.every(({ state }) => state === 'canceled') ? 'canceled' : 'told to stop';
+    const none = isWhole ? `0 jobs ${done}.` : !feed.problem && `No job is known to have been ${done}.`;
     const parts = [
-      (made || !there) && `${plural(made, 'job')} ${done}.`,
+      made ? `${plural(made, 'job')} ${done}.` : !there && none,
       there && `${plural(there, 'job')} had been submitted again already; nothing new was made of ${there === 1 ? 'it' : 'them'}.`,
     ];
     said = parts.filter(Boolean).join(' ');
@@ -425,7 +432,10 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
   keysOn.addEventListener('keydown', onKey);
 
   const press = pressIn(el, schedule);
-  const off = feed.on(schedule);
+  const off = feed.on(() => {
+    if (feed.outcome !== outcome) tellOutcome(); // at once, or a press could act on what is done
+    schedule();
+  });
   const clockwork = setInterval(() => {
     if (!document.hidden) schedule();
     table.schedule();
