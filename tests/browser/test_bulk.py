@@ -67,6 +67,22 @@ def test_rows_that_the_filter_hides_are_not_acted_on(page: Page, host: Owner, ha
     assert states(hand, "kept") == {"pending": 2}
 
 
+def test_as_many_rows_of_another_filter_are_acted_on_in_place_of_the_first(
+    page: Page, host: Owner, hand: HandWorker
+) -> None:
+    for name in ("first", "second"):
+        hand.submit(2, name=name)
+    log_in(page, host)
+    for name in ("first", "second"):
+        show(page, name, 2)
+        page.get_by_label("Select all shown").check()
+    show(page, "first", 2)
+    page.get_by_role("button", name="Cancel 2").click()
+    expect(page.locator(".zb-notice")).to_contain_text("2 jobs canceled.")
+    assert states(hand, "first") == {"canceled": 2}
+    assert states(hand, "second") == {"pending": 2}
+
+
 #: A dashboard on a server of one running job, which refuses acts; `lose` and `back` are its connection.
 LOSING = """async () => {
   const { JobsFeed } = await import('/view/dashboard/jobsfeed.js');

@@ -258,27 +258,29 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     fill(groups, ways, group);
   }
   let bulkKey = null;
+  let offered = {}; // ids by what is offered to be done to them
   function buildBulk() {
     const rows = order.filter(({ id }) => chosen.has(id)); // nobody sees the others
     const cancel = rows.filter(canCancel).map(({ id }) => id);
     const ended = rows.filter(canRetry);
     const retry = ended.filter((row) => isOwn(row, feed.viewer)).map(({ id }) => id);
     const others = ended.length - retry.length;
+    offered = { cancel, retry }; // also where the buttons stay: by another filter as many other jobs may be meant
     const passedOver = others > 0 && h('span', { class: 'zb-mute' }, `${plural(others, 'job')} of others: Retry is on a job's own page`);
     const now = JSON.stringify([rows.length, cancel.length, retry.length, others, feed.acting, feed.connection]);
     if (now === bulkKey) return;
     bulkKey = now;
     bulk.hidden = !rows.length;
     const held = bulk.contains(document.activeElement);
-    const act = (verb, word, list) =>
-      list.length > 0 &&
-      button(`${word} ${list.length.toLocaleString('en')}`, {
+    const act = (verb, word) =>
+      offered[verb].length > 0 &&
+      button(`${word} ${offered[verb].length.toLocaleString('en')}`, {
         disabled: feed.acting != null || feed.connection !== 'live',
-        onclick: () => actOn(verb, list),
+        onclick: () => actOn(verb),
       });
     bulk.replaceChildren(
       h('b', {}, `${rows.length.toLocaleString('en')} selected`),
-      ...[act('cancel', 'Cancel', cancel), act('retry', 'Retry', retry), passedOver].filter(Boolean),
+      ...[act('cancel', 'Cancel'), act('retry', 'Retry'), passedOver].filter(Boolean),
       h('span', { class: 'zb-gap' }),
       button('Clear', {
         class: 'zb-btn-bare',
@@ -291,9 +293,9 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     if (held) (bulk.hidden ? table.el : bulk).querySelector('button:not([disabled]), input')?.focus({ preventScroll: true });
   }
 
-  function actOn(verb, ids) {
+  function actOn(verb) {
     said = '';
-    void feed.act(verb, ids.filter((id) => chosen.has(id)));
+    void feed.act(verb, offered[verb].filter((id) => chosen.has(id)));
   }
   /** Tell what an act has done. That keeps no selection: another press would do it, or its opposite, to what came of it. */
   function tellOutcome() {
