@@ -2,7 +2,7 @@
 // what ran on them, filters, acts on many jobs, and the table. It reads the feed and asks it to act.
 import { STATE_WORDS, button, bytes, clock, h, icon, plural, stateMark, timeOfDay } from '../elements.js';
 import { countThere } from '../many.js';
-import { pressIn } from '../press.js';
+import { pressIn, settle } from '../press.js';
 import { bars, lines } from './charts.js';
 import { lanes } from './lanes.js';
 import { quotaBars } from './quotas.js';
@@ -271,10 +271,11 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     if (now === bulkKey) return;
     bulkKey = now;
     bulk.hidden = !rows.length;
-    const held = bulk.contains(document.activeElement);
+    const held = bulk.contains(document.activeElement) && document.activeElement.dataset.verb;
     const act = (verb, word) =>
       offered[verb].length > 0 &&
       button(`${word} ${offered[verb].length.toLocaleString('en')}`, {
+        'data-verb': verb,
         disabled: feed.acting != null || feed.connection !== 'live',
         onclick: () => actOn(verb),
       });
@@ -284,13 +285,18 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
       h('span', { class: 'zb-gap' }),
       button('Clear', {
         class: 'zb-btn-bare',
+        'data-verb': 'clear',
         onclick: () => {
           chosen.clear();
           refresh();
         },
       }),
     );
-    if (held) (bulk.hidden ? table.el : bulk).querySelector('button:not([disabled]), input')?.focus({ preventScroll: true });
+    settle(bulk, ['cancel', 'retry'].filter((verb) => offered[verb].length));
+    if (!held) return;
+    // Never on what does something else: the next key may be on its way.
+    const same = bulk.querySelector(`[data-verb="${held}"]:not([disabled])`) ?? bulk.querySelector('[data-verb="clear"]');
+    (bulk.hidden ? table.el.querySelector('input') : same)?.focus({ preventScroll: true });
   }
 
   function actOn(verb) {
