@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
@@ -189,10 +190,10 @@ def test_hostile_names_are_text(page: Page, stub: StubServer) -> None:
     assert page.evaluate("window.pwned") is None
 
 
-def add_again(stub: StubServer, job_id: str, state: str = "pending") -> str:
+def add_again(stub: StubServer, job_id: str, state: str = "pending", **fields: Any) -> str:
     """Submit a run of the group again, as somebody else does."""
     saved = list(stub.saved)
-    again = stub.add(state, retry_of=job_id, spec={"tags": {"zbrain.group": "g"}})
+    again = stub.add(state, retry_of=job_id, spec={"tags": {"zbrain.group": "g"}}, **fields)
     stub.saved = saved
     return again
 
@@ -241,6 +242,27 @@ def test_ended_group_sees_that_runs_are_tried_again_and_loads_nothing_till_then(
     expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 pending")
     stub.emit("job_completed", again, {"state": "succeeded", "finished_at": utc()})
     expect(view.locator(".zb-counts")).to_have_text("2 succeeded")
+
+
+def test_run_that_failed_once_more_is_told_with_its_own_reason_and_is_the_one_that_is_tried_again(
+    page: Page, stub: StubServer
+) -> None:
+    def error(why: str) -> dict[str, Any]:
+        return {"ename": why, "evalue": "", "traceback": []}
+
+    ids = stub.add_group(["failed", "succeeded"], error=error("FirstError"))
+    page.clock.install()
+    view = show(page, stub)
+    reasons = view.locator(".zb-why-list li")
+    expect(reasons).to_have_text("1FirstErrorRetry 1")
+    again = add_again(stub, ids[0], "failed", error=error("SecondError"))
+    page.clock.fast_forward(10_000)
+    expect(reasons).to_have_text("1SecondErrorRetry 1")
+    expect(squares(view).first).to_have_attribute("aria-label", re.compile("SecondError"))
+    with page.expect_request("**/jobs/retry") as retry:
+        view.locator(".zb-head").get_by_role("button", name="Retry 1").click()
+    assert retry.value.post_data_json == {"ids": [again]}
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 pending")
 
 
 def test_runs_of_a_lot_that_was_done_are_not_tried_again_when_the_next_is_refused(page: Page, stub: StubServer) -> None:
