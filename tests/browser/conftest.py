@@ -106,6 +106,11 @@ def log_in(page: Page, host: Owner) -> None:
     expect(page.locator(".zb-live")).to_have_text("Live")
 
 
+def pause(page: Page) -> None:
+    """Stop the page's clock; it stands a second from now, which neither ends a press nor a connection."""
+    page.clock.pause_at((page.evaluate("Date.now()") + 1000) / 1000)
+
+
 @pytest.fixture
 def stub() -> Iterator[StubServer]:
     server = StubServer()

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import log_in
+from tests.browser.conftest import log_in, pause
 from tests.browser.stub import StubServer
 from tests.browser.worker import HandWorker
 from zbrain_nb.model.datadir import Owner
@@ -65,6 +65,56 @@ def test_rows_that_the_filter_hides_are_not_acted_on(page: Page, host: Owner, ha
     expect(page.locator(".zb-notice")).to_contain_text("2 jobs canceled.")
     assert states(hand, "ended") == {"canceled": 2}
     assert states(hand, "kept") == {"pending": 2}
+
+
+def test_as_many_rows_of_another_filter_are_acted_on_in_place_of_the_first(
+    page: Page, host: Owner, hand: HandWorker
+) -> None:
+    for name in ("this pair", "that pair"):
+        hand.submit(2, name=name)
+    log_in(page, host)
+    for name in ("this pair", "that pair"):
+        show(page, name, 2)
+        page.get_by_label("Select all shown").check()
+    show(page, "this pair", 2)
+    page.get_by_role("button", name="Cancel 2").click()
+    expect(page.locator(".zb-notice")).to_contain_text("2 jobs canceled.")
+    assert states(hand, "this pair") == {"canceled": 2}
+    assert states(hand, "that pair") == {"pending": 2}
+
+
+def test_button_that_comes_to_stand_under_pointer_or_key_takes_no_press_that_was_meant_for_another(
+    page: Page, host: Owner, hand: HandWorker
+) -> None:
+    hand.submit(name="turned")
+    (job_id,) = hand.start()
+    page.clock.install()
+    log_in(page, host)
+    show(page, "turned", 1)
+    page.get_by_label("Select all shown").check()
+    cancel, retry = (page.get_by_role("button", name=name) for name in ("Cancel 1", "Retry 1"))
+    page.clock.run_for(500)
+    cancel.focus()
+    place = cancel.bounding_box()
+    assert place is not None
+    x, y = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+    page.mouse.move(x, y)
+    pause(page)
+    hand.send(job_id, "failed", error={"ename": "E", "evalue": "no", "traceback": []}, exit_code=1)
+    for _ in range(100):  # frames; rows are put in order every few of them
+        page.clock.run_for(16)
+        if retry.is_visible():
+            break
+    under = retry.bounding_box()
+    assert under is not None and under["x"] < x < under["x"] + under["width"]
+    expect(page.get_by_role("button", name="Clear")).to_be_focused()
+    page.mouse.click(x, y)
+    page.evaluate("() => {}")
+    assert states(hand, "turned") == {"failed": 1}
+    page.clock.run_for(500)
+    page.mouse.click(x, y)
+    page.clock.run_for(500)
+    expect(page.locator(".zb-notice")).to_contain_text("1 job submitted again.")
 
 
 #: A dashboard on a server of one running job, which refuses acts; `lose` and `back` are its connection.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.stub import StubServer, utc
 
@@ -148,7 +149,7 @@ def test_refused_cancel_is_told(page: Page, stub: StubServer) -> None:
     stub.answer_posts = False
     view = show(page, stub)
     view.get_by_role("button", name="Cancel all").click()
-    expect(view.get_by_role("note")).to_have_text("The runs were not canceled: The stub says 409.")
+    expect(view.get_by_role("note")).to_have_text("Not all runs were canceled: The stub says 409.")
 
 
 def test_run_that_is_picked_says_what_it_is_and_opens_its_own_view(page: Page, stub: StubServer) -> None:
@@ -189,10 +190,10 @@ def test_hostile_names_are_text(page: Page, stub: StubServer) -> None:
     assert page.evaluate("window.pwned") is None
 
 
-def add_again(stub: StubServer, job_id: str, state: str = "pending") -> str:
+def add_again(stub: StubServer, job_id: str, state: str = "pending", **fields: Any) -> str:
     """Submit a run of the group again, as somebody else does."""
     saved = list(stub.saved)
-    again = stub.add(state, retry_of=job_id, spec={"tags": {"zbrain.group": "g"}})
+    again = stub.add(state, retry_of=job_id, spec={"tags": {"zbrain.group": "g"}}, **fields)
     stub.saved = saved
     return again
 
@@ -207,6 +208,11 @@ def test_runs_that_were_tried_again_elsewhere_stand_in_place_of_those_that_faile
     stub.emit("job_submitted", live, dict(stub.jobs[live]))
     expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 running1 pending")
     stub.emit("job_completed", live, {"state": "succeeded", "finished_at": utc()})
+    expect(view.locator(".zb-counts")).to_have_text("2 succeeded1 running")
+    last = add_again(stub, ids[1])  # the same once more, as on the page of the first
+    stub.emit("job_submitted", last, dict(stub.jobs[last]))
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 running1 pending")
+    stub.emit("job_completed", last, {"state": "succeeded", "finished_at": utc()})
     expect(view.locator(".zb-counts")).to_have_text("2 succeeded1 running")
 
 
@@ -236,6 +242,48 @@ def test_ended_group_sees_that_runs_are_tried_again_and_loads_nothing_till_then(
     expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 pending")
     stub.emit("job_completed", again, {"state": "succeeded", "finished_at": utc()})
     expect(view.locator(".zb-counts")).to_have_text("2 succeeded")
+
+
+def test_run_that_failed_once_more_is_told_with_its_own_reason_and_is_the_one_that_is_tried_again(
+    page: Page, stub: StubServer
+) -> None:
+    def error(why: str) -> dict[str, Any]:
+        return {"ename": why, "evalue": "", "traceback": []}
+
+    ids = stub.add_group(["failed", "succeeded"], error=error("FirstError"))
+    page.clock.install()
+    view = show(page, stub)
+    reasons = view.locator(".zb-why-list li")
+    expect(reasons).to_have_text("1FirstErrorRetry 1")
+    again = add_again(stub, ids[0], "failed", error=error("SecondError"))
+    page.clock.fast_forward(10_000)
+    expect(reasons).to_have_text("1SecondErrorRetry 1")
+    expect(squares(view).first).to_have_attribute("aria-label", re.compile("SecondError"))
+    with page.expect_request("**/jobs/retry") as retry:
+        view.locator(".zb-head").get_by_role("button", name="Retry 1").click()
+    assert retry.value.post_data_json == {"ids": [again]}
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 pending")
+
+
+def test_runs_of_a_lot_that_was_done_are_not_tried_again_when_the_next_is_refused(page: Page, stub: StubServer) -> None:
+    stub.add_group(["failed"] * 1001)
+    view = show(page, stub)
+    asked: list[list[str]] = []
+
+    def refuse_second(route: Route) -> None:
+        asked.append(route.request.post_data_json["ids"])
+        if len(asked) == 2:
+            route.fulfill(status=429, json={"error": {"message": "over the limit."}})
+        else:
+            route.continue_()
+
+    page.route("**/jobs/retry", refuse_second)
+    view.locator(".zb-acts").get_by_role("button", name="Retry 1,001").click()
+    expect(view.get_by_role("note")).to_have_text("Not all runs were tried again: over the limit.")
+    expect(view.locator(".zb-counts")).to_have_text("1,000 pending1 failed")
+    view.locator(".zb-why-list").get_by_role("button", name="Retry 1").click()
+    expect(view.locator(".zb-counts")).to_have_text("1,001 pending")
+    assert asked[2] == asked[1]
 
 
 def test_look_at_an_ended_group_that_fails_changes_nothing_and_is_made_again(page: Page, stub: StubServer) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from tests.browser.conftest import log_in
 from tests.browser.worker import HandWorker
@@ -80,8 +82,9 @@ def test_repeat_whose_answer_is_lost_is_not_denied_nor_made_twice(
     assert repeats(hand, name) == 1
     page.unroute("**/retry")
     if kind == "dashboard":  # what is done to another job answers nothing of this one
-        page.evaluate("id => feed.act('cancel', [id]).then(() => 1)", canceled(hand, "other"))
-        assert [job["deduplicated"] for job in page.evaluate(act)] == [True]
+        page.evaluate("id => feed.act('cancel', [id])", canceled(hand, "other"))
+        page.evaluate(act)
+        assert [job["deduplicated"] for job in page.evaluate("feed.outcome.jobs")] == [True]
     else:
         page.evaluate(act)
         assert "already" in page.evaluate("feed.problem")
@@ -96,25 +99,95 @@ def test_repeat_that_has_come_to_light_is_repeated_once_more_if_that_is_asked(
     page.evaluate("feed.act('retry', [id])")
     page.unroute("**/retry")
     until(page, "!feed.problem")  # the rows tell
-    assert [job.get("deduplicated") for job in page.evaluate("feed.act('retry', [id])")] == [None]
+    page.evaluate("feed.act('retry', [id])")
+    assert page.evaluate("feed.outcome.isWhole && !feed.outcome.jobs[0].deduplicated")
     assert repeats(hand, "known") == 2
 
 
-def test_dashboard_says_of_a_repeat_that_it_had_been_made(page: Page, host: Owner, hand: HandWorker) -> None:
-    canceled(hand, "told-once")
+def choose(page: Page, host: Owner, hand: HandWorker, name: str, count: int = 1) -> Locator:
+    """Choose on the dashboard as many canceled jobs of this name; return what acts on them."""
+    hand.post("jobs/cancel", {"ids": hand.submit(count, name=name)})
     log_in(page, host)
-    page.get_by_label("Filter jobs").fill("told-once")
-    rows = page.locator(".zb-jobs tbody tr:not([aria-hidden])")
-    expect(rows).to_have_count(1)
+    expect(page.locator(".zb-end")).to_have_text(re.compile(r"^[\d,]+ jobs?\b"))  # no more come
+    page.locator(".zb-seg [data-pick=canceled]").click()
+    page.get_by_label("Filter jobs").fill(name)
+    bulk = page.get_by_role("region", name="Selected jobs")
     page.get_by_label("Select all shown").check()
+    expect(bulk).to_contain_text(f"{count:,} selected")
+    return bulk
+
+
+def notice(page: Page) -> Locator:
+    return page.locator(".zb-page > .zb-notice")
+
+
+def test_dashboard_says_of_a_repeat_that_it_had_been_made(page: Page, host: Owner, hand: HandWorker) -> None:
+    bulk = choose(page, host, hand, "told-once")
     page.route("**/whoami", hold)
     page.route("**/retry", lose)
-    page.get_by_role("button", name="Retry 1").click()
-    notice = page.locator(".zb-page > .zb-notice")
-    expect(notice).to_contain_text("Whether it was done is not known")
+    bulk.get_by_role("button", name="Retry 1").click()
+    expect(notice(page)).to_contain_text("Whether it was done is not known")
     page.unroute("**/retry")
-    page.get_by_role("button", name="Retry 1").click()
-    expect(notice).to_have_text("1 job had been submitted again already; nothing new was made of it.")
+    bulk.get_by_role("button", name="Retry 1").click()
+    expect(notice(page)).to_have_text("1 job had been submitted again already; nothing new was made of it.")
+    page.unroute("**/whoami")
+    page.evaluate("dispatchEvent(new Event('online'))")
+    expect(page.locator(".zb-live")).to_have_text("Live")
+    expect(notice(page)).to_have_text("1 job had been submitted again already; nothing new was made of it.")
+
+
+def test_jobs_whose_repeats_a_load_shows_are_told_and_chosen_no_more(page: Page, host: Owner, hand: HandWorker) -> None:
+    bulk = choose(page, host, hand, "shown", 3)
+    page.route("**/retry", lose)
+    bulk.get_by_role("button", name="Retry 3").click()
+    expect(notice(page)).to_have_text("3 jobs submitted again.")
+    expect(bulk).to_be_hidden()
+    assert repeats(hand, "shown") == 2 + 3
+
+
+def test_jobs_that_a_load_does_not_show_stay_chosen_until_their_repeats_come_to_light(
+    page: Page, host: Owner, hand: HandWorker
+) -> None:
+    bulk = choose(page, host, hand, "slow", 2)
+    asked: list[Request] = []
+
+    def give_up(route: Route) -> None:
+        asked.append(route.request)
+        route.abort()
+
+    page.route("**/retry", give_up)
+    bulk.get_by_role("button", name="Retry 2").click()
+    expect(notice(page)).to_have_text("No job is known to have been submitted again.")
+    expect(bulk.get_by_role("button", name="Retry 2")).to_be_enabled()
+    # The server had not come to it yet.
+    keys = {"Idempotency-Key": asked[0].headers["idempotency-key"]}
+    assert hand.http.post("jobs/retry", json=asked[0].post_data_json, headers=keys).status_code == 200
+    expect(notice(page)).to_have_text("2 jobs submitted again.")
+    expect(bulk).to_be_hidden()
+
+
+def test_jobs_of_a_lot_that_was_done_are_not_repeated_when_the_next_is_refused(
+    page: Page, host: Owner, hand: HandWorker
+) -> None:
+    bulk = choose(page, host, hand, "lots", 1001)
+    asked: list[list[str]] = []
+
+    def refuse_second(route: Route) -> None:
+        asked.append(route.request.post_data_json["ids"])
+        if len(asked) == 2:
+            route.fulfill(status=429, json={"error": {"message": "over the limit of pending jobs."}})
+        else:
+            route.continue_()
+
+    page.route("**/retry", refuse_second)
+    bulk.get_by_role("button", name="Retry 1,001").click()
+    expect(notice(page)).to_have_text(
+        "Not all jobs were tried again: over the limit of pending jobs. 1,000 jobs submitted again."
+    )
+    bulk.get_by_role("button", name="Retry 1").click()
+    expect(notice(page)).to_have_text("1 job submitted again.")
+    expect(bulk).to_be_hidden()
+    assert asked[2] == asked[1]
 
 
 @pytest.mark.parametrize("kind", FEEDS)

@@ -19,6 +19,7 @@ function faceOfGroup(feed) {
 }
 
 const ended = ({ state }) => state === 'succeeded' || state === 'failed' || state === 'canceled';
+const reasonOf = (job) => errorText(job).split('\n')[0];
 const tookOf = (job) => (job.started_at ? (Date.parse(job.finished_at ?? new Date()) - Date.parse(job.started_at)) / 1000 : null);
 
 /** How long the runs have taken together, and when they will have ended, by how many have so far; or did end. */
@@ -115,7 +116,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const labelOf = (place) => {
     const job = feed.jobs[place];
     const took = tookOf(job);
-    const why = job.state === 'failed' ? errorText(job).split('\n')[0] : job.progress?.note;
+    const why = job.state === 'failed' ? reasonOf(job) : job.progress?.note;
     return [
       `Run ${place + 1}`,
       feed.labels[place] && visibleName(feed.labels[place]),
@@ -165,15 +166,15 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     if (feed.connection === 'reconnecting') return tryNow(feed);
     if (feed.connection !== 'live') return null;
     const disabled = feed.acting != null;
-    const active = feed.jobs.filter((job) => !ended(job) && !job.cancel_requested_at && !feed.missing.has(job.id));
-    if (!feed.ended && !active.length) return button('Canceling\u2026', { disabled: true });
-    if (!feed.ended) return button('Cancel all', { disabled, onclick: () => feed.act('cancel', active) });
-    const { failed } = feed;
-    if (!failed.length) return null;
-    return button(`Retry ${failed.length.toLocaleString('en')}`, {
+    const active = () => feed.jobs.filter((job) => !ended(job) && !job.cancel_requested_at && !feed.missing.has(job.id));
+    if (!feed.ended && !active().length) return button('Canceling\u2026', { disabled: true });
+    if (!feed.ended) return button('Cancel all', { disabled, onclick: () => feed.act('cancel', active()) });
+    const count = feed.failed.length;
+    if (!count) return null;
+    return button(`Retry ${count.toLocaleString('en')}`, {
       class: 'zb-btn-main',
       disabled,
-      onclick: () => feed.act('retry', failed),
+      onclick: () => feed.act('retry', feed.failed),
     });
   }
 
@@ -218,21 +219,23 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   function buildReasons() {
     const found = new Map();
     for (const job of feed.failed) {
-      const why = errorText(job).split('\n')[0];
-      if (!found.has(why)) found.set(why, []);
-      found.get(why).push(job);
+      const why = reasonOf(job);
+      found.set(why, (found.get(why) ?? 0) + 1);
     }
     whys = [...new Set([...whys.filter((why) => found.has(why)), ...found.keys()])];
-    const most = new Set([...whys].sort((a, b) => found.get(b).length - found.get(a).length).slice(0, MOST_REASONS));
+    const most = new Set([...whys].sort((a, b) => found.get(b) - found.get(a)).slice(0, MOST_REASONS));
     const shown = whys.filter((why) => most.has(why)).map((why) => [why, found.get(why)]);
-    const rows = shown.map(([why, jobs]) =>
+    const rows = shown.map(([why, count]) =>
       h(
         'li',
         {},
-        h('b', {}, jobs.length.toLocaleString('en')),
+        h('b', {}, count.toLocaleString('en')),
         h('span', { class: 'zb-mono zb-cut', title: why }, why),
         feed.connection === 'live' &&
-          button(`Retry ${jobs.length.toLocaleString('en')}`, { disabled: feed.acting != null, onclick: () => feed.act('retry', jobs) }),
+          button(`Retry ${count.toLocaleString('en')}`, {
+            disabled: feed.acting != null,
+            onclick: () => feed.act('retry', feed.failed.filter((job) => reasonOf(job) === why)),
+          }),
       ),
     );
     settle(reasons, shown.map(([why]) => why));
@@ -257,7 +260,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     if (press.on) return;
     const now = faceOfGroup(feed);
     const done = feed.jobs.filter(ended).length;
-    const key = JSON.stringify([now, feed.counts, feed.connection, feed.acting, feed.missing.size, feed.jobs.some((job) => job.cancel_requested_at), feed.problem, feed.refusal]);
+    const failed = feed.failed.map(({ id }) => id); // another one may fail for another reason
+    const key = JSON.stringify([now, feed.counts, failed, feed.connection, feed.acting, feed.missing.size, feed.jobs.some((job) => job.cancel_requested_at), feed.problem, feed.refusal]);
     if (key !== headKey) {
       headKey = key;
       buildHead(now, done);
@@ -277,8 +281,9 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     speak(status, feed.problem ?? '');
     feed.jobs.forEach((job, place) => {
       const square = squares.children[place];
-      if (square.dataset.state !== job.state) {
+      if (square.dataset.state !== job.state || square.dataset.job !== job.id) {
         square.dataset.state = job.state;
+        square.dataset.job = job.id;
         square.setAttribute('aria-label', labelOf(place));
       }
       if (job.state === 'running') square.style.setProperty('--p', job.progress?.fraction ?? 0.15);

@@ -8,16 +8,16 @@ import { ManyActs, countThere } from './many.js';
 const PAGE = 1000; // jobs asked for at once
 const GROUP_TAG = 'zbrain.group';
 const NOT_DONE = {
-  cancel: 'The runs were not canceled',
+  cancel: 'Not all runs were canceled',
   detach: 'Nobody was detached',
-  retry: 'The runs were not tried again',
+  retry: 'Not all runs were tried again',
 };
 
 export class GroupFeed {
   #server;
   #listeners = new Set();
   #connection;
-  #places = new Map();
+  #places; // by the id of a run, also of one in whose place another stands now
   #tag = null; // that its jobs share, and those that repeat them
   #newest = null; // id of the newest job that bears it
   #first; // id of the run by which who waits for the group can be let go on, whatever became of it
@@ -34,6 +34,7 @@ export class GroupFeed {
     this.name = saved.name;
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
+    this.#places = new Map(this.jobs.map(({ id }, place) => [id, place]));
     this.#first = saved.runs[0]?.id;
     this.labels = saved.runs.map(({ label }) => label ?? '');
     this.missing = new Set(); // ids of runs that the server does not know, as others of the group
@@ -49,7 +50,6 @@ export class GroupFeed {
       take: (event) => this.#take(event),
       look: async () => this.#tag != null && (await this.#readTagged(1)).jobs[0]?.id !== this.#newest,
     });
-    this.#number();
   }
 
   start() {
@@ -101,17 +101,17 @@ export class GroupFeed {
       this.problem = why;
       this.tell();
     };
+    let isUnsure = false;
     try {
       this.problem = await (verb === 'detach' ? this.#letGo(waits) : this.#change(verb, jobs, waits));
-      if (verb === 'retry') void this.#connection.connect();
     } catch (error) {
       const failed = failedAct(error, NOT_DONE[verb]);
       this.problem = failed.text;
-      if (failed.isUnsure) {
-        if (verb !== 'detach') this.#unsure = failed.text; // no load tells who waits
-        void this.#connection.connect(); // to see what has come of it
-      }
+      ({ isUnsure } = failed);
+      if (isUnsure && verb !== 'detach') this.#unsure = failed.text; // no load tells who waits
     }
+    // To follow what is new, also of a retry that was refused half done; or to see what has come of it.
+    if (verb === 'retry' || isUnsure) void this.#connection.connect();
     this.acting = null;
     this.tell();
   }
@@ -119,19 +119,16 @@ export class GroupFeed {
   /** Cancel or retry runs, and show what became of them; return what is to be told of those of which it made nothing new. */
   async #change(verb, jobs, waits) {
     const ids = jobs.map(({ id }) => id);
-    const changed = [];
+    let there = 0;
     let others = 0;
     for await (const found of this.#acts.ask(verb, ids, waits)) {
-      changed.push(...found.jobs);
+      for (const job of found.jobs) {
+        if (verb === 'retry') this.#add(job);
+        else this.#renew(job);
+      }
+      there += countThere(found.jobs);
       others += found.others?.length ?? 0;
     }
-    for (const job of changed) {
-      const place = this.#places.get(verb === 'retry' ? job.retry_of : job.id);
-      if (place != null && (verb === 'retry' || job.event_seq >= (this.jobs[place].event_seq ?? 0)))
-        this.jobs[place] = job;
-    }
-    this.#number();
-    const there = countThere(changed);
     const told = [
       there && `Runs that had been submitted again already, so that nothing new was made: ${there}.`,
       others && `Runs of others were passed over: ${others}. Retry is on the page of each.`,
@@ -156,10 +153,6 @@ export class GroupFeed {
     return found;
   }
 
-  #number() {
-    this.#places = new Map(this.jobs.map(({ id }, place) => [id, place]));
-  }
-
   async #load(current) {
     const ids = this.jobs.map(({ id }) => id);
     const known = [];
@@ -175,11 +168,12 @@ export class GroupFeed {
     const again = await this.#readRepeats(known);
     if (!current()) return null;
     this.missing = new Set(ids);
+    for (const job of again) this.#put(job);
     for (const job of known) {
       this.missing.delete(job.id);
-      this.jobs[this.#places.get(job.id)] = job;
+      const place = this.#places.get(job.id);
+      if (this.jobs[place].id === job.id) this.jobs[place] = job;
     }
-    for (const job of again) this.#replace(job);
     if (this.#unsure && this.problem === this.#unsure) this.problem = null;
     this.#unsure = null;
     return seq;
@@ -207,20 +201,31 @@ export class GroupFeed {
     return (await this.#server.ask(`jobs?brief=1&tag=${tag}&limit=${limit}${cursor && `&cursor=${cursor}`}`))[0];
   }
 
-  /** Put a job in the place of the run that it repeats, if that is here. */
-  #replace(job) {
+  /** Take a job that was made now, if it was not heard of already. */
+  #add(job) {
+    if (!this.#places.has(job.id)) this.#put(job);
+  }
+
+  /** Put a job in the place of the run that it repeats, if that is or was here: the last that was made stands there. */
+  #put(job) {
     const place = this.#places.get(job.retry_of);
     if (place == null) return;
+    this.missing.delete(this.jobs[place].id);
     this.jobs[place] = job;
-    this.missing.delete(job.retry_of);
     this.#places.set(job.id, place);
-    this.#places.delete(job.retry_of);
+  }
+
+  /** Take a run as it is now, unless more is known of it. */
+  #renew(job) {
+    const place = this.#places.get(job.id);
+    const old = this.jobs[place];
+    if (old?.id === job.id && job.event_seq >= (old.event_seq ?? 0)) this.jobs[place] = job;
   }
 
   #take({ kind, seq, job_id: id, data }) {
-    if (kind === 'job_submitted' && data.retry_of) return this.#replace({ ...data, id, event_seq: seq });
+    if (kind === 'job_submitted' && data.retry_of) return this.#add({ ...data, id, event_seq: seq });
     const job = this.jobs[this.#places.get(id)];
-    if (!job || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
+    if (job?.id !== id || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
     this.jobs[this.#places.get(id)] = { ...job, ...data, event_seq: seq };
   }
 }

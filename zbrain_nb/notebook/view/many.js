@@ -8,7 +8,7 @@ const LOT = 1000; // jobs asked for at once
 export class ManyActs {
   #server;
   #keys = new Map(); // by the id of the job that is repeated
-  #seen = new Set(); // of those, the ones a repeat of which has come to light
+  #seen = new Map(); // repeats of those that have come to light, by the same id
 
   constructor(server) {
     this.#server = server;
@@ -24,12 +24,14 @@ export class ManyActs {
   }
 
   /** Note a job that was not here before. */
-  see({ retry_of: id }) {
-    if (this.#keys.has(id)) this.#seen.add(id);
+  see(job) {
+    if (this.#keys.has(job.retry_of)) this.#seen.set(job.retry_of, job);
   }
-  /** Hear that all is shown that there is: what a repeat was seen of is repeated once more, if it is asked for now. */
+  /** Return the repeats that have come to light: what they repeat is repeated once more, if it is asked for now. */
   settle() {
-    this.#forget(this.#seen);
+    const found = [...this.#seen.values()];
+    this.#forget([...this.#seen.keys()]);
+    return found;
   }
 
   #forget(ids) {

@@ -2,7 +2,7 @@
 // what ran on them, filters, acts on many jobs, and the table. It reads the feed and asks it to act.
 import { STATE_WORDS, button, bytes, clock, h, icon, plural, stateMark, timeOfDay } from '../elements.js';
 import { countThere } from '../many.js';
-import { pressIn } from '../press.js';
+import { pressIn, settle } from '../press.js';
 import { bars, lines } from './charts.js';
 import { lanes } from './lanes.js';
 import { quotaBars } from './quotas.js';
@@ -29,7 +29,8 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
   let frame = 0;
   let later = null;
   let findLater = null;
-  let said = ''; // what the last act on many has done
+  let { outcome } = feed;
+  let said = ''; // what it was
 
   const strip = h('div', { class: 'zb-strip', role: 'group', 'aria-label': 'Now' });
   const quotas = h('div', { class: 'zb-quotas', role: 'group', 'aria-label': 'Limits', hidden: true });
@@ -257,50 +258,64 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     fill(groups, ways, group);
   }
   let bulkKey = null;
+  let offered = {}; // ids by what is offered to be done to them
   function buildBulk() {
     const rows = order.filter(({ id }) => chosen.has(id)); // nobody sees the others
     const cancel = rows.filter(canCancel).map(({ id }) => id);
     const ended = rows.filter(canRetry);
     const retry = ended.filter((row) => isOwn(row, feed.viewer)).map(({ id }) => id);
     const others = ended.length - retry.length;
+    offered = { cancel, retry }; // also where the buttons stay: by another filter as many other jobs may be meant
     const passedOver = others > 0 && h('span', { class: 'zb-mute' }, `${plural(others, 'job')} of others: Retry is on a job's own page`);
     const now = JSON.stringify([rows.length, cancel.length, retry.length, others, feed.acting, feed.connection]);
     if (now === bulkKey) return;
     bulkKey = now;
     bulk.hidden = !rows.length;
-    const held = bulk.contains(document.activeElement);
-    const act = (verb, word, list) =>
-      list.length > 0 &&
-      button(`${word} ${list.length.toLocaleString('en')}`, {
+    const held = bulk.contains(document.activeElement) && document.activeElement.dataset.verb;
+    const act = (verb, word) =>
+      offered[verb].length > 0 &&
+      button(`${word} ${offered[verb].length.toLocaleString('en')}`, {
+        'data-verb': verb,
         disabled: feed.acting != null || feed.connection !== 'live',
-        onclick: () => void actOn(verb, list),
+        onclick: () => actOn(verb),
       });
     bulk.replaceChildren(
       h('b', {}, `${rows.length.toLocaleString('en')} selected`),
-      ...[act('cancel', 'Cancel', cancel), act('retry', 'Retry', retry), passedOver].filter(Boolean),
+      ...[act('cancel', 'Cancel'), act('retry', 'Retry'), passedOver].filter(Boolean),
       h('span', { class: 'zb-gap' }),
       button('Clear', {
         class: 'zb-btn-bare',
+        'data-verb': 'clear',
         onclick: () => {
           chosen.clear();
           refresh();
         },
       }),
     );
-    if (held) (bulk.hidden ? table.el : bulk).querySelector('button:not([disabled]), input')?.focus({ preventScroll: true });
+    settle(bulk, ['cancel', 'retry'].filter((verb) => offered[verb].length));
+    if (!held) return;
+    // Never on what does something else: the next key may be on its way.
+    const same = bulk.querySelector(`[data-verb="${held}"]:not([disabled])`) ?? bulk.querySelector('[data-verb="clear"]');
+    (bulk.hidden ? table.el.querySelector('input') : same)?.focus({ preventScroll: true });
   }
 
-  /** Act on many. What is done keeps no selection: another press would do it, or its opposite, to what came of it. */
-  async function actOn(verb, ids) {
+  function actOn(verb) {
     said = '';
-    const jobs = await feed.act(verb, ids);
-    if (!jobs) return;
-    chosen.clear();
+    void feed.act(verb, offered[verb].filter((id) => chosen.has(id)));
+  }
+  /** Tell what an act has done. That keeps no selection: another press would do it, or its opposite, to what came of it. */
+  function tellOutcome() {
+    ({ outcome } = feed);
+    if (!outcome) return;
+    const { verb, jobs, isWhole } = outcome;
+    if (isWhole) chosen.clear();
+    for (const { id, retry_of: old } of jobs) chosen.delete(verb === 'retry' ? old : id);
     const there = countThere(jobs);
     const made = jobs.length - there;
     const done = verb === 'retry' ? 'submitted again' : jobs.every(({ state }) => state === 'canceled') ? 'canceled' : 'told to stop';
+    const none = isWhole ? `0 jobs ${done}.` : !feed.problem && `No job is known to have been ${done}.`;
     const parts = [
-      (made || !there) && `${plural(made, 'job')} ${done}.`,
+      made ? `${plural(made, 'job')} ${done}.` : !there && none,
       there && `${plural(there, 'job')} had been submitted again already; nothing new was made of ${there === 1 ? 'it' : 'them'}.`,
     ];
     said = parts.filter(Boolean).join(' ');
@@ -425,7 +440,10 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
   keysOn.addEventListener('keydown', onKey);
 
   const press = pressIn(el, schedule);
-  const off = feed.on(schedule);
+  const off = feed.on(() => {
+    if (feed.outcome !== outcome) tellOutcome(); // at once, or a press could act on what is done
+    schedule();
+  });
   const clockwork = setInterval(() => {
     if (!document.hidden) schedule();
     table.schedule();

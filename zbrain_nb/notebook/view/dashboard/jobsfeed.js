@@ -58,7 +58,7 @@ export class JobsFeed {
   #wanted = null; // what older jobs are looked for by
   #found = new Set(); // ids of those, which stay here while they are wanted
   #acts;
-  #unsure = null; // what was told of an act whose answer was lost, until all is loaded after that
+  #unsure = null; // an act whose answer was lost, with what was told of it, until all is loaded after that
   #old = new Set(); // ids of rows that were here before all is loaded, and have not come again
   #seen = () => document.hidden || void this.#lookOver();
 
@@ -85,6 +85,7 @@ export class JobsFeed {
     this.refusal = null;
     this.problem = null;
     this.acting = null;
+    this.outcome = null; // what the last act has done; another object as soon as more of it is known (see `act`)
     this.clockSkew = 0;
     this.#connection = new Connection(this, this.#server, {
       topic: () => `orgs/${this.org}`,
@@ -122,20 +123,29 @@ export class JobsFeed {
   tell() {
     this.#bound();
     for (const listener of this.#listeners) listener();
+    const late = this.acting || this.#unsure ? [] : this.#acts.settle();
+    if (!late.length) return;
+    this.outcome = { verb: 'retry', jobs: late, isWhole: false };
+    for (const listener of this.#listeners) listener();
   }
 
   /** Show another org. */
   choose(org) {
     this.org = org;
+    this.#unsure = this.problem = this.outcome = null;
     this.#forget();
     void this.#connection.connect();
   }
 
-  /** Cancel jobs or submit them again; return those that came of it, or null if not all is known to be done. */
+  /**
+   * Cancel jobs or submit them again. `outcome` then has the `verb`, the `jobs` that came of it, and whether it
+   * `isWhole`: all is known to be done. Where an answer was lost, it is told once more when all is loaded, and whenever
+   * something comes to light later.
+   */
   async act(verb, ids) {
-    if (this.acting || !ids.length) return null;
-    let done = [];
-    if (!this.#unsure) this.#acts.settle();
+    if (this.acting || !ids.length) return;
+    const done = [];
+    let isWhole = false;
     this.acting = verb;
     this.problem = null;
     this.tell();
@@ -149,19 +159,21 @@ export class JobsFeed {
         done.push(...jobs);
       }
       this.problem = null;
+      isWhole = true;
+      const answered = new Set(ids);
+      if (this.#unsure) this.#unsure.ids = this.#unsure.ids.filter((id) => !answered.has(id));
     } catch (error) {
-      done = null;
       const failed = failedAct(error, NOT_DONE[verb]);
       this.problem = failed.text;
       if (failed.isUnsure) {
-        this.#unsure = failed.text;
+        this.#unsure = { told: failed.text, verb, ids, done };
         void this.#connection.connect(); // to see what has come of it
       }
     }
     this.acting = null;
+    this.outcome = { verb, jobs: done, isWhole };
     this.tell();
     void this.#lookOver();
-    return done;
   }
 
   /** Fetch the newest jobs that fit, when not all are here; they stay until others are looked for. */
@@ -188,7 +200,7 @@ export class JobsFeed {
   /** Read the newest rows; the others follow while the socket already brings what changes. */
   async #load(current) {
     this.loading = true;
-    const told = this.connection === 'reconnecting' ? this.problem : this.#unsure; // until the rows say how it stands
+    const told = this.connection === 'reconnecting' ? this.problem : this.#unsure?.told; // until the rows say how it stands
     this.#old = new Set(this.rows.keys());
     this.tell();
     const [{ owner, home, roles }] = await this.#server.ask('whoami');
@@ -225,8 +237,19 @@ export class JobsFeed {
     for (const id of this.#old) this.#drop(id);
     this.loading = false;
     if (told && this.problem === told) this.problem = null;
-    this.#unsure = null;
+    this.#resolve();
     this.tell();
+  }
+
+  /** Tell of an act whose answer was lost what the rows show of it. */
+  #resolve() {
+    if (!this.#unsure) return;
+    const { verb, ids, done } = this.#unsure;
+    this.#unsure = null;
+    if (!ids.length) return; // an act after it has been answered
+    const isStopped = (row) => row && (row.state === 'canceled' || row.cancel_requested_at);
+    const stopped = () => ids.map((id) => this.rows.get(id)).filter(isStopped);
+    this.outcome = { verb, jobs: verb === 'retry' ? [...done, ...this.#acts.settle()] : stopped(), isWhole: false };
   }
 
   async #lookOver() {
