@@ -44,6 +44,7 @@ function html({ id, name, state, cached, job, log, outputs, outputs_left_out: le
   const { ename = '', evalue = '', traceback = [] } = job.error ?? {};
   const word = cached ? 'Cached' : `${state[0].toUpperCase()}${state.slice(1)}`;
   const value = job.output;
+  const isShown = outputs.some(({ output_type: type }) => type === 'execute_result');
   const shown = [
     h(
       'p',
@@ -57,7 +58,7 @@ function html({ id, name, state, cached, job, log, outputs, outputs_left_out: le
     job.error && pre(traceback.join('\n') || `${ename}: ${evalue}`),
     leftOut > 0 && h('p', {}, leftOutOf({ leftOut })),
     outputs.map(({ data = {} }) => pictureOf(data)),
-    value != null && pre(typeof value === 'string' ? value : JSON.stringify(value, null, 2)),
+    value != null && !isShown && pre(typeof value === 'string' ? value : JSON.stringify(value, null, 2)),
     log.length > 0 && h('details', {}, h('summary', {}, 'Log'), pre(log.map(({ line }) => line).join('\n'))),
     h('p', {}, h('code', {}, `client.job("${id}")`)),
   ];
