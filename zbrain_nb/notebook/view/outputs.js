@@ -80,7 +80,7 @@ export function outputsPane(label, title, read, renderOutput) {
     box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
     const before = { ...budget };
     const dispose = draw(output, host);
-    const took = { characters: before.characters - budget.characters, runs: before.runs - budget.runs };
+    const took = Object.fromEntries(Object.keys(budget).map((what) => [what, before[what] - budget[what]]));
     return { node, dispose, took };
   }
   function draw(output, host) {
