@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -50,10 +51,10 @@ def test_traceback_with_a_long_line_costs_no_part_of_the_view(page: Page, stub: 
 
 
 def test_tracebacks_of_many_frames_are_text_behind_the_first(page: Page, stub: StubServer) -> None:
-    stub.add("failed", error=error(frames(50_000)))
-    stub.outputs[stub.add("succeeded")] = [{"output_type": "error", **error(frames(5_000))} for _ in range(10)]
-    stub.add("failed", error=error("Cell In [3], line 1\n", *["    f(x)"] * 50_000))
-    stub.add("failed", error=error("Cell In [3], line 1\n----> 1 f(x)\n", "x\n" * 500_000, "File a.py:2\n"))
+    stub.add("failed", error=error(frames(9_000)))
+    stub.outputs[stub.add("succeeded")] = [{"output_type": "error", **error(frames(2_000))} for _ in range(10)]
+    stub.add("failed", error=error("Cell In [3], line 1\n", *["    f(x)"] * 20_000))
+    stub.add("failed", error=error("Cell In [3], line 1\n----> 1 f(x)\n", "x\n" * 50_000, "File a.py:2\n"))
     open_views(page, stub)
     first = page.locator(".zb").first
     expect(first.get_by_role("group", name="This cell, line 999, in f")).to_contain_text("f(x)")
@@ -120,3 +121,44 @@ def test_strings_of_a_source_end_with_their_line(page: Page, stub: StubServer) -
         SOURCES,
     )
     assert found == [list(each) for each in SOURCES]
+
+
+def names(count: int, end: str = "") -> list[dict[str, Any]]:
+    return [
+        {"name": f"v{n}{end}", "type": "int", "summary": "s" * 9_000, "sha256": "0" * 64, "size": 1}
+        for n in range(count)
+    ]
+
+
+def test_value_is_json_as_far_as_is_quick(page: Page, stub: StubServer) -> None:
+    value = list(range(50_000))
+    stub.add("succeeded", output=value)
+    open_views(page, stub)
+    shown = page.get_by_role("group", name="Value")
+    assert len(shown.text_content() or "") < 210_000
+    shown.get_by_role("button", name="Show all").click()
+    assert json.loads(shown.text_content() or "") == value
+    expect(shown).to_be_focused()
+
+
+def test_page_of_a_job_reads_what_is_large_once(page: Page, stub: StubServer) -> None:
+    open_job_page(page, stub, stub.add("succeeded", output=list(range(50_000))))
+    page.get_by_role("tab", name="Outputs").click()
+    expect(page.get_by_role("group", name="Value")).to_contain_text("Show all")
+    read = page.evaluate(
+        "() => new Promise((done) => { let read = 0; const { stringify } = JSON;"
+        " JSON.stringify = (value) => { const text = stringify(value); read += text?.length ?? 0; return text; };"
+        " feed.tell(); requestAnimationFrame(() => requestAnimationFrame(() => done(read))); })"
+    )
+    assert 0 < read < 1_000
+
+
+def open_job_page(page: Page, stub: StubServer, job: str) -> None:
+    page.goto(stub.url())
+    page.evaluate(
+        "async (id) => { const { jobPage } = await import('/view/console/jobpage.js');"
+        " views.forEach(({ dispose }) => dispose());"
+        " const main = document.querySelector('main'); main.replaceChildren();"
+        " window.feed = jobPage(main, { api: `${location.origin}/zbrain/api/`, id, jobUrl: () => '/', home: '/' }); }",
+        job,
+    )
