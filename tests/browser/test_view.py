@@ -773,6 +773,16 @@ def test_page_says_what_it_leaves_out_of_the_notebook(page: Page, stub: StubServ
     assert "The first output was too large for the notebook, and is kept with the job" in kept["text/html"]
 
 
+def test_page_saves_the_value_once_in_static_html(page: Page, stub: StubServer) -> None:
+    shown = stub.add("succeeded", output="the value")
+    stub.outputs[shown].append({**plot("the value"), "output_type": "execute_result"})
+    stub.add("succeeded", output="the value")
+    show(page, stub)
+    page.wait_for_function("views.every(({ feed }) => feed.loaded)")
+    saved = "import('/view/index.js').then(({ bundleOf }) => views.map(({ feed }) => bundleOf(feed)['text/html']))"
+    assert [html.count("the value") for html in page.evaluate(saved)] == [1, 1]
+
+
 def test_the_whole_log_can_be_copied_and_saved(page: Page, stub: StubServer) -> None:
     job = stub.add()
     stub.stored(job, *[f"\x1b[32mline\x1b[0m {i}" for i in range(3000)])

@@ -10,7 +10,7 @@ function put(el, props, kids) {
     else if (name === 'vars') for (const [key, each] of Object.entries(value)) el.style.setProperty(key, each);
     else el.setAttribute(name, value === true && !name.startsWith('aria-') ? '' : value);
   }
-  el.append(...kids.flat(3).filter((kid) => kid != null && kid !== false));
+  for (const kid of kids.flat(3)) if (kid != null && kid !== false) el.append(kid); // of arguments there may be too many
   return el;
 }
 export const h = (tag, props, ...kids) => put(document.createElement(tag), props, kids);
@@ -132,6 +132,32 @@ export const progressBar = (label, quiet) =>
     },
     h('i'),
   );
+
+/**
+ * Put what `make` makes of the items (a node, or some) into `box`: so many at first, and as many more each time that is
+ * asked for. Returns what belongs on the page.
+ */
+export function fillBy(most, box, items, make) {
+  let count = 0;
+  const show = () => {
+    box.append(...items.slice(count, count + most).flatMap((item, i) => make(item, count + i)));
+    count = Math.min(items.length, count + most);
+    const left = items.length - count;
+    more.hidden = !left;
+    more.textContent = `Show ${Math.min(most, left).toLocaleString('en')} of ${left.toLocaleString('en')} more`;
+  };
+  const more = button('', {
+    class: 'zb-btn-bare',
+    onclick: () => {
+      show();
+      if (!more.hidden) return;
+      box.tabIndex = -1; // the button that had the keyboard is gone
+      box.focus({ preventScroll: true });
+    },
+  });
+  show();
+  return [box, more];
+}
 
 /** Whether it is there now: a browser may refuse. */
 export async function toClipboard(text) {

@@ -1,8 +1,8 @@
 // What a job leaves: its value, variables, artifacts, and the reference by which code finds it again.
 import { ownHeaders } from './ask.js';
 import { bytes, copyButton, h, icon } from './elements.js';
-import { textOf } from './outputs.js';
-import { plainText, visibleName } from './text.js';
+import { valueText } from './outputs.js';
+import { fill, plainText, visibleName } from './text.js';
 
 const PICTURE = /\.(png|jpe?g|gif|webp)$/i;
 const TEXT = /\.(txt|log|md|csv|tsv|json|ya?ml|toml|py)$/i;
@@ -17,7 +17,7 @@ export const valueSection = (value) =>
     'div',
     { class: 'zb-sec' },
     h('div', { class: 'zb-h' }, 'Value'),
-    h('pre', { class: 'zb-value', tabindex: 0, role: 'group', 'aria-label': 'Value' }, plainText(textOf(value))),
+    fill(h('pre', { class: 'zb-value', tabindex: 0, role: 'group', 'aria-label': 'Value' }), valueText(value)),
   );
 
 export const keptSection = ({ title, variables, reference }) =>

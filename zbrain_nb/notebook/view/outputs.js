@@ -8,8 +8,10 @@ import { errorText } from './words.js';
 const MAX_SHOWN = 100; // at first, and so many more at a time
 const IMAGES = ['image/png', 'image/jpeg', 'image/gif', 'image/webp'];
 
-export const textOf = (value) =>
-  Array.isArray(value) ? value.join('') : typeof value === 'string' ? value : JSON.stringify(value, null, 2);
+/** What a job takes or gives: a text as it is, all else as JSON. */
+export const valueText = (value) => (typeof value === 'string' ? value : JSON.stringify(value, null, 2));
+/** What stands in an output: of texts there may be a list, a line each. */
+export const textOf = (value) => (Array.isArray(value) ? value.join('') : valueText(value));
 
 /** @param {object} [budget] that texts of the same pane share */
 export function renderPlainly(output, host, budget) {
@@ -80,7 +82,7 @@ export function outputsPane(label, title, read, renderOutput) {
     box.insertBefore(node, after ? after.nextElementSibling : box.firstChild);
     const before = { ...budget };
     const dispose = draw(output, host);
-    const took = { characters: before.characters - budget.characters, runs: before.runs - budget.runs };
+    const took = Object.fromEntries(Object.keys(budget).map((what) => [what, before[what] - budget[what]]));
     return { node, dispose, took };
   }
   function draw(output, host) {

@@ -1,6 +1,6 @@
 // With what a job runs: its code or command, its inputs, its environment. Folded, for it is long and seldom asked for.
 import { h } from './elements.js';
-import { plainText, python, visibleName } from './text.js';
+import { fill, newBudget, plainText, python, visibleName } from './text.js';
 import { notebookOf, tagsOf } from './words.js';
 
 const OF_CELLS = /^(cell|[0-9a-f]{64})$/; // by these a cell's variables travel, which the foot tells by their names
@@ -42,8 +42,9 @@ export function paramsOf({ job }) {
 }
 
 export function paramsSection(rows, open, ontoggle) {
+  const budget = newBudget();
   const value = ([, text, kind]) =>
-    kind ? h('pre', {}, kind === 'python' ? python(text) : text) : h('span', {}, text);
+    fill(h(kind ? 'pre' : 'span'), text, budget, kind === 'python' ? python : undefined);
   const el = h(
     'details',
     { class: 'zb-sec zb-params', open, ontoggle: () => ontoggle(el.open) },

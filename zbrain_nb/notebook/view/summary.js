@@ -1,7 +1,7 @@
 // What the notebook keeps of an ended job, made by the page: the kernel that would have done it (`bundle.py`, which
 // says the same) may have been restarted meanwhile. The HTML is for readers without this view: exports, GitHub.
 import { h, span } from './elements.js';
-import { textOf } from './outputs.js';
+import { textOf, valueText } from './outputs.js';
 import { plainText } from './text.js';
 import { inside, leftOutOf, usedOf } from './words.js';
 
@@ -44,6 +44,7 @@ function html({ id, name, state, cached, job, log, outputs, outputs_left_out: le
   const { ename = '', evalue = '', traceback = [] } = job.error ?? {};
   const word = cached ? 'Cached' : `${state[0].toUpperCase()}${state.slice(1)}`;
   const value = job.output;
+  const isShown = outputs.some(({ output_type: type }) => type === 'execute_result');
   const shown = [
     h(
       'p',
@@ -57,7 +58,7 @@ function html({ id, name, state, cached, job, log, outputs, outputs_left_out: le
     job.error && pre(traceback.join('\n') || `${ename}: ${evalue}`),
     leftOut > 0 && h('p', {}, leftOutOf({ leftOut })),
     outputs.map(({ data = {} }) => pictureOf(data)),
-    value != null && pre(typeof value === 'string' ? value : JSON.stringify(value, null, 2)),
+    value != null && !isShown && pre(valueText(value)),
     log.length > 0 && h('details', {}, h('summary', {}, 'Log'), pre(log.map(({ line }) => line).join('\n'))),
     h('p', {}, h('code', {}, `client.job("${id}")`)),
   ];

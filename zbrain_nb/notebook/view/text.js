@@ -8,21 +8,28 @@ const OTHER =
 const BIDI = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 const MAX_LINE = 4000;
 const MAX_LINE_RUNS = 200; // parts of a line in colours of their own, and hits in it
+const MAX_SAID = 1_000; // of what is a sentence, or the name of something
 const MAX_RUNS = 5_000; // such parts of a text: each is an element, and tens of thousands take a browser seconds
 const MAX_TEXT = 200_000; // characters that are shown without being asked for: so do millions of them
+const BREAK = 20; // characters that take a browser as long as a line break does
 const LEAST_TEXT = 2_000; // of a text that comes when others have used all that up
+const LEAST_LINE = 200;
+const MAX_LINES = 2_000; // in rows of their own, some elements each
 
 export const plainText = (text) =>
   text
     .replace(OTHER, '')
     .replace(/\x1b\[[0-9;:]*m/g, '')
     .replace(/\x1b/g, '');
-/** A name with its direction marks written out, so that it cannot pass for another. */
-export const visibleName = (text) =>
-  plainText(String(text)).replace(
+/** The beginning of a text that is too long for its place. */
+export const cut = (text) => (text.length > MAX_SAID ? `${text.slice(0, MAX_SAID)}\u2026` : text);
+/** A text with its direction marks written out, so that it cannot pass for another. */
+export const visible = (text) =>
+  plainText(text).replace(
     BIDI,
     (mark) => `\u27e8U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}\u27e9`,
   );
+export const visibleName = (text) => visible(cut(String(text)));
 
 const RESETS = { 22: [1, 2], 23: [3], 24: [4] };
 function style(on, codes) {
@@ -91,29 +98,48 @@ export function ansi(line, query = '', most = MAX_LINE, mostRuns = MAX_LINE_RUNS
     const names = on.map((code) => (typeof code === 'string' ? 'zb-ax' : `zb-a${code}`));
     return h('span', { class: names.join(' '), vars: rgb ? { '--a': rgb } : null }, kids);
   });
-  if (long)
-    nodes.push(
-      h('span', { class: 'zb-mute' }, ` \u2026 ${(line.length - most).toLocaleString('en')} more characters`),
-    );
-  return nodes;
+  return long ? [...nodes, moreThan(line, most)] : nodes;
 }
-/** What texts that stand together may take of the page, all in all, without being asked for; `fill` takes from it. */
-export const newBudget = () => ({ characters: MAX_TEXT, runs: MAX_RUNS });
+const moreThan = (text, most) =>
+  h('span', { class: 'zb-mute' }, ` \u2026 ${(text.length - most).toLocaleString('en')} more characters`);
 
-/** Put a text of many lines into `box` with its colours: all of it, a very long one when that is asked for. */
-export function fill(box, text, budget = newBudget()) {
+/** What texts that stand together may take of the page, all in all, without being asked for; what shows them takes from it. */
+export const newBudget = () => ({ characters: MAX_TEXT, runs: MAX_RUNS, lines: MAX_LINES });
+const spend = (budget, what, amount) => (budget[what] = Math.max(0, budget[what] - amount));
+const words = (text, most, mostRuns) => ansi(text, '', most, mostRuns);
+
+/** How many line breaks there are in a text, as far as it may be shown if it may cost `most`. */
+function breaksIn(text, most) {
+  let count = 0;
+  for (let at = text.indexOf('\n'); at >= 0 && at + count * BREAK < most; at = text.indexOf('\n', at + 1)) count += 1;
+  return count;
+}
+
+/** Put a text of many lines into `box`, as `draw` shows it: all of it, a very long one when that is asked for. */
+export function fill(box, text, budget = newBudget(), draw = words) {
   const most = Math.max(LEAST_TEXT, budget.characters);
   const all = () => {
-    fill(box, text, { characters: Infinity, runs: MAX_RUNS });
+    fill(box, text, { characters: Infinity, runs: MAX_RUNS }, draw);
     box.tabIndex = -1; // the button that had the keyboard is gone
     box.focus({ preventScroll: true });
   };
-  const nodes = ansi(text, '', most, budget.runs);
-  budget.characters = Math.max(0, budget.characters - text.length);
-  budget.runs = Math.max(0, budget.runs - nodes.length);
+  const breaks = breaksIn(text, most) * BREAK;
+  const shown = Math.min(text.length, most - breaks);
+  const nodes = draw(text, shown, budget.runs);
+  spend(budget, 'characters', shown + breaks);
+  spend(budget, 'runs', nodes.length);
   box.replaceChildren(h('span', {}, nodes));
-  if (text.length > most) box.append(' ', button('Show all', { onclick: all }));
+  if (text.length > shown) box.append(' ', button('Show all', { onclick: all }));
   return box;
+}
+/** Nodes of a line in a row of its own, as `draw` shows it: of each at least how it begins. */
+export function rowOf(line, budget, draw = words) {
+  const most = Math.max(LEAST_LINE, Math.min(MAX_LINE, budget.characters));
+  const nodes = draw(line, most, budget.runs);
+  spend(budget, 'characters', Math.min(line.length, most));
+  spend(budget, 'runs', nodes.length);
+  spend(budget, 'lines', 1);
+  return nodes;
 }
 function marked(text, start, hits, length) {
   const kids = [];
@@ -129,16 +155,21 @@ function marked(text, start, hits, length) {
   return kids;
 }
 
+// Strings end with their line, or the text, where nothing else ends them: a search that fails would begin anew in each.
 const PYTHON =
-  /(#[^\n]*)|("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(^%{1,2}.*$)|\b(for|in|import|from|as|def|class|return|if|elif|else|try|except|finally|with|raise|while|not|and|or|is|lambda|yield|async|await|None|True|False)\b|\b(\d[\d_.e-]*)\b/gm;
-export function python(source) {
+  /(#[^\n]*)|("""[^]*?(?:"""|(?![^]))|'''[^]*?(?:'''|(?![^]))|"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?)|(^%{1,2}.*$)|\b(for|in|import|from|as|def|class|return|if|elif|else|try|except|finally|with|raise|while|not|and|or|is|lambda|yield|async|await|None|True|False)\b|\b(\d[\d_.e-]*)\b/gm;
+
+/** Nodes of the first `most` characters of a source with its colours; behind `mostRuns` nodes without. */
+export function python(source, most, mostRuns) {
+  const shown = source.slice(0, most);
   const nodes = [];
   let at = 0;
-  for (const m of source.matchAll(PYTHON)) {
+  for (const m of shown.matchAll(PYTHON)) {
+    if (nodes.length >= mostRuns) break;
     const kind = m[1] ? 'zb-com' : m[2] ? 'zb-str' : m[3] ? 'zb-mag' : m[4] ? 'zb-k' : 'zb-n';
-    nodes.push(source.slice(at, m.index), h('span', { class: kind }, m[0]));
+    nodes.push(shown.slice(at, m.index), h('span', { class: kind }, m[0]));
     at = m.index + m[0].length;
   }
-  nodes.push(source.slice(at));
-  return nodes;
+  nodes.push(shown.slice(at));
+  return shown === source ? nodes : [...nodes, moreThan(source, most)];
 }

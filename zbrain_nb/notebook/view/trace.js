@@ -1,22 +1,22 @@
 // A traceback, of IPython or of plain Python, as frames: the cell's own lines open, those of libraries folded.
 import { h } from './elements.js';
-import { fill, plainText, python } from './text.js';
+import { cut, fill, newBudget, plainText, python, rowOf } from './text.js';
 
 const IPYTHON = /^ {0,2}(?:(Cell In ?\[\d+\])|File ([^"\s].*?))(?::|, line )(\d+)(?:, in (.+))?$/;
 const PLAIN = /^ {0,2}File "(.+)", line (\d+)(?:, in (.+))?$/;
 const CODE = /^(-+> ?| *)(\d+) ?(.*)$/;
 const INSTALLED = /(?:site|dist)-packages[\\/]([^\\/]+)/;
 const STANDARD = /lib[\\/]python[\d.]+[\\/]([^\\/]+)|<(frozen)/;
-const NOISE = /^\s*(?:-{20,}|\S+ +Traceback \(most recent call last\)|Traceback \(most recent call last\):)?\s*$/;
+const NOISE = /^(?:-{20,}|\S+ +Traceback \(most recent call last\)|Traceback \(most recent call last\):)?$/; // of what is trimmed
 
 /** The parts of a traceback, whatever a job has put in its place. */
 const partsOf = (error) => [error?.traceback ?? []].flat().map(String);
 
-/** What to show of `error`: blocks of `{text}`, `{frame}` or `{folded: [frame...]}`. */
-export function readTrace(error) {
+/** What to show of the lines of a traceback: blocks of `{text}`, `{frame}` or `{folded: [frame...]}`. */
+function readTrace(lines) {
   const blocks = [];
   let frame = null;
-  for (const line of partsOf(error).flatMap((part) => plainText(part).split('\n'))) {
+  for (const line of lines) {
     const head = IPYTHON.exec(line) ?? PLAIN.exec(line);
     const code = CODE.exec(line);
     if (head) {
@@ -42,74 +42,73 @@ export function readTrace(error) {
     else if (frame && /^ {4}/.test(line)) {
       const first = frame.lines.length === 0;
       frame.lines.push([first ? frame.at : '', line.slice(4)]);
-    } else if (!NOISE.test(line)) {
+    } else if (!NOISE.test(line.trim())) {
       frame = null;
       const last = blocks.at(-1);
       if (last?.text != null) last.text += `\n${line}`;
       else blocks.push({ text: line });
     } else if (!line.trim() && !frame?.plain) frame = null;
   }
-  // The last text repeats the exception, which stands above in full.
-  if (blocks.at(-1)?.text != null) blocks.pop();
   return blocks;
 }
 
-function frameBox(frame, failed) {
+function frameBox(frame, budget) {
   return h(
     'div',
-    { class: 'zb-frame', tabindex: 0, role: 'group', 'aria-label': frame.where },
-    h('p', {}, frame.where),
+    { class: 'zb-frame', tabindex: 0, role: 'group', 'aria-label': cut(frame.where) },
+    h('p', {}, rowOf(frame.where, budget)),
     frame.lines.map(([number, code]) => {
-      const here = failed && number === frame.at;
+      const here = number === frame.at;
       return h(
         'div',
         { 'aria-current': here ? 'true' : null },
         h('span', {}, here ? `\u25b8 ${number}` : number),
-        h('code', {}, python(code), here && h('span', { class: 'zb-vh' }, ' (the line that failed)')),
+        h('code', {}, rowOf(code, budget, python), here && h('span', { class: 'zb-vh' }, ' (the line that failed)')),
       );
     }),
   );
 }
-function foldedBox(frames) {
+function foldedBox(frames, budget) {
   const names = [...new Set(frames.map((frame) => frame.of))];
   const shown = names.length > 3 ? `${names.slice(0, 3).join(', ')} and others` : names.join(', ');
   const title = `${frames.length === 1 ? '1 frame' : `${frames.length} frames`} in ${shown}`;
   return h(
     'details',
     {},
-    h('summary', {}, title),
-    frames.map((frame) => frameBox(frame, true)),
+    h('summary', {}, cut(title)),
+    frames.map((frame) => frameBox(frame, budget)),
   );
 }
 
 /** The section of a failed job: what was raised, why in words, and where. */
-export function failureSection({ text, reason, error }, budget) {
-  const blocks = readTrace(error ?? {});
-  const raw = partsOf(error).join('\n');
-  const known = blocks.some((block) => block.frame || block.folded);
+export function failureSection({ text, reason, error }, budget = newBudget()) {
   return h(
     'div',
     { class: 'zb-sec' },
-    h('p', { class: 'zb-exc' }, text),
+    fill(h('p', { class: 'zb-exc' }), text, budget),
     reason && h('p', { class: 'zb-why' }, reason),
-    known
-      ? h(
-          'div',
-          { class: 'zb-trace' },
-          blocks.map((block) =>
-            block.frame
-              ? frameBox(block.frame, true)
-              : block.folded
-                ? foldedBox(block.folded)
-                : h('p', { class: 'zb-raw' }, block.text),
-          ),
-        )
-      : plainText(raw).trim() && plainText(raw).trim() !== text
-        ? h(
-            'div',
-            { class: 'zb-frame', tabindex: 0, role: 'group', 'aria-label': 'Traceback' },
-            fill(h('p', { class: 'zb-raw' }), raw, budget),
-          )
-        : null,
+    traceBox(error, text, budget),
   );
+}
+function traceBox(error, text, budget) {
+  const parts = partsOf(error);
+  const lines = parts.flatMap((part) => plainText(part).split('\n'));
+  const rows = lines.splice(0, budget.lines);
+  const blocks = readTrace(rows);
+  const raw = (source) => fill(h('p', { class: 'zb-raw' }), source, budget);
+  if (blocks.some((block) => block.frame || block.folded)) {
+    // The last text repeats the exception, which stands above in full.
+    if (!lines.length && blocks.at(-1).text != null) blocks.pop();
+    return h(
+      'div',
+      { class: 'zb-trace' },
+      blocks.map((block) =>
+        block.frame ? frameBox(block.frame, budget) : block.folded ? foldedBox(block.folded, budget) : raw(block.text),
+      ),
+      lines.length > 0 && raw(lines.join('\n')),
+    );
+  }
+  const plain = [...rows, ...lines].join('\n').trim();
+  if (!plain || plain === text) return null;
+  return h('div', { class: 'zb-frame', tabindex: 0, role: 'group', 'aria-label': 'Traceback' }, raw(parts.join('\n')));
 }

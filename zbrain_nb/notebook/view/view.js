@@ -239,9 +239,9 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       const data = part.data(feed);
       const key = data ? JSON.stringify([faceOf(feed), data]) : null;
       if (key === part.key) continue;
-      part.key = key;
       const held = part.slot.contains(document.activeElement);
       part.slot.replaceChildren(...(data ? [part.make(data)] : []));
+      part.key = key;
       if (held) (toFocus(part.slot) ?? toFocus(head))?.focus({ preventScroll: true });
     }
     body.setAttribute('aria-label', `Details of ${name()}`);

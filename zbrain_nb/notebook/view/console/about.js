@@ -1,6 +1,6 @@
 // What stands beside a job on its page: times, where it comes from, what it asks for, its inputs and environment.
 import { clock, copyButton, h, memorySize, plural, span, timeOfDay } from '../elements.js';
-import { textOf } from '../outputs.js';
+import { valueText } from '../outputs.js';
 import { visibleName } from '../text.js';
 import { notebookOf, tagsOf, usedOf } from '../words.js';
 
@@ -68,8 +68,8 @@ export function aboutJob(feed, jobUrl) {
 }
 
 function parametersOf(input) {
-  if (input == null || typeof input !== 'object') return input == null ? [] : [['value', textOf(input)]];
-  return Object.entries(input).map(([name, value]) => [visibleName(name), visibleName(textOf(value)).slice(0, 500)]);
+  if (input == null || typeof input !== 'object') return input == null ? [] : [['value', valueText(input)]];
+  return Object.entries(input).map(([name, value]) => [visibleName(name), visibleName(valueText(value)).slice(0, 500)]);
 }
 
 function section(title, facts) {

@@ -1,23 +1,25 @@
 // What a job runs, to be read: the cell with its line numbers, the words of a command, or which function.
-import { copyButton, h } from '../elements.js';
-import { python, visibleName } from '../text.js';
+import { copyButton, fillBy, h } from '../elements.js';
+import { newBudget, python, rowOf, visible } from '../text.js';
 
-const MAX_LINES = 20_000;
+const MOST_ROWS = 1_000; // at first, and so many more at a time
 
 export function codeSection(spec) {
   const { code, cmd } = spec;
-  if (code != null) {
-    const lines = code.split('\n').slice(0, MAX_LINES);
-    return section('The cell', code, lines.map((line, i) => numbered(i + 1, python(visibleName(line)))));
-  }
-  if (cmd) return section('The command, word by word', cmd.join(' '), cmd.map((word, i) => numbered(i, visibleName(word))));
+  if (code != null) return section('The cell', code, code.split('\n'), 1, python);
+  if (cmd) return section('The command, word by word', cmd.join(' '), cmd, 0);
   return h('div', { class: 'zb-sec' }, h('p', { class: 'zb-mute' }, 'A function, shipped as a pickle; the console does not open it.'));
 }
-const section = (title, text, rows) =>
-  h(
+function section(title, text, rows, first, draw) {
+  let budget;
+  const numbered = (row, i) => {
+    if (i % MOST_ROWS === 0) budget = newBudget();
+    return h('div', {}, h('i', {}, first + i), h('code', {}, rowOf(visible(row), budget, draw)));
+  };
+  return h(
     'div',
     { class: 'zb-sec' },
     h('div', { class: 'zb-h zb-codehead' }, title, copyButton(text, 'Copy', 'copy')),
-    h('div', { class: 'zb-src', tabindex: 0, role: 'group', 'aria-label': title }, rows),
+    fillBy(MOST_ROWS, h('div', { class: 'zb-src', tabindex: 0, role: 'group', 'aria-label': title }), rows, numbered),
   );
-const numbered = (number, kids) => h('div', {}, h('i', {}, number), h('code', {}, kids));
+}

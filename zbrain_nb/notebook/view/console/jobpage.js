@@ -17,6 +17,11 @@ import { sandboxed } from './sandbox.js';
 
 const LOOK_MS = 3000; // who waits for the job comes and goes without an event
 
+/** Whether it says something else than `before`. What is the very same is not looked at: it may be megabytes. */
+const isOther = (before, now) =>
+  before?.length !== now.length ||
+  now.some((each, i) => each !== before[i] && JSON.stringify(each) !== JSON.stringify(before[i]));
+
 export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const feed = new ServerFeed(api, { id, name: '\u2026' }).start();
   const panelId = newId('panel');
@@ -89,7 +94,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     { key: 'code', name: 'Code', when: () => feed.loaded, make: () => codeSection(feed.job.spec) },
   ];
   let liveKey = null;
-  let panelKey = null;
+  let panelSeen = null;
   let tabsKey = null;
 
   const name = () => visibleName(feed.job.name);
@@ -261,11 +266,9 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       liveBox.replaceChildren(...live.map(({ el }) => el));
     }
     const { error, output, variables, artifacts } = feed.job;
-    const now = make && JSON.stringify([key, error, output, variables, artifacts, feed.connection, history, feed.loaded]);
-    if (now !== panelKey) {
-      panelKey = now;
-      madeBox.replaceChildren(...[make?.()].flat(2).filter(Boolean));
-    }
+    const now = [key, error, output, variables, artifacts, feed.connection, history, feed.loaded];
+    if (isOther(panelSeen, now)) madeBox.replaceChildren(...[make?.()].flat(2).filter(Boolean));
+    panelSeen = now;
     for (const each of live) each.sync();
   }
 
@@ -359,7 +362,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   }
 
   // ---- when
-  let asideKey = null;
+  let aboutSeen = null;
   function refresh() {
     frame = 0;
     if (press.on) return;
@@ -386,14 +389,14 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     refreshTabs();
     refreshPanel();
     refreshParents();
-    const { progress, ...rest } = job;
-    const about = JSON.stringify([rest, feed.loaded]);
-    if (about !== asideKey) {
-      asideKey = about;
+    const { progress, event_seq: seq, ...rest } = job;
+    const about = [feed.loaded, ...Object.values(rest)];
+    if (isOther(aboutSeen, about)) {
       const top = aside.scrollTop;
       aside.replaceChildren(...aboutJob(feed, jobUrl));
       aside.scrollTop = top;
     }
+    aboutSeen = about;
     void readHistory();
   }
   const schedule = () => {

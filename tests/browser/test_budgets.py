@@ -1,0 +1,164 @@
+"""Texts of jobs that are too much for a page: so much is shown that it stays quick, the rest when asked for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.stub import StubServer, utc
+
+pytestmark = pytest.mark.browser
+
+ENOUGH = 15_000  # elements of a page
+LITERAL = f"data = [{', '.join(map(str, range(100_000)))}]"  # as a cell may hold it, in one line
+
+
+def error(*traceback: str, evalue: str = "no") -> dict[str, Any]:
+    return {"ename": "ValueError", "evalue": evalue, "traceback": [*traceback, f"ValueError: {evalue}"]}
+
+
+def frames(count: int) -> str:
+    return "".join(f"Cell In [3], line {n}, in f\n----> {n} f(x)\n" for n in range(count))
+
+
+def open_views(page: Page, stub: StubServer) -> None:
+    page.goto(stub.url())
+    page.wait_for_function("window.views?.every(({ feed }) => feed.loaded)")
+
+
+def elements(page: Page) -> int:
+    return int(page.evaluate("document.querySelectorAll('*').length"))
+
+
+def test_traceback_with_a_long_line_costs_no_part_of_the_view(page: Page, stub: StubServer) -> None:
+    job = stub.add("running")
+    stub.stored(job, "a line of its log")
+    open_views(page, stub)
+    trace = f"Cell In [3], line 2\n      1 {LITERAL}\n----> 2 raise ValueError('no')\n"
+    stub.emit("job_failed", job, {"state": "failed", "finished_at": utc(), "error": error(trace)})
+    for reload in (False, True):
+        if reload:
+            open_views(page, stub)
+        frame = page.get_by_role("group", name="This cell, line 2")
+        expect(frame.locator("[aria-current]")).to_contain_text("raise ValueError('no')")
+        expect(frame).to_contain_text(f"{len(LITERAL) - 4000:,} more characters")
+        expect(page.locator(".zb-exc")).to_have_text("ValueError: no")
+        expect(page.locator(".zb-ln")).to_have_text("a line of its log")
+        expect(page.locator(".zb-foot")).to_contain_text("Ran")
+
+
+def test_tracebacks_of_many_frames_are_text_behind_the_first(page: Page, stub: StubServer) -> None:
+    stub.add("failed", error=error(frames(9_000)))
+    stub.outputs[stub.add("succeeded")] = [{"output_type": "error", **error(frames(2_000))} for _ in range(10)]
+    stub.add("failed", error=error("Cell In [3], line 1\n", *["    f(x)"] * 20_000))
+    stub.add("failed", error=error("Cell In [3], line 1\n----> 1 f(x)\n", "x\n" * 50_000, "File a.py:2\n"))
+    open_views(page, stub)
+    first = page.locator(".zb").first
+    expect(first.get_by_role("group", name="This cell, line 999, in f")).to_contain_text("f(x)")
+    expect(first.locator(".zb-trace > :last-child")).to_contain_text("Cell In [3], line 1000, in f")
+    expect(first.get_by_role("button", name="Show all")).to_have_count(1)
+    expect(page.locator(".zb-output")).to_have_count(10)
+    expect(page.locator(".zb-output").last).to_contain_text("Cell In [3], line 0, in f")
+    assert elements(page) < 3 * ENOUGH
+    assert page.evaluate("document.body.innerText.length") < 1_500_000
+
+
+def test_source_of_many_words_is_coloured_as_far_as_is_quick(page: Page, stub: StubServer) -> None:
+    stub.add("succeeded", spec={"code": LITERAL})
+    open_views(page, stub)
+    page.get_by_text("Parameters and environment").click()
+    code = page.locator(".zb-params pre").first
+    expect(code).to_contain_text("data = [0, 1, 2")
+    assert elements(page) < ENOUGH
+    code.get_by_role("button", name="Show all").click()
+    expect(code).to_have_text(LITERAL)
+    assert elements(page) < ENOUGH
+
+
+def test_code_on_the_console_comes_by_lines(page: Page, stub: StubServer) -> None:
+    stub.add("succeeded")
+    open_views(page, stub)
+    code = "\n".join([LITERAL, *["x = 1  # one"] * 2_500])
+    page.evaluate(
+        "async (code) => { const { codeSection } = await import('/view/console/code.js');"
+        " document.querySelector('.zb').replaceChildren(codeSection({ code })); }",
+        code,
+    )
+    lines = page.locator(".zb-src > div")
+    expect(lines).to_have_count(1_000)
+    expect(lines.first).to_contain_text("more characters")
+    expect(lines.last).to_have_text("1000x = 1  # one")
+    assert elements(page) < ENOUGH
+    more = page.get_by_role("button", name="Show")
+    expect(more).to_have_text("Show 1,000 of 1,501 more")
+    more.press("Enter")
+    more.press("Enter")
+    expect(lines).to_have_count(2_501)
+    expect(lines.last).to_have_text("2501x = 1  # one")
+    expect(more).to_be_hidden()
+    expect(page.get_by_role("group", name="The cell")).to_be_focused()
+
+
+SOURCES = [
+    ('"' + '\\"' * 2_000, ['"' + '\\"' * 2_000]),  # its end was looked for anew from each quote
+    ("it's\nit's", ["'s", "'s"]),
+    ('a = """one\n"two" \'\n""" + "b\\"c" + \'\'', ['"""one\n"two" \'\n"""', '"b\\"c"', "''"]),
+    ("'''no end\n\\", ["'''no end\n\\"]),
+    ("'a\\\nb'", ["'a", "'"]),
+]
+
+
+def test_strings_of_a_source_end_with_their_line(page: Page, stub: StubServer) -> None:
+    page.goto(stub.url())
+    found = page.evaluate(
+        "async (sources) => { const { python } = await import('/view/text.js');"
+        " const seen = sources.map(([source]) => python(source, Infinity, Infinity));"
+        " return seen.map((nodes) => [nodes.map((node) => node.textContent ?? node).join(''),"
+        " nodes.filter((node) => node.className === 'zb-str').map((node) => node.textContent)]); }",
+        SOURCES,
+    )
+    assert found == [list(each) for each in SOURCES]
+
+
+def names(count: int, end: str = "") -> list[dict[str, Any]]:
+    return [
+        {"name": f"v{n}{end}", "type": "int", "summary": "s" * 9_000, "sha256": "0" * 64, "size": 1}
+        for n in range(count)
+    ]
+
+
+def test_value_is_json_as_far_as_is_quick(page: Page, stub: StubServer) -> None:
+    value = list(range(50_000))
+    stub.add("succeeded", output=value)
+    open_views(page, stub)
+    shown = page.get_by_role("group", name="Value")
+    assert len(shown.text_content() or "") < 210_000
+    shown.get_by_role("button", name="Show all").click()
+    assert json.loads(shown.text_content() or "") == value
+    expect(shown).to_be_focused()
+
+
+def test_page_of_a_job_reads_what_is_large_once(page: Page, stub: StubServer) -> None:
+    open_job_page(page, stub, stub.add("succeeded", output=list(range(50_000))))
+    page.get_by_role("tab", name="Outputs").click()
+    expect(page.get_by_role("group", name="Value")).to_contain_text("Show all")
+    read = page.evaluate(
+        "() => new Promise((done) => { let read = 0; const { stringify } = JSON;"
+        " JSON.stringify = (value) => { const text = stringify(value); read += text?.length ?? 0; return text; };"
+        " feed.tell(); requestAnimationFrame(() => requestAnimationFrame(() => done(read))); })"
+    )
+    assert 0 < read < 1_000
+
+
+def open_job_page(page: Page, stub: StubServer, job: str) -> None:
+    page.goto(stub.url())
+    page.evaluate(
+        "async (id) => { const { jobPage } = await import('/view/console/jobpage.js');"
+        " views.forEach(({ dispose }) => dispose());"
+        " const main = document.querySelector('main'); main.replaceChildren();"
+        " window.feed = jobPage(main, { api: `${location.origin}/zbrain/api/`, id, jobUrl: () => '/', home: '/' }); }",
+        job,
+    )
