@@ -107,10 +107,11 @@ class NotebookRuns:
         found = self._tagged(PRINT_TAG, print_)
         return next((handle for handle in reversed(found) if not handle.done()), None)
 
-    def earlier(self, cell: str | None) -> list[JobHandle]:
+    def earlier(self, cell: str | None) -> JobGroup:
         """Return the active jobs of the same cell, oldest first."""
         found = [] if cell is None else self._tagged(CELL_TAG, cell)
-        return [handle for handle in JobGroup(self._client, found).refresh() if not handle.job.state.ended]
+        seen = JobGroup(self._client, found).refresh()
+        return JobGroup(self._client, [handle for handle in seen if not handle.job.state.ended])
 
     def _tagged(self, tag: str, value: str) -> list[JobHandle]:
         return [handle for handle in self.all() if handle.job.spec.tags.get(tag) == value]
