@@ -2,6 +2,7 @@
 // again, by whomever, stands in the place of what it repeats.
 import { failedAct, serverAt } from './ask.js';
 import { Connection, Unknown, unknownIfMissing } from './connection.js';
+import { EarlierRuns } from './earlier.js';
 import { ENDED } from './feed.js';
 import { ManyActs, countThere } from './many.js';
 
@@ -9,6 +10,7 @@ const PAGE = 1000; // jobs asked for at once
 const GROUP_TAG = 'zbrain.group';
 const NOT_DONE = {
   cancel: 'The runs were not canceled',
+  cancel_earlier: 'The earlier runs were not canceled',
   detach: 'Nobody was detached',
   retry: 'The runs were not tried again',
 };
@@ -31,6 +33,7 @@ export class GroupFeed {
   constructor(server, saved) {
     this.#server = serverAt(server);
     this.#acts = new ManyActs(this.#server);
+    this.earlier = new EarlierRuns(this.#server, saved.earlier);
     this.name = saved.name;
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
@@ -44,7 +47,8 @@ export class GroupFeed {
     this.problem = null;
     this.acting = null;
     this.#connection = new Connection(this, this.#server, {
-      topic: () => `orgs/${this.org}`,
+      topic: () => [`orgs/${this.org}`, ...this.earlier.topics].join(','),
+      isOver: () => this.ended && !this.earlier.active.length,
       load: (current) => this.#load(current),
       take: (event) => this.#take(event),
       look: async () => this.#tag != null && (await this.#readTagged(1)).jobs[0]?.id !== this.#newest,
@@ -102,7 +106,8 @@ export class GroupFeed {
       this.tell();
     };
     try {
-      this.problem = await (verb === 'detach' ? this.#letGo(waits) : this.#change(verb, jobs, waits));
+      const apart = { cancel_earlier: () => this.#cancelEarlier(waits), detach: () => this.#letGo(waits) }[verb];
+      this.problem = await (apart ? apart() : this.#change(verb, jobs, waits));
       if (verb === 'retry') void this.#connection.connect();
     } catch (error) {
       const failed = failedAct(error, NOT_DONE[verb]);
@@ -139,6 +144,11 @@ export class GroupFeed {
     return told.filter(Boolean).join(' ') || null;
   }
 
+  async #cancelEarlier(waits) {
+    await this.earlier.cancel(waits);
+    return null;
+  }
+
   async #letGo(waits) {
     for (const id of await this.#waitedFor()) await this.#server.ask(`jobs/${id}/detach`, { method: 'POST', waits });
     return null;
@@ -173,7 +183,9 @@ export class GroupFeed {
     }
     if (!known.length) throw new Unknown();
     const again = await this.#readRepeats(known);
+    const earlier = await this.earlier.read(known[0]);
     if (!current()) return null;
+    this.earlier.jobs = earlier;
     this.missing = new Set(ids);
     for (const job of known) {
       this.missing.delete(job.id);
@@ -217,7 +229,9 @@ export class GroupFeed {
     this.#places.delete(job.retry_of);
   }
 
-  #take({ kind, seq, job_id: id, data }) {
+  #take(event) {
+    const { kind, seq, job_id: id, data } = event;
+    this.earlier.take(event);
     if (kind === 'job_submitted' && data.retry_of) return this.#replace({ ...data, id, event_seq: seq });
     const job = this.jobs[this.#places.get(id)];
     if (!job || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
