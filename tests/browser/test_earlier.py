@@ -94,6 +94,7 @@ def test_group_offers_to_cancel_the_earlier_runs_of_its_cell_and_says_what_came_
     old, strange = [add(stub), add(stub)], add(stub, cell="another cell")
     ids = show_group(page, stub, ["running", "pending"], [*old, strange])
     expect(said(page)).to_contain_text("2 earlier runs of this cell are still running.")
+    expect(said(page)).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")  # as of any notice
     stub.answer_posts = False
     page.get_by_role("button", name="Cancel the 2 earlier").click()
     expect(page.get_by_role("note")).to_have_text("The earlier runs were not canceled: The stub says 409.")
