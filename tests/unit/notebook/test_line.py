@@ -146,6 +146,20 @@ def test_attach_finds_a_group_again(pad: Notebook) -> None:
     assert pad.shell.user_ns["_zb"].results() == [2, 4, 6]
 
 
+def test_attach_finds_the_earlier_runs_of_a_changed_cell_again(pad: Notebook, tmp_path: Path) -> None:
+    code = waits_for(tmp_path / "gate")
+    grids = [pad.cell("g", f"--no-wait --quiet --grid a={values}", code, JobGroup) for values in ("1,2", "3,4")]
+    jobs = [pad.cell("j", "--no-wait --quiet --job one", f"{code}\n{number}") for number in range(2)]
+    pad.restart()
+    pad.line("attach")
+    assert pad.shell.user_ns["one"].earlier.ids == [jobs[0].id]
+    again = pad.cell("g", "--no-wait --quiet --grid a=3,4", code, JobGroup)
+    assert (again.ids, again.earlier.ids) == (grids[1].ids, grids[0].ids)
+    (tmp_path / "gate").touch()
+    for shown in (*grids, *jobs):
+        shown.wait(60)
+
+
 def test_same_grid_attaches_to_its_active_runs(
     pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
