@@ -76,3 +76,67 @@ def test_all_earlier_runs_of_the_cell_are_counted_and_canceled_and_no_others(pag
     expect(said(page)).to_have_text("119 earlier runs of this cell were canceled.")
     assert {stub.jobs[job_id]["state"] for job_id in mine[1:]} == {"canceled"}
     assert [stub.jobs[job_id]["state"] for job_id in (ended, *strange)] == ["succeeded", "running", "running"]
+
+
+def show_group(page: Page, stub: StubServer, states: list[str], earlier: list[str], theme: str = "light") -> list[str]:
+    """Show a group whose bundle names others as earlier ones of its cell."""
+    tags = {"zbrain.group": "g", "zbrain.cell": "a cell"}
+    ids = stub.add_group(states, org_id="default", spec={"tags": tags})
+    assert stub.group is not None
+    stub.group["earlier"] = earlier
+    page.goto(stub.url(theme=theme))
+    return ids
+
+
+def test_group_offers_to_cancel_the_earlier_runs_of_its_cell_and_says_what_came_of_it(
+    page: Page, stub: StubServer
+) -> None:
+    old, strange = [add(stub), add(stub)], add(stub, cell="another cell")
+    ids = show_group(page, stub, ["running", "pending"], [*old, strange])
+    expect(said(page)).to_contain_text("2 earlier runs of this cell are still running.")
+    expect(said(page)).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")  # as of any notice
+    stub.answer_posts = False
+    page.get_by_role("button", name="Cancel the 2 earlier").click()
+    expect(page.get_by_role("note")).to_have_text("The earlier runs were not canceled: The stub says 409.")
+    stub.answer_posts = True
+    page.get_by_role("button", name="Cancel the 2 earlier").focus()
+    page.keyboard.press("Enter")
+    expect(said(page)).to_have_text("2 earlier runs of this cell were canceled.")
+    expect(page.get_by_role("status").first).to_have_text("2 earlier runs of this cell were canceled.")
+    expect(page.locator(".zb-head button:focus")).to_have_count(1)
+    assert [stub.jobs[job]["state"] for job in (*old, strange, *ids)] == ["canceled"] * 2 + ["running"] * 2 + [
+        "pending"
+    ]
+
+
+def test_earlier_runs_are_followed_and_kept_in_the_notebook_when_the_group_has_ended(
+    page: Page, stub: StubServer
+) -> None:
+    old = [add(stub) for _ in range(2)]
+    stub.jobs[old[0]]["org_id"] = "another"
+    ids = show_group(page, stub, ["running"], old)
+    end(stub, ids[0])
+    expect(page.locator(".zb-word").first).to_have_text("Succeeded")
+    end(stub, old[0])
+    expect(said(page)).to_contain_text("An earlier run of this cell is still running.")
+    kept = page.evaluate("import('/view/index.js').then(({ groupBundleOf }) => groupBundleOf(views[0].feed))")
+    assert kept["application/vnd.zbrain.group+json"]["earlier"] == old
+    end(stub, old[1])
+    expect(said(page)).to_have_count(0)
+    assert stub.closed.get(timeout=10)  # nothing is left to be followed
+
+
+def test_notebook_keeps_what_the_server_cannot_tell_of_an_ended_job_and_of_its_repeat(
+    page: Page, stub: StubServer
+) -> None:
+    old = add(stub)
+    show(page, stub, [old])
+    page.evaluate("views[0].feed.shipped = 'rate 21 bytes'")
+    told = {"shipped": "rate 21 bytes", "earlier": [old]}
+    end(stub, list(stub.jobs)[-1], "failed")
+    page.get_by_role("button", name="Retry").wait_for()
+    kept = page.evaluate("import('/view/index.js').then(({ bundleOf }) => bundleOf(views[0].feed))")
+    assert kept["application/vnd.zbrain.job+json"].items() >= told.items()
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator(".zb-word")).to_have_text("Pending")
+    assert page.evaluate("views[0].feed.saved").items() >= told.items()

@@ -43,8 +43,6 @@ class JobHandle(Viewed):
         self._watch: asyncio.Task[Job] | None = None
         #: The variables that went along with the job and their sizes, in words; the view says them.
         self.shipped = ""
-        #: Jobs of the same cell that went on when this one was submitted, oldest first; the view offers to cancel them.
-        self.earlier: list[JobHandle] = []
         #: Called before `result` and `wait` return; the magic binds ``--out`` names here.
         self.before_return: list[Callable[[], None]] = []
         #: Called with the new handle by `repeated_by`; the magic moves ``--out`` names to it.
@@ -199,7 +197,7 @@ class JobHandle(Viewed):
         """Return the handle of a job that repeats this one; what hangs on this one goes over to it, once."""
         if job.id not in self.repeats:
             again = self.repeats[job.id] = JobHandle(self._client, job)
-            again.shipped = self.shipped
+            again.shipped, again.earlier = self.shipped, self.earlier
             for call in self.after_retry:
                 call(again)
         return self.repeats[job.id]

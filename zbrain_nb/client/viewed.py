@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from zbrain_nb.model.errors import ZBrainError
+
+if TYPE_CHECKING:
+    from zbrain_nb.client.group import JobGroup
 
 
 class Presenter(Protocol):
@@ -30,9 +33,13 @@ class Viewed:
     ----------
     presenter : Presenter or None
         Of this class; None where there is no notebook.
+    earlier : JobGroup or None
+        The jobs of the same cell that went on when this was submitted, oldest first; None if no cell submitted it. The
+        view offers to cancel them.
     """
 
     presenter: ClassVar[Presenter | None] = None
+    earlier: JobGroup | None = None
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         if self.presenter is None:

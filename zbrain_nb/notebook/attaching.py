@@ -26,6 +26,7 @@ def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any])
     if not handles:
         sys.stdout.write("zbrain: this notebook has no jobs.\n")
     for handle in handles:
+        handle.earlier = runs.earlier_than(handle)
         if (group_id := handle.job.spec.tags.get(GROUP_TAG)) is not None:
             _attach_group(handle, group_id, namespace)
             continue
@@ -44,6 +45,7 @@ def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any])
 
 def _attach_group(one: JobHandle, group_id: str, namespace: dict[str, Any]) -> None:
     group = find_group(one.client, group_id)
+    group.earlier = one.earlier
     variable = one.job.spec.tags.get(VARIABLE_TAG)
     if variable:
         namespace.setdefault(variable, group)

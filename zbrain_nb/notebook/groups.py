@@ -14,7 +14,7 @@ from IPython.display import publish_display_data
 from zbrain_nb.client.group import JobGroup, parameters
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.job import Job, JobState
-from zbrain_nb.notebook.presenting import WIDGET_TYPE, is_kernel, widget_part
+from zbrain_nb.notebook.presenting import WIDGET_TYPE, earlier_ids, is_kernel, widget_part
 from zbrain_nb.notebook.reporting import report_failure
 from zbrain_nb.notebook.widget import ViewWidget
 
@@ -79,6 +79,7 @@ def _saved(group: JobGroup) -> dict[str, Any]:
         "name": group.name,
         "org": jobs[0].org_id if jobs else "",
         "runs": [_run(job) for job in jobs],
+        "earlier": earlier_ids(group),
     }
 
 

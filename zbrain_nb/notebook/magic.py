@@ -196,8 +196,11 @@ class ZBrainMagics(Magics):
         """
         tags = self._tags(options) | {GROUP_TAG: uuid.uuid4().hex}
         tags[PRINT_TAG] = self._print_of(spec, shipment, tags, repr(options.grid), options.max_parallel)
-        if (same := self._active(tags, options)[0]) is not None:
-            return find_group(self.client, same.job.spec.tags[GROUP_TAG])
+        same, earlier = self._active(tags, options)
+        if same is not None:
+            group = find_group(self.client, same.job.spec.tags[GROUP_TAG])
+            group.earlier = earlier
+            return group
         digest, apart = self.client.call(self.client.asynchronous.put_parcel, shipment.parcel)
         more = {"inputs": {"cell": digest, **apart}, **parallel_fields(options.max_parallel, "grid")}
         specs = [
@@ -210,8 +213,9 @@ class ZBrainMagics(Magics):
             for place, values in enumerate(combinations(options.grid))
         ]
         group = self.client.submit_many(specs)
+        group.earlier = earlier
         for handle in group:
-            handle.shipped = shipment.said
+            handle.shipped, handle.earlier = shipment.said, earlier
             self.desk.runs.add(handle)
         return group
 
@@ -238,6 +242,7 @@ class ZBrainMagics(Magics):
             imported = imports_of(parse_cell(self.shell, spec.code)) if shipment and spec.code else ()
             spec = msgspec.structs.replace(spec, cache_key=cache_key(spec, shipment, imported))
             if (cached := self._cached(spec, options)) is not None:
+                cached.earlier = earlier
                 return cached
         spec = msgspec.structs.replace(spec, tags=tags)
         if shipment is not None:
@@ -269,25 +274,24 @@ class ZBrainMagics(Magics):
         fingerprint = shipment.fingerprint if shipment else ""
         return print_of(tags[NOTEBOOK_TAG], tags.get(CELL_TAG, ""), said, fingerprint, *map(str, more))
 
-    def _active(self, tags: dict[str, str], options: CellOptions) -> tuple[JobHandle | None, list[JobHandle]]:
-        """Return an active job that does the very same, or else all others of the cell that are active; say so."""
+    def _active(self, tags: dict[str, str], options: CellOptions) -> tuple[JobHandle | None, JobGroup | None]:
+        """Return an active job that does the very same, and the earlier ones of the cell that are active; say so."""
         if options.new:
-            return None, []
+            return None, None
         runs = self.desk.runs
         if (same := runs.same(tags[PRINT_TAG])) is not None:
             sys.stdout.write(f"zbrain: attached to {printable(same.name)}, which runs already (--new: another).\n")
             tag = NOTIFY_GROUP_TAG if options.grid else NOTIFY_TAG
             if options.notify_after is not None and tags[tag] != same.job.spec.tags.get(tag):
                 sys.stdout.write("zbrain: --notify-after is as it was when the job was submitted.\n")
-            return same, []
+            return same, same.earlier
         earlier = runs.earlier(tags.get(CELL_TAG))
-        if earlier:
-            *more, old = earlier
-            still = f"an earlier {printable(old.name)} of this cell is still {old.job.state}"
-            if more:
-                still = f"{len(earlier):,} earlier jobs of this cell are still active"
-            ends = f"`%zbrain cancel {old.id[:ID_CHARS]}` ends {'the newest' if more else 'it'}"
-            sys.stdout.write(f"zbrain: {still}; {ends}.\n")
+        if len(earlier) == 1:
+            still = f"an earlier {printable(earlier.name)} of this cell is still {earlier[0].job.state}"
+            sys.stdout.write(f"zbrain: {still}; `%zbrain cancel {earlier[0].id[:ID_CHARS]}` ends it.\n")
+        elif earlier:
+            still = f"{len(earlier):,} earlier jobs of this cell are still active"
+            sys.stdout.write(f"zbrain: {still}; `_zb.earlier.cancel()` ends them.\n")
         return None, earlier
 
     def _job_id(self, text: str) -> str:

@@ -17,6 +17,7 @@ from IPython.display import publish_display_data
 
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import printable
+from zbrain_nb.client.viewed import Viewed
 from zbrain_nb.notebook.bundle import MIME_TYPE, mime_bundle, snapshot
 from zbrain_nb.notebook.reporting import report_failure
 from zbrain_nb.notebook.widget import ViewWidget
@@ -39,9 +40,7 @@ class NotebookPresenter:
         ended = job.state.ended
         log, outputs = (tail(handle), handle.outputs) if ended else ((), ())
         bundle = mime_bundle(job, log_tail=log, outputs=outputs, cached=handle.cached)
-        bundle[MIME_TYPE]["shipped"] = handle.shipped
-        if handle.earlier and not ended:
-            bundle[MIME_TYPE]["earlier"] = [each.id for each in handle.earlier]
+        bundle[MIME_TYPE] |= _of_the_cell(handle)
         if outputs:  # whose eyes they are for, by the server: those of others are shown in a frame of no origin
             bundle[MIME_TYPE]["viewer"] = handle.client.call(handle.client.asynchronous.whoami).owner
         return bundle
@@ -68,7 +67,18 @@ class NotebookPresenter:
 
     def widget(self, handle: JobHandle) -> ViewWidget:
         """Return the view as a widget."""
-        return ViewWidget(handle.client, "job", snapshot(handle.refresh().job, cached=handle.cached))
+        saved = snapshot(handle.refresh().job, cached=handle.cached) | _of_the_cell(handle)
+        return ViewWidget(handle.client, "job", saved)
+
+
+def _of_the_cell(handle: JobHandle) -> dict[str, Any]:
+    """Return what a view shows that only the submitter knows: what went along, and the earlier runs of the cell."""
+    return {"shipped": handle.shipped, "earlier": earlier_ids(handle)}
+
+
+def earlier_ids(shown: Viewed) -> list[str]:
+    """Return the ids of the earlier runs that the view offers to cancel, those among them that have ended since too."""
+    return shown.earlier.ids if shown.earlier else []
 
 
 def is_kernel() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 
 from zbrain_nb.client.client import Client
-from zbrain_nb.client.group import JobGroup
+from zbrain_nb.client.group import GROUP_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.job import Job
 from zbrain_nb.notebook.origin import CELL_TAG, NOTEBOOK_TAG, PRINT_TAG
@@ -107,10 +107,17 @@ class NotebookRuns:
         found = self._tagged(PRINT_TAG, print_)
         return next((handle for handle in reversed(found) if not handle.done()), None)
 
-    def earlier(self, cell: str | None) -> list[JobHandle]:
+    def earlier(self, cell: str | None) -> JobGroup:
         """Return the active jobs of the same cell, oldest first."""
         found = [] if cell is None else self._tagged(CELL_TAG, cell)
-        return [handle for handle in JobGroup(self._client, found).refresh() if not handle.job.state.ended]
+        seen = JobGroup(self._client, found).refresh()
+        return JobGroup(self._client, [handle for handle in seen if not handle.job.state.ended])
+
+    def earlier_than(self, newest: JobHandle) -> JobGroup:
+        """Return the active jobs of the cell whose newest this is, oldest first, without those of its own group."""
+        tags = newest.job.spec.tags
+        own = {newest.id} if GROUP_TAG not in tags else {each.id for each in self._tagged(GROUP_TAG, tags[GROUP_TAG])}
+        return JobGroup(self._client, [each for each in self.earlier(tags.get(CELL_TAG)) if each.id not in own])
 
     def _tagged(self, tag: str, value: str) -> list[JobHandle]:
         return [handle for handle in self.all() if handle.job.spec.tags.get(tag) == value]

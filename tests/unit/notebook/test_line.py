@@ -6,18 +6,26 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.notebook.conftest import Notebook
 from zbrain_nb.client.group import JobGroup
 from zbrain_nb.client.handle import JobHandle
+from zbrain_nb.client.viewed import Viewed
 from zbrain_nb.model.errors import JobFailedError, JobNotFound, UsageError
 from zbrain_nb.model.job import JobState
+from zbrain_nb.notebook import presenting
 
 
 def waits_for(gate: Path) -> str:
     return f"import pathlib, time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)\nfound = 7"
+
+
+def saved_of(shown: Viewed) -> dict[str, Any]:
+    """Return what its view under a cell begins with."""
+    return next(data for mime, data in shown._repr_mimebundle_().items() if mime.startswith("application/vnd.zbrain"))
 
 
 def test_same_cell_attaches_while_its_job_is_active(
@@ -28,13 +36,14 @@ def test_same_cell_attaches_while_its_job_is_active(
     assert pad.cell("a", line, code).id == first.id
     assert "attached to" in capsys.readouterr().out
     assert pad.cell("b", line, code).id != first.id  # another cell
-    assert pad.cell("a", f"{line} --new", code).id != first.id
     changed = pad.cell("a", line, f"{code}\n# changed")
     assert changed.id != first.id
-    assert f"%zbrain cancel {first.id[:8]}"[:20] in capsys.readouterr().out
+    assert f"`%zbrain cancel {first.id[:13]}` ends it." in capsys.readouterr().out
+    new = pad.cell("a", f"{line} --new", code)
+    assert new.id != first.id
     (tmp_path / "gate").touch()
     assert first.wait(60).job.state is JobState.SUCCEEDED
-    changed.wait(60)
+    new.wait(60)
     assert pad.shell.user_ns["found"] == 7
     assert pad.cell("a", line, code).id != first.id  # it has ended
 
@@ -137,6 +146,20 @@ def test_attach_finds_a_group_again(pad: Notebook) -> None:
     assert pad.shell.user_ns["_zb"].results() == [2, 4, 6]
 
 
+def test_attach_finds_the_earlier_runs_of_a_changed_cell_again(pad: Notebook, tmp_path: Path) -> None:
+    code = waits_for(tmp_path / "gate")
+    grids = [pad.cell("g", f"--no-wait --quiet --grid a={values}", code, JobGroup) for values in ("1,2", "3,4")]
+    jobs = [pad.cell("j", "--no-wait --quiet --job one", f"{code}\n{number}") for number in range(2)]
+    pad.restart()
+    pad.line("attach")
+    assert pad.shell.user_ns["one"].earlier.ids == [jobs[0].id]
+    again = pad.cell("g", "--no-wait --quiet --grid a=3,4", code, JobGroup)
+    assert (again.ids, again.earlier.ids) == (grids[1].ids, grids[0].ids)
+    (tmp_path / "gate").touch()
+    for shown in (*grids, *jobs):
+        shown.wait(60)
+
+
 def test_same_grid_attaches_to_its_active_runs(
     pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +180,29 @@ def test_same_grid_attaches_to_its_active_runs(
     assert not set(first.ids) & {*more.ids, *another.ids}
     gate.touch()
     assert [group.results(timeout=60) for group in (first, more, another)] == [[1, 2], [1, 3], [1, 2]]
+
+
+def test_views_of_a_changed_cell_keep_its_earlier_runs(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presenting, "get_ipython", lambda: pad.shell)
+    code, pad.shell.user_ns["rate"] = f"{waits_for(tmp_path / 'gate')}\nrate", 0.5
+    pad.cell("h", "--no-wait --quiet --cache", "rate").wait(60)
+    first = pad.cell("g", "--no-wait --quiet --grid a=1,2", code, JobGroup)
+    more = pad.cell("g", "--no-wait --quiet --grid a=3,4", code, JobGroup)
+    assert "2 earlier jobs of this cell are still active; `_zb.earlier.cancel()` ends them." in capsys.readouterr().out
+    same = pad.cell("g", "--no-wait --quiet --grid a=3,4", code, JobGroup)
+    cached = pad.cell("g", "--no-wait --quiet --cache", "rate")
+    plain = pad.cell("g", "--no-wait --quiet", "rate")
+    assert plain.earlier.cancel().wait(60).last_counts() == {"canceled": 4}
+    assert plain.result(60) == 0.5
+    assert cached.cached
+    both = [*first.ids, *more.ids]
+    for sent, earlier in ((more, first.ids), (same, first.ids), (plain, both), (cached, both)):
+        for saved in (saved_of(sent), sent.widget().saved):
+            assert saved["earlier"] == earlier  # also when all has ended: the earlier may go on
+    assert plain.retry().wait(60).earlier is plain.earlier
+    assert saved_of(plain)["shipped"] == plain.widget().saved["shipped"] == "rate 21 bytes"
 
 
 def test_attach_finds_what_was_submitted_again_in_the_place_of_what_failed(pad: Notebook) -> None:

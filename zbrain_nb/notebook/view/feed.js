@@ -15,6 +15,10 @@ const CHANGES = new Set([
 ]);
 export const ENDED = new Set(['succeeded', 'failed', 'canceled']);
 
+/** A job as an event leaves it, which may be of another or tell nothing new. */
+export const changedBy = ({ kind, seq, data, job_id: id }, job) =>
+  job.id === id && CHANGES.has(kind) && seq > (job.event_seq ?? 0) ? { ...job, ...data, event_seq: seq } : job;
+
 export class Feed {
   #listeners = new Set();
 
@@ -27,9 +31,6 @@ export class Feed {
     this.viewer = saved.viewer ?? null; // as whom the server sees who looks; the notebook keeps who looked last
     this.cached = saved.cached ?? false; // nothing ran: the cell took what this job gave before
     this.parents = []; // the jobs that have to end first, while it waits for them
-    this.earlierIds = [saved.earlier ?? []].flat(); // of jobs of the same cell that went on when this one was submitted
-    this.earlier = []; // those jobs, as they are now
-    this.earlierAsked = new Set(); // ids of those that were canceled here
     this.attempts = []; // how it was tried so far, read when it is tried again
     this.log = new LogLines();
     this.log.add(saved.log ?? []);
@@ -96,13 +97,10 @@ export class Feed {
   }
 
   /** Take one event, at most once, whatever was loaded or seen before. */
-  apply({ kind, seq, data, job_id: id }) {
-    if (id && id !== this.job.id) {
-      const changed = (job) =>
-        job?.id === id && CHANGES.has(kind) && seq > (job.event_seq ?? 0) ? { ...job, ...data, event_seq: seq } : job;
-      this.parents = this.parents.map(changed);
-      this.earlier = this.earlier.map(changed);
-    } else if (kind === 'job_logged') this.log.add(data.entries);
+  apply(event) {
+    const { kind, seq, data, job_id: id } = event;
+    if (id && id !== this.job.id) this.parents = this.parents.map((job) => changedBy(event, job));
+    else if (kind === 'job_logged') this.log.add(data.entries);
     else if (kind === 'job_displayed') {
       if (seq <= this.outputsSeq) return;
       this.outputsSeq = seq;

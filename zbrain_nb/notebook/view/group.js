@@ -1,5 +1,6 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
 // the run that is picked shows its own view below.
+import { sameCellAnswerOf, sameCellNotice, sameCellOf } from './earlier.js';
 import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, speak, stateMark, timeLeft, timeOfDay, toFocus, tryNow, twist } from './elements.js';
 import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
@@ -77,12 +78,14 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const said = h('p', { class: 'zb-small zb-mute zb-picked' }, HINT);
   const reasons = h('div', { class: 'zb-reasons' });
   const notice = h('div', { class: 'zb-notice', role: 'note', hidden: true });
+  const sameCell = h('div');
   const ask = h('div');
   const run = h('div', { class: 'zb-run' });
   const body = h(
     'div',
     { id: bodyId, role: 'group', 'aria-label': `Runs of ${visibleName(feed.name)}` },
     notice,
+    sameCell,
     ask,
     h(
       'div',
@@ -102,6 +105,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   let opened = null;
   let frame = 0;
   let headKey = null;
+  let sameCellKey = null;
   let face = null;
   let whys = []; // why runs failed, in the order of their first, so that no button moves away from the pointer
 
@@ -255,6 +259,17 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     (same?.querySelector('button:not([disabled])') ?? toFocus(head)).focus({ preventScroll: true });
   }
 
+  function refreshSameCell() {
+    const said = sameCellOf(feed);
+    const shown = said && { ...said, disabled: feed.acting != null };
+    const key = JSON.stringify(shown);
+    if (key === sameCellKey) return;
+    sameCellKey = key;
+    const held = sameCell.contains(document.activeElement);
+    sameCell.replaceChildren(...(shown ? [sameCellNotice(shown, feed)] : []));
+    if (held) (toFocus(sameCell) ?? toFocus(head)).focus({ preventScroll: true });
+  }
+
   function refresh() {
     frame = 0;
     if (press.on) return;
@@ -277,8 +292,9 @@ export function renderGroup(el, feed, { renderRun } = {}) {
       face = now;
       el.dataset.face = now;
     }
+    refreshSameCell();
     patchTimes();
-    speak(status, feed.problem ?? '');
+    speak(status, [feed.problem, sameCellAnswerOf(feed)].filter(Boolean).join(' '));
     feed.jobs.forEach((job, place) => {
       const square = squares.children[place];
       if (square.dataset.state !== job.state || square.dataset.job !== job.id) {

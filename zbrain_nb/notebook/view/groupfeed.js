@@ -2,6 +2,7 @@
 // again, by whomever, stands in the place of what it repeats.
 import { failedAct, serverAt } from './ask.js';
 import { Connection, Unknown, unknownIfMissing } from './connection.js';
+import { EarlierRuns } from './earlier.js';
 import { ENDED } from './feed.js';
 import { ManyActs, countThere } from './many.js';
 
@@ -9,6 +10,7 @@ const PAGE = 1000; // jobs asked for at once
 const GROUP_TAG = 'zbrain.group';
 const NOT_DONE = {
   cancel: 'Not all runs were canceled',
+  cancel_earlier: 'The earlier runs were not canceled',
   detach: 'Nobody was detached',
   retry: 'Not all runs were tried again',
 };
@@ -31,6 +33,7 @@ export class GroupFeed {
   constructor(server, saved) {
     this.#server = serverAt(server);
     this.#acts = new ManyActs(this.#server);
+    this.earlier = new EarlierRuns(this.#server, saved.earlier);
     this.name = saved.name;
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
@@ -45,7 +48,8 @@ export class GroupFeed {
     this.problem = null;
     this.acting = null;
     this.#connection = new Connection(this, this.#server, {
-      topic: () => `orgs/${this.org}`,
+      topic: () => [`orgs/${this.org}`, ...this.earlier.topics].join(','),
+      isOver: () => this.ended && !this.earlier.active.length,
       load: (current) => this.#load(current),
       take: (event) => this.#take(event),
       look: async () => this.#tag != null && (await this.#readTagged(1)).jobs[0]?.id !== this.#newest,
@@ -103,7 +107,8 @@ export class GroupFeed {
     };
     let isUnsure = false;
     try {
-      this.problem = await (verb === 'detach' ? this.#letGo(waits) : this.#change(verb, jobs, waits));
+      const apart = { cancel_earlier: () => this.#cancelEarlier(waits), detach: () => this.#letGo(waits) }[verb];
+      this.problem = await (apart ? apart() : this.#change(verb, jobs, waits));
     } catch (error) {
       const failed = failedAct(error, NOT_DONE[verb]);
       this.problem = failed.text;
@@ -136,6 +141,11 @@ export class GroupFeed {
     return told.filter(Boolean).join(' ') || null;
   }
 
+  async #cancelEarlier(waits) {
+    await this.earlier.cancel(waits);
+    return null;
+  }
+
   async #letGo(waits) {
     for (const id of await this.#waitedFor()) await this.#server.ask(`jobs/${id}/detach`, { method: 'POST', waits });
     return null;
@@ -166,7 +176,9 @@ export class GroupFeed {
     }
     if (!known.length) throw new Unknown();
     const again = await this.#readRepeats(known);
+    const earlier = await this.earlier.read(known[0]);
     if (!current()) return null;
+    this.earlier.jobs = earlier;
     this.missing = new Set(ids);
     for (const job of again) this.#put(job);
     for (const job of known) {
@@ -222,7 +234,9 @@ export class GroupFeed {
     if (old?.id === job.id && job.event_seq >= (old.event_seq ?? 0)) this.jobs[place] = job;
   }
 
-  #take({ kind, seq, job_id: id, data }) {
+  #take(event) {
+    const { kind, seq, job_id: id, data } = event;
+    this.earlier.take(event);
     if (kind === 'job_submitted' && data.retry_of) return this.#add({ ...data, id, event_seq: seq });
     const job = this.jobs[this.#places.get(id)];
     if (job?.id !== id || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;

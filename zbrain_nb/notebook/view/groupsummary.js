@@ -21,7 +21,7 @@ export function groupBundleOf(feed) {
     ...Object.fromEntries(FIELDS.map((field) => [field, job[field] ?? null])),
     label: feed.labels[place],
   }));
-  const saved = { version: 1, name: feed.name, org: feed.org, runs };
+  const saved = { version: 1, name: feed.name, org: feed.org, runs, earlier: feed.earlier.ids };
   return { [MIME_TYPE]: saved, 'text/html': html(feed, runs), 'text/plain': '<zbrain group>' };
 }
 

@@ -1,13 +1,12 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
 import { failedAct, newKey, serverAt } from './ask.js';
 import { Connection, unknownIfMissing } from './connection.js';
+import { EarlierRuns } from './earlier.js';
 import { ENDED, Feed } from './feed.js';
 import { LogLines } from './lines.js';
 
 const TAIL = 1000; // lines
 const MOST_PARENTS = 50; // followed and shown
-const MOST_SINGLY = 100; // jobs followed each by its own name
-const CELL_TAG = 'zbrain.cell';
 const PLACE_MS = 5000; // so often a waiting job is asked for its place in line
 const SKEW_MS = 3000; // the Date header counts in whole seconds
 
@@ -33,12 +32,17 @@ export class ServerFeed extends Feed {
   constructor(server, saved) {
     super(saved);
     this.#server = serverAt(server);
+    this.earlier = new EarlierRuns(this.#server, saved.earlier);
     this.#connection = new Connection(this, this.#server, {
-      topic: () => [`jobs/${this.job.id}`, ...this.#topicsOfOthers()].join(','),
-      isOver: () => this.ended && !this.#others.length,
+      topic: () => {
+        const parents = this.#activeParents.map(({ id }) => `states/${id}`);
+        return [`jobs/${this.job.id}`, ...parents, ...this.earlier.topics].join(',');
+      },
+      isOver: () => this.ended && !this.earlier.active.length,
       load: (current) => this.#load(current),
       take: (event) => {
         this.apply(event);
+        this.earlier.take(event);
         void this.#readAttempts();
       },
     });
@@ -56,13 +60,14 @@ export class ServerFeed extends Feed {
     this.#connection.close();
   }
 
-  /** The jobs beside this one whose states are followed too. */
-  get #others() {
-    return [...(this.ended ? [] : this.parents), ...this.earlier].filter(({ state }) => !ENDED.has(state));
+  get #activeParents() {
+    return this.ended ? [] : this.parents.filter(({ state }) => !ENDED.has(state));
   }
-  #topicsOfOthers() {
-    const others = this.#others;
-    return others.length > MOST_SINGLY ? [`orgs/${this.job.org_id}`] : others.map(({ id }) => `states/${id}`);
+
+  /** What a notebook has to hold for a view to begin with this job: what the server cannot tell. */
+  get saved() {
+    const { id, name, state } = this.job;
+    return { id, name, version: 1, state, shipped: this.shipped, earlier: this.earlier.ids };
   }
 
   artifactUrl(name) {
@@ -116,7 +121,7 @@ export class ServerFeed extends Feed {
         if (ENDED.has(job.state)) await this.#connection.connect();
         else if ((job.event_seq ?? 0) >= (this.job.event_seq ?? 0)) this.setJob(job);
       } else if (verb === 'cancel_earlier') {
-        await this.#cancelEarlier(waits);
+        await this.earlier.cancel(waits);
       } else if (verb === 'detach') {
         await this.#fetch(`${this.#jobPath()}/detach`, { method: 'POST', waits });
       } else {
@@ -162,12 +167,12 @@ export class ServerFeed extends Feed {
         );
     await this.#fillLog(lines, job.log_lines);
     const parents = await this.#parentsOf(job);
-    const earlier = await this.#earlierOf(job);
+    const earlier = await this.earlier.read(job);
     if (!current()) return null;
     this.viewer = viewer;
     this.setJob(job);
     this.parents = parents;
-    this.earlier = earlier;
+    this.earlier.jobs = earlier;
     if (this.#unsure && this.problem === this.#unsure) this.problem = null;
     this.#unsure = null;
     void this.#readAttempts();
@@ -183,28 +188,8 @@ export class ServerFeed extends Feed {
   /** The jobs that `job` waits for, as they are now; what becomes of them comes by the socket. */
   async #parentsOf({ state, spec }) {
     if (state !== 'pending' || !spec.after?.length) return [];
-    return this.#lookUp(spec.after.slice(0, MOST_PARENTS));
-  }
-
-  /** The jobs of the same cell, as they are now: of ids, which any notebook may name, only those that are that. */
-  async #earlierOf({ owner, spec }) {
-    const cell = spec.tags?.[CELL_TAG];
-    if (!cell || !this.earlierIds.length) return [];
-    const found = await this.#lookUp(this.earlierIds);
-    return found.filter((job) => job.owner === owner && job.spec.tags?.[CELL_TAG] === cell);
-  }
-
-  async #cancelEarlier(waits) {
-    const ids = this.earlier.filter(({ state }) => !ENDED.has(state)).map(({ id }) => id);
-    this.earlierAsked = new Set(ids); // also if the answer is lost: what the next load shows is then told as its outcome
-    const { jobs } = await this.#fetch('jobs/cancel', { method: 'POST', body: { ids }, waits });
-    const now = new Map(jobs.map((job) => [job.id, job]));
-    const newer = (job, old) => (job && (job.event_seq ?? 0) >= (old.event_seq ?? 0) ? job : old);
-    this.earlier = this.earlier.map((old) => newer(now.get(old.id), old));
-  }
-
-  async #lookUp(ids) {
-    return (await this.#fetch('jobs/lookup', { method: 'POST', body: { ids } })).jobs;
+    const body = { ids: spec.after.slice(0, MOST_PARENTS) };
+    return (await this.#fetch('jobs/lookup', { method: 'POST', body })).jobs;
   }
 
   /** Ask how far a waiting job has come in its line: no event tells of that. */
@@ -277,9 +262,7 @@ export class ServerFeed extends Feed {
     this.loaded = false;
     this.cached = false;
     this.parents = [];
-    this.earlierIds = [];
-    this.earlier = [];
-    this.earlierAsked = new Set();
+    this.earlier.asked.clear();
     this.attempts = [];
     this.outputs = [];
     this.leftOut = 0;

@@ -33,8 +33,7 @@ export function bundleOf(feed) {
     const entry = feed.log.get(seq);
     if (entry) log.push({ ...entry, line: entry.line.slice(0, MAX_LINE_CHARS) });
   }
-  const { id, name, state } = job;
-  const saved = { id, name, version: 1, state, shipped: feed.shipped, cached: feed.cached, job, log, outputs };
+  const saved = { ...feed.saved, cached: feed.cached, job, log, outputs };
   saved.outputs_left_out = from;
   saved.viewer = feed.viewer;
   return { [MIME_TYPE]: saved, 'text/html': html(saved), 'text/plain': '<zbrain job>' };

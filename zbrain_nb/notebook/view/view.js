@@ -1,5 +1,6 @@
 // The view of one job: `render(el, feed, {open, renderOutput}) -> dispose`. It reads the feed and asks it to act;
 // where the feed gets its data is no concern of it. Parts are built anew only when what they show has changed.
+import { sameCellNotice, sameCellOf } from './earlier.js';
 import { STATE_WORDS, answers, button, copyButton, h, icon, newId, progressBar, speak, stateMark, toFocus, tryNow, twist } from './elements.js';
 import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
@@ -21,7 +22,6 @@ import {
   noteOf,
   noticeOf,
   placeOf,
-  sameCellOf,
   timesOf,
   triesOf,
   wordOf,
@@ -169,11 +169,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
         const said = sameCellOf(feed);
         return said && { ...said, disabled: feed.aside.has('cancel_earlier') };
       },
-      make: ({ text, count, disabled }) => {
-        const label = count === 1 ? 'Cancel the earlier' : `Cancel the ${count.toLocaleString('en')} earlier`;
-        const cancel = count > 0 && button(label, { disabled, onclick: () => feed.act('cancel_earlier') });
-        return h('div', { class: 'zb-notice' }, h('span', {}, text), cancel);
-      },
+      make: (said) => sameCellNotice(said, feed),
     },
     { data: () => noticeAskOf(noticeOfJob(feed)), make: (ask) => noticeAsk(ask, schedule) },
     { pane: 'parents', when: () => waitsForParents(feed) },

@@ -18,8 +18,7 @@ export default {
     // A page that opens later shows the job that repeats this one.
     const keep = () => {
       if (kind !== 'job' || feed.job.id === model.get('saved').id) return;
-      const { id, name, state } = feed.job;
-      model.set('saved', { id, name, state });
+      model.set('saved', feed.saved);
       model.save_changes();
     };
     const off = feed.on(keep);

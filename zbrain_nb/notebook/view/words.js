@@ -1,4 +1,5 @@
 // What the view says of a job, in words: pure functions of a feed and the time.
+import { sameCellAnswerOf } from './earlier.js';
 import { STATE_WORDS, clock, memorySize, plural, span, timeLeft, timeOfDay } from './elements.js';
 import { ENDED } from './feed.js';
 import { plainText } from './text.js';
@@ -97,35 +98,8 @@ const ranFor = (job, now) => ((ms(job.finished_at) ?? now) - ms(job.started_at))
 export function noticeOf(feed) {
   return [feed.problem, offline(feed), question(feed), stateNotice(feed)].filter(Boolean).join(' ');
 }
-/** That jobs of the same cell go on beside this one, and how many can be canceled; or what came of that; else null. */
-export function sameCellOf({ earlier, earlierAsked, canAct }) {
-  if (!canAct) return null; // they are not followed
-  const active = earlier.filter(({ state }) => !ENDED.has(state));
-  const open = active.filter((job) => !job.cancel_requested_at);
-  if (open.length) {
-    const states = new Set(open.map(({ state }) => state));
-    const still = states.size === 1 ? [...states][0] : 'active';
-    const one = open.length === 1;
-    return { text: `${one ? 'An earlier run' : plural(open.length, 'earlier run')} of this cell ${one ? 'is' : 'are'} still ${still}.`, count: open.length };
-  }
-  if (!earlierAsked.size) return null;
-  return { text: canceledOf(earlier.filter(({ id }) => earlierAsked.has(id)), active.length), count: 0 };
-}
-function canceledOf(asked, active) {
-  const one = asked.length === 1;
-  const which = `${one ? 'The earlier run' : plural(asked.length, 'earlier run')} of this cell`;
-  if (active) return `${which} ${one ? 'is' : 'are'} being canceled.`;
-  const canceled = asked.filter(({ state }) => state === 'canceled').length;
-  if (canceled === asked.length) return `${which} ${one ? 'was' : 'were'} canceled.`;
-  if (!canceled) return `${which} had ended before ${one ? 'it' : 'they'} could be canceled.`;
-  return `Of ${which}, ${canceled.toLocaleString('en')} ${canceled === 1 ? 'was' : 'were'} canceled; the others had ended before.`;
-}
 /** What a notice says that must not be missed by who cannot see it. */
-export const alertOf = (feed) => [feed.problem, question(feed), answerOf(feed)].filter(Boolean).join(' ');
-function answerOf(feed) {
-  const { text, count } = sameCellOf(feed) ?? {};
-  return count === 0 ? text : '';
-}
+export const alertOf = (feed) => [feed.problem, question(feed), sameCellAnswerOf(feed)].filter(Boolean).join(' ');
 function question(feed) {
   if (!feed.asks) return '';
   return `This is the code of ${said(feed.job.owner)}; it will run as you, with all that you may read and change.`;

@@ -63,13 +63,11 @@
        * which the kernel cannot save if it was restarted meanwhile.
        */
       keep(feed) {
-        const { id, name, state } = feed.job;
+        const { id, state } = feed.job;
         const { saved, trusted } = this.model;
         const done = feed.ended && feed.loaded && feed.connection === 'live';
         if (id === saved.id && (!done || (saved.state === state && saved.job?.finished_at))) return;
-        const bundle = done
-          ? view.bundleOf(feed)
-          : { [MIME_TYPE]: { id, name, version: 1, state }, 'text/plain': '<zbrain job>' };
+        const bundle = done ? view.bundleOf(feed) : { [MIME_TYPE]: feed.saved, 'text/plain': '<zbrain job>' };
         this.shown = `${id} ${trusted}`;
         this.output.setData({ data: bundle });
       }
