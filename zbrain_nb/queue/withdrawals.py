@@ -16,7 +16,7 @@ import msgspec
 
 from zbrain_nb.model.access import Principal, WorkerBinding
 from zbrain_nb.model.errors import Unavailable
-from zbrain_nb.model.job import TOKEN_TAG, Job
+from zbrain_nb.model.job import Job
 from zbrain_nb.queue.bindings import admits
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
@@ -156,4 +156,4 @@ class Withdrawals:
 
 def _standing_of(job: Job) -> tuple[str, str, str]:
     """Return what the word on a job depends on."""
-    return job.owner, job.org_id, job.spec.tags.get(TOKEN_TAG, "")
+    return job.owner, job.org_id, job.origin

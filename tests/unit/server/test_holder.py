@@ -12,10 +12,10 @@ import pytest
 
 from tests.unit.queue.stage import TRUE
 from zbrain_nb import JobQueue, JobSpec, Storage
+from zbrain_nb.model.access import Principal, Role
 from zbrain_nb.model.account import account_name
 from zbrain_nb.model.audit import Record
 from zbrain_nb.model.datadir import DataDir
-from zbrain_nb.model.job import TOKEN_TAG
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.tokens import TokenRequest
 from zbrain_nb.server.holder import holder_name
@@ -71,7 +71,8 @@ async def test_directory_of_before_names_were_kept_goes_on_with_that_of_its_last
     await tokens.mint(TokenRequest(owner="bob"), holder, record)
     for owner in ("cron", "alice"):
         await of_before.submit(TRUE, owner=owner)
-    await of_before.submit(JobSpec(cmd=["true"], tags={TOKEN_TAG: "p1", "a": "b"}), owner="carl")
+    carl = Principal(owner="carl", roles={"default": Role.SUBMITTER}, home="default", token_id="p1")
+    await of_before.submit(JobSpec(cmd=["true"], tags={"a": "b"}), scope=carl)
     await of_before.submit(TRUE, owner="bob")  # of before jobs were given their token's tag
     with caplog.at_level(logging.WARNING):
         assert await holder_name(storage, has_logins=False) == "alice"
