@@ -70,7 +70,8 @@ class Withdrawals:
         self._clock = clock
         self._may_run = may_run
         self.doubts: dict[str, _Doubt] = {}
-        self._asking: set[str] = set()
+        self._asking: set[tuple[str, int]] = set()
+        self._returning: set[tuple[str, int]] = set()  # being given back: no repeat of the request gets them
 
     async def dismiss(self, worker_id: str, right: WorkerBinding) -> None:
         """End the attempts of a worker to which it has no right any more: who it works for left the org, say."""
@@ -90,24 +91,34 @@ class Withdrawals:
         """
         return scope is None or scope.worker is not None or scope.is_holder
 
-    def is_asking(self, job_id: str) -> bool:
+    def is_asking(self, job_id: str, attempt: int) -> bool:
         """Whether the job was leased, and its owner is asked about before the worker learns of it."""
-        return job_id in self._asking
+        return (job_id, attempt) in self._asking
 
-    async def still_allowed(self, jobs: list[Job], scope: Principal | None) -> list[Job]:
-        """Return those of the jobs just leased whose owners may have them run; the others end here, in one commit."""
+    async def still_allowed(self, jobs: list[Job], scope: Principal | None, *, are_new: bool) -> list[Job]:
+        """Return those of the jobs leased whose owners may have them run; the others end here, in one commit.
+
+        Those that `are_new` were handed to nobody yet. If the request is cancelled meanwhile, or fails, they are given
+        back: their worker may be gone, and what it never had would pass for lost with it.
+        """
         if not jobs or self._may_run() is anybody_may or not self.concern(scope):
             return jobs
-        asked = {job.id for job in jobs}
-        self._asking |= asked
+        asked = {(job.id, job.attempt) for job in jobs}
+        if are_new:
+            self._asking |= asked
         try:
             words = await self._ask(jobs)
-        finally:
+            allowed = [job for job, word in zip(jobs, words, strict=True) if word is True]
+            if len(allowed) < len(jobs):
+                await self._commits.run(partial(self._end, jobs=jobs, words=words))
             self._asking -= asked
-        allowed = [job for job, word in zip(jobs, words, strict=True) if word is True]
-        if len(allowed) < len(jobs):
-            await self._commits.run(partial(self._end, jobs=jobs, words=words))
-        return [job for job in allowed if self._renew(job)]
+            return [job for job in allowed if self._renew(job)]
+        finally:
+            if are_new and (left := self._asking & asked):  # none if a repeat of the request has handed them out
+                self._asking -= left
+                self._returning |= left
+                given_back = self._commits.post(partial(self._give_back, attempts=left))
+                given_back.add_done_callback(partial(self._gave_back, left))
 
     async def look_again(self) -> bool:
         """Ask again about owners of whom nothing could be told; return whether it can be now, of any of them."""
@@ -145,10 +156,20 @@ class Withdrawals:
             elif not word:
                 self._endings.withdraw(turn, job.id, job.attempt, f"{what.replace('may', 'may not')} any more.")
 
+    def _give_back(self, turn: Turn, attempts: set[tuple[str, int]]) -> None:
+        for job_id, attempt in attempts:
+            reason = "Its worker went before it was known whether the job's owner may have it run."
+            self._endings.lose(turn, job_id, attempt, reason, returned=True)
+
+    def _gave_back(self, attempts: set[tuple[str, int]], done: asyncio.Future[None]) -> None:
+        self._returning -= attempts
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.warning("Jobs that a worker never had could not be given back.", extra={"why": str(error)})
+
     def _renew(self, job: Job) -> bool:
         """Give an attempt a full term, for the asking took some of it; return False if it ended meanwhile."""
         lease = self._index.leases.get(job.id)
-        if lease is None or lease.attempt != job.attempt:
+        if lease is None or lease.attempt != job.attempt or (job.id, job.attempt) in self._returning:
             return False
         self._index.leases.renew(job.id)
         return True

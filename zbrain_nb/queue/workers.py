@@ -189,11 +189,13 @@ class WorkerDesk:
         await self._withdrawals.dismiss(worker_id, right)
         record.info.free = max(0, request.limit)
         jobs = self._repeated(record, request.request_id)
+        are_new = jobs is None
         if jobs is None:
             if self._withdrawals.concern(scope) and await self._withdrawals.look_again():
                 self.serve_all()
             jobs = await self._wait_for_jobs(record, request, scope)
-        jobs = await self._withdrawals.still_allowed([job for job in jobs if admits(right, job)], scope)
+        jobs = [job for job in jobs if admits(right, job)]
+        jobs = await self._withdrawals.still_allowed(jobs, scope, are_new=are_new)
         cancels = self._cancels(worker_id)
         record.told = {(ref.job_id, ref.attempt) for ref in cancels}
         return LeaseAnswer([Lease(job) for job in jobs], cancels)
@@ -392,7 +394,7 @@ class WorkerDesk:
         """
         ended = 0
         for job_id, lease in self._index.leases.run_out():
-            is_kept = self._withdrawals.is_asking(job_id)
+            is_kept = self._withdrawals.is_asking(job_id, lease.attempt)
             if is_kept or await asyncio.to_thread(self._still_runs, lease.worker_id, job_id, lease.attempt):
                 self.renew(job_id, lease.worker_id, lease.attempt)
                 continue

@@ -108,7 +108,8 @@ class WorkerSide(QueueCore):
         """Answer when a job fits or a cancel is due, else, empty, after ``wait_secs``.
 
         Events in the request are taken first, in the same commit, and the answer is then not held back.
-        May be cancelled: what was leased by then is found by a repeat with the same ``request_id``.
+        May be cancelled: what was leased by then is found by a repeat with the same ``request_id``, or was given back
+        if its owner was asked about (see `Withdrawals`).
 
         Raises
         ------
