@@ -83,6 +83,21 @@ class Withdrawals:
             log.warning("A worker lost a job.", extra={"job_id": job_id, "attempt": attempt, "worker_id": worker_id})
             await self._commits.run(partial(self._endings.lose, job_id=job_id, attempt=attempt, reason=reason))
 
+    def take_from(self, worker_id: str) -> None:
+        """End all attempts of a worker, for the token has ended with which it was heard.
+
+        It cannot be told so any more, and ends their processes when it has to without a word: with the leases.
+        """
+        leases, reason = self._index.leases, f"The token of its worker {worker_id} has ended."
+
+        def decide(turn: Turn) -> None:
+            for job_id in leases.held_by(worker_id):
+                attempt = self._index.live[job_id].job.attempt
+                log.warning("A worker's token ended.", extra={"job_id": job_id, "worker_id": worker_id})
+                self._endings.lose(turn, job_id, attempt, reason, goes_on_secs=leases.left_secs(job_id))
+
+        self._commits.post(decide).add_done_callback(_note_failure)
+
     @staticmethod
     def concern(scope: Principal | None) -> bool:
         """Whether the owners of jobs are asked about before workers of who asks get them.
@@ -163,8 +178,7 @@ class Withdrawals:
 
     def _gave_back(self, attempts: set[tuple[str, int]], done: asyncio.Future[None]) -> None:
         self._returning -= attempts
-        if not done.cancelled() and (error := done.exception()) is not None:
-            log.warning("Jobs that a worker never had could not be given back.", extra={"why": str(error)})
+        _note_failure(done)
 
     def _renew(self, job: Job) -> bool:
         """Give an attempt a full term, for the asking took some of it; return False if it ended meanwhile."""
@@ -173,6 +187,11 @@ class Withdrawals:
             return False
         self._index.leases.renew(job.id)
         return True
+
+
+def _note_failure(done: asyncio.Future[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.warning("Jobs could not be taken from a worker: they end with their leases.", extra={"why": str(error)})
 
 
 def _standing_of(job: Job) -> tuple[str, str, str]:

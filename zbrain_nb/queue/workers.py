@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from zbrain_nb.model import datadir
-from zbrain_nb.model.access import EVERY_JOB, Principal, WorkerBinding
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Forbidden
 from zbrain_nb.model.job import Job, JobState, Resources
 from zbrain_nb.model.protocol import (
@@ -75,10 +75,13 @@ class WorkerDesk:
             self._give_up(waiter)
 
     def expel(self, is_out: Callable[[Principal], bool]) -> None:
-        """Answer the requests of the principals that are out, with nothing."""
+        """Answer the requests of the principals that are out, with nothing, and end what their workers run."""
         for waiter in self._parked:
             if waiter.scope is not None and is_out(waiter.scope):
                 self._give_up(waiter)
+        for record in self._roster:
+            if record.scope is not None and is_out(record.scope):
+                self._withdrawals.take_from(record.info.id)
 
     def workers(self, scope: Principal | None = None) -> list[WorkerInfo]:
         """Return the registered workers of which `scope` knows, by id."""
@@ -145,9 +148,9 @@ class WorkerDesk:
         self._roster.forgotten.clear()
         return forgotten
 
-    async def register(self, info: WorkerInfo, right: WorkerBinding = EVERY_JOB) -> Registered:
+    async def register(self, info: WorkerInfo, scope: Principal | None) -> Registered:
         """Add a worker, or take a new process of one for the old."""
-        await self._withdrawals.dismiss(info.id, right)
+        await self._withdrawals.dismiss(info.id, right_of(scope))
         old = self._roster.get(info.id)
         state = WorkerState.DRAINING if info.state is WorkerState.DRAINING else WorkerState.LIVE
         record = WorkerRecord(msgspec.structs.replace(info, state=state))
@@ -157,7 +160,7 @@ class WorkerDesk:
                 self._give_up(waiter)
         else:
             log.info("A worker registered.", extra={"worker_id": info.id, "kind": info.kind, "host": info.host})
-        self._roster.add(record)
+        self._roster.add(record, scope)
         attempts = []
         for job_id in self._index.leases.held_by(info.id):
             self._index.leases.renew(job_id)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from tests.unit.queue.stage import TRUE, turns
 from tests.unit.queue.test_pools import APART, BIG
-from tests.unit.queue.test_scopes import ABE, ScopedHand
+from tests.unit.queue.test_scopes import ABE, ANN, ScopedHand
 from zbrain_nb import JobSpec
+from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -95,3 +97,85 @@ async def test_job_is_not_given_back_that_a_repeat_has_handed_out_when_the_first
     await asyncio.gather(first, return_exceptions=True)
     await queue.submit(TRUE)
     assert (await queue.get(job_id)).state == "running"
+
+
+# Tokens that end
+
+
+def with_token(scope, token_id):
+    return msgspec.structs.replace(scope, token_id=token_id)
+
+
+def end_token(queue, token_id):
+    queue.expel(lambda principal: principal.origin == token_id)
+
+
+async def state_of(queue, job_id):
+    await queue.submit(TRUE)  # what was to be decided before is by then
+    job = await queue.get(job_id)
+    return job.state, job.losses, job.reason
+
+
+@pytest.mark.parametrize(("scope", "spec"), [(APART, BIG), (ANN, TRUE)])
+async def test_attempts_of_a_worker_end_with_its_token(queue, scope, spec):
+    old, other = [
+        await ScopedHand(queue, name, with_token(scope, name)).register(kind=spec.kind) for name in ("old", "other")
+    ]
+    jobs = [await queue.submit(spec, scope=ANN) for _ in range(3)]
+    assert len(await old.lease(limit=2)) == 2
+    assert len(await other.lease()) == 1
+    end_token(queue, "old")
+    for job_id in jobs[:2]:
+        assert await state_of(queue, job_id) == (
+            "failed",
+            1,
+            "The token of its worker old has ended. It was not run again, for it may have had effects already.",
+        )
+    assert queue.running_attempt(jobs[0], 1) is None  # so its token opens nothing
+    assert (await state_of(queue, jobs[2]))[0] == "running"
+
+
+async def test_job_that_a_worker_may_still_run_though_its_token_ended_is_not_run_twice_at_once(queue):
+    """The worker is told nothing any more, and ends what it runs with its lease."""
+    spec = msgspec.structs.replace(BIG, rerun_if_lost=True)
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    other = await ScopedHand(queue, "q", APART).register(kind="big")
+    job_id = await queue.submit(spec, scope=ABE)
+    await hand.lease()
+    queue.clock.advance(20)
+    end_token(queue, "t")
+    assert "It runs again in 40 s" in (await state_of(queue, job_id))[2]
+    queue.clock.advance(39)
+    queue.tick()
+    assert await other.lease() == []
+    queue.clock.advance(1)
+    queue.tick()
+    assert [(job.id, job.attempt) for job in await other.lease()] == [(job_id, 2)]
+
+
+@pytest.mark.parametrize("registers", [True, False])
+async def test_worker_whose_token_was_replaced_goes_on_when_the_old_one_ends(queue, registers):
+    hand = await ScopedHand(queue, "p", with_token(APART, "old")).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    await hand.lease()
+    new = with_token(APART, "new")
+    if registers:
+        await ScopedHand(queue, "p", new).register(kind="big")
+    else:
+        await queue.heartbeat("p", HeartbeatRequest(attempts=[AttemptRef(job_id, 1)]), scope=new)
+    end_token(queue, "old")
+    assert (await state_of(queue, job_id))[0] == "running"
+    end_token(queue, "new")
+    assert (await state_of(queue, job_id))[0] == "failed"
+
+
+async def test_job_whose_owner_is_asked_about_is_not_handed_out_once_the_token_ended(queue):
+    hub = Hub(queue)
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    await queue.submit(BIG, scope=ABE)
+    leasing = asyncio.ensure_future(hand.lease())
+    await hub.was_asked(1)
+    end_token(queue, "t")
+    await queue.submit(TRUE)
+    hub.answer.set()
+    assert await leasing == []
