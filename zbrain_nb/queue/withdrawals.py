@@ -136,16 +136,25 @@ class Withdrawals:
                 given_back.add_done_callback(partial(self._gave_back, left))
 
     async def look_again(self) -> bool:
-        """Ask again about owners of whom nothing could be told; return whether it can be now, of any of them."""
-        now = self._clock.monotonic()
-        due = [doubt for doubt in self.doubts.values() if doubt.ask_at <= now][:ASKED_AT_ONCE]
-        for doubt in due:
-            doubt.ask_at = now + ASK_AGAIN_SECS  # meanwhile nobody else asks
-        words = await self._ask([doubt.job for doubt in due])
-        told = [doubt.job.owner for doubt, word in zip(due, words, strict=True) if not isinstance(word, Unavailable)]
-        for owner in told:
-            self.doubts.pop(owner, None)
-        return bool(told)
+        """Ask again about owners of whom nothing could be told; return whether it can be now, of any of them.
+
+        Who was asked about longest ago comes first, so that those who stay in doubt keep nobody from their turn. As
+        long as something is told of some it goes on with the next, for some seconds: a request waits meanwhile.
+        """
+        began, is_told = self._clock.monotonic(), False
+        while (now := self._clock.monotonic()) < began + ASK_AGAIN_SECS:
+            due = [doubt for doubt in self.doubts.values() if doubt.ask_at <= now]
+            due = sorted(due, key=lambda doubt: doubt.ask_at)[:ASKED_AT_ONCE]
+            for doubt in due:
+                doubt.ask_at = now + ASK_AGAIN_SECS  # meanwhile nobody else asks
+            words = await self._ask([doubt.job for doubt in due])
+            told = [one.job.owner for one, word in zip(due, words, strict=True) if not isinstance(word, Unavailable)]
+            for owner in told:
+                self.doubts.pop(owner, None)
+            if not told:
+                break
+            is_told = True
+        return is_told
 
     async def _ask(self, jobs: list[Job]) -> list[bool | Unavailable]:
         """Return for each job whether it may run, or why that cannot be told; alike ones are asked about once."""

@@ -9,9 +9,11 @@ import pytest
 
 from tests.unit.queue.stage import TRUE, turns
 from tests.unit.queue.test_pools import APART, BIG
-from tests.unit.queue.test_scopes import ABE, ANN, ScopedHand
-from zbrain_nb import JobSpec
+from tests.unit.queue.test_scopes import ABE, ANN, ScopedHand, pool
+from zbrain_nb import Job, JobSpec
+from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest
+from zbrain_nb.queue.withdrawals import ASK_AGAIN_SECS, ASKED_AT_ONCE
 
 pytestmark = pytest.mark.anyio
 
@@ -97,6 +99,73 @@ async def test_job_is_not_given_back_that_a_repeat_has_handed_out_when_the_first
     await asyncio.gather(first, return_exceptions=True)
     await queue.submit(TRUE)
     assert (await queue.get(job_id)).state == "running"
+
+
+class Deaf:
+    """A Hub that tells nothing of some, and notes of whom it is asked."""
+
+    def __init__(self, queue, *unknown):
+        self.unknown = set(unknown)
+        self.asked = []
+        queue.may_run = self.may_run
+
+    async def may_run(self, job):
+        self.asked.append(job.owner)
+        if job.owner in self.unknown:
+            raise Unavailable("The Hub does not answer.")
+        return True
+
+
+async def doubt(queue, owners):
+    """Submit a job of each owner, and have a worker ask about them in vain; return the Hub, the worker and the jobs."""
+    hub = Deaf(queue, *owners)
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    jobs = await queue.submit_many([Job(BIG, owner=owner, org_id="red") for owner in owners])
+    assert await hand.lease(limit=len(owners)) == []
+    hub.asked.clear()
+    return hub, hand, jobs
+
+
+async def test_owners_who_stay_in_doubt_keep_nobody_else_from_being_asked_about(queue):
+    owners = [f"bad{number}" for number in range(2 * ASKED_AT_ONCE)]
+    hub, hand, jobs = await doubt(queue, [*owners, "good"])
+    hub.unknown.discard("good")
+    for _ in range(3):
+        queue.clock.advance(ASK_AGAIN_SECS)
+        queue.tick()
+        leased = await hand.lease(limit=9)
+    assert [job.id for job in leased] == jobs[-1:]
+    assert hub.asked[: len(owners) + 1] == [*owners, "good"], "who was asked about longest ago comes first"
+
+
+async def test_once_the_hub_answers_one_request_asks_about_all_owners_in_doubt(queue):
+    owners = [f"owner{number}" for number in range(3 * ASKED_AT_ONCE + 1)]
+    hub, hand, jobs = await doubt(queue, owners)
+    hub.unknown.clear()
+    queue.clock.advance(ASK_AGAIN_SECS)
+    queue.tick()
+    other = await ScopedHand(queue, "q", pool("else", "red", isolates=True)).register(kind="else")
+    assert await other.lease() == []  # a worker of any pool asks
+    assert hub.asked == owners
+    assert {job.id for job in await hand.lease(limit=len(owners))} == set(jobs)
+
+
+async def test_request_for_jobs_does_not_ask_on_while_the_hub_tells_nothing_or_takes_long(queue):
+    owners = [f"owner{number}" for number in range(3 * ASKED_AT_ONCE)]
+    hub, hand, _ = await doubt(queue, owners)
+    queue.clock.advance(ASK_AGAIN_SECS)
+    await hand.lease()
+    assert hub.asked == owners[:ASKED_AT_ONCE]
+
+    async def slow(job):
+        hub.asked.append(job.owner)
+        queue.clock.advance(ASK_AGAIN_SECS / ASKED_AT_ONCE)
+        return True
+
+    queue.may_run = slow
+    hub.asked.clear()
+    await hand.lease(limit=0)
+    assert hub.asked == owners[ASKED_AT_ONCE : 2 * ASKED_AT_ONCE]
 
 
 # Tokens that end
