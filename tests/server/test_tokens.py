@@ -101,6 +101,12 @@ async def test_revoked_token_ends_its_sockets_its_leases_and_its_browsers_at_onc
 ) -> None:
     person, worker = await make(api), await make(api, kind="worker")
     as_worker = with_token(worker["secret"])
+    await api.post("workers", json={"id": "busy"}, headers=as_worker)
+    job = (await api.post("jobs", json={"cmd": ["true"], "max_retries": 0})).json()
+    ours = {"request_id": "r", "wait_secs": 5}
+    (held,) = (await api.post("workers/busy/leases", json=ours, headers=as_worker)).json()["leases"]
+    assert held["job"]["id"] == job["id"]
+    assert await codes(api, held["token"], ("GET", "jobs"), ("POST", "jobs")) == [200, 422]
     await api.post("workers", json={"id": "w"}, headers=as_worker)
     wanted = {"request_id": "r", "wait_secs": 60}
     lease = asyncio.create_task(api.post("workers/w/leases", json=wanted, headers=as_worker, timeout=30))
@@ -124,6 +130,9 @@ async def test_revoked_token_ends_its_sockets_its_leases_and_its_browsers_at_onc
             "The token that opened this was revoked, or has expired.",
         )
         assert (await lease).json()["leases"] == []
+        await api.post("jobs", json={"cmd": ["true"], "worker": "none"})  # what was to be decided before is by then
+        assert (await api.get(f"jobs/{job['id']}")).json()["state"] == "failed"
+        assert await codes(api, held["token"], ("GET", "jobs"), ("POST", "jobs")) == [401, 401]
         assert (await browser.get("zbrain/api/jobs")).status_code == 401
     assert await codes(api, person["secret"], ("GET", "jobs")) == [401]
     assert (await api.post("workers/w/leases", json=wanted, headers=as_worker)).status_code == 401

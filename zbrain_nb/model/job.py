@@ -36,7 +36,7 @@ MAX_SPEC_BYTES = 10 * 1024 * 1024
 MAX_ARGUMENTS = 64 * 1024
 #: How the names of tags begin that are zbrain's own: by them views and groups are found again.
 PRIVATE_TAG = "zbrain."
-#: The id of the token that a job was submitted with, set by the host alone; without it was a login.
+#: The id of the token that a job was submitted with, set by the queue alone, and read by `Job.origin`.
 TOKEN_TAG = f"{PRIVATE_TAG}token"
 #: Of jobs that are sent to no pool: their owner's own workers run them, or the host's.
 OWN_KIND = "local"
@@ -267,7 +267,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def submitted_with(spec: JobSpec, token_id: str) -> JobSpec:
     """Return the spec bearing the id of the token it came with, none if empty, whatever it said of that itself."""
-    if spec.tags.get(TOKEN_TAG, "") == token_id:
+    if spec.tags.get(TOKEN_TAG) == (token_id or None):
         return spec
     tags = {name: value for name, value in spec.tags.items() if name != TOKEN_TAG}
     return msgspec.structs.replace(spec, tags=tags | ({TOKEN_TAG: token_id} if token_id else {}))
@@ -384,6 +384,11 @@ class Job(msgspec.Struct, kw_only=False, gc=False):
     def name(self) -> str:
         """A short text to show (see `JobSpec.title`)."""
         return self.spec.title
+
+    @property
+    def origin(self) -> str:
+        """The kept token that it was submitted with; empty for a login."""
+        return self.spec.tags.get(TOKEN_TAG, "")
 
 
 def shown(job: Job) -> dict[str, Any]:

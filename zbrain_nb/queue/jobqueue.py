@@ -105,7 +105,10 @@ class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, His
         return len(waiting)
 
     def expel(self, is_out: Callable[[Principal], bool]) -> None:
-        """End what waits for principals that are out, for their token was revoked: subscriptions, lease requests."""
+        """End what is open for principals whose token has ended: subscriptions, lease requests, workers' attempts.
+
+        A worker that was heard with another token since goes on with its attempts, as when a token is replaced.
+        """
         self._bus.expel(is_out)
         self._desk.expel(is_out)
 

@@ -85,9 +85,9 @@ class JobSide(JobReads):
             own = as_job(given, owner, self.owner, self.default_org_id)
         else:
             own = as_job(given, scope.owner, self.owner, scope.home)
-            own.spec = submitted_with(own.spec, scope.origin)
             if scope.roles is not None:
                 scope.check_submit(own.org_id, own.spec.kind)
+        own.spec = submitted_with(own.spec, "" if scope is None else scope.origin)
         if own.spec.secrets and not self.holds_secrets(own.id):
             raise InvalidSpec(
                 "The values of its secrets are not here: they are forgotten when a job ends.",

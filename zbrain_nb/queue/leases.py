@@ -68,6 +68,10 @@ class Leases:
         self.renewals += 1
         self._by_job[job_id].ends_at = self._clock.monotonic() + self.ttl_secs
 
+    def left_secs(self, job_id: str) -> float:
+        """Return how long the job's worker may stay silent yet."""
+        return max(0.0, self._by_job[job_id].ends_at - self._clock.monotonic())
+
     def release(self, job_id: str) -> None:
         """End a lease; harmless if there is none."""
         lease = self._by_job.pop(job_id, None)
@@ -133,10 +137,13 @@ class WorkerRecord:
         Cancels that were said to it in a lease answer: they do not cut short a long poll again.
     heard_at : float
         When it was last heard, on the monotonic clock.
+    scope : Principal or None
+        Who spoke for it then: when their token ends, so do its attempts.
     """
 
     def __init__(self, info: WorkerInfo) -> None:
         self.info = info
+        self.scope: Principal | None = None
         self.answers: OrderedDict[str, list[Job]] = OrderedDict()
         self.waiting: dict[str, Waiter] = {}
         self.told: set[tuple[str, int]] = set()

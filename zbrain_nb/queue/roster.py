@@ -60,9 +60,12 @@ class Roster:
         """Return a worker, or None if it never registered; it was not heard by this."""
         return self._records.get(worker_id)
 
-    def add(self, record: WorkerRecord) -> None:
+    def __iter__(self) -> Iterator[WorkerRecord]:
+        return iter(self._records.values())
+
+    def add(self, record: WorkerRecord, scope: Principal | None) -> None:
         """Take a worker in, in place of an older process of it, and forget who was lost long ago."""
-        self._hear(record)
+        self._hear(record, scope)
         self._remove(record.info.id)
         for held in self._shelves(record.info):
             held[record.info.id] = record
@@ -126,7 +129,7 @@ class Roster:
         record = self._records.get(worker_id)
         if record is None or not speaks_for(scope, record.info):
             raise WorkerNotFound(f"No worker {worker_id!r} is registered.", "Register it again.")
-        self._hear(record)
+        self._hear(record, scope)
         return record
 
     def beat(self, worker_id: str, request: HeartbeatRequest, scope: Principal | None = None) -> WorkerRecord:
@@ -146,7 +149,8 @@ class Roster:
             self._forget(worker_id)
         return record
 
-    def _hear(self, record: WorkerRecord) -> None:
+    def _hear(self, record: WorkerRecord, scope: Principal | None) -> None:
+        record.scope = scope
         record.info.seen_at = self._clock.time()
         record.heard_at = self._clock.monotonic()
 

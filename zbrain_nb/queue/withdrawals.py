@@ -16,7 +16,7 @@ import msgspec
 
 from zbrain_nb.model.access import Principal, WorkerBinding
 from zbrain_nb.model.errors import Unavailable
-from zbrain_nb.model.job import TOKEN_TAG, Job
+from zbrain_nb.model.job import Job
 from zbrain_nb.queue.bindings import admits
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
@@ -70,7 +70,8 @@ class Withdrawals:
         self._clock = clock
         self._may_run = may_run
         self.doubts: dict[str, _Doubt] = {}
-        self._asking: set[str] = set()
+        self._asking: set[tuple[str, int]] = set()
+        self._returning: set[tuple[str, int]] = set()  # being given back: no repeat of the request gets them
 
     async def dismiss(self, worker_id: str, right: WorkerBinding) -> None:
         """End the attempts of a worker to which it has no right any more: who it works for left the org, say."""
@@ -82,6 +83,21 @@ class Withdrawals:
             log.warning("A worker lost a job.", extra={"job_id": job_id, "attempt": attempt, "worker_id": worker_id})
             await self._commits.run(partial(self._endings.lose, job_id=job_id, attempt=attempt, reason=reason))
 
+    def take_from(self, worker_id: str) -> None:
+        """End all attempts of a worker, for the token has ended with which it was heard.
+
+        It cannot be told so any more, and ends their processes when it has to without a word: with the leases.
+        """
+        leases, reason = self._index.leases, f"The token of its worker {worker_id} has ended."
+
+        def decide(turn: Turn) -> None:
+            for job_id in leases.held_by(worker_id):
+                attempt = self._index.live[job_id].job.attempt
+                log.warning("A worker's token ended.", extra={"job_id": job_id, "worker_id": worker_id})
+                self._endings.lose(turn, job_id, attempt, reason, goes_on_secs=leases.left_secs(job_id))
+
+        self._commits.post(decide).add_done_callback(_note_failure)
+
     @staticmethod
     def concern(scope: Principal | None) -> bool:
         """Whether the owners of jobs are asked about before workers of who asks get them.
@@ -90,36 +106,55 @@ class Withdrawals:
         """
         return scope is None or scope.worker is not None or scope.is_holder
 
-    def is_asking(self, job_id: str) -> bool:
+    def is_asking(self, job_id: str, attempt: int) -> bool:
         """Whether the job was leased, and its owner is asked about before the worker learns of it."""
-        return job_id in self._asking
+        return (job_id, attempt) in self._asking
 
-    async def still_allowed(self, jobs: list[Job], scope: Principal | None) -> list[Job]:
-        """Return those of the jobs just leased whose owners may have them run; the others end here, in one commit."""
+    async def still_allowed(self, jobs: list[Job], scope: Principal | None, *, are_new: bool) -> list[Job]:
+        """Return those of the jobs leased whose owners may have them run; the others end here, in one commit.
+
+        Those that `are_new` were handed to nobody yet. If the request is cancelled meanwhile, or fails, they are given
+        back: their worker may be gone, and what it never had would pass for lost with it.
+        """
         if not jobs or self._may_run() is anybody_may or not self.concern(scope):
             return jobs
-        asked = {job.id for job in jobs}
-        self._asking |= asked
+        asked = {(job.id, job.attempt) for job in jobs}
+        if are_new:
+            self._asking |= asked
         try:
             words = await self._ask(jobs)
-        finally:
+            allowed = [job for job, word in zip(jobs, words, strict=True) if word is True]
+            if len(allowed) < len(jobs):
+                await self._commits.run(partial(self._end, jobs=jobs, words=words))
             self._asking -= asked
-        allowed = [job for job, word in zip(jobs, words, strict=True) if word is True]
-        if len(allowed) < len(jobs):
-            await self._commits.run(partial(self._end, jobs=jobs, words=words))
-        return [job for job in allowed if self._renew(job)]
+            return [job for job in allowed if self._renew(job)]
+        finally:
+            if are_new and (left := self._asking & asked):  # none if a repeat of the request has handed them out
+                self._asking -= left
+                self._returning |= left
+                given_back = self._commits.post(partial(self._give_back, attempts=left))
+                given_back.add_done_callback(partial(self._gave_back, left))
 
     async def look_again(self) -> bool:
-        """Ask again about owners of whom nothing could be told; return whether it can be now, of any of them."""
-        now = self._clock.monotonic()
-        due = [doubt for doubt in self.doubts.values() if doubt.ask_at <= now][:ASKED_AT_ONCE]
-        for doubt in due:
-            doubt.ask_at = now + ASK_AGAIN_SECS  # meanwhile nobody else asks
-        words = await self._ask([doubt.job for doubt in due])
-        told = [doubt.job.owner for doubt, word in zip(due, words, strict=True) if not isinstance(word, Unavailable)]
-        for owner in told:
-            self.doubts.pop(owner, None)
-        return bool(told)
+        """Ask again about owners of whom nothing could be told; return whether it can be now, of any of them.
+
+        Who was asked about longest ago comes first, so that those who stay in doubt keep nobody from their turn. As
+        long as something is told of some it goes on with the next, for some seconds: a request waits meanwhile.
+        """
+        began, is_told = self._clock.monotonic(), False
+        while (now := self._clock.monotonic()) < began + ASK_AGAIN_SECS:
+            due = [doubt for doubt in self.doubts.values() if doubt.ask_at <= now]
+            due = sorted(due, key=lambda doubt: doubt.ask_at)[:ASKED_AT_ONCE]
+            for doubt in due:
+                doubt.ask_at = now + ASK_AGAIN_SECS  # meanwhile nobody else asks
+            words = await self._ask([doubt.job for doubt in due])
+            told = [one.job.owner for one, word in zip(due, words, strict=True) if not isinstance(word, Unavailable)]
+            for owner in told:
+                self.doubts.pop(owner, None)
+            if not told:
+                break
+            is_told = True
+        return is_told
 
     async def _ask(self, jobs: list[Job]) -> list[bool | Unavailable]:
         """Return for each job whether it may run, or why that cannot be told; alike ones are asked about once."""
@@ -145,15 +180,29 @@ class Withdrawals:
             elif not word:
                 self._endings.withdraw(turn, job.id, job.attempt, f"{what.replace('may', 'may not')} any more.")
 
+    def _give_back(self, turn: Turn, attempts: set[tuple[str, int]]) -> None:
+        for job_id, attempt in attempts:
+            reason = "Its worker went before it was known whether the job's owner may have it run."
+            self._endings.lose(turn, job_id, attempt, reason, returned=True)
+
+    def _gave_back(self, attempts: set[tuple[str, int]], done: asyncio.Future[None]) -> None:
+        self._returning -= attempts
+        _note_failure(done)
+
     def _renew(self, job: Job) -> bool:
         """Give an attempt a full term, for the asking took some of it; return False if it ended meanwhile."""
         lease = self._index.leases.get(job.id)
-        if lease is None or lease.attempt != job.attempt:
+        if lease is None or lease.attempt != job.attempt or (job.id, job.attempt) in self._returning:
             return False
         self._index.leases.renew(job.id)
         return True
 
 
+def _note_failure(done: asyncio.Future[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        log.warning("Jobs could not be taken from a worker: they end with their leases.", extra={"why": str(error)})
+
+
 def _standing_of(job: Job) -> tuple[str, str, str]:
     """Return what the word on a job depends on."""
-    return job.owner, job.org_id, job.spec.tags.get(TOKEN_TAG, "")
+    return job.owner, job.org_id, job.origin

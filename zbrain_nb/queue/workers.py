@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from zbrain_nb.model import datadir
-from zbrain_nb.model.access import EVERY_JOB, Principal, WorkerBinding
+from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Forbidden
 from zbrain_nb.model.job import Job, JobState, Resources
 from zbrain_nb.model.protocol import (
@@ -75,10 +75,13 @@ class WorkerDesk:
             self._give_up(waiter)
 
     def expel(self, is_out: Callable[[Principal], bool]) -> None:
-        """Answer the requests of the principals that are out, with nothing."""
+        """Answer the requests of the principals that are out, with nothing, and end what their workers run."""
         for waiter in self._parked:
             if waiter.scope is not None and is_out(waiter.scope):
                 self._give_up(waiter)
+        for record in self._roster:
+            if record.scope is not None and is_out(record.scope):
+                self._withdrawals.take_from(record.info.id)
 
     def workers(self, scope: Principal | None = None) -> list[WorkerInfo]:
         """Return the registered workers of which `scope` knows, by id."""
@@ -145,9 +148,9 @@ class WorkerDesk:
         self._roster.forgotten.clear()
         return forgotten
 
-    async def register(self, info: WorkerInfo, right: WorkerBinding = EVERY_JOB) -> Registered:
+    async def register(self, info: WorkerInfo, scope: Principal | None) -> Registered:
         """Add a worker, or take a new process of one for the old."""
-        await self._withdrawals.dismiss(info.id, right)
+        await self._withdrawals.dismiss(info.id, right_of(scope))
         old = self._roster.get(info.id)
         state = WorkerState.DRAINING if info.state is WorkerState.DRAINING else WorkerState.LIVE
         record = WorkerRecord(msgspec.structs.replace(info, state=state))
@@ -157,7 +160,7 @@ class WorkerDesk:
                 self._give_up(waiter)
         else:
             log.info("A worker registered.", extra={"worker_id": info.id, "kind": info.kind, "host": info.host})
-        self._roster.add(record)
+        self._roster.add(record, scope)
         attempts = []
         for job_id in self._index.leases.held_by(info.id):
             self._index.leases.renew(job_id)
@@ -189,11 +192,13 @@ class WorkerDesk:
         await self._withdrawals.dismiss(worker_id, right)
         record.info.free = max(0, request.limit)
         jobs = self._repeated(record, request.request_id)
+        are_new = jobs is None
         if jobs is None:
             if self._withdrawals.concern(scope) and await self._withdrawals.look_again():
                 self.serve_all()
             jobs = await self._wait_for_jobs(record, request, scope)
-        jobs = await self._withdrawals.still_allowed([job for job in jobs if admits(right, job)], scope)
+        jobs = [job for job in jobs if admits(right, job)]
+        jobs = await self._withdrawals.still_allowed(jobs, scope, are_new=are_new)
         cancels = self._cancels(worker_id)
         record.told = {(ref.job_id, ref.attempt) for ref in cancels}
         return LeaseAnswer([Lease(job) for job in jobs], cancels)
@@ -392,7 +397,7 @@ class WorkerDesk:
         """
         ended = 0
         for job_id, lease in self._index.leases.run_out():
-            is_kept = self._withdrawals.is_asking(job_id)
+            is_kept = self._withdrawals.is_asking(job_id, lease.attempt)
             if is_kept or await asyncio.to_thread(self._still_runs, lease.worker_id, job_id, lease.attempt):
                 self.renew(job_id, lease.worker_id, lease.attempt)
                 continue

@@ -98,7 +98,7 @@ class WorkerSide(QueueCore):
             kept.seen_at = self._clock.time()
             text, gone = msgspec.json.encode(kept).decode(), self._desk.take_forgotten()
             await self.storage.write(lambda database: database.save_worker(kept.id, text, gone))
-            answer = await self._desk.register(kept, right_of(scope))
+            answer = await self._desk.register(kept, scope)
         answer.is_fenced = not await asyncio.to_thread(is_seen, kept)
         if not answer.is_fenced and (scope is None or scope.is_holder):
             answer.blobs = str(self.artifacts.folder)
@@ -108,7 +108,8 @@ class WorkerSide(QueueCore):
         """Answer when a job fits or a cancel is due, else, empty, after ``wait_secs``.
 
         Events in the request are taken first, in the same commit, and the answer is then not held back.
-        May be cancelled: what was leased by then is found by a repeat with the same ``request_id``.
+        May be cancelled: what was leased by then is found by a repeat with the same ``request_id``, or was given back
+        if its owner was asked about (see `Withdrawals`).
 
         Raises
         ------

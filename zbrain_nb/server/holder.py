@@ -7,6 +7,7 @@ another account: a host that took another one for itself would find its own jobs
 from __future__ import annotations
 
 import logging
+import os
 
 from zbrain_nb.model.account import account_name
 from zbrain_nb.model.errors import ZBrainError
@@ -17,13 +18,16 @@ from zbrain_nb.store.storage import Storage
 log = logging.getLogger(__name__)
 
 _KEY = "holder"
+#: What named an account before names were kept, as `getpass.getuser` reads it.
+_NAMED_BY = ("LOGNAME", "USER", "LNAME", "USERNAME")
 
 
 async def holder_name(storage: Storage, *, has_logins: bool) -> str:
     """Return the name, and keep it when it is asked for first.
 
-    A directory of before names were kept goes on with that of its last job: what was submitted with no other token was
-    with the directory's own.
+    A directory of before names were kept goes on with the last one of its jobs that is this account's too, by its uid
+    or by LOGNAME and the like, which named it then. The jobs alone name nobody: who logged in by another system could
+    have had theirs run in the account of who opens the directory later.
 
     Parameters
     ----------
@@ -36,12 +40,15 @@ async def holder_name(storage: Storage, *, has_logins: bool) -> str:
     if kept is not None:
         return kept
     names = [] if has_logins else await storage.read(queries.owners_without_token, TOKEN_TAG)
-    name = names[0] if names else account_name()
-    if len(names) > 1:
+    ours = {account_name(), *(os.environ.get(variable, "") for variable in _NAMED_BY)}
+    name = next((name for name in names if name in ours), account_name())
+    others = [other for other in names if other != name]
+    if others:
         log.warning(
-            "The data directory's own jobs have several names; its worker goes on with those of the last one. Jobs of "
-            "the others that wait run if the host is started once with ZWORKER_RUNS_OTHERS=1.",
-            extra={"holder": name, "others": names[1:]},
+            "The data directory has jobs of other names that came with no token of theirs; its worker goes on with "
+            "those of its own account. If you trust the others with all that this may, jobs of theirs that wait run "
+            "once the host is started with ZWORKER_RUNS_OTHERS=1.",
+            extra={"holder": name, "others": others},
         )
     try:
         await storage.write(lambda database: database.save_meta(_KEY, name))

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 
 from zbrain_nb.model.access import Credential, Principal, Role
-from zbrain_nb.model.job import TOKEN_TAG, Job
+from zbrain_nb.model.job import Job
 from zbrain_nb.model.tokens import JOB_PREFIX, seal, unseal
 
 _PURPOSE = b"zbrain job tokens, 1"
@@ -99,20 +99,16 @@ class JobTokens:
             token_id=f"{JOB_PREFIX}{job_id}.{attempt}",
             job_id=job_id,
             attempt=attempt,
-            job_origin=_origin(job),
+            job_origin=job.origin,
             submits_to=None if self._is_at_owners(job) else job.spec.kind,
         )
 
     def _standing(self, job_id: str, attempt: int) -> Job | None:
         """Return the job if this is its running attempt, and the token lives that it was submitted with."""
         job = self._running(job_id, attempt)
-        if job is None or (_origin(job) and not self._lives(_origin(job))):
+        if job is None or (job.origin and not self._lives(job.origin)):
             return None
         return job
 
     def _mac(self, content: bytes) -> bytes:
         return hmac.digest(self._key, content, hashlib.sha256)
-
-
-def _origin(job: Job) -> str:
-    return job.spec.tags.get(TOKEN_TAG, "")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from zbrain_nb.model.access import Principal, Role
-from zbrain_nb.model.job import TOKEN_TAG, Job
+from zbrain_nb.model.job import Job
 
 #: Returns what a person may do by now, or None if there is nobody of that name.
 Person = Callable[[str], Awaitable[Principal | None]]
@@ -39,7 +39,7 @@ class Standing:
         Unavailable
             If that cannot be told now.
         """
-        if self._person is None or TOKEN_TAG in job.spec.tags:
+        if self._person is None or job.origin:
             return Role.SUBMITTER
         found = await self._person(job.owner)
         if found is None and job.owner == self._holder.owner:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand, turns
-from zbrain_nb import JobQueue, JobSpec, JobState, Storage
+from zbrain_nb import Job, JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.access import Credential, Principal, Role, Verb, WorkerBinding
 from zbrain_nb.model.errors import (
     Forbidden,
@@ -20,7 +20,7 @@ from zbrain_nb.model.errors import (
     WorkerNotFound,
 )
 from zbrain_nb.model.events import JobCompleted, JobLogged
-from zbrain_nb.model.job import CancelResult
+from zbrain_nb.model.job import TOKEN_TAG, CancelResult
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo, WorkerState
 from zbrain_nb.queue import subscription as subscriptions
 from zbrain_nb.store import queries
@@ -105,6 +105,27 @@ async def test_submit_into_an_org_that_is_not_open_is_refused_and_names_the_plac
     with pytest.raises(Forbidden):
         await queue.accept_once([spec, spec], "key", "digest", scope=scope)
     assert await queue.list() == []
+
+
+@pytest.mark.parametrize("told", ["", "p9", "p1"])
+@pytest.mark.parametrize("token_id", [None, "", "p1"])
+async def test_where_a_job_came_from_is_said_by_who_submits_it_and_not_by_its_tags(queue, told, token_id):
+    """What came by a token is not asked about again when a pool gets it: who only says so has to be."""
+    scope = None if token_id is None else msgspec.structs.replace(ANN, token_id=token_id)
+    spec = JobSpec(cmd=["true"], worker="big", tags={TOKEN_TAG: told, TOKEN_TAG.upper(): "p9", "a": "b"})
+    ids = [await queue.submit(spec, scope=scope)]
+    ids += await queue.submit_many([spec, Job(spec)], scope=scope)
+    keyed = msgspec.structs.replace(spec, idempotency_key="k")
+    ids.append(await queue.submit(keyed, scope=scope))
+    for key, batch in (("plain", [spec, spec]), ("children", [spec, msgspec.structs.replace(spec, after=ids[:1])])):
+        ids += [one.job.id for one in await queue.accept_once(batch, key, "digest", scope=scope)]
+    await queue.cancel_many(ids)
+    ids.append((await queue.retry_job(ids[0], scope=scope)).id)
+    ids += [one.job.id for one in await queue.accept_repeats(await queue.get_many(ids[:2]), scope=scope)]
+    jobs = await queue.get_many(ids)
+    assert [job.origin for job in jobs] == [token_id or ""] * 11
+    assert {TOKEN_TAG in job.spec.tags for job in jobs} == {bool(token_id)}
+    assert {job.spec.tags["a"] for job in jobs} == {"b"}
 
 
 async def test_unknown_org_and_foreign_org_are_refused_alike(queue):

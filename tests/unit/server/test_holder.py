@@ -12,10 +12,10 @@ import pytest
 
 from tests.unit.queue.stage import TRUE
 from zbrain_nb import JobQueue, JobSpec, Storage
+from zbrain_nb.model.access import Principal, Role
 from zbrain_nb.model.account import account_name
 from zbrain_nb.model.audit import Record
 from zbrain_nb.model.datadir import DataDir
-from zbrain_nb.model.job import TOKEN_TAG
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.model.tokens import TokenRequest
 from zbrain_nb.server.holder import holder_name
@@ -64,26 +64,41 @@ async def test_name_is_kept_with_the_directory_wherever_it_is_served_from_later(
     await again.close()
 
 
-async def test_directory_of_before_names_were_kept_goes_on_with_that_of_its_last_job(
-    storage, of_before, tokens, holder, caplog
+async def test_directory_of_before_names_were_kept_goes_on_with_the_last_of_its_jobs_that_is_its_accounts(
+    storage, of_before, tokens, holder, caplog, monkeypatch
 ):
+    monkeypatch.setenv("LOGNAME", "alice")
+    monkeypatch.setenv("USER", "bob")
     record = Record(ts=dt.datetime(2026, 1, 1, tzinfo=dt.UTC), who="alice", verb="create token", object_kind="token")
     await tokens.mint(TokenRequest(owner="bob"), holder, record)
-    for owner in ("cron", "alice"):
+    for owner in (OURS, "alice", "eve"):
         await of_before.submit(TRUE, owner=owner)
-    await of_before.submit(JobSpec(cmd=["true"], tags={TOKEN_TAG: "p1", "a": "b"}), owner="carl")
+    carl = Principal(owner="carl", roles={"default": Role.SUBMITTER}, home="default", token_id="p1")
+    await of_before.submit(JobSpec(cmd=["true"], tags={"a": "b"}), scope=carl)
     await of_before.submit(TRUE, owner="bob")  # of before jobs were given their token's tag
     with caplog.at_level(logging.WARNING):
         assert await holder_name(storage, has_logins=False) == "alice"
     (said,) = [one for one in caplog.records if one.name == "zbrain_nb.server.holder"]
-    assert (said.holder, said.others) == ("alice", ["cron"])
-    await of_before.submit(TRUE, owner="cron")
+    assert (said.holder, said.others) == ("alice", ["eve", OURS])
+    await of_before.submit(TRUE, owner=OURS)
     assert await holder_name(storage, has_logins=False) == "alice"
 
 
-async def test_where_people_log_in_the_last_job_names_nobody(storage, of_before):
+@pytest.mark.parametrize("org_id", ["default", "lab"])
+async def test_job_whose_owner_is_not_the_account_names_nobody(storage, of_before, org_id):
+    """It may be of who logged in by another system, when that is not there just now."""
+    await of_before.submit(JobSpec(cmd=["true"], org_id=org_id), owner="mallory")
+    assert await holder_name(storage, has_logins=False) == OURS
+
+
+@pytest.mark.parametrize(("has_logins", "org_id"), [(True, "default"), (False, "~bob")])
+async def test_where_people_log_in_or_did_the_last_job_names_nobody(
+    storage, of_before, has_logins, org_id, monkeypatch
+):
+    monkeypatch.setenv("LOGNAME", "alice")
     await of_before.submit(TRUE)
-    assert await holder_name(storage, has_logins=True) == OURS
+    await of_before.submit(JobSpec(cmd=["true"], org_id=org_id), owner="bob")
+    assert await holder_name(storage, has_logins=has_logins) == OURS
 
 
 def test_account_without_a_name_has_its_number(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from zbrain_nb import Job, JobSpec
 from zbrain_nb.model.access import Principal, Role
 from zbrain_nb.model.errors import Unavailable
-from zbrain_nb.model.job import submitted_with
+from zbrain_nb.model.job import TOKEN_TAG, submitted_with
 from zbrain_nb.server.standing import Standing
 
 pytestmark = pytest.mark.anyio
@@ -45,6 +45,12 @@ async def test_owner_who_logs_in_elsewhere_may_what_that_says_by_now(owner, org_
 async def test_what_a_kept_token_submitted_stands_as_long_as_the_token():
     assert await Standing(HOLDER, person).role_of(job_of("gone", "red", "zbp_1")) is Role.SUBMITTER
     assert await Standing(HOLDER, None).role_of(job_of("gone", "red")) is Role.SUBMITTER
+
+
+async def test_empty_name_of_a_token_is_none():
+    """Earlier versions kept the tag if who submitted by a login had sent it so."""
+    job = Job(JobSpec(cmd=["true"], tags={TOKEN_TAG: ""}), owner="gone", org_id="red")
+    assert await Standing(HOLDER, person).role_of(job) is None
 
 
 async def test_nobody_is_believed_a_member_while_that_cannot_be_told():

@@ -68,7 +68,7 @@ class LeasesHandler(ApiHandler):
             answer = await self._waiting
         except asyncio.CancelledError:
             if self._finished or self.request.connection.stream.closed():  # type: ignore[union-attr]
-                return  # the worker went away; its repeat with the same request_id gets the same leases
+                return  # the worker went away; its repeat with the same request_id gets the leases that it has
             raise
         for lease in answer.leases:
             await self.context.secrets.hand_over(worker_id, lease, request.seal_key)

@@ -1,0 +1,250 @@
+"""What becomes of jobs while their owners are asked about, and of owners of whom nothing can be told."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from tests.unit.queue.stage import TRUE, turns
+from tests.unit.queue.test_pools import APART, BIG
+from tests.unit.queue.test_scopes import ABE, ANN, ScopedHand, pool
+from zbrain_nb import Job, JobSpec
+from zbrain_nb.model.errors import Unavailable
+from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest
+from zbrain_nb.queue.withdrawals import ASK_AGAIN_SECS, ASKED_AT_ONCE
+
+pytestmark = pytest.mark.anyio
+
+
+class Hub:
+    """Asked about owners, it answers when it is told to."""
+
+    def __init__(self, queue):
+        self.asked = 0
+        self.answer = asyncio.Event()
+        queue.may_run = self.may_run
+
+    async def may_run(self, job):
+        self.asked += 1
+        await self.answer.wait()
+        return True
+
+    async def was_asked(self, times):
+        while self.asked < times:
+            await asyncio.sleep(0)
+
+
+async def test_job_whose_owner_is_asked_about_when_its_worker_goes_is_given_back_unharmed(queue):
+    hub = Hub(queue)
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    job_id = await queue.submit(JobSpec(code="1", worker="big"), scope=ABE)  # a cell: once begun it is not run again
+    leasing = asyncio.ensure_future(hand.lease())
+    await hub.was_asked(1)
+    leasing.cancel()
+    await asyncio.gather(leasing, return_exceptions=True)
+    hub.answer.set()
+    hand.requests = 0
+    assert await hand.lease() == []  # the same request again, before the job is given back
+    await queue.submit(TRUE)  # by then it is
+    job = await queue.get(job_id)
+    assert (job.state, job.losses) == ("retrying", 0)
+    other = await ScopedHand(queue, "q", APART).register(kind="big")
+    queue.tick()
+    assert [(job.id, job.attempt) for job in await other.lease()] == [(job_id, 2)]
+
+
+async def test_job_that_a_worker_was_handed_is_not_given_back_when_a_repeat_of_its_request_ends(queue):
+    hub = Hub(queue)
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    first = asyncio.ensure_future(hand.lease())
+    await hub.was_asked(1)
+    hub.answer.set()
+    assert [job.id for job in await first] == [job_id]
+    hub.answer.clear()
+    hand.requests = 0
+    repeat = asyncio.ensure_future(hand.lease())
+    await hub.was_asked(2)
+    repeat.cancel()
+    await asyncio.gather(repeat, return_exceptions=True)
+    await queue.submit(TRUE)  # what was to be decided before is by then
+    assert (await queue.get(job_id)).state == "running"
+
+
+async def test_job_is_not_given_back_that_a_repeat_has_handed_out_when_the_first_request_ends(queue):
+    """Both wait for the job, and the answer to the first comes later: its connection is broken."""
+    answers = asyncio.Event(), asyncio.Event()
+    asked = []
+
+    async def may_run(job):
+        asked.append(job)
+        await answers[len(asked) - 1].wait()
+        return True
+
+    queue.may_run = may_run
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    first = asyncio.ensure_future(hand.lease(wait_secs=30))
+    await turns()
+    hand.requests = 0
+    repeat = asyncio.ensure_future(hand.lease(wait_secs=30))
+    await turns()
+    job_id = await queue.submit(BIG, scope=ABE)
+    while len(asked) < 2:
+        await asyncio.sleep(0)
+    answers[1].set()
+    assert [job.id for job in await repeat] == [job_id]
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await queue.submit(TRUE)
+    assert (await queue.get(job_id)).state == "running"
+
+
+class Deaf:
+    """A Hub that tells nothing of some, and notes of whom it is asked."""
+
+    def __init__(self, queue, *unknown):
+        self.unknown = set(unknown)
+        self.asked = []
+        queue.may_run = self.may_run
+
+    async def may_run(self, job):
+        self.asked.append(job.owner)
+        if job.owner in self.unknown:
+            raise Unavailable("The Hub does not answer.")
+        return True
+
+
+async def doubt(queue, owners):
+    """Submit a job of each owner, and have a worker ask about them in vain; return the Hub, the worker and the jobs."""
+    hub = Deaf(queue, *owners)
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    jobs = await queue.submit_many([Job(BIG, owner=owner, org_id="red") for owner in owners])
+    assert await hand.lease(limit=len(owners)) == []
+    hub.asked.clear()
+    return hub, hand, jobs
+
+
+async def test_owners_who_stay_in_doubt_keep_nobody_else_from_being_asked_about(queue):
+    owners = [f"bad{number}" for number in range(2 * ASKED_AT_ONCE)]
+    hub, hand, jobs = await doubt(queue, [*owners, "good"])
+    hub.unknown.discard("good")
+    for _ in range(3):
+        queue.clock.advance(ASK_AGAIN_SECS)
+        queue.tick()
+        leased = await hand.lease(limit=9)
+    assert [job.id for job in leased] == jobs[-1:]
+    assert hub.asked[: len(owners) + 1] == [*owners, "good"], "who was asked about longest ago comes first"
+
+
+async def test_once_the_hub_answers_one_request_asks_about_all_owners_in_doubt(queue):
+    owners = [f"owner{number}" for number in range(3 * ASKED_AT_ONCE + 1)]
+    hub, hand, jobs = await doubt(queue, owners)
+    hub.unknown.clear()
+    queue.clock.advance(ASK_AGAIN_SECS)
+    queue.tick()
+    other = await ScopedHand(queue, "q", pool("else", "red", isolates=True)).register(kind="else")
+    assert await other.lease() == []  # a worker of any pool asks
+    assert hub.asked == owners
+    assert {job.id for job in await hand.lease(limit=len(owners))} == set(jobs)
+
+
+async def test_request_for_jobs_does_not_ask_on_while_the_hub_tells_nothing_or_takes_long(queue):
+    owners = [f"owner{number}" for number in range(3 * ASKED_AT_ONCE)]
+    hub, hand, _ = await doubt(queue, owners)
+    queue.clock.advance(ASK_AGAIN_SECS)
+    await hand.lease()
+    assert hub.asked == owners[:ASKED_AT_ONCE]
+
+    async def slow(job):
+        hub.asked.append(job.owner)
+        queue.clock.advance(ASK_AGAIN_SECS / ASKED_AT_ONCE)
+        return True
+
+    queue.may_run = slow
+    hub.asked.clear()
+    await hand.lease(limit=0)
+    assert hub.asked == owners[ASKED_AT_ONCE : 2 * ASKED_AT_ONCE]
+
+
+# Tokens that end
+
+
+def with_token(scope, token_id):
+    return msgspec.structs.replace(scope, token_id=token_id)
+
+
+def end_token(queue, token_id):
+    queue.expel(lambda principal: principal.origin == token_id)
+
+
+async def state_of(queue, job_id):
+    await queue.submit(TRUE)  # what was to be decided before is by then
+    job = await queue.get(job_id)
+    return job.state, job.losses, job.reason
+
+
+@pytest.mark.parametrize(("scope", "spec"), [(APART, BIG), (ANN, TRUE)])
+async def test_attempts_of_a_worker_end_with_its_token(queue, scope, spec):
+    old, other = [
+        await ScopedHand(queue, name, with_token(scope, name)).register(kind=spec.kind) for name in ("old", "other")
+    ]
+    jobs = [await queue.submit(spec, scope=ANN) for _ in range(3)]
+    assert len(await old.lease(limit=2)) == 2
+    assert len(await other.lease()) == 1
+    end_token(queue, "old")
+    for job_id in jobs[:2]:
+        assert await state_of(queue, job_id) == (
+            "failed",
+            1,
+            "The token of its worker old has ended. It was not run again, for it may have had effects already.",
+        )
+    assert queue.running_attempt(jobs[0], 1) is None  # so its token opens nothing
+    assert (await state_of(queue, jobs[2]))[0] == "running"
+
+
+async def test_job_that_a_worker_may_still_run_though_its_token_ended_is_not_run_twice_at_once(queue):
+    """The worker is told nothing any more, and ends what it runs with its lease."""
+    spec = msgspec.structs.replace(BIG, rerun_if_lost=True)
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    other = await ScopedHand(queue, "q", APART).register(kind="big")
+    job_id = await queue.submit(spec, scope=ABE)
+    await hand.lease()
+    queue.clock.advance(20)
+    end_token(queue, "t")
+    assert "It runs again in 40 s" in (await state_of(queue, job_id))[2]
+    queue.clock.advance(39)
+    queue.tick()
+    assert await other.lease() == []
+    queue.clock.advance(1)
+    queue.tick()
+    assert [(job.id, job.attempt) for job in await other.lease()] == [(job_id, 2)]
+
+
+@pytest.mark.parametrize("registers", [True, False])
+async def test_worker_whose_token_was_replaced_goes_on_when_the_old_one_ends(queue, registers):
+    hand = await ScopedHand(queue, "p", with_token(APART, "old")).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    await hand.lease()
+    new = with_token(APART, "new")
+    if registers:
+        await ScopedHand(queue, "p", new).register(kind="big")
+    else:
+        await queue.heartbeat("p", HeartbeatRequest(attempts=[AttemptRef(job_id, 1)]), scope=new)
+    end_token(queue, "old")
+    assert (await state_of(queue, job_id))[0] == "running"
+    end_token(queue, "new")
+    assert (await state_of(queue, job_id))[0] == "failed"
+
+
+async def test_job_whose_owner_is_asked_about_is_not_handed_out_once_the_token_ended(queue):
+    hub = Hub(queue)
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    await queue.submit(BIG, scope=ABE)
+    leasing = asyncio.ensure_future(hand.lease())
+    await hub.was_asked(1)
+    end_token(queue, "t")
+    await queue.submit(TRUE)
+    hub.answer.set()
+    assert await leasing == []
