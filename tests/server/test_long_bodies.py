@@ -239,3 +239,8 @@ def test_client_sends_no_more_values_in_a_request_than_it_may_hold(monkeypatch: 
     monkeypatch.setattr(parts, "PART_VALUES", 300)
     specs = [JobSpec(cmd=["true"], input=[1] * size) for size in (100, 100, 1000, 100)]
     assert [len(part) for part, _ in parts.parts_of(specs)] == [2, 1, 1]
+
+
+def test_client_counts_all_values_of_a_spec() -> None:
+    specs = [JobSpec(cmd=["true"], input=[1] * 99_000)] * 12
+    assert [len(part) for part, _ in parts.parts_of(specs)] == [10, 2]
