@@ -225,13 +225,18 @@ async def test_room_is_taken_for_what_a_body_is_when_decoded_until_it_is_used_no
 
     monkeypatch.setattr(host.context.queue, "accept", wait)
     monkeypatch.setattr(bodies.CollectedBody, "on_connection_close", hear)
-    sparse, full = dense(1, "x" * 90_000), dense(25_000)
-    for body, least, most in ((sparse, len(sparse) + 1, len(sparse) + 1500), (full, 3 * MIB, 3 * MIB)):
+    plain, wide, full = dense(1, "x" * 90_000), dense(1, "x" * 90_000 + "\N{GRINNING FACE}"), dense(25_000)
+    wide = json.dumps(json.loads(wide), ensure_ascii=False)
+    for body, least, most in (
+        (plain, 2 * len(plain), 2 * len(plain) + 1500),  # as it came, and decoded
+        (wide, 5 * len(wide), 5 * len(wide) + 1500),
+        (full, 3 * MIB, 3 * MIB),
+    ):
         goes_on.clear()
         gone.clear()
-        async with sending(owner, bob, len(body)) as sender:
+        async with sending(owner, bob, len(body.encode())) as sender:
             sender.writer.write(body.encode())
-            await until(lambda: room.taken > len(body))  # noqa: B023
+            await until(lambda: room.taken > len(body.encode()))  # noqa: B023
             assert least <= room.taken <= most
         await asyncio.wait_for(gone.wait(), 10)
         assert room.taken >= least  # the body is in use still

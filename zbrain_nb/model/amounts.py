@@ -9,6 +9,8 @@ from __future__ import annotations
 MAX_SPEC_VALUES, MAX_VALUES = 100_000, 1_000_000
 #: What a value takes when it is decoded: of all kinds of JSON the most that was measured.
 VALUE_BYTES = 136
+#: What a byte takes when it is decoded: one wide character makes all of its text wide, in which others were one byte.
+WIDE_BYTES = 4
 #: So much is looked at in one go: of quotes there may be millions.
 PIECE_BYTES = 1 << 16
 _BEFORE_VALUES = b",[{"
@@ -38,6 +40,11 @@ def count_values(text: bytes, enough: int) -> int:
         if counter.add(text[start : start + PIECE_BYTES]) > enough:
             break
     return counter.number
+
+
+def decoded_bytes(text: bytes, values: int) -> int:
+    """Return what a text of JSON takes at most when it is decoded."""
+    return values * VALUE_BYTES + len(text) * (1 if text.isascii() else WIDE_BYTES)
 
 
 class ValueCounter:

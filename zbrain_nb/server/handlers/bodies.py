@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from tornado import httputil, routing, web
 
-from zbrain_nb.model.amounts import MAX_VALUES, PIECE_BYTES, VALUE_BYTES, ValueCounter
+from zbrain_nb.model.amounts import MAX_VALUES, PIECE_BYTES, ValueCounter, decoded_bytes
 from zbrain_nb.model.errors import TooLarge, ZBrainError
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.server.handlers.base import ApiHandler, as_zbrain_error
@@ -179,7 +179,7 @@ class CollectedBody(OwnStreamedBody):
             raise TooLarge(f"The body holds more than {MAX_VALUES:,} values.", self.smaller_bodies)
         by = getattr(self, "principal", None)
         if by is not None:
-            more = min(values * VALUE_BYTES, self.context.bodies.most_each - self._held)
+            more = min(decoded_bytes(body, values), self.context.bodies.most_each - self._held)
             self.context.bodies.take(by, more)
             self._held += more
 
