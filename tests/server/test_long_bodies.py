@@ -169,20 +169,42 @@ async def test_body_with_too_many_values_is_413_before_it_is_decoded(
         assert (answer.status_code, said) == (413, "The body holds more than 50,000 values.")
 
 
-async def test_others_have_their_turn_while_a_long_list_is_decoded() -> None:
-    body = f"[{','.join([dense(40_000)] * 10)}]".encode()
-    turns = 0
+@pytest.fixture
+async def turns() -> AsyncIterator[list[None]]:
+    """One entry for each turn that others have had."""
+    had: list[None] = []
 
-    async def count_turns() -> None:
-        nonlocal turns
+    async def count() -> None:
         while True:
             await asyncio.sleep(0)
-            turns += 1
+            had.append(None)
 
-    other = asyncio.ensure_future(count_turns())
-    specs, _ = await read_specs(body, Settings(data=""), None)
+    other = asyncio.ensure_future(count())
+    yield had
     other.cancel()
-    assert (len(specs), turns >= 9) == (10, True)
+
+
+async def test_others_have_their_turn_while_a_long_list_is_decoded(turns: list[None]) -> None:
+    body = f"[{','.join([dense(40_000)] * 10)}]".encode()
+    turns.clear()
+    specs, _ = await read_specs(body, Settings(data=""), None)
+    assert (len(specs), len(turns) >= 19) == (10, True)  # to look at each, and to decode it
+
+
+async def test_others_have_their_turn_while_values_are_counted(turns: list[None]) -> None:
+    for body, number in ((b'"' + b'\\"' * MIB + b'"', 1), (b'["' + b"," * MIB + b'"' * MIB, 2)):
+        turns.clear()
+        assert await bodies.count_in_turns(body, MIB) == number
+        assert len(turns) >= 30
+
+
+async def test_viewer_is_refused_before_a_long_body_is_read(
+    owner: Owner, room: BodyRoom, api: httpx.AsyncClient
+) -> None:
+    eve = (await make(api, owner="eve", roles={"lab": "viewer"}))["secret"]
+    async with sending(owner, eve, 10 * MIB) as sender:
+        status, body = await sender.answer()
+        assert (status, body["error"]["code"], room.taken) == (403, "forbidden", 0)  # type: ignore[index]
 
 
 async def test_room_is_taken_for_what_a_body_is_when_decoded_until_it_is_used_no_more(
@@ -203,13 +225,18 @@ async def test_room_is_taken_for_what_a_body_is_when_decoded_until_it_is_used_no
 
     monkeypatch.setattr(host.context.queue, "accept", wait)
     monkeypatch.setattr(bodies.CollectedBody, "on_connection_close", hear)
-    sparse, full = dense(1, "x" * 90_000), dense(25_000)
-    for body, least, most in ((sparse, len(sparse) + 1, len(sparse) + 1500), (full, 3 * MIB, 3 * MIB)):
+    plain, wide, full = dense(1, "x" * 90_000), dense(1, "x" * 90_000 + "\N{GRINNING FACE}"), dense(25_000)
+    wide = json.dumps(json.loads(wide), ensure_ascii=False)
+    for body, least, most in (
+        (plain, 2 * len(plain), 2 * len(plain) + 1500),  # as it came, and decoded
+        (wide, 5 * len(wide), 5 * len(wide) + 1500),
+        (full, 3 * MIB, 3 * MIB),
+    ):
         goes_on.clear()
         gone.clear()
-        async with sending(owner, bob, len(body)) as sender:
+        async with sending(owner, bob, len(body.encode())) as sender:
             sender.writer.write(body.encode())
-            await until(lambda: room.taken > len(body))  # noqa: B023
+            await until(lambda: room.taken > len(body.encode()))  # noqa: B023
             assert least <= room.taken <= most
         await asyncio.wait_for(gone.wait(), 10)
         assert room.taken >= least  # the body is in use still
@@ -239,3 +266,8 @@ def test_client_sends_no_more_values_in_a_request_than_it_may_hold(monkeypatch: 
     monkeypatch.setattr(parts, "PART_VALUES", 300)
     specs = [JobSpec(cmd=["true"], input=[1] * size) for size in (100, 100, 1000, 100)]
     assert [len(part) for part, _ in parts.parts_of(specs)] == [2, 1, 1]
+
+
+def test_client_counts_all_values_of_a_spec() -> None:
+    specs = [JobSpec(cmd=["true"], input=[1] * 99_000)] * 12
+    assert [len(part) for part, _ in parts.parts_of(specs)] == [10, 2]

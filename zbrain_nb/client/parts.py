@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from zbrain_nb.model.amounts import MAX_VALUES, count_values
+from zbrain_nb.model.amounts import MAX_SPEC_VALUES, MAX_VALUES, count_values
 from zbrain_nb.model.job import JobSpec
 
 #: Jobs, bytes and JSON values in one request at most; a spec that is longer goes alone.
@@ -21,7 +21,7 @@ def parts_of(specs: Sequence[JobSpec]) -> Iterator[tuple[Sequence[JobSpec], list
     encoded: list[msgspec.Raw] = []
     for end, spec in enumerate(specs):
         text = _encode(spec)
-        more = count_values(text, PART_VALUES // PART_JOBS)
+        more = count_values(text, MAX_SPEC_VALUES)  # a spec with more is refused
         if encoded and (len(encoded) == PART_JOBS or size + len(text) > PART_BYTES or values + more > PART_VALUES):
             yield specs[start:end], encoded
             start, size, values, encoded = end, 0, 1, []

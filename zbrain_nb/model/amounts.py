@@ -9,9 +9,14 @@ from __future__ import annotations
 MAX_SPEC_VALUES, MAX_VALUES = 100_000, 1_000_000
 #: What a value takes when it is decoded: of all kinds of JSON the most that was measured.
 VALUE_BYTES = 136
-_PIECE_BYTES = 1 << 16
+#: What a byte takes when it is decoded: one wide character makes all of its text wide, in which others were one byte.
+WIDE_BYTES = 4
+#: So much is looked at in one go: of quotes there may be millions.
+PIECE_BYTES = 1 << 16
 _BEFORE_VALUES = b",[{"
 _OTHERS = bytes(set(range(256)) - set(_BEFORE_VALUES) - set(b'"'))
+#: A value is at most a name and a text.
+_QUOTES_OF_VALUE = 4
 
 
 def count_values(text: bytes, enough: int) -> int:
@@ -30,14 +35,46 @@ def count_values(text: bytes, enough: int) -> int:
     number = sum(map(text.count, (b",", b"[", b"{"))) + 1
     if number <= enough:
         return number
-    if b"\\" in text:
-        text = text.replace(rb"\\", b"").replace(rb"\"", b"")
-    text = text.translate(None, _OTHERS)
-    number, is_inside = 1, False
-    for start in range(0, len(text), _PIECE_BYTES):  # in pieces: of quotes there may be millions
-        parts = text[start : start + _PIECE_BYTES].split(b'"')
-        number += sum(map(len, parts[is_inside::2]))
-        if number > enough:
+    counter = ValueCounter(enough)
+    for start in range(0, len(text), PIECE_BYTES):
+        if counter.add(text[start : start + PIECE_BYTES]) > enough:
             break
-        is_inside ^= len(parts) % 2 == 0
-    return number
+    return counter.number
+
+
+def decoded_bytes(text: bytes, values: int) -> int:
+    """Return what a text of JSON takes at most when it is decoded."""
+    return values * VALUE_BYTES + len(text) * (1 if text.isascii() else WIDE_BYTES)
+
+
+class ValueCounter:
+    """Counts the values of a text that is given piece by piece, as `count_values` does; beyond `enough` none.
+
+    Attributes
+    ----------
+    number : int
+        Of the pieces so far.
+    """
+
+    def __init__(self, enough: int) -> None:
+        self.number = 1
+        self._enough = enough
+        self._quotes = 0
+        self._is_inside = False  # of a string
+        self._is_escaped = False
+
+    def add(self, piece: bytes) -> int:
+        """Take the next piece, which is not empty; return the number."""
+        if self._is_escaped:
+            piece = piece[1:]
+            self._is_escaped = False
+        if b"\\" in piece:
+            piece = piece.replace(rb"\\", b"").replace(rb"\"", b"")
+            self._is_escaped = piece.endswith(b"\\")
+        parts = piece.translate(None, _OTHERS).split(b'"')
+        self.number += sum(map(len, parts[self._is_inside :: 2]))
+        self._is_inside ^= len(parts) % 2 == 0
+        self._quotes += len(parts) - 1
+        if self._quotes > _QUOTES_OF_VALUE * self._enough:  # no JSON, or as many values
+            self.number = max(self.number, self._enough + 1)
+        return self.number

@@ -42,6 +42,8 @@ TOKEN_TAG = f"{PRIVATE_TAG}token"
 OWN_KIND = "local"
 #: Results up to this size travel and stay with the job itself: a file for each would cost more than the call.
 INLINE_BYTES = 4096
+#: Characters.
+MAX_ARTIFACT_NAME = 1000
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}\Z")

@@ -25,7 +25,7 @@ from zbrain_nb.model.events import (
     LogStream,
     WorkerEvent,
 )
-from zbrain_nb.model.job import INLINE_BYTES, JobArtifact, JobState
+from zbrain_nb.model.job import INLINE_BYTES, MAX_ARTIFACT_NAME, JobArtifact, JobState
 from zbrain_nb.model.protocol import EventResult
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.endings import Endings
@@ -34,7 +34,6 @@ from zbrain_nb.queue.loglines import as_columns, clean, from_texts
 from zbrain_nb.queue.lograte import LogRates, carries_output, size_of
 from zbrain_nb.queue.turn import Turn
 
-MAX_ARTIFACT_NAME = 1000
 #: Numbers of events, attempts and bytes stay below this: the store keeps them in 64 bits.
 MAX_COUNT = 2**62
 MAX_EXIT_CODE = 2**31 - 1

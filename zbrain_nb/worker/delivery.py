@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from zbrain_nb.model.events import (
+    ENDINGS,
     AnyWorkerEvent,
+    JobCompleted,
     JobDisplayed,
     JobFailed,
     JobLogged,
@@ -25,6 +28,7 @@ from zbrain_nb.model.events import (
     LogStream,
 )
 from zbrain_nb.model.sizes import format_kib
+from zbrain_nb.worker.fitting import MAX_DISPLAY_BYTES, MAX_DISPLAY_VALUES, fitted, too_deep, too_much
 from zbrain_nb.worker.lines import LineAssembler
 from zbrain_nb.worker.masking import Mask
 from zbrain_nb.worker.request import LOG_BYTES
@@ -152,7 +156,13 @@ class Delivery:
         kind = event.get("kind")
         if kind == "displayed" and isinstance(event.get("outputs"), list):
             self._flush(frame.ts)
-            outputs = [self.mask.tree(output) for output in event["outputs"] if isinstance(output, dict)]
+            outputs = [output for output in event["outputs"] if isinstance(output, dict)]
+            why = too_much(frame.payload, MAX_DISPLAY_BYTES, MAX_DISPLAY_VALUES) or too_deep(outputs)
+            if why:
+                sentence = f"What it displayed here was left out: {why}; save it as an artifact."
+                self._log([(LogStream.SYSTEM, frame.ts, sentence)], _OWN)
+                return
+            outputs = [self.mask.tree(output) for output in outputs]
             self._add(JobDisplayed(job_id=self._job_id, outputs=outputs), len(frame.payload), _OWN)
         elif kind == "progress":
             progress = {"fraction": _fraction(event.get("fraction")), "note": self.mask.tree(_note(event.get("note")))}
@@ -293,16 +303,16 @@ class Delivery:
         self._flush(ts)
         self._tell_last_lines()
 
-    def say(self, ts: float, sentences: list[str]) -> None:
-        """Add lines of the worker itself, before the ending."""
-        self._log([(LogStream.SYSTEM, ts, self.mask.text(sentence)) for sentence in sentences], _SYSTEM)
-
-    def close(self, ending: AnyWorkerEvent) -> None:
-        """Add the ending."""
+    def close(self, ending: AnyWorkerEvent, sentences: Sequence[str] = ()) -> None:
+        """Add the ending, and before it sentences of the worker itself, also of what had to be left out of it."""
         self._closed = True
+        ending, size, left_out = fitted(_masked(ending, self.mask))
+        now = time.time()
+        lines = [(LogStream.SYSTEM, now, self.mask.text(sentence)) for sentence in (*sentences, *left_out)]
+        self._log(lines, _SYSTEM)
         # even if the spool was cut short below what the queue has, the ending has to come after it
         self._frames = max(self._frames, self._last // STRIDE + 1)
-        self._add(_masked(ending, self.mask), 1000, _OWN)
+        self._add(ending, size, _OWN)
         self.urgent = True
 
     def take(self, limit: int) -> tuple[list[AnyWorkerEvent], int]:
@@ -339,20 +349,31 @@ class Delivery:
         """
         if not self._events:
             return True
-        event, size = self._events.popleft()
-        sentence = f"The queue did not take this: {message}"
-        place = {"job_id": event.job_id, "attempt": event.attempt, "after": event.after, "seq": event.seq}
-        other: AnyWorkerEvent
-        if not isinstance(event, (JobStarted, JobLogged, JobDisplayed, JobProgress)):
-            if isinstance(event, JobFailed) and event.error is None and not event.artifacts:
-                return False
-            other = JobFailed(**place, reason=f"The result could not be kept: {message}", final=True)  # type: ignore[arg-type]
-        elif isinstance(event, JobLogged) and event.lines and event.lines[0][0] == LogStream.SYSTEM:
-            return False
-        else:
-            other = JobLogged(**place, lines=[(LogStream.SYSTEM, time.time(), sentence)])  # type: ignore[arg-type]
-        self._events.appendleft((other, size))
-        return True
+        event, size = self._events[0]
+        other = _acceptable(event, message)
+        if other is not None:
+            self._events[0] = other, size
+        return other is not None
+
+
+def _acceptable(event: AnyWorkerEvent, why: str) -> AnyWorkerEvent | None:
+    """Return what may be taken in the place of an event that was refused; None if nothing is left to leave out.
+
+    An ending stays what it is as long as it can: a command that succeeded has not failed for its output.
+    """
+    if isinstance(event, JobCompleted) and event.output is not None:
+        reason = event.reason or f"The output was not taken: {why}"
+        return msgspec.structs.replace(event, output=None, reason=reason)
+    if isinstance(event, JobFailed) and not (event.error is None and not event.artifacts and not event.variables):
+        return msgspec.structs.replace(event, error=None, artifacts=[], variables=[])
+    if isinstance(event, JobFailed) or (
+        isinstance(event, JobLogged) and event.lines and event.lines[0][0] == LogStream.SYSTEM
+    ):
+        return None
+    place: dict[str, Any] = {name: getattr(event, name) for name in ("job_id", "attempt", "after", "seq")}
+    if isinstance(event, ENDINGS):
+        return JobFailed(**place, reason=f"The result could not be kept: {why}", final=True)
+    return JobLogged(**place, lines=[(LogStream.SYSTEM, time.time(), f"The queue did not take this: {why}")])
 
 
 def _masked(ending: AnyWorkerEvent, mask: Mask) -> AnyWorkerEvent:

@@ -14,15 +14,24 @@ import msgspec
 
 from zbrain_nb.model.errors import TooLarge, ZBrainError
 from zbrain_nb.model.events import AnyWorkerEvent, JobCanceled, JobCompleted, JobFailed, WorkerArtifact
-from zbrain_nb.model.job import JobArtifact, Variable
+from zbrain_nb.model.job import MAX_ARTIFACT_NAME, JobArtifact, Variable
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.worker.collect import Found, find_artifacts, open_beneath
+from zbrain_nb.worker.fitting import (
+    MAX_ARTIFACTS,
+    MAX_OUTPUT_BYTES,
+    MAX_OUTPUT_VALUES,
+    MAX_VARIABLES,
+    ListRoom,
+    not_taken,
+    too_deep,
+    too_much,
+)
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.spool import End
 
 STOPPED = "Its worker was told to stop, and ended the job."
 _MAX_REASON = 1000
-_MAX_OUTPUT_BYTES = 8 * 1024 * 1024
 
 
 class Keeper(Protocol):
@@ -81,7 +90,11 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
         )
     artifacts: list[JobArtifact | WorkerArtifact] = []
     left = request.artifacts_cap_bytes
-    for file in found:
+    room = ListRoom.of_artifacts()
+    listed = [file for file in found if len(file.name) <= MAX_ARTIFACT_NAME and room.takes(file.name)]
+    if len(listed) < len(found):
+        sentences.append(_too_many(len(found) - len(listed)))
+    for file in listed:
         try:
             if left is not None:
                 left = _take_room(file, left, request.artifacts_cap_bytes or 0)
@@ -94,7 +107,7 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
     trouble = ""
     try:
         result = await _keep_result(request, said, keeper)
-        variables = await _keep_variables(request, said, keeper)
+        variables = await _keep_variables(request, said, keeper, sentences)
     except (OSError, ZBrainError) as error:
         trouble = f"Its result could not be kept: {_why(error)}"
         sentences.append(trouble)
@@ -128,6 +141,13 @@ async def finish(request: RunRequest, end: End, finished: dict[str, Any] | None,
             error_said = {"traceback": [], **(error_said or {}), "ename": "TimeoutError", "evalue": reason}
     failed = JobFailed(**common, error=error_said, exit_code=code, reason=reason, final=said.get("is_final") is True)
     return Ending(failed, sentences)
+
+
+def _too_many(number: int) -> str:
+    return (
+        f"{number:,} artifacts were not kept: a job keeps {MAX_ARTIFACTS:,} at most, fewer with long names, and none "
+        f"with a name of more than {MAX_ARTIFACT_NAME:,} characters. Pack them into one file."
+    )
 
 
 def _take_room(file: Found, left: int, cap: int) -> int:
@@ -183,20 +203,24 @@ def _output(request: RunRequest, sentences: list[str]) -> Any:
     """Return the JSON that a command left in ``ZBRAIN_OUTPUT``; None, and a sentence, if it is none."""
     try:
         with open_beneath(request.outbox, os.path.basename(request.output_path)) as file:
-            content = file.read(_MAX_OUTPUT_BYTES + 1)
+            content = file.read(MAX_OUTPUT_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         sentences.append(f"The output was not taken: {_why(error)}")
         return None
-    if len(content) > _MAX_OUTPUT_BYTES:
-        sentences.append(f"The output was not taken: it is over {_MAX_OUTPUT_BYTES >> 20} MiB; save it as an artifact.")
-        return None
-    try:
-        return msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        sentences.append(f"The output was not taken: it is no JSON ({error}).")
-        return None
+    why = too_much(content, MAX_OUTPUT_BYTES, MAX_OUTPUT_VALUES)
+    if not why:
+        try:
+            output = msgspec.json.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            sentences.append(f"The output was not taken: it is no JSON ({error}).")
+            return None
+        why = too_deep(output)
+        if not why:
+            return output
+    sentences.append(not_taken(why))
+    return None
 
 
 async def _keep_result(request: RunRequest, said: dict[str, Any], keeper: Keeper) -> JobArtifact | None:
@@ -218,14 +242,22 @@ def _inline(text: Any) -> JobArtifact | None:
     return JobArtifact("result", hashlib.sha256(data).hexdigest(), len(data), data)
 
 
-async def _keep_variables(request: RunRequest, said: dict[str, Any], keeper: Keeper) -> list[Variable]:
+async def _keep_variables(
+    request: RunRequest, said: dict[str, Any], keeper: Keeper, sentences: list[str]
+) -> list[Variable]:
     variables: list[Variable] = []
+    room = ListRoom.of_variables()
+    left_out = 0
     for one in said.get("variables") or []:
-        name = str(one["name"])
+        name, what, summary = str(one["name"]), str(one.get("type", "")), str(one.get("summary", ""))
+        if not room.takes(name, what, summary):
+            left_out += 1
+            continue
         kept = await keeper.keep(_in_outbox(request, name, str(one["path"])))
         if isinstance(kept, JobArtifact):
-            what, summary = str(one.get("type", "")), str(one.get("summary", ""))
             variables.append(Variable(name=name, type=what, summary=summary, sha256=kept.sha256, size=kept.size))
+    if left_out:
+        sentences.append(f"{left_out:,} variables were not kept: a job keeps {MAX_VARIABLES:,} at most.")
     return variables
 
 

@@ -263,8 +263,7 @@ class Foreman:
         if self._runner is None or self._current is None:
             return
         for raw in (self._runner.stdout, self._runner.stderr):
-            data = raw.take()
-            if data:
+            for data in raw.take():
                 self._record.add(self._current.call.number, Frame(raw.kind, time.time(), data))
 
     def _hear(self, frame: Frame) -> None:

@@ -13,13 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zbrain_nb.model.culling import Culling, read_culling
-from zbrain_nb.model.protocol import Health
+from zbrain_nb.model.protocol import MAX_PATH, Health
 from zbrain_nb.model.sizes import format_kib
 
 log = logging.getLogger(__name__)
 LOOK_SECS = 2.0
 #: With less room than this on the disks that jobs write to, no job is begun.
 LOW_DISK_BYTES = 64 << 20
+
+
+def sayable(text: str) -> str:
+    """Return what went wrong as a heartbeat takes it, whatever an error says: one that is refused renews no lease."""
+    return text[:MAX_PATH].replace("\0", "?").encode(errors="replace").decode()
 
 
 class Checkup:
@@ -44,10 +49,11 @@ class Checkup:
         self._load: float | None = None
         self._culling: Culling | None = None
 
-    def health(self, **more: object) -> Health:
+    def health(self, last_error: str = "", **more: object) -> Health:
         """Return what was seen last."""
         return Health(
-            problem=self.problem,
+            problem=sayable(self.problem),
+            last_error=sayable(last_error),
             load=self._load,
             disk_free_bytes=self._disk_free_bytes,
             culling=self._culling,

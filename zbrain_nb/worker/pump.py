@@ -11,7 +11,8 @@ from zbrain_nb.worker.launch import Child
 from zbrain_nb.worker.spool import HEADER, MAX_PAYLOAD, Kind, SpoolWriter, pack
 from zbrain_nb.worker.tail import Tail
 
-_CHUNK = 64 * 1024
+#: The most output in one frame: it may be empty lines, all of which travel in one event.
+CHUNK_BYTES = 64 * 1024
 #: What is read of one pipe before the others get their turn: more than a pipe holds, so that all output
 #: written before an event is spooled before it.
 _TURN = 1024 * 1024
@@ -105,7 +106,7 @@ class Pump:
         moved = 0
         while moved < turn:
             try:
-                data = os.read(source, _CHUNK)
+                data = os.read(source, CHUNK_BYTES)
             except BlockingIOError:
                 return
             if not data:

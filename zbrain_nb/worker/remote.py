@@ -19,6 +19,8 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+import msgspec
+
 from zbrain_nb import __version__
 from zbrain_nb.client.locating import locator
 from zbrain_nb.model.datadir import boot_id
@@ -38,6 +40,7 @@ from zbrain_nb.model.protocol import (
 from zbrain_nb.worker.fence import now
 from zbrain_nb.worker.link import HttpLink, Link
 from zbrain_nb.worker.patience import Patience, is_passing
+from zbrain_nb.worker.sender import BATCH_BYTES
 from zbrain_nb.worker.spares import Key, Spares
 
 log = logging.getLogger(__name__)
@@ -316,7 +319,7 @@ class RemoteQueue:
 
     async def _talk_once(self) -> None:
         """Deliver what waits and, unless a poll does that already, ask for jobs."""
-        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        batch = self._take_batch()
         if len(self._waiting) <= BACKLOG:
             self._drained.set()
         events = [waiting.event for waiting in batch]
@@ -331,6 +334,17 @@ class RemoteQueue:
         else:
             results = await self._insist_on_events(EventBatch(events))
         self._settle(batch, results)
+
+    def _take_batch(self) -> list[_Waiting]:
+        """Return what goes next: as much as one request may carry, and what is larger alone."""
+        batch: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(batch) < BATCH:
+            size += len(msgspec.json.encode(self._waiting[0].event))
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
 
     async def _poll_once(self) -> None:
         wanted = self._wanted()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from zbrain_nb.worker.calls import NUMBER
 from zbrain_nb.worker.launch import Child
+from zbrain_nb.worker.pump import CHUNK_BYTES
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.spool import HEADER, MAX_PAYLOAD, Frame, Kind, split
 
@@ -130,10 +131,10 @@ class RawOutput:
         self._buffer += b"".join(parts)
         return bool(parts)
 
-    def take(self) -> bytes:
-        """Return what was read of the present call."""
+    def take(self) -> list[bytes]:
+        """Return what was read of the present call, in pieces of at most `CHUNK_BYTES`."""
         if not self._buffer:
-            return b""
+            return []
         end = self._buffer.find(self._marker)
         if end < 0:
             end = len(self._buffer)
@@ -142,7 +143,7 @@ class RawOutput:
                     end = start
                     break
         data, self._buffer = self._buffer[:end], self._buffer[end:]
-        return data
+        return [data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES)]
 
     def to_marker(self) -> None:
         """Read to the end of the present call, which is there: the runner has said so."""

@@ -343,8 +343,7 @@ class Runs:
         ending = await self._run(run)
         run.ended = True
         if ending is not None:
-            run.delivery.say(time.time(), ending.sentences)
-            run.delivery.close(ending.event)
+            run.delivery.close(ending.event, ending.sentences)
         self._changed()
         while not (run.delivery.done or run.stale):
             await run.wait(60)

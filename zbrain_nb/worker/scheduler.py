@@ -13,6 +13,7 @@ from zbrain_nb.model.events import ENDINGS, JobFailed
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.protocol import AttemptRef, Health, HeartbeatAnswer, HeartbeatRequest, WorkerState
 from zbrain_nb.worker.fence import margin_secs, now
+from zbrain_nb.worker.health import sayable
 from zbrain_nb.worker.kinds import EventSender, LocalWorker, Worker
 from zbrain_nb.worker.patience import Patience
 from zbrain_nb.worker.queuelink import QueueLink
@@ -197,7 +198,7 @@ class FifoScheduler:
         except TimeoutError:
             problem = f"Its health check did not answer within {_HEALTH_SECS:g} s."
         except Exception as error:
-            problem = f"Its health check failed: {error!r}."
+            problem = sayable(f"Its health check failed: {error!r}.")
         if problem != self._problem:
             log.warning("worker takes no jobs" if problem else "worker is well again", extra={"why": problem})
         self._problem = problem

@@ -320,8 +320,7 @@ class Session:
         )
 
     def _close(self, run: Run, ending: Ending) -> None:
-        run.delivery.say(time.time(), ending.sentences)
-        run.delivery.close(ending.event)
+        run.delivery.close(ending.event, ending.sentences)
         self._employer.told()
 
     def heard(self, run: Run) -> None:

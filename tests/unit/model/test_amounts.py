@@ -30,13 +30,19 @@ def some(chance: random.Random, depth: int = 0) -> Any:
 
 
 def test_values_are_counted_whatever_strings_hold(monkeypatch: Any) -> None:
-    monkeypatch.setattr(amounts, "_PIECE_BYTES", 7)
+    monkeypatch.setattr(amounts, "PIECE_BYTES", 7)
     chance = random.Random(1)
     for _ in range(300):
         value = some(chance)
         for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
             number = number_of(value)
             assert count_values(text.encode(), number) == number, text
+
+
+def test_no_more_quotes_are_looked_at_than_so_many_values_have() -> None:
+    names = json.dumps({f"{n},,": "" for n in range(1000)}).encode()
+    assert count_values(names, 1001) == 1001
+    assert count_values(b'["' + b"," * 11 + b'"' * 100_000, 10) == 11  # no JSON
 
 
 def test_few_are_told_quickly_and_too_many_no_further_than_needed() -> None:

@@ -197,7 +197,11 @@ class Moody(LocalWorker):
         return self.mood
 
 
-@pytest.mark.parametrize("mood", [False, RuntimeError("no GPU")], ids=["unwell", "raises"])
+@pytest.mark.parametrize(
+    "mood",
+    [False, RuntimeError("no GPU"), RuntimeError("no GPU", "\0\udc80" * 5_000)],
+    ids=["unwell", "raises", "raises at length"],
+)
 async def test_worker_that_is_not_well_gets_no_jobs_until_it_is(
     queue: JobQueue, monkeypatch: pytest.MonkeyPatch, mood: bool | Exception
 ) -> None:

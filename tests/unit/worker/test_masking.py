@@ -67,8 +67,8 @@ def test_all_that_is_told_of_an_attempt_is_masked() -> None:
     delivery.feed(_frame(Kind.EVENT, output % (text, text)))
     delivery.feed(_frame(Kind.EVENT, b'{"kind": "progress", "note": "at %s"}' % text))
     delivery.feed(_frame(Kind.MARK, SECRET.encode()))
-    delivery.say(1.0, [f"it left {SECRET}"])
-    delivery.close(JobFailed("j", error={"traceback": [SECRET]}, reason=f"ValueError: {SECRET}"))
+    failed = JobFailed("j", error={"traceback": [SECRET]}, reason=f"ValueError: {SECRET}")
+    delivery.close(failed, [f"it left {SECRET}"])
     events, _ = delivery.take(1 << 20)
     assert {type(event) for event in events} == {JobLogged, JobDisplayed, JobProgress, JobFailed}
     assert SECRET not in repr(events) and "p4ss" not in repr(events)

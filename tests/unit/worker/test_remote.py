@@ -15,7 +15,7 @@ from tests.unit.worker.conftest import eventually
 from zbrain_nb import FifoScheduler, Job, JobSpec, JobState, RemoteQueue
 from zbrain_nb.model.datadir import DataDir
 from zbrain_nb.model.errors import InvalidSpec, StaleAttempt
-from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed, JobLogged, JobProgress, JobStarted
+from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed, JobLogged, JobProgress, JobStarted, LogStream
 from zbrain_nb.model.protocol import LeaseAnswer, LeaseRequest
 from zbrain_nb.model.settings import Settings
 from zbrain_nb.queue.jobqueue import JobQueue
@@ -23,7 +23,9 @@ from zbrain_nb.server.host import Host
 from zbrain_nb.worker.fence import now
 from zbrain_nb.worker.kinds import EventSender
 from zbrain_nb.worker.link import HttpLink, follow
+from zbrain_nb.worker.sender import BATCH_BYTES
 from zbrain_nb.worker.spares import Spares
+from zbrain_nb.worker.wire import Wires
 
 pytestmark = pytest.mark.anyio
 TRUE = JobSpec(cmd=["true"])
@@ -170,6 +172,29 @@ async def test_what_is_wrong_with_an_event_is_raised_at_the_next(elsewhere: Else
         await events.send(JobLogged(job.id))
     with pytest.raises(InvalidSpec, match="EventSender"):
         await elsewhere.remote.handle_worker_event(JobCompleted(job.id))
+
+
+async def test_no_request_carries_more_events_than_it_may(
+    elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await elsewhere.queue.submit(TRUE)
+    job = await elsewhere.remote.acquire_lease("stub")
+    assert job is not None
+    events = EventSender(job, elsewhere.remote.handle_worker_event)
+    sizes: list[int] = []
+    original = Wires.post
+
+    async def post(self: Wires, path: str, body: bytes, timeout: float) -> Any:
+        sizes.append(len(body))
+        return await original(self, path, body, timeout)
+
+    monkeypatch.setattr(Wires, "post", post)
+    for _ in range(10):
+        await events.send(JobLogged(job_id, lines=[(LogStream.STDOUT, 1.0, "x" * 60_000)] * 5))
+    await events.send(JobCompleted(job_id, output="x" * 2_000_000))
+    assert (await elsewhere.until(job_id, JobState.SUCCEEDED)).output
+    assert max(sizes) < 2_100_000
+    assert sum(size > BATCH_BYTES for size in sizes) == 1  # what is larger goes alone
 
 
 async def test_lease_that_nobody_waits_for_any_more_goes_to_the_next_or_back(elsewhere: Elsewhere) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from tornado import httputil, routing, web
 
-from zbrain_nb.model.amounts import MAX_VALUES, VALUE_BYTES, count_values
+from zbrain_nb.model.amounts import MAX_VALUES, PIECE_BYTES, ValueCounter, decoded_bytes
 from zbrain_nb.model.errors import TooLarge, ZBrainError
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.server.handlers.base import ApiHandler, as_zbrain_error
@@ -72,6 +72,16 @@ def announced_bytes(request: httputil.HTTPServerRequest) -> int | None:
     if "Transfer-Encoding" in request.headers or not length.isdecimal():
         return None
     return int(length) if len(length) < 16 else sys.maxsize
+
+
+async def count_in_turns(body: bytes, enough: int) -> int:
+    """Count values as `count_values` does, in turns with what others ask: anybody may send what takes long to count."""
+    counter = ValueCounter(enough)
+    for start in range(0, len(body), PIECE_BYTES):
+        if counter.add(body[start : start + PIECE_BYTES]) > enough:
+            break
+        await asyncio.sleep(0)
+    return counter.number
 
 
 class Collected(routing.Matcher):
@@ -155,21 +165,21 @@ class CollectedBody(OwnStreamedBody):
         self._collected.clear()
         self._is_used = True
         try:
-            self._hold_values(body)
+            await self._hold_values(body)
             done = super().post(*args)
             if done is not None:
                 await done
         finally:
             self._let_go()
 
-    def _hold_values(self, body: bytes) -> None:
+    async def _hold_values(self, body: bytes) -> None:
         """Have room for what the body takes when it is decoded too; who has none else under way has enough for one."""
-        values = count_values(body, MAX_VALUES)
+        values = await count_in_turns(body, MAX_VALUES)
         if values > MAX_VALUES:
             raise TooLarge(f"The body holds more than {MAX_VALUES:,} values.", self.smaller_bodies)
         by = getattr(self, "principal", None)
         if by is not None:
-            more = min(values * VALUE_BYTES, self.context.bodies.most_each - self._held)
+            more = min(decoded_bytes(body, values), self.context.bodies.most_each - self._held)
             self.context.bodies.take(by, more)
             self._held += more
 

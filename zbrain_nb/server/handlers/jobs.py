@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from zbrain_nb.model.access import Verb
 from zbrain_nb.model.errors import (
     Conflict,
     JobNotFound,
@@ -214,6 +215,12 @@ class JobsHandler(ApiHandler):
         if not bodies:
             write_bodies(accepted)
         self.reply(bodies if many else bodies[0], 200 if all(a.deduplicated for a in accepted) else 201)
+
+    async def authenticate(self) -> None:
+        """Refuse also who may submit nowhere, before a body is read."""
+        await super().authenticate()
+        if self.request.method == "POST" and not (self.principal.is_holder or self.principal.parties):
+            self.principal.check(Verb.SUBMIT, self.principal.home)
 
     async def _accept_with_secrets(self, specs: list[JobSpec]) -> list[Accepted]:
         """Submit specs of which some name secrets, whose values come in a header and are kept first."""

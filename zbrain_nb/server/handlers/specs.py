@@ -20,7 +20,7 @@ from zbrain_nb.server.handlers.base import decode_json, field_of
 MAX_BATCH = 10_000
 #: A longer body, or one with more values than a spec may hold, is decoded spec by spec.
 LONG_BYTES = 1024 * 1024
-#: Others have their turn whenever so much of a body is decoded.
+#: Others have their turn whenever so much of a body is looked at, or decoded.
 TURN_BYTES = 64 * 1024
 _IS_LIST = re.compile(rb"\s*\[").match
 
@@ -82,14 +82,20 @@ async def _one_by_one(body: bytes) -> AsyncIterator[tuple[int, Any]]:
     """Yield the specs in a long list, each decoded when its turn comes."""
     _check_number(len(decode_json(body, list[_Passed])))  # they are objects, so each that is kept apart is one
     parts = [bytes(part) for part in decode_json(body, list[msgspec.Raw])]
-    for position, part in enumerate(parts):
+    async for position, part in _in_turns(parts):
         _check(part, f"Spec {position}", index=position)
-    decoded = 0
-    for position, part in enumerate(parts):
+    async for position, part in _in_turns(parts):
         yield position, decode_json(part, object)
-        decoded += len(part)
-        if decoded > TURN_BYTES:
-            decoded = 0
+
+
+async def _in_turns(parts: list[bytes]) -> AsyncIterator[tuple[int, bytes]]:
+    """Yield the parts with their positions; others have their turn in between."""
+    done = 0
+    for position, part in enumerate(parts):
+        yield position, part
+        done += len(part)
+        if done > TURN_BYTES:
+            done = 0
             await asyncio.sleep(0)
 
 
