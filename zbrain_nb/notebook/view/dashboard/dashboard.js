@@ -159,8 +159,10 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
   function buildStrip() {
     const { counts } = feed;
     const { minutes, workers, storage } = overview;
-    const silent = workers.filter(({ seen_at: seen }) => overview.now - seen > 45).length;
-    const slots = workers.reduce((sum, worker) => sum + worker.slots, 0);
+    const heard = workers.filter(({ seen_at: seen }) => overview.now - seen <= 45);
+    const silent = workers.length - heard.length;
+    // As they say: a worker may run jobs of other orgs, which are not here.
+    const [slots, free] = ['slots', 'free'].map((name) => heard.reduce((sum, worker) => sum + worker[name], 0));
     const running = counts.running ?? 0;
     const pending = counts.pending ?? 0;
     const queued = pending + (counts.retrying ?? 0);
@@ -186,7 +188,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
       number(
         '',
         'Slots free',
-        [many(Math.max(0, slots - running)), h('small', {}, `of ${many(slots)}`)],
+        [many(free), h('small', {}, `of ${many(slots)}`)],
         `${plural(workers.length, 'worker')}${silent ? `, ${silent} quiet` : ''}; ${storage.database_bytes === undefined ? `${bytes(storage.artifact_bytes)} of yours` : bytes(storage.database_bytes + storage.artifact_bytes)} stored`,
         () => pane.scrollIntoView({ block: 'start' }),
       ),

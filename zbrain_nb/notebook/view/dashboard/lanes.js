@@ -84,7 +84,7 @@ function cullingOf(worker, serverNow) {
 function lane(id, worker, runs, now, serverNow, jobUrl, target) {
   const slots = Math.max(1, worker?.slots ?? 1);
   const rowCount = Math.min(MOST_SLOTS, slots);
-  const running = runs.filter(({ row_ }) => row_.state === 'running').length;
+  const running = worker?.running ?? runs.filter(({ row_ }) => row_.state === 'running').length; // also of other orgs
   const used = Math.min(slots, running);
   const silent = worker ? serverNow - worker.seen_at * 1000 : Infinity;
   const quiet = silent > QUIET_MS;
