@@ -5,7 +5,7 @@ import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
 import { pressIn, settle } from './press.js';
 import { visibleName } from './text.js';
-import { errorText } from './words.js';
+import { errorLine } from './words.js';
 
 const MOST_REASONS = 6;
 const HINT = 'Arrow keys or the pointer pick a run; Enter or a click opens it.';
@@ -115,7 +115,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const labelOf = (place) => {
     const job = feed.jobs[place];
     const took = tookOf(job);
-    const why = job.state === 'failed' ? errorText(job).split('\n')[0] : job.progress?.note;
+    const why = job.state === 'failed' ? errorLine(job) : visibleName(job.progress?.note ?? '');
     return [
       `Run ${place + 1}`,
       feed.labels[place] && visibleName(feed.labels[place]),
@@ -218,7 +218,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   function buildReasons() {
     const found = new Map();
     for (const job of feed.failed) {
-      const why = errorText(job).split('\n')[0];
+      const why = errorLine(job);
       if (!found.has(why)) found.set(why, []);
       found.get(why).push(job);
     }

@@ -1,7 +1,7 @@
 // Rich outputs of a job. Where Jupyter's renderers are at hand they are handed in; the ones here serve pages
 // without them (VS Code, Colab) and let nothing of a job run in the page's own origin.
 import { button, h, plural } from './elements.js';
-import { fill, newBudget, plainText } from './text.js';
+import { cut, fill, newBudget, plainText } from './text.js';
 import { failureSection } from './trace.js';
 import { errorText } from './words.js';
 
@@ -16,7 +16,7 @@ export const textOf = (value) => (Array.isArray(value) ? value.join('') : valueT
 /** @param {object} [budget] that texts of the same pane share */
 export function renderPlainly(output, host, budget) {
   const { data = {} } = output;
-  const words = plainText(textOf(data['text/plain'] ?? ''));
+  const words = plainText(cut(textOf(data['text/plain'] ?? '')));
   if (data['text/html']) host.append(frame(textOf(data['text/html']), getComputedStyle(host)));
   else if (data['image/svg+xml']) {
     host.append(
