@@ -139,6 +139,7 @@ def test_value_is_json_as_far_as_is_quick(page: Page, stub: StubServer) -> None:
     shown.get_by_role("button", name="Show all").click()
     assert json.loads(shown.text_content() or "") == value
     expect(shown).to_be_focused()
+    expect(shown).to_have_attribute("tabindex", "0")  # it scrolls
 
 
 def test_page_of_a_job_reads_what_is_large_once(page: Page, stub: StubServer) -> None:
@@ -213,3 +214,16 @@ def test_runs_of_a_group_and_tags_are_bounded(page: Page, stub: StubServer) -> N
         {f"tag {n}": "x" for n in range(9_000)},
     )
     assert found == 103
+
+
+def test_drawings_that_take_long_are_drawn_when_asked_for(page: Page, stub: StubServer) -> None:
+    drawing = "<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><!--{}--></svg>"
+    stub.outputs[stub.add()] = [
+        {"output_type": "display_data", "data": {"image/svg+xml": drawing.format("x" * 600_000)}, "metadata": {}}
+        for _ in range(3)
+    ]
+    open_views(page, stub)
+    drawings = page.locator(".zb-output img")
+    expect(drawings).to_have_count(1)
+    page.get_by_role("button", name="Show a drawing of 600 KB").first.click()
+    expect(drawings).to_have_count(2)

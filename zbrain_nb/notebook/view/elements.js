@@ -133,6 +133,11 @@ export const progressBar = (label, quiet) =>
     h('i'),
   );
 
+/** Let `box` have the keyboard, in place of a button that is gone. */
+export function takeFocus(box) {
+  if (!box.hasAttribute('tabindex')) box.tabIndex = -1;
+  box.focus({ preventScroll: true });
+}
 /**
  * Put what `make` makes of the items (a node, or some) into `box`: so many at first, and as many more each time that is
  * asked for. Returns what belongs on the page.
@@ -150,9 +155,7 @@ export function fillBy(most, box, items, make) {
     class: 'zb-btn-bare',
     onclick: () => {
       show();
-      if (!more.hidden) return;
-      box.tabIndex = -1; // the button that had the keyboard is gone
-      box.focus({ preventScroll: true });
+      if (more.hidden) takeFocus(box);
     },
   });
   show();
