@@ -149,7 +149,7 @@ export function fillBy(most, box, items, make) {
     count = Math.min(items.length, count + most);
     const left = items.length - count;
     more.hidden = !left;
-    more.textContent = `Show ${Math.min(most, left).toLocaleString('en')} of ${left.toLocaleString('en')} more`;
+    more.textContent = `Show ${left > most ? `${most.toLocaleString('en')} of ` : ''}${left.toLocaleString('en')} more`;
   };
   const more = button('', {
     class: 'zb-btn-bare',
