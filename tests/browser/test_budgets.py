@@ -139,6 +139,7 @@ def test_value_is_json_as_far_as_is_quick(page: Page, stub: StubServer) -> None:
     shown.get_by_role("button", name="Show all").click()
     assert json.loads(shown.text_content() or "") == value
     expect(shown).to_be_focused()
+    expect(shown).to_have_attribute("tabindex", "0")  # it scrolls
 
 
 def test_page_of_a_job_reads_what_is_large_once(page: Page, stub: StubServer) -> None:
@@ -162,3 +163,67 @@ def open_job_page(page: Page, stub: StubServer, job: str) -> None:
         " window.feed = jobPage(main, { api: `${location.origin}/zbrain/api/`, id, jobUrl: () => '/', home: '/' }); }",
         job,
     )
+
+
+def test_words_of_a_job_are_shown_as_far_as_is_quick(page: Page, stub: StubServer) -> None:
+    stub.add("canceled", reason="why " * 100_000)
+    stub.add("failed", reason="why " * 100_000, error=error(evalue="line\n" * 100_000))
+    stub.add("retrying", reason="why " * 100_000, not_before=utc(90))
+    open_views(page, stub)
+    expect(page.locator(".zb-exc")).to_contain_text("ValueError: line")
+    assert page.evaluate("document.body.textContent.length") < 250_000
+
+
+def test_things_kept_come_a_hundred_at_a_time(page: Page, stub: StubServer) -> None:
+    stub.add("succeeded", variables=names(130), artifacts=names(130, ".csv"))
+    open_views(page, stub)
+    variables = page.locator(".zb-vars tr")
+    expect(variables).to_have_count(100)
+    assert page.locator(".zb-vars").evaluate("each => each.textContent.length") < 150_000
+    files = page.locator(".zb-arts li")
+    expect(files).to_have_count(100)
+    expect(files.get_by_text("no preview")).to_have_count(100)
+    assert len([each for each in stub.gets if "artifacts/" in each]) == 100
+    page.get_by_role("button", name="Show 30 more").first.click()
+    expect(variables).to_have_count(130)
+    expect(variables.last).to_contain_text("v129")
+    expect(files).to_have_count(100)
+
+
+def test_tables_on_the_page_of_a_job_are_bounded(page: Page, stub: StubServer) -> None:
+    stub.attempts = [
+        {"attempt": n, "state": "failed", "reason": "why " * 1_000, "started_at": utc(), "finished_at": utc()}
+        for n in range(1, 301)
+    ]
+    spec = {"cmd": ["a"], "input": {f"p{n}": n for n in range(9_000)}, "env": {f"E{n}": "***" for n in range(9_000)}}
+    open_job_page(page, stub, stub.add("succeeded", spec=spec))
+    page.get_by_role("tab", name="Attempts").click()
+    expect(page.locator(".zb-plain tbody tr")).to_have_count(100)
+    expect(page.locator("aside dt").filter(has_text="p99")).to_have_count(1)
+    assert page.locator("aside dt").count() < 300
+    assert page.locator(".zb-plain").evaluate("each => each.textContent.length") < 150_000
+
+
+def test_runs_of_a_group_and_tags_are_bounded(page: Page, stub: StubServer) -> None:
+    stub.add_group(["failed"] * 20, error=error(evalue="why " * 20_000))
+    page.goto(stub.url())
+    expect(page.locator(".zb-why-list .zb-cut")).to_contain_text("ValueError: why")
+    assert page.evaluate("document.body.innerHTML.length") < 200_000
+    found = page.evaluate(
+        "async (tags) => (await import('/view/dashboard/rows.js')).groupings([{ spec: { tags } }]).length",
+        {f"tag {n}": "x" for n in range(9_000)},
+    )
+    assert found == 103
+
+
+def test_drawings_that_take_long_are_drawn_when_asked_for(page: Page, stub: StubServer) -> None:
+    drawing = "<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><!--{}--></svg>"
+    stub.outputs[stub.add()] = [
+        {"output_type": "display_data", "data": {"image/svg+xml": drawing.format("x" * 600_000)}, "metadata": {}}
+        for _ in range(3)
+    ]
+    open_views(page, stub)
+    drawings = page.locator(".zb-output img")
+    expect(drawings).to_have_count(1)
+    page.get_by_role("button", name="Show a drawing of 600 KB").first.click()
+    expect(drawings).to_have_count(2)

@@ -133,6 +133,11 @@ export const progressBar = (label, quiet) =>
     h('i'),
   );
 
+/** Let `box` have the keyboard, in place of a button that is gone. */
+export function takeFocus(box) {
+  if (!box.hasAttribute('tabindex')) box.tabIndex = -1;
+  box.focus({ preventScroll: true });
+}
 /**
  * Put what `make` makes of the items (a node, or some) into `box`: so many at first, and as many more each time that is
  * asked for. Returns what belongs on the page.
@@ -144,15 +149,13 @@ export function fillBy(most, box, items, make) {
     count = Math.min(items.length, count + most);
     const left = items.length - count;
     more.hidden = !left;
-    more.textContent = `Show ${Math.min(most, left).toLocaleString('en')} of ${left.toLocaleString('en')} more`;
+    more.textContent = `Show ${left > most ? `${most.toLocaleString('en')} of ` : ''}${left.toLocaleString('en')} more`;
   };
   const more = button('', {
     class: 'zb-btn-bare',
     onclick: () => {
       show();
-      if (!more.hidden) return;
-      box.tabIndex = -1; // the button that had the keyboard is gone
-      box.focus({ preventScroll: true });
+      if (more.hidden) takeFocus(box);
     },
   });
   show();

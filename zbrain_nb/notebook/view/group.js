@@ -6,7 +6,7 @@ import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
 import { pressIn, settle } from './press.js';
 import { visibleName } from './text.js';
-import { errorText } from './words.js';
+import { errorLine } from './words.js';
 
 const MOST_REASONS = 6;
 const HINT = 'Arrow keys or the pointer pick a run; Enter or a click opens it.';
@@ -20,7 +20,6 @@ function faceOfGroup(feed) {
 }
 
 const ended = ({ state }) => state === 'succeeded' || state === 'failed' || state === 'canceled';
-const reasonOf = (job) => errorText(job).split('\n')[0];
 const tookOf = (job) => (job.started_at ? (Date.parse(job.finished_at ?? new Date()) - Date.parse(job.started_at)) / 1000 : null);
 
 /** How long the runs have taken together, and when they will have ended, by how many have so far; or did end. */
@@ -120,7 +119,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const labelOf = (place) => {
     const job = feed.jobs[place];
     const took = tookOf(job);
-    const why = job.state === 'failed' ? reasonOf(job) : job.progress?.note;
+    const why = job.state === 'failed' ? errorLine(job) : visibleName(job.progress?.note ?? '');
     return [
       `Run ${place + 1}`,
       feed.labels[place] && visibleName(feed.labels[place]),
@@ -223,7 +222,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   function buildReasons() {
     const found = new Map();
     for (const job of feed.failed) {
-      const why = reasonOf(job);
+      const why = errorLine(job);
       found.set(why, (found.get(why) ?? 0) + 1);
     }
     whys = [...new Set([...whys.filter((why) => found.has(why)), ...found.keys()])];
@@ -238,7 +237,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
         feed.connection === 'live' &&
           button(`Retry ${count.toLocaleString('en')}`, {
             disabled: feed.acting != null,
-            onclick: () => feed.act('retry', feed.failed.filter((job) => reasonOf(job) === why)),
+            onclick: () => feed.act('retry', feed.failed.filter((job) => errorLine(job) === why)),
           }),
       ),
     );

@@ -1,7 +1,7 @@
 // What the notebook keeps of a group, made by the page: the kernel that would have done it (`groups.py`, which says the
 // same) may have been restarted, or knows nothing of what was tried again here.
 import { h, plural } from './elements.js';
-import { plainText } from './text.js';
+import { cut, plainText } from './text.js';
 
 const MIME_TYPE = 'application/vnd.zbrain.group+json';
 const FIELDS = ['id', 'state', 'created_at', 'started_at', 'finished_at', 'reason', 'exit_code', 'event_seq'];
@@ -29,7 +29,7 @@ function html({ name, counts }, runs) {
   const said = counts.map(([state, count]) => `${count.toLocaleString('en')} ${state}`).join(', ');
   const failed = runs.filter(({ state }) => state === 'failed'); // those that went wrong first
   const listed = [...failed, ...runs.filter(({ state }) => state !== 'failed')].slice(0, MAX_LISTED);
-  const cells = ({ label, state, reason }) => [label, state, reason ?? ''].map((text) => h('td', {}, plainText(text)));
+  const cells = ({ label, state, reason }) => [label, state, reason ?? ''].map((text) => h('td', {}, plainText(cut(text))));
   const more = runs.length - listed.length;
   return h(
     'div',

@@ -1,14 +1,15 @@
 // What a job leaves: its value, variables, artifacts, and the reference by which code finds it again.
 import { ownHeaders } from './ask.js';
-import { bytes, copyButton, h, icon } from './elements.js';
+import { bytes, copyButton, fillBy, h, icon } from './elements.js';
 import { valueText } from './outputs.js';
-import { fill, plainText, visibleName } from './text.js';
+import { cut, fill, plainText, visibleName } from './text.js';
 
 const PICTURE = /\.(png|jpe?g|gif|webp)$/i;
 const TEXT = /\.(txt|log|md|csv|tsv|json|ya?ml|toml|py)$/i;
 const TABLE = /\.(csv|tsv)$/i;
 const MAX_PICTURE = 4_000_000;
 const MAX_SENT_PICTURE = 500_000; // through the kernel
+const MOST_ROWS = 100; // variables, and artifacts, at first, and so many more at a time
 const PEEK_BYTES = 1_000;
 const KEPT_MS = 60_000; // a file that is being saved
 
@@ -24,30 +25,7 @@ export const keptSection = ({ title, variables, reference }) =>
   h(
     'div',
     { class: 'zb-sec zb-kept' },
-    variables.length > 0 &&
-      h(
-        'div',
-        {},
-        h('div', { class: 'zb-h' }, title),
-        h(
-          'table',
-          { class: 'zb-vars', 'aria-label': title },
-          h(
-            'tbody',
-            {},
-            variables.map(({ name, type, summary, size }) =>
-              h(
-                'tr',
-                {},
-                h('td', { class: 'zb-mono zb-cut', title: visibleName(name) }, h('b', {}, visibleName(name))),
-                h('td', { class: 'zb-cut', title: plainText(summary || type) }, plainText(summary || type)),
-                h('td', { class: 'zb-mute' }, bytes(size)),
-                h('td', {}, copyButton(`job.vars["${name}"]`, `job.vars["${visibleName(name)}"]`, 'copy')),
-              ),
-            ),
-          ),
-        ),
-      ),
+    variables.length > 0 && variablesTable(title, variables),
     reference &&
       h(
         'div',
@@ -56,28 +34,38 @@ export const keptSection = ({ title, variables, reference }) =>
         copyButton(reference),
       ),
   );
+function variablesTable(title, variables) {
+  const [rows, more] = fillBy(MOST_ROWS, h('tbody'), variables, ({ name, type, summary, size }) => {
+    const words = plainText(cut(String(summary || type)));
+    return h(
+      'tr',
+      {},
+      h('td', { class: 'zb-mono zb-cut', title: visibleName(name) }, h('b', {}, visibleName(name))),
+      h('td', { class: 'zb-cut', title: words }, words),
+      h('td', { class: 'zb-mute' }, bytes(size)),
+      h('td', {}, copyButton(`job.vars["${name}"]`, `job.vars["${visibleName(name)}"]`, 'copy')),
+    );
+  });
+  return h('div', {}, h('div', { class: 'zb-h' }, title), h('table', { class: 'zb-vars', 'aria-label': title }, rows), more);
+}
 
 /** `urls` says where each is; where it has no address, `read(name, first)` gives it, or its first bytes. */
 export const artifactsSection = ({ artifacts, urls }, read = null) =>
   h(
     'div',
     { class: 'zb-sec' },
-    h('div', { class: 'zb-h' }, 'Artifacts ', h('span', { class: 'zb-mute' }, String(artifacts.length))),
-    h(
-      'ul',
-      { class: 'zb-arts' },
-      artifacts.map(({ name, size }, i) =>
+    h('div', { class: 'zb-h' }, 'Artifacts ', h('span', { class: 'zb-mute' }, artifacts.length.toLocaleString('en'))),
+    fillBy(MOST_ROWS, h('ul', { class: 'zb-arts' }), artifacts, ({ name, size }, i) =>
+      h(
+        'li',
+        {},
+        h('div', { class: 'zb-prev' }, preview(name, size, urls[i] ?? (read && ((first) => read(name, first))))),
         h(
-          'li',
+          'p',
           {},
-          h('div', { class: 'zb-prev' }, preview(name, size, urls[i] ?? (read && ((first) => read(name, first))))),
-          h(
-            'p',
-            {},
-            h('b', { class: 'zb-cut', title: visibleName(name) }, visibleName(name)),
-            h('span', { class: 'zb-mute zb-size' }, bytes(size)),
-            (urls[i] || read) && download(name, urls[i], read),
-          ),
+          h('b', { class: 'zb-cut', title: visibleName(name) }, visibleName(name)),
+          h('span', { class: 'zb-mute zb-size' }, bytes(size)),
+          (urls[i] || read) && download(name, urls[i], read),
         ),
       ),
     ),

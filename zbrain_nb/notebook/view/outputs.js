@@ -1,7 +1,7 @@
 // Rich outputs of a job. Where Jupyter's renderers are at hand they are handed in; the ones here serve pages
 // without them (VS Code, Colab) and let nothing of a job run in the page's own origin.
-import { button, h, plural } from './elements.js';
-import { fill, newBudget, plainText } from './text.js';
+import { button, bytes, h, plural, takeFocus } from './elements.js';
+import { cut, fill, newBudget, plainText, spend } from './text.js';
 import { failureSection } from './trace.js';
 import { errorText } from './words.js';
 
@@ -14,14 +14,20 @@ export const valueText = (value) => (typeof value === 'string' ? value : JSON.st
 export const textOf = (value) => (Array.isArray(value) ? value.join('') : valueText(value));
 
 /** @param {object} [budget] that texts of the same pane share */
-export function renderPlainly(output, host, budget) {
+export function renderPlainly(output, host, budget = newBudget()) {
   const { data = {} } = output;
-  const words = plainText(textOf(data['text/plain'] ?? ''));
+  const words = plainText(cut(textOf(data['text/plain'] ?? '')));
   if (data['text/html']) host.append(frame(textOf(data['text/html']), getComputedStyle(host)));
   else if (data['image/svg+xml']) {
-    host.append(
-      h('img', { src: `data:image/svg+xml,${encodeURIComponent(textOf(data['image/svg+xml']))}`, alt: words }),
-    );
+    const source = textOf(data['image/svg+xml']);
+    const image = () => h('img', { src: `data:image/svg+xml,${encodeURIComponent(source)}`, alt: words });
+    const draw = () => {
+      host.replaceChildren(image());
+      takeFocus(host);
+    };
+    const isMuch = source.length > budget.drawn;
+    if (!isMuch) spend(budget, 'drawn', source.length);
+    host.append(isMuch ? button(`Show a drawing of ${bytes(source.length)}`, { onclick: draw }) : image());
   } else {
     const image = IMAGES.find((type) => data[type]);
     if (image)

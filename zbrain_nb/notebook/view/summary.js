@@ -2,7 +2,7 @@
 // says the same) may have been restarted meanwhile. The HTML is for readers without this view: exports, GitHub.
 import { h, span } from './elements.js';
 import { textOf, valueText } from './outputs.js';
-import { plainText } from './text.js';
+import { cut, plainText } from './text.js';
 import { inside, leftOutOf, usedOf } from './words.js';
 
 const MIME_TYPE = 'application/vnd.zbrain.job+json';
@@ -51,9 +51,9 @@ function html({ id, name, state, cached, job, log, outputs, outputs_left_out: le
       h('b', { style: `color:${COLORS[state] ?? 'inherit'}` }, word),
       ' ',
       h('b', {}, plainText(name)),
-      ...factsOf(job).map((fact) => ` \u00b7 ${plainText(fact)}`),
+      factsOf(job).map((fact) => ` \u00b7 ${plainText(fact)}`),
     ),
-    job.reason && h('p', {}, plainText(job.reason)),
+    job.reason && h('p', {}, plainText(cut(job.reason))),
     job.error && pre(traceback.join('\n') || `${ename}: ${evalue}`),
     leftOut > 0 && h('p', {}, leftOutOf({ leftOut })),
     outputs.map(({ data = {} }) => pictureOf(data)),

@@ -1,5 +1,5 @@
 // Text from jobs, made safe to read: ANSI colours as classes, bidi controls visible, Python lightly coloured.
-import { button, h } from './elements.js';
+import { button, h, takeFocus } from './elements.js';
 
 const SGR = /\x1b\[([0-9;:]*)m/;
 // Every other escape sequence (cursor moves, titles, links), and control characters but the tab, is dropped.
@@ -15,6 +15,7 @@ const BREAK = 20; // characters that take a browser as long as a line break does
 const LEAST_TEXT = 2_000; // of a text that comes when others have used all that up
 const LEAST_LINE = 200;
 const MAX_LINES = 2_000; // in rows of their own, some elements each
+const MAX_DRAWN = 1_000_000; // characters of SVG: a browser draws it in the page's own time, a second for some of these
 
 export const plainText = (text) =>
   text
@@ -104,8 +105,8 @@ const moreThan = (text, most) =>
   h('span', { class: 'zb-mute' }, ` \u2026 ${(text.length - most).toLocaleString('en')} more characters`);
 
 /** What texts that stand together may take of the page, all in all, without being asked for; what shows them takes from it. */
-export const newBudget = () => ({ characters: MAX_TEXT, runs: MAX_RUNS, lines: MAX_LINES });
-const spend = (budget, what, amount) => (budget[what] = Math.max(0, budget[what] - amount));
+export const newBudget = () => ({ characters: MAX_TEXT, runs: MAX_RUNS, lines: MAX_LINES, drawn: MAX_DRAWN });
+export const spend = (budget, what, amount) => (budget[what] = Math.max(0, budget[what] - amount));
 const words = (text, most, mostRuns) => ansi(text, '', most, mostRuns);
 
 /** How many line breaks there are in a text, as far as it may be shown if it may cost `most`. */
@@ -120,8 +121,7 @@ export function fill(box, text, budget = newBudget(), draw = words) {
   const most = Math.max(LEAST_TEXT, budget.characters);
   const all = () => {
     fill(box, text, { characters: Infinity, runs: MAX_RUNS }, draw);
-    box.tabIndex = -1; // the button that had the keyboard is gone
-    box.focus({ preventScroll: true });
+    takeFocus(box);
   };
   const breaks = breaksIn(text, most) * BREAK;
   const shown = Math.min(text.length, most - breaks);

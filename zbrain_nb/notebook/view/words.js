@@ -2,10 +2,11 @@
 import { sameCellAnswerOf } from './earlier.js';
 import { STATE_WORDS, clock, memorySize, plural, span, timeLeft, timeOfDay } from './elements.js';
 import { ENDED } from './feed.js';
-import { plainText } from './text.js';
+import { cut, plainText } from './text.js';
 
 // What a job or its owner has worded: without the escapes and controls that it may hold.
-const said = (text) => plainText(String(text ?? ''));
+const whole = (text) => plainText(String(text ?? ''));
+const said = (text) => plainText(cut(String(text ?? '')));
 const reasonOf = (job) => said(job.reason);
 /** Why it is tried again; when that will be is told by what counts down. */
 const whyOf = (job) => reasonOf(job).replace(/ The next attempt starts in [\d.]+ s\.$/, '');
@@ -33,21 +34,23 @@ const PRIVATE = 'zbrain.'; // tags that begin so are not people's
 export const tagsOf = ({ spec }) => Object.entries(spec?.tags ?? {}).filter(([name]) => !name.startsWith(PRIVATE));
 export const notebookOf = ({ spec }) => spec?.tags?.[`${PRIVATE}notebook`] ?? '';
 
-export function errorText(job) {
+export function errorText(job, word = whole) {
   const { error } = job;
-  if (typeof error === 'string') return said(error);
-  if (error?.ename) return said(error.evalue ? `${error.ename}: ${error.evalue}` : error.ename);
+  if (typeof error === 'string') return word(error);
+  if (error?.ename) return word(error.evalue ? `${error.ename}: ${error.evalue}` : error.ename);
   return (
-    said(error?.evalue) || reasonOf(job) || (job.exit_code != null ? `Exit code ${job.exit_code}` : 'The job failed.')
+    word(error?.evalue) || reasonOf(job) || (job.exit_code != null ? `Exit code ${job.exit_code}` : 'The job failed.')
   );
 }
+/** What stands for it in one line. */
+export const errorLine = (job) => errorText(job, said).split('\n')[0];
 export function failureOf({ job }) {
   if (job.state !== 'failed') return null;
   const text = errorText(job);
-  const reason = reasonOf(job);
+  const reason = whole(job.reason);
   // The foot has the exit code; what the exception says is not said twice.
   const known = /^exit code -?\d+\.?$/i.test(reason) || text.includes(reason) || reason.includes(text);
-  return { text, reason: known ? null : reason, error: job.error };
+  return { text, reason: known ? null : reasonOf(job), error: job.error };
 }
 
 export const hasValue = (feed) => feed.job.output != null || Boolean(feed.job.result) || feed.values.length > 0;
@@ -79,7 +82,7 @@ export function noteOf(feed, open) {
   }
   if (faceOf(feed) === 'cached') return `${open ? 'from' : 'same code and inputs as'} ${whenOf(job)}`;
   if (job.state === 'succeeded') return keptOf(feed).join(', ');
-  if (job.state === 'failed') return open ? '' : errorText(job).split('\n')[0];
+  if (job.state === 'failed') return open ? '' : errorLine(job);
   return [job.canceled_by && `by ${said(job.canceled_by)}`, job.started_at && `after ${clock(ranFor(job, now))}`]
     .filter(Boolean)
     .join(', ');

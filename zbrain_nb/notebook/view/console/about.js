@@ -1,10 +1,11 @@
 // What stands beside a job on its page: times, where it comes from, what it asks for, its inputs and environment.
-import { clock, copyButton, h, memorySize, plural, span, timeOfDay } from '../elements.js';
+import { clock, copyButton, fillBy, h, memorySize, plural, span, timeOfDay } from '../elements.js';
 import { valueText } from '../outputs.js';
 import { visibleName } from '../text.js';
 import { notebookOf, tagsOf, usedOf } from '../words.js';
 
 const FEW = 8; // more facts than these fold
+const MOST_FACTS = 100; // of a section at first, and so many more at a time
 
 const ms = (iso) => (iso ? Date.parse(iso) : null);
 
@@ -75,11 +76,10 @@ function parametersOf(input) {
 function section(title, facts) {
   const said = facts.filter(([, value]) => value);
   if (!said.length) return null;
-  const list = h(
-    'dl',
-    { class: 'zb-facts' },
-    said.map(([key, value]) => [h('dt', {}, key), h('dd', {}, typeof value === 'string' ? visibleName(value) : value)]),
-  );
-  if (said.length <= FEW) return [h('h2', {}, title), list];
-  return [h('h2', {}, title), h('details', {}, h('summary', {}, `${said.length} names`), list)];
+  const list = fillBy(MOST_FACTS, h('dl', { class: 'zb-facts' }), said, ([key, value]) => [
+    h('dt', {}, key),
+    h('dd', {}, typeof value === 'string' ? visibleName(value) : value),
+  ]);
+  if (said.length <= FEW) return [h('h2', {}, title), list[0]];
+  return [h('h2', {}, title), h('details', {}, h('summary', {}, `${said.length.toLocaleString('en')} names`), list)];
 }

@@ -1,7 +1,7 @@
 // The page of one job: `jobPage(main, {api, id, home, jobUrl, frameUrl}) -> feed`. Head, tabs with the whole log,
 // outputs, files, attempts and code, and beside them what the job is. Parts are built anew only when they change.
 import { ask } from '../ask.js';
-import { STATE_WORDS, answers, button, clock, h, newId, progressBar, span, speak, stateMark, timeOfDay, toFocus, tryNow } from '../elements.js';
+import { STATE_WORDS, answers, button, clock, fillBy, h, newId, progressBar, span, speak, stateMark, timeOfDay, toFocus, tryNow } from '../elements.js';
 import { artifactsSection, keptSection, valueSection } from '../kept.js';
 import { logPane } from '../log.js';
 import { outputsPane } from '../outputs.js';
@@ -15,6 +15,7 @@ import { aboutJob } from './about.js';
 import { codeSection } from './code.js';
 import { sandboxed } from './sandbox.js';
 
+const MOST_ROWS = 100; // of a table at first, and so many more at a time
 const LOOK_MS = 3000; // who waits for the job comes and goes without an event
 
 /** Whether it says something else than `before`. What is the very same is not looked at: it may be megabytes. */
@@ -305,7 +306,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
               from == null ? '' : timeOfDay(from),
               from == null ? '' : to - from < 10_000 ? span((to - from) / 1000) : clock((to - from) / 1000),
               ...known.map((name) => used.at(-1 - at)[name] ?? ''),
-              h('span', { class: 'zb-mute' }, one.state === 'running' ? 'running' : `${(one.reason ?? '').includes('code') ? '' : code}${one.reason ?? ''}`),
+              h('span', { class: 'zb-mute' }, one.state === 'running' ? 'running' : `${(one.reason ?? '').includes('code') ? '' : code}${visibleName(one.reason ?? '')}`),
             ];
           }),
         ].filter(Boolean),
@@ -334,17 +335,21 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       ),
     );
   }
-  const table = (label, heads, rows) =>
-    h(
+  function table(label, heads, lines) {
+    const line = (cells) => h('tr', {}, cells.map((each) => h('td', {}, each)));
+    const [rows, more] = fillBy(MOST_ROWS, h('tbody'), lines, line);
+    return h(
       'div',
       { class: 'zb-scroll', tabindex: 0, role: 'group', 'aria-label': label },
       h(
         'table',
         { class: 'zb-plain' },
         h('thead', {}, h('tr', {}, heads.map((each) => h('th', { scope: 'col' }, each)))),
-        h('tbody', {}, rows.map((cells) => h('tr', {}, cells.map((each) => h('td', {}, each))))),
+        rows,
       ),
+      more,
     );
+  }
 
   async function readHistory() {
     const { job } = feed;

@@ -1,8 +1,9 @@
 // What a row of the dashboard says, which rows are wanted, and in which order: pure functions of a row and the time.
 import { clock } from '../elements.js';
 import { ENDED } from '../feed.js';
-import { errorText, notebookOf, tagsOf } from '../words.js';
+import { errorLine, notebookOf, tagsOf } from '../words.js';
 
+const MOST_TAGS = 100; // to group by: of each there is an element
 const STATES = ['running', 'retrying', 'pending', 'failed', 'canceled', 'succeeded'];
 
 const at = (iso) => (iso ? Date.parse(iso) : null);
@@ -24,7 +25,7 @@ export function elapsedText(row, now) {
 
 export function reasonOf(row) {
   if (row.state === 'running') return row.cancel_requested_at ? 'cancel asked' : (row.progress?.note ?? '');
-  if (row.state === 'failed') return row.error ? errorText(row).split('\n')[0] : (row.reason ?? errorText(row));
+  if (row.state === 'failed') return row.error ? errorLine(row) : (row.reason ?? errorLine(row));
   if (row.state === 'canceled') return row.reason ?? (row.canceled_by ? `by ${row.canceled_by}` : '');
   return row.state === 'succeeded' ? '' : (row.reason ?? '');
 }
@@ -63,7 +64,7 @@ export function groupings(rows) {
     ['', 'No grouping'],
     ['name', 'By name'],
     ['notebook', 'By notebook'],
-    ...[...tags].sort().map((name) => [`tag ${name}`, `By tag ${name}`]),
+    ...[...tags].sort().slice(0, MOST_TAGS).map((name) => [`tag ${name}`, `By tag ${name}`]),
   ];
 }
 function groupOf(row, by) {
