@@ -50,7 +50,10 @@ export class GroupFeed {
       topic: () => [`orgs/${this.org}`, ...this.earlier.topics].join(','),
       isOver: () => this.ended && !this.earlier.active.length,
       load: (current) => this.#load(current),
-      take: (event) => this.#take(event),
+      take: (event) => {
+        this.#take(event);
+        this.earlier.take(event);
+      },
       look: async () => this.#tag != null && (await this.#readTagged(1)).jobs[0]?.id !== this.#newest,
     });
     this.#number();
@@ -229,9 +232,7 @@ export class GroupFeed {
     this.#places.delete(job.retry_of);
   }
 
-  #take(event) {
-    const { kind, seq, job_id: id, data } = event;
-    this.earlier.take(event);
+  #take({ kind, seq, job_id: id, data }) {
     if (kind === 'job_submitted' && data.retry_of) return this.#replace({ ...data, id, event_seq: seq });
     const job = this.jobs[this.#places.get(id)];
     if (!job || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
