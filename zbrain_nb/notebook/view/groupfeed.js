@@ -51,7 +51,10 @@ export class GroupFeed {
       topic: () => [`orgs/${this.org}`, ...this.earlier.topics].join(','),
       isOver: () => this.ended && !this.earlier.active.length,
       load: (current) => this.#load(current),
-      take: (event) => this.#take(event),
+      take: (event) => {
+        this.#take(event);
+        this.earlier.take(event);
+      },
       look: async () => this.#tag != null && (await this.#readTagged(1)).jobs[0]?.id !== this.#newest,
     });
   }
@@ -234,9 +237,7 @@ export class GroupFeed {
     if (old?.id === job.id && job.event_seq >= (old.event_seq ?? 0)) this.jobs[place] = job;
   }
 
-  #take(event) {
-    const { kind, seq, job_id: id, data } = event;
-    this.earlier.take(event);
+  #take({ kind, seq, job_id: id, data }) {
     if (kind === 'job_submitted' && data.retry_of) return this.#add({ ...data, id, event_seq: seq });
     const job = this.jobs[this.#places.get(id)];
     if (job?.id !== id || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
