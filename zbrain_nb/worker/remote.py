@@ -57,6 +57,7 @@ _CLOSE_SECS = 5.0
 class _Waiting(NamedTuple):
     event: AnyWorkerEvent
     taken: asyncio.Future[None] | None  # None when nobody waits for the answer
+    size: int  # as JSON
 
 
 class RemoteQueue:
@@ -157,6 +158,7 @@ class RemoteQueue:
         """
         if event.attempt is None or event.seq is None:
             raise InvalidSpec("An event for a queue elsewhere needs its numbers.", "Send it through an EventSender.")
+        size = _size(event)
         key = event.job_id, event.attempt
         ends = isinstance(event, ENDINGS)
         if trouble := self._trouble.get(key):
@@ -168,7 +170,7 @@ class RemoteQueue:
         if ends:
             self._spares.end(key)
         taken = asyncio.get_running_loop().create_future() if ends else None
-        self._put_off.get(key, self._waiting).append(_Waiting(event, taken))
+        self._put_off.get(key, self._waiting).append(_Waiting(event, taken, size))
         self._schedule()
         if taken is not None:
             try:
@@ -243,7 +245,7 @@ class RemoteQueue:
     def _return(self, job: Job) -> None:
         event = _returned(job, "Its worker was busy for longer than was thought.")
         self._giving[job.id, job.attempt] = event
-        self._waiting.append(_Waiting(event, None))
+        self._waiting.append(_Waiting(event, None, _size(event)))
         self._schedule()
 
     async def _register(self, worker_id: str, org_id: str | None) -> None:
@@ -258,7 +260,7 @@ class RemoteQueue:
             answer = await self.link.register(self._info)
             self.lease_ttl_secs = answer.lease_ttl_secs
             held = self._running | self._spares.keys()
-            held |= {(event.job_id, event.attempt or 0) for event, _ in self._waiting}
+            held |= {(event.job_id, event.attempt or 0) for event, _, _ in self._waiting}
             reason = "Its worker was started again."
             lost: list[AnyWorkerEvent] = [
                 JobFailed(ref.job_id, attempt=ref.attempt, after=ref.high, seq=ref.high + 1, lost=True, reason=reason)
@@ -340,7 +342,7 @@ class RemoteQueue:
         batch: list[_Waiting] = []
         size = 0
         while self._waiting and len(batch) < BATCH:
-            size += len(msgspec.json.encode(self._waiting[0].event))
+            size += self._waiting[0].size
             if batch and size > BATCH_BYTES:
                 break
             batch.append(self._waiting.popleft())
@@ -433,7 +435,7 @@ class RemoteQueue:
         for result in results:
             if result.status == "later":
                 batch = self._hold(result, batch)
-        for event, taken in batch:
+        for event, taken, _ in batch:
             key = event.job_id, event.attempt or 0
             self._giving.pop(key, None)
             error = _error_of(event, by_key.get(key))
@@ -463,6 +465,13 @@ class RemoteQueue:
         self._waiting.extend(self._put_off.pop(key))
         self._drained.set()
         self._schedule()
+
+
+def _size(event: AnyWorkerEvent) -> int:
+    try:
+        return len(msgspec.json.encode(event))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidSpec(f"What the event carries is not JSON: {error}.") from error
 
 
 def _returned(job: Job, reason: str) -> AnyWorkerEvent:

@@ -174,6 +174,18 @@ async def test_what_is_wrong_with_an_event_is_raised_at_the_next(elsewhere: Else
         await elsewhere.remote.handle_worker_event(JobCompleted(job.id))
 
 
+async def test_output_that_is_no_json_is_its_senders_trouble_alone(elsewhere: Elsewhere) -> None:
+    await elsewhere.queue.submit(TRUE)
+    job = await elsewhere.remote.acquire_lease("stub")
+    assert job is not None
+    events = EventSender(job, elsewhere.remote.handle_worker_event)
+    for output in (object(), "\udc80"):
+        with pytest.raises(InvalidSpec, match="not JSON"):
+            await asyncio.wait_for(events.send(JobCompleted(job.id, output=output)), 10)
+    await asyncio.wait_for(events.send(JobCompleted(job.id)), 10)
+    assert await elsewhere.state(job.id) is JobState.SUCCEEDED
+
+
 async def test_no_request_carries_more_events_than_it_may(
     elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
