@@ -27,7 +27,7 @@ from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.grants import Grants
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.intake import Intake
-from zbrain_nb.queue.loading import Folder, load, restore_positions
+from zbrain_nb.queue.loading import Folder, load, restore_positions, size_of
 from zbrain_nb.queue.lograte import LogRates
 from zbrain_nb.queue.past import Past
 from zbrain_nb.queue.quotas import QuotaBook
@@ -246,8 +246,9 @@ class QueueCore:
         found = await self.storage.read(waiting.placed_by_id, asked)
         highs, log_seqs = await self.storage.read(queries.positions, [one.job.id for one in found if one.job.attempt])
         borrowed.absent = frozenset(asked) - {one.job.id for one in found}
-        for job, rank, order, _ in found:
-            entry = borrowed.entries[job.id] = Entry(job, order, rank)
+        for one in found:
+            job = one.job
+            entry = borrowed.entries[job.id] = Entry(job, one.order, one.rank, size=size_of(one))
             restore_positions(entry, highs.get(job.id, {}), log_seqs.get(job.id, 0))
             if job.state.ended and self._index.get(job.id) is None:
                 self._index.remember(entry)

@@ -22,9 +22,11 @@ from zbrain_nb.queue.leases import Leases
 from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.ready import ReadyQueues
 from zbrain_nb.queue.stored import StoredBytes
+from zbrain_nb.store.footprint import JOB_BYTES
 
-#: Ended jobs that are kept in memory, for those who ask at once.
+#: Ended jobs that are kept in memory, for those who ask at once; and about how much they take, together and each.
 RECENT = 2_000
+RECENT_BYTES, MOST_RECENT_BYTES_EACH = 64 * 1024 * 1024, 8 * 1024 * 1024
 #: See `Index.spare_collector`.
 FREEZE_STEP = 5_000
 
@@ -50,6 +52,8 @@ class Entry(msgspec.Struct, gc=False):
         The next number of the job's log.
     past : dict of int to int
         The highest ``worker_seq`` of earlier attempts.
+    size : int
+        About how many bytes of memory it takes.
     """
 
     job: Job
@@ -60,6 +64,7 @@ class Entry(msgspec.Struct, gc=False):
     high: int = 0
     log_seq: int = 0
     past: dict[int, int] = {}
+    size: int = JOB_BYTES
 
     def copy(self) -> Entry:
         """Return a copy to change."""
@@ -93,6 +98,8 @@ class Index:
         The last that ended.
     unfolded : dict of str to Job
         Jobs whose row in the store does not show their present state yet.
+    unfolded_bytes : int
+        About what those take that have ended since folding began last.
     stored : StoredBytes
         How many bytes who stores.
     keys : Keys
@@ -111,6 +118,7 @@ class Index:
         self.live: dict[str, Entry] = {}
         self.recent: OrderedDict[str, Entry] = OrderedDict()
         self.unfolded: dict[str, Job] = {}
+        self.unfolded_bytes = 0
         self.keys = Keys()
         self.children: dict[str, list[str]] = {}
         self.ready = ReadyQueues(quotas)
@@ -119,6 +127,7 @@ class Index:
         self.applied_seq = 0
         self.forgotten_seq = 0
         self.last_base = 0
+        self._recent_bytes = 0
         self._freeze_at = FREEZE_STEP
 
     def get(self, job_id: str) -> Entry | None:
@@ -164,10 +173,11 @@ class Index:
             self.live[entry.job.id] = entry
             if not entry.blockers:
                 ready.push(lane, place, entry.job.id)
-        elif lane.admits(place, ready.window_size):
+        elif ready.admits(lane, place, entry.size):
             self.live[entry.job.id] = entry
+            ready.hold(lane, entry.size)
             ready.push(lane, place, entry.job.id)
-            if len(lane.window) > 2 * ready.window_size:
+            if ready.is_overfull(lane):
                 self.spill(lane)
         else:
             ready.park(lane, entry)
@@ -184,6 +194,8 @@ class Index:
         job, lane = entry.job, self._known_lane(entry)
         runs = job.state is JobState.RUNNING
         self.live[job.id] = entry
+        if entry.may_park():
+            self.ready.hold(lane, entry.size)
         self.ready.count(lane, not runs, runs)
         if runs:
             self.leases.grant(job.id, job.worker_id or "", job.attempt)
@@ -193,7 +205,7 @@ class Index:
     def spill(self, lane: Lane) -> None:
         """Leave the far end of a window that grew too long to the store."""
         lane.window.sort()
-        size = self.ready.window_size
+        size = self._fitting(lane)
         kept, rest = lane.window[:size], lane.window[size:]
         bound = kept[-1][:2]
         lane.bound = bound if lane.bound is None else min(lane.bound, bound)
@@ -204,10 +216,24 @@ class Index:
                 continue
             if entry.may_park():
                 del self.live[job_id]
+                self.ready.hold(lane, -entry.size)
                 self.ready.park(lane, entry)
             else:
                 kept.append((rank, order, job_id))
         lane.window = kept
+
+    def _fitting(self, lane: Lane) -> int:
+        """Return how many of a sorted window stay: of those that take much, half."""
+        most = self.ready.window_size
+        if not self.ready.is_heavy(lane):
+            return most
+        free = lane.held // 2
+        for number, (_, _, job_id) in enumerate(lane.window[:most]):
+            entry = self.live.get(job_id)
+            free -= entry.size if entry is not None and entry.may_park() else 0
+            if free < 0 and number:
+                return number
+        return most
 
     def unpark(self, entry: Entry) -> bool:
         """Take a parked job into its window, unless it is known already or has ended; return whether it was taken."""
@@ -216,6 +242,7 @@ class Index:
             return False
         lane = self._known_lane(entry)
         self.live[job_id] = entry
+        self.ready.hold(lane, entry.size)
         self.ready.unpark(lane)
         lane.push(entry.place, job_id)
         return True
@@ -231,11 +258,14 @@ class Index:
             else:
                 self.ready.unpark(lane)
         self._count(lane, was, state)
+        if old is not None and state is not was and old.may_park():
+            self.ready.hold(lane, -old.size)
         if state.ended:
             self.live.pop(job.id, None)
             entry.lane = None
             self.remember(entry)
             self.unfolded[job.id] = job
+            self.unfolded_bytes += entry.size
             self.leases.release(job.id)
             self._unblock_children(job.id)
             return
@@ -266,12 +296,22 @@ class Index:
             heapq.heappush(self.delayed, (job.not_before.timestamp(), job.id))
 
     def remember(self, entry: Entry) -> None:
-        """Keep an ended job for a while."""
-        self.recent[entry.job.id] = entry
-        self.recent.move_to_end(entry.job.id)
-        if len(self.recent) > RECENT:
-            _, forgotten = self.recent.popitem(last=False)
-            self.forgotten_seq = max(self.forgotten_seq, forgotten.job.event_seq)
+        """Keep an ended job for a while, unless it takes the room of many."""
+        job_id = entry.job.id
+        before = self.recent.pop(job_id, None)
+        self._recent_bytes -= before.size if before is not None else 0
+        if entry.size > MOST_RECENT_BYTES_EACH:
+            self._forget(entry)
+            return
+        self.recent[job_id] = entry
+        self._recent_bytes += entry.size
+        while len(self.recent) > RECENT or self._recent_bytes > RECENT_BYTES:
+            _, oldest = self.recent.popitem(last=False)
+            self._recent_bytes -= oldest.size
+            self._forget(oldest)
+
+    def _forget(self, entry: Entry) -> None:
+        self.forgotten_seq = max(self.forgotten_seq, entry.job.event_seq)
 
     def add_child(self, parent_id: str, child_id: str) -> None:
         """Note that `child_id` waits for `parent_id`."""

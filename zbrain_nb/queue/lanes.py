@@ -117,11 +117,13 @@ class Lane:
         Under which place the lane stands among the lanes that can be served; None if it does not.
     members, running : int
         Jobs of the lane that have not ended, wherever they are, and those with an attempt under way.
+    held : int
+        About how many bytes its jobs in memory take that could be parked.
     """
 
     __slots__ = (
-        "arrived", "bound", "epoch", "group", "is_known", "key", "listed_at", "members", "names", "org", "owner",
-        "parked", "running", "text", "window",
+        "arrived", "bound", "epoch", "group", "held", "is_known", "key", "listed_at", "members", "names", "org",
+        "owner", "parked", "running", "text", "window",
     )  # fmt: skip
     window: list[tuple[int, int, str]]
     arrived: list[Entry] | None
@@ -140,13 +142,13 @@ class Lane:
         self.arrived = None
         self.epoch = 0
         self.listed_at: Place | None = None
-        self.members = self.running = 0
+        self.members = self.running = self.held = 0
         self.is_known = True
 
-    def admits(self, place: Place, size: int) -> bool:
-        """Whether a new job at `place` belongs into a window of about `size`, not among the parked."""
+    def admits(self, place: Place, *, has_room: bool) -> bool:
+        """Whether a new job at `place` belongs into the window, which may have room for it, not among the parked."""
         if not self.parked:
-            if len(self.window) < size:
+            if has_room or not self.window:
                 return True
             self.bound = max(self.window)[:2]
         assert self.bound is not None, "parked jobs have a bound"
@@ -164,10 +166,6 @@ class Lane:
             return None
         place = self.window[0][:2]
         return None if self.parked and self.bound is not None and place > self.bound else place
-
-    def is_hungry(self, size: int) -> bool:
-        """Whether the window should be filled from the store."""
-        return self.parked > 0 and self.arrived is None and (len(self.window) < size // 2 or self.head() is None)
 
     def before(self, place: Place) -> Iterator[str]:
         """Yield the ids of the jobs in the window that stand before `place`, in no order.

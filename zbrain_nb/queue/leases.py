@@ -129,7 +129,7 @@ class WorkerRecord:
 
     Attributes
     ----------
-    answers : dict of str to list of Job
+    answers : dict of str to list of (job id, attempt)
         What its last lease requests got, by request id.
     waiting : dict of str to Waiter
         Its requests that wait, by request id.
@@ -144,13 +144,13 @@ class WorkerRecord:
     def __init__(self, info: WorkerInfo) -> None:
         self.info = info
         self.scope: Principal | None = None
-        self.answers: OrderedDict[str, list[Job]] = OrderedDict()
+        self.answers: OrderedDict[str, list[tuple[str, int]]] = OrderedDict()
         self.waiting: dict[str, Waiter] = {}
         self.told: set[tuple[str, int]] = set()
         self.heard_at = 0.0
 
     def keep_answer(self, request_id: str, jobs: list[Job]) -> None:
         """Remember what a request got."""
-        self.answers[request_id] = jobs
+        self.answers[request_id] = [(job.id, job.attempt) for job in jobs]
         if len(self.answers) > ANSWERS:
             self.answers.popitem(last=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 
@@ -15,10 +16,11 @@ from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.lanes import LaneKey, Place, base_of
 from zbrain_nb.queue.pauses import read_pauses
 from zbrain_nb.queue.quotas import read_quotas
-from zbrain_nb.queue.ready import window_for
+from zbrain_nb.queue.ready import window_bytes_for, window_for
 from zbrain_nb.queue.roster import LISTED_SECS
 from zbrain_nb.store import queries, waiting
-from zbrain_nb.store.rows import folded_row
+from zbrain_nb.store.footprint import extra_bytes
+from zbrain_nb.store.rows import encode, folded_row
 from zbrain_nb.store.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 #: (measured beside a million jobs: 16 ms for 900, little less for 100), so that seldom and many is felt least.
 FOLD_CHUNK = 4_000
 FOLD_PAUSE_SECS = 4.0
+#: Ended jobs that take so much are folded at once: until then they are in memory.
+FOLD_BYTES = 32 * 1024 * 1024
 
 
 async def load(storage: Storage, index: Index, now: float) -> dict[str, WorkerInfo]:
@@ -45,7 +49,7 @@ async def load(storage: Storage, index: Index, now: float) -> dict[str, WorkerIn
         The workers that registered before.
     """
     folded_seq = int(await storage.read(waiting.meta, waiting.FOLDED_SEQ) or 0)
-    found = await storage.read(waiting.snapshot, folded_seq, window_for)
+    found = await storage.read(waiting.snapshot, folded_seq, window_for, window_bytes_for)
     index.applied_seq = storage.last_seq
     if found.last is not None and found.last.rank is not None:
         index.last_base = base_of(found.last.rank, found.last.job.spec.priority)
@@ -108,7 +112,8 @@ async def _save_folded(storage: Storage, upto: int) -> None:
 
 
 def _entry(index: Index, one: waiting.Placed) -> Entry:
-    return Entry(one.job, one.order, one.rank, None if one.job.state.ended else index.ready.lane(one.job))
+    job = one.job
+    return Entry(job, one.order, one.rank, None if job.state.ended else index.ready.lane(job), size=size_of(one))
 
 
 def _restore_parked(index: Index, found: waiting.Snapshot) -> None:
@@ -137,6 +142,14 @@ async def _restore_blockers(storage: Storage, index: Index, jobs: list[Job]) -> 
             index.line_up(entry)
 
 
+def size_of(one: waiting.Placed) -> int:
+    """Return about how much memory a job takes, with what it left."""
+    job = one.job
+    if not job.state.ended:
+        return one.size
+    return one.size + extra_bytes(encode([job.error, job.output, job.variables, job.artifacts]))
+
+
 def restore_positions(entry: Entry, highs: dict[int, int], log_seq: int) -> None:
     """Set how far the workers of a job and its log had come."""
     attempt = entry.job.attempt
@@ -160,16 +173,21 @@ class Folder:
         self._task: asyncio.Task[None] | None = None
         self._is_failing = False
         self._folding = asyncio.Lock()
+        self._is_much = asyncio.Event()
         self._refused: dict[str, Job] = {}
 
     def nudge(self) -> None:
-        """Fold in a while, if there is something to fold."""
+        """Fold in a while, if there is something to fold; soon, if it takes much memory."""
         if self._has_work() and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._fold_later())
+        if self._index.unfolded_bytes > FOLD_BYTES:
+            self._is_much.set()
 
     async def _fold_later(self) -> None:
         while self._has_work():
-            await asyncio.sleep(FOLD_PAUSE_SECS)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_much.wait(), FOLD_PAUSE_SECS)
+            self._is_much.clear()
             try:
                 await self.fold()
                 self._is_failing = False
@@ -192,6 +210,7 @@ class Folder:
 
     async def _fold_all(self) -> None:
         unfolded, upto = self._index.unfolded, self._index.applied_seq
+        self._index.unfolded_bytes = 0
         jobs = [job for job in unfolded.values() if self._refused.get(job.id) is not job]
         for start in range(0, len(jobs), FOLD_CHUNK):
             chunk = jobs[start : start + FOLD_CHUNK]

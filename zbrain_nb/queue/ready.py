@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 WINDOW = 1_000
 WINDOWS = 40_000
 SMALLEST_WINDOW = 50
+#: What the jobs in all windows may take together; a lane may have a little, and its first job, whatever others have.
+WINDOWS_BYTES = 192 * 1024 * 1024
+LANE_BYTES = 128 * 1024
 #: Places in line are told up to this one. A look takes no longer for the jobs behind it, and goes through no more jobs
 #: and lanes than these: every view of a waiting job asks each few seconds.
 MAX_PLACE = 1_000
@@ -63,6 +66,8 @@ class ReadyQueues:
         How many waiting jobs are in the store alone.
     window_size : int
         How many jobs of a lane are kept in memory, now.
+    held : int
+        About how many bytes the jobs take that wait in windows and could be parked.
     """
 
     def __init__(self, quotas: QuotaBook) -> None:
@@ -76,6 +81,7 @@ class ReadyQueues:
         self.groups: dict[tuple[str, str], Account] = {}
         self.parked = 0
         self.window_size = WINDOW
+        self.held = 0
         self._parking = 0
         self._lines: dict[tuple[str, str], dict[Lane, None]] = {}  # by org and kind
         self._numbers = count()
@@ -195,6 +201,39 @@ class ReadyQueues:
         self._parking += lanes
         self.window_size = window_for(self._parking)
 
+    # What windows take
+
+    def hold(self, lane: Lane, size: int) -> None:
+        """Count the bytes of a job that came into memory to wait, or left it (less than 0)."""
+        lane.held += size
+        self.held += size
+
+    def admits(self, lane: Lane, place: Place, size: int) -> bool:
+        """Whether a new job at `place`, of so many bytes, belongs into the lane's window, not among the parked."""
+        fits = len(lane.window) < self.window_size and size <= self.room(lane)
+        return lane.admits(place, has_room=fits)
+
+    def room(self, lane: Lane) -> int:
+        """Return how many bytes more of a lane's jobs may come into memory."""
+        return max(0, LANE_BYTES - lane.held, WINDOWS_BYTES - self.held)
+
+    def is_heavy(self, lane: Lane) -> bool:
+        """Whether the lane's jobs in memory take more than there is room for."""
+        return lane.held > 2 * LANE_BYTES and self.held > WINDOWS_BYTES
+
+    def is_overfull(self, lane: Lane) -> bool:
+        """Whether the far end of a window should be left to the store."""
+        return len(lane.window) > 2 * self.window_size or (len(lane.window) > 1 and self.is_heavy(lane))
+
+    def is_hungry(self, lane: Lane) -> bool:
+        """Whether a window should be filled from the store."""
+        if not lane.parked or lane.arrived is not None:
+            return False
+        if lane.head() is None:
+            return True
+        has_room = lane.held < LANE_BYTES // 2 or self.held < WINDOWS_BYTES // 2
+        return has_room and len(lane.window) < self.window_size // 2
+
     # Who can be served
 
     def push(self, lane: Lane, place: Place, job_id: str) -> None:
@@ -206,7 +245,7 @@ class ReadyQueues:
     def look_again(self, lane: Lane) -> None:
         """List a lane whose window or bound changed; note it if the window runs low."""
         self._list(lane)
-        if lane.is_hungry(self.window_size):
+        if self.is_hungry(lane):
             self.hungry[lane] = None
 
     def _list(self, lane: Lane) -> None:
@@ -439,3 +478,8 @@ class ReadyQueues:
 def window_for(lanes: int) -> int:
     """Return how many jobs of each lane are kept in memory if so many lanes have more."""
     return max(SMALLEST_WINDOW, min(WINDOW, WINDOWS // max(1, lanes)))
+
+
+def window_bytes_for(lanes: int) -> int:
+    """Return what the jobs of each window may take that is filled when the queue opens, if there are so many lanes."""
+    return max(LANE_BYTES, WINDOWS_BYTES // 2 // max(1, lanes))

@@ -13,6 +13,8 @@ from zbrain_nb.store import waiting
 from zbrain_nb.store.storage import Storage
 
 log = logging.getLogger(__name__)
+#: What the jobs may take that are read at once.
+PAGE_BYTES = 4 * 1024 * 1024
 #: Until a lane is tried again that the store could not read.
 RETRY_SECS = 0.5
 
@@ -39,7 +41,7 @@ class Refill:
         hungry = self._index.ready.hungry
         while hungry:
             lane, _ = hungry.popitem()
-            if lane.is_known and lane.is_hungry(self._index.ready.window_size):
+            if lane.is_known and self._index.ready.is_hungry(lane):
                 lane.arrived = []
                 task = asyncio.get_running_loop().create_task(self._fill(lane))
                 self._tasks.add(task)
@@ -64,28 +66,30 @@ class Refill:
 
     async def _read(self, lane: Lane) -> bool:
         """Fill once; return False if the store could not be read."""
-        index, size = self._index, self._index.ready.window_size
+        index, ready = self._index, self._index.ready
+        size, most_bytes = ready.window_size, min(PAGE_BYTES, ready.room(lane))
         epoch, seen_seq, unfolded = lane.epoch, index.applied_seq, set(index.unfolded)
         assert lane.bound is not None, "a hungry lane has parked jobs"
         try:
-            rows = await self._storage.read(waiting.page, lane.text, *lane.bound, size)
+            rows, is_cut = await self._storage.read(waiting.page, lane.text, *lane.bound, size, most_bytes)
         except ZBrainError as error:
             log.warning("Waiting jobs could not be read; it is tried again.", extra={"why": str(error)})
             return False
         arrived, lane.arrived = lane.arrived or [], None
         if epoch != lane.epoch or index.forgotten_seq > seen_seq:
             return True  # out of date: if the lane is still hungry it says so again
-        bound = (rows[-1].rank, rows[-1].order) if len(rows) == size else None
-        for job, rank, order, _ in rows:
+        bound = (rows[-1].rank, rows[-1].order) if is_cut else None
+        for job, rank, order, _, job_bytes in rows:
             if job.id not in unfolded and order <= index.applied_seq:  # else its commit is not taken over yet
-                index.unpark(Entry(job, order, rank, lane))
+                index.unpark(Entry(job, order, rank, lane, size=job_bytes))
         for entry in arrived:
             if bound is None or entry.place <= bound:
                 index.unpark(entry)
         if bound is None:
-            index.ready.empty_store(lane)
+            ready.empty_store(lane)
         else:
             lane.bound = bound
-        if len(lane.window) > 2 * size:
+        # What was read fits by its bytes, or is the first: left to the store again, it would be read for ever.
+        if len(lane.window) > 2 * size or (arrived and ready.is_overfull(lane)):
             index.spill(lane)
         return True

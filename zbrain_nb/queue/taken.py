@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from zbrain_nb.model.events import JobDisplayed, JobLogged, WorkerEvent
+from zbrain_nb.model.events import JobLogged, JobStarted, WorkerEvent
+from zbrain_nb.store.footprint import extra_bytes
 from zbrain_nb.store.lines import LINE_BYTES
 
 MAX_EVENTS = 10_000
@@ -64,6 +65,10 @@ class TakenEvents:
 def _size(event: WorkerEvent) -> int:
     if isinstance(event, JobLogged):
         return _EVENT_BYTES + sum([len(line[2]) for line in event.lines]) + LINE_BYTES * len(event.lines)
-    if isinstance(event, JobDisplayed):
-        return _EVENT_BYTES + len(msgspec.json.encode(event.outputs))
-    return _EVENT_BYTES
+    if isinstance(event, JobStarted):
+        return _EVENT_BYTES
+    try:
+        text: str | bytes = msgspec.json.encode(event, enc_hook=str)
+    except (ValueError, TypeError):  # callers in this process may send what JSON cannot say
+        text = repr(event)
+    return _EVENT_BYTES + extra_bytes(text)

@@ -22,8 +22,11 @@ from zbrain_nb.queue.keys import FirstOf, KeyOf
 from zbrain_nb.queue.lanes import MAX_LANES_EACH, Account, rank_of
 from zbrain_nb.queue.loglines import Columns
 from zbrain_nb.queue.quotas import over_lanes, over_pending
+from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes
 from zbrain_nb.store.lines import Lines
-from zbrain_nb.store.rows import Change, encode, job_row
+from zbrain_nb.store.rows import JOBS, Change, encode, job_row
+
+_SPEC = JOBS.names.index("spec")
 
 Command = Callable[["Turn"], Any]
 
@@ -271,7 +274,7 @@ class Turn(Change):
             self.jobs = [row]
         else:
             self.jobs.append(row)
-        entry = Entry(job, seq, rank, lane, blockers)
+        entry = Entry(job, seq, rank, lane, blockers, size=JOB_BYTES + extra_bytes(row[_SPEC]))
         self.put(entry)
         self._say(job)
         return entry
@@ -374,6 +377,8 @@ class Turn(Change):
         self._say(Fact(seq, kind, job.id, job.org_id, job.attempt, self.now, data, job, entry.job))
         moved = entry.copy()
         moved.job = job
+        if job.state.ended:
+            moved.size += extra_bytes(data)
         if worker_seq is not None:
             moved.high = worker_seq
         if job.attempt != entry.job.attempt:

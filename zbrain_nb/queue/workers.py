@@ -208,10 +208,10 @@ class WorkerDesk:
         if answer is None:
             return None
         held = []
-        for job in answer:
-            lease = self._index.leases.get(job.id)
-            if lease is not None and lease.attempt == job.attempt and lease.worker_id == record.info.id:
-                held.append(job)
+        for job_id, attempt in answer:
+            lease = self._index.leases.get(job_id)
+            if lease is not None and lease.attempt == attempt and lease.worker_id == record.info.id:
+                held.append(self._index.live[job_id].job)
         return held
 
     async def _wait_for_jobs(self, record: WorkerRecord, request: LeaseRequest, scope: Principal | None) -> list[Job]:

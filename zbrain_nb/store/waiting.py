@@ -6,10 +6,12 @@ Each function takes a reader's cursor and may block.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from zbrain_nb.model.job import Job
+from zbrain_nb.store.footprint import EXTRA_OF_SPEC, JOB_BYTES, extra_bytes
 from zbrain_nb.store.queries import JOB_COLUMNS, WITHOUT_PATCH, Cursor, apply_patches, jobs_by_id, make_job
 
 _PLACE = "rank, event_seq, lane"
@@ -18,6 +20,10 @@ _PATCHES = (
     "FROM transitions WHERE job_id IN (SELECT unnest(?::UUID[])) AND event_seq > ? AND kind NOT IN (SELECT unnest(?))"
 )
 _FETCHED = 10_000
+#: Longer specs are read once it is known that there is room for them.
+_INLINE_BYTES = 16 * 1024
+_SHORT_COLUMNS = JOB_COLUMNS.replace(" spec,", f" CASE WHEN strlen(spec) <= {_INLINE_BYTES} THEN spec END,")
+_SPEC = 5  # its place there
 #: How many jobs are read at once when the queue opens, and how much of specs and patches.
 SLICE_ROWS = 4_000
 SLICE_BYTES = 4 * 1024 * 1024
@@ -26,12 +32,13 @@ FOLDED_SEQ = "folded_seq"
 
 
 class Placed(NamedTuple):
-    """A job and its place in line; `lane` is None if it waits for other jobs."""
+    """A job, its place in line and about how much memory it takes; `lane` is None if it waits for other jobs."""
 
     job: Job
     rank: int
     order: int
     lane: str | None
+    size: int
 
 
 class Slice(NamedTuple):
@@ -75,7 +82,9 @@ class Snapshot(NamedTuple):
     last: Placed | None
 
 
-def snapshot(cursor: Cursor, folded_seq: int, window_for: Callable[[int], int]) -> Snapshot:
+def snapshot(
+    cursor: Cursor, folded_seq: int, window_for: Callable[[int], int], window_bytes_for: Callable[[int], int]
+) -> Snapshot:
     """Return what the queue has to know when it opens.
 
     Parameters
@@ -84,6 +93,8 @@ def snapshot(cursor: Cursor, folded_seq: int, window_for: Callable[[int], int]) 
         Rows of jobs show all that happened up to this ``event_seq``.
     window_for : callable
         ``window_for(lanes)``: how many jobs of each lane are wanted if there are so many lanes.
+    window_bytes_for : callable
+        Likewise, how much memory they may take; the first is wanted in any case.
     """
     cursor.execute(
         "CREATE OR REPLACE TEMP TABLE moved AS SELECT DISTINCT job_id AS id FROM transitions WHERE event_seq > ?",
@@ -94,19 +105,16 @@ def snapshot(cursor: Cursor, folded_seq: int, window_for: Callable[[int], int]) 
         "WHERE state IN ('running', 'retrying') OR (state = 'pending' AND lane IS NULL)"
     )
     rest = f"{_PARKED} AND id NOT IN (SELECT id FROM moved)"
+    heads = f"SELECT unnest(min_by(id, (rank, event_seq), ?)) FROM jobs WHERE {rest} GROUP BY lane"
     lanes = cursor.execute(f"SELECT lane, count(*) FROM jobs WHERE {rest} GROUP BY lane").fetchall()
-    windows = cursor.execute(
-        "WITH heads AS (SELECT unnest(min_by(id, (rank, event_seq), ?)) AS id FROM jobs "
-        f"WHERE {rest} GROUP BY lane) SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs JOIN heads USING (id)",
-        [window_for(len(lanes))],
-    ).fetchall()
+    windows, _ = _fitting(cursor, heads, [window_for(len(lanes))], window_bytes_for(len(lanes)))
     last = cursor.execute(
         f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE event_seq = (SELECT max(event_seq) FROM jobs)"
     ).fetchone()
     slices = _slices(cursor)
     cursor.execute("DROP TABLE moved")
     cursor.execute("DROP TABLE chosen")
-    return Snapshot(slices, [_placed(row) for row in windows], dict(lanes), _placed(last) if last else None)
+    return Snapshot(slices, windows, dict(lanes), _placed(last) if last else None)
 
 
 def _slices(cursor: Cursor) -> list[Slice]:
@@ -172,19 +180,50 @@ def jobs_of(cursor: Cursor, part: Slice) -> list[Placed]:
 
 
 def _placed(row: tuple[Any, ...]) -> Placed:
-    return Placed(make_job(row[:-3]), *row[-3:])
+    rank, order, lane = row[-3:]
+    return Placed(make_job(row[:-3]), rank, order, lane, JOB_BYTES + extra_bytes(row[_SPEC]))
 
 
-def page(cursor: Cursor, lane: str, rank: int, order: int, limit: int) -> list[Placed]:
-    """Return the next jobs of a lane behind a place, in order; some may have moved on since they were folded."""
-    # what is sorted is held in memory: so ids alone are
+def _fitting(cursor: Cursor, chosen: str, params: list[Any], most_bytes: int) -> tuple[list[Placed], bool]:
+    """Return of each lane's jobs `chosen` the first and those that fit into so many bytes, in order, and if all did."""
     rows = cursor.execute(
-        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE id IN (SELECT id FROM jobs "
-        "WHERE state = 'pending' AND lane = $1 AND rank >= $2 AND (rank > $2 OR event_seq > $3) "
-        "ORDER BY rank, event_seq LIMIT $4)",
-        [lane, rank, order, limit],
+        f"SELECT {_SHORT_COLUMNS}, {_PLACE}, {EXTRA_OF_SPEC} FROM jobs WHERE id IN ({chosen})", params
     ).fetchall()
-    return sorted(map(_placed, rows), key=lambda one: (one.rank, one.order))
+    rows.sort(key=lambda row: (row[-2], row[-4], row[-3]))
+    upto: Counter[str] = Counter()
+    found = []
+    for row in rows:
+        lane, is_first = row[-2], row[-2] not in upto
+        upto[lane] += JOB_BYTES + row[-1]
+        if is_first or upto[lane] <= most_bytes:
+            found.append(row)
+    long = [row[0] for row in found if row[_SPEC] is None]
+    texts = dict(
+        cursor.execute("SELECT id::VARCHAR, spec FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [long]).fetchall()
+        if long
+        else ()
+    )
+    placed = [_placed((*row[:_SPEC], row[_SPEC] or texts[row[0]], *row[_SPEC + 1 : -1])) for row in found]
+    return placed, len(found) == len(rows)
+
+
+def page(cursor: Cursor, lane: str, rank: int, order: int, limit: int, most_bytes: int) -> tuple[list[Placed], bool]:
+    """Return the next jobs of a lane behind a place, in order, and whether more may stand behind them.
+
+    Some may have moved on since they were folded.
+
+    Parameters
+    ----------
+    limit, most_bytes : int
+        So many at most, and so much memory they may take; the first is returned in any case.
+    """
+    # what is sorted is held in memory: so ids alone are
+    chosen = (
+        "SELECT id FROM jobs WHERE state = 'pending' AND lane = ? AND rank >= ? AND (rank > ? OR event_seq > ?) "
+        "ORDER BY rank, event_seq LIMIT ?"
+    )
+    found, is_whole = _fitting(cursor, chosen, [lane, rank, rank, order, limit], most_bytes)
+    return found, len(found) == limit or not is_whole
 
 
 def placed_by_id(cursor: Cursor, ids: Iterable[str]) -> list[Placed]:
@@ -192,9 +231,13 @@ def placed_by_id(cursor: Cursor, ids: Iterable[str]) -> list[Placed]:
     wanted = list(ids)
     jobs = jobs_by_id(cursor, wanted)
     places = cursor.execute(
-        f"SELECT id::VARCHAR, {_PLACE} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [wanted]
+        f"SELECT id::VARCHAR, {_PLACE}, {EXTRA_OF_SPEC} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [wanted]
     ).fetchall()
-    return [Placed(jobs[job_id], *place) for job_id, *place in places if job_id in jobs]
+    return [
+        Placed(jobs[job_id], rank, order, lane, JOB_BYTES + extra)
+        for job_id, rank, order, lane, extra in places
+        if job_id in jobs
+    ]
 
 
 def batch(cursor: Cursor, first_id: str, count: int) -> list[Job]:

@@ -68,7 +68,7 @@ async def test_page_of_jobs_that_are_too_large_together_is_read_in_parts(storage
 
 
 async def test_snapshot_of_many_large_jobs_is_read_in_slices(storage):
-    found = await storage.read(waiting.snapshot, 0, lambda lanes: 10)
+    found = await storage.read(waiting.snapshot, 0, lambda lanes: 10, lambda lanes: 1_000_000)
     jobs = [one for part in found.slices for one in await storage.read(waiting.jobs_of, part)]
     assert len(jobs) == JOBS
     assert all(one.job.state == "canceled" for one in jobs)

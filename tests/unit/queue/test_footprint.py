@@ -1,0 +1,158 @@
+"""What stays in memory is bounded by what it takes, and not by its number alone."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import tracemalloc
+
+import msgspec
+import pytest
+
+from tests.unit.queue.stage import Hand
+from zbrain_nb import CancelResult, JobQueue, JobSpec, JobState, Storage
+from zbrain_nb.model.events import JobCompleted
+from zbrain_nb.queue import index, loading, ready
+from zbrain_nb.queue.taken import MAX_BYTES, TakenEvents
+from zbrain_nb.store.footprint import EXTRA_OF_SPEC, JOB_BYTES, extra_bytes
+
+pytestmark = pytest.mark.anyio
+
+LARGE = "x" * 20_000
+
+
+@pytest.fixture
+async def queue(tmp_path, clock):
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada") as opened:
+        yield opened
+
+
+@pytest.fixture
+def narrow_windows(monkeypatch):
+    monkeypatch.setattr(ready, "WINDOWS_BYTES", 120_000)
+    monkeypatch.setattr(ready, "LANE_BYTES", 10_000)
+
+
+def spec(**fields):
+    return JobSpec(cmd=["true"], **fields)
+
+
+async def lease_all(queue):
+    hand = await Hand(queue).register()
+    found = []
+    while queue._index.ready.parked or queue._index.ready.lanes:
+        jobs = await hand.lease(wait_secs=5.0 if queue._index.ready.parked else 0.05)
+        if not jobs:
+            break
+        found += [job.id for job in jobs]
+    return found
+
+
+@pytest.mark.parametrize(
+    "value", [[{}] * 5000, [[]] * 5000, ["xé"] * 5000, "x" * 90_000 + "😀", [[n, {"a": 1.5}] for n in range(3000)]]
+)
+async def test_estimate_is_no_less_than_what_it_takes_in_memory(value):
+    text = json.dumps(value, ensure_ascii=False).encode()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    decoded = msgspec.json.decode(text)
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert decoded
+    assert taken <= JOB_BYTES + extra_bytes(text) < 12 * taken
+
+
+async def test_store_and_queue_estimate_alike(queue):
+    values = [{}, LARGE, [{}] * 900, ["é"] * 900, "😀" * 900]
+    ids = await queue.submit_many([spec(input=value) for value in values])
+    rows = await queue.storage.read(
+        lambda cursor: cursor.execute(f"SELECT id::VARCHAR, {EXTRA_OF_SPEC} FROM jobs").fetchall()
+    )
+    assert {job_id: JOB_BYTES + extra for job_id, extra in rows} == {
+        job_id: queue._index.live[job_id].size for job_id in ids
+    }
+
+
+@pytest.mark.usefixtures("narrow_windows")
+async def test_large_waiting_jobs_are_parked_and_leased_in_order(queue):
+    ids = await queue.submit_many([spec(input=LARGE) for _ in range(30)])
+    assert len(queue._index.live) < 8
+    ids = await queue.submit_many([spec(input=LARGE, priority=1) for _ in range(30)]) + ids
+    assert len(queue._index.live) < 12
+    assert await lease_all(queue) == ids
+    assert queue._index.ready.held == 0
+
+
+@pytest.mark.usefixtures("narrow_windows")
+async def test_large_jobs_of_one_lane_leave_others_their_room(queue):
+    large = await queue.submit_many([spec(input=LARGE) for _ in range(30)])
+    small = await queue.submit_many([spec(concurrency_group=f"g{n}") for n in range(3) for _ in range(4)])
+    assert all(job_id in queue._index.live for job_id in small)
+    assert sorted(await lease_all(queue)) == sorted([*large, *small[::4]])  # the groups let one run at a time
+
+
+@pytest.mark.usefixtures("narrow_windows")
+async def test_job_larger_than_all_room_is_leased(queue):
+    ids = await queue.submit_many([spec(input=LARGE * 20) for _ in range(4)])
+    assert len(queue._index.live) == 1
+    assert await lease_all(queue) == ids
+
+
+@pytest.mark.usefixtures("narrow_windows")
+async def test_no_more_large_jobs_than_fit_are_in_memory_when_opened_again(queue):
+    ids = await queue.submit_many([spec(input=LARGE) for _ in range(30)])
+    await queue.close()
+    await queue.open()
+    assert len(queue._index.live) < 8
+    assert queue.active_jobs() == 30
+    assert await queue.cancel_job(ids[-1]) is CancelResult.CANCELED
+    assert await lease_all(queue) == ids[:-1]
+
+
+async def test_ended_jobs_that_take_much_are_forgotten_and_found_again(queue, monkeypatch):
+    monkeypatch.setattr(index, "RECENT_BYTES", 100_000)
+    monkeypatch.setattr(index, "MOST_RECENT_BYTES_EACH", 50_000)
+    hand = await Hand(queue).register()
+    ids = []
+    for output in (LARGE, LARGE * 4, LARGE, LARGE, LARGE, LARGE, LARGE):
+        job = await hand.run()
+        await hand.send(JobCompleted(job.id, attempt=1, output=output))
+        ids.append(job.id)
+    assert [job_id for job_id in ids if job_id in queue._index.recent] == ids[-4:]
+    jobs = [await queue.get(job_id) for job_id in ids]
+    assert [(job.state, len(job.output)) for job in jobs[:3]] == [
+        (JobState.SUCCEEDED, len(LARGE)),
+        (JobState.SUCCEEDED, 4 * len(LARGE)),
+        (JobState.SUCCEEDED, len(LARGE)),
+    ]
+
+
+async def test_jobs_that_took_much_are_folded_before_the_pause_is_over(queue, monkeypatch):
+    monkeypatch.setattr(loading, "FOLD_PAUSE_SECS", 3600.0)
+    monkeypatch.setattr(loading, "FOLD_BYTES", 50_000)
+    hand = await Hand(queue).register()
+    jobs = [await hand.run() for _ in range(3)]
+    await hand.send(*(JobCompleted(job.id, attempt=1, output=LARGE) for job in jobs))
+    async with asyncio.timeout(10):
+        while queue._index.unfolded:
+            await queue.storage.read(lambda cursor: None)
+    assert (await queue.get(jobs[0].id)).output == LARGE
+
+
+async def test_nothing_holds_what_a_large_ended_job_was_sent_and_left(queue):
+    sent, left = 70_001, 70_003
+    hand = await Hand(queue).register()
+    job = await hand.run(spec(input=[0] * sent))
+    await hand.send(JobCompleted(job.id, attempt=1, output=[0] * left))
+    job = await hand.run()
+    await hand.send(JobCompleted(job.id, attempt=1))
+    await queue.fold()
+    gc.collect()
+    assert not [len(one) for one in gc.get_objects() if type(one) is list and len(one) in (sent, left)]
+
+
+async def test_watched_events_count_with_the_outputs_that_they_carry():
+    events = TakenEvents()
+    events.extend([JobCompleted("job", output=[{}] * 40_000) for _ in range(5)])
+    assert len(events._events) * 40_000 * 64 <= MAX_BYTES
