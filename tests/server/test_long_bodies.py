@@ -99,6 +99,20 @@ async def test_member_holds_no_more_than_their_part_and_gives_it_back(
     assert room.taken == 0
 
 
+async def test_token_that_ends_while_its_body_arrives_opens_nothing(
+    owner: Owner, room: BodyRoom, api: httpx.AsyncClient
+) -> None:
+    bob = await make(api, owner="bob", roles={"lab": "submitter"})
+    body = json.dumps({"code": "", "input": "x" * 70_000}).encode()
+    async with sending(owner, bob["secret"], len(body)) as sender:
+        sender.writer.write(body[:1_000])
+        await until(lambda: room.taken == len(body))
+        assert (await api.delete(f"tokens/{bob['id']}")).is_success
+        sender.writer.write(body[1_000:])
+        assert (await sender.answer())[0] == 401
+    assert (await api.get("jobs")).json()["jobs"] == []
+
+
 async def test_sender_that_stops_midway_loses_its_connection(
     owner: Owner, room: BodyRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:

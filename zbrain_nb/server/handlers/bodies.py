@@ -165,6 +165,7 @@ class CollectedBody(OwnStreamedBody):
         self._collected.clear()
         self._is_used = True
         try:
+            await self.authenticate()  # the body took its time: the token may have ended meanwhile
             await self._hold_values(body)
             done = super().post(*args)
             if done is not None:
