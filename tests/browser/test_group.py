@@ -209,11 +209,26 @@ def test_runs_that_were_tried_again_elsewhere_stand_in_place_of_those_that_faile
     expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 running1 pending")
     stub.emit("job_completed", live, {"state": "succeeded", "finished_at": utc()})
     expect(view.locator(".zb-counts")).to_have_text("2 succeeded1 running")
-    last = add_again(stub, ids[1])  # the same once more, as on the page of the first
-    stub.emit("job_submitted", last, dict(stub.jobs[last]))
-    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 running1 pending")
-    stub.emit("job_completed", last, {"state": "succeeded", "finished_at": utc()})
-    expect(view.locator(".zb-counts")).to_have_text("2 succeeded1 running")
+    aside = add_again(stub, ids[1])  # the same once more, as on the page of the first: it stands in nobody's place
+    stub.emit("job_submitted", aside, dict(stub.jobs[aside]))
+    stub.emit("job_completed", ids[2], {"state": "succeeded", "finished_at": utc()})
+    expect(view.locator(".zb-counts")).to_have_text("3 succeeded")
+    page.reload()
+    expect(view.locator(".zb-counts")).to_have_text("3 succeeded")
+
+
+def test_run_that_is_open_gives_way_to_what_repeats_it(page: Page, stub: StubServer) -> None:
+    ids = stub.add_group(["failed", "running"])
+    view = show(page, stub)
+    squares(view).first.click()
+    card = view.locator(".zb-run .zb-card")
+    expect(card.locator(".zb-word")).to_have_text("Failed")
+    card.locator(".zb-twist").first.focus()
+    again = add_again(stub, ids[0], "running")
+    stub.emit("job_submitted", again, dict(stub.jobs[again]))
+    expect(card.locator(".zb-word")).to_have_text("Running")
+    expect(card.get_by_role("button", name="Retry")).to_have_count(0)
+    assert page.evaluate("document.querySelector('.zb-run').contains(document.activeElement)")
 
 
 #: Have `rests` note how long each pause is that begins from now on.

@@ -291,7 +291,7 @@ class ZBrainMagics(Magics):
             sys.stdout.write(f"zbrain: {still}; `%zbrain cancel {earlier[0].id[:ID_CHARS]}` ends it.\n")
         elif earlier:
             still = f"{len(earlier):,} earlier jobs of this cell are still active"
-            sys.stdout.write(f"zbrain: {still}; `_zb.earlier.cancel()` ends them.\n")
+            sys.stdout.write(f"zbrain: {still}; `{options.job or '_zb'}.earlier.cancel()` ends them.\n")
         return None, earlier
 
     def _job_id(self, text: str) -> str:

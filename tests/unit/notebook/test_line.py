@@ -146,6 +146,18 @@ def test_attach_finds_a_group_again(pad: Notebook) -> None:
     assert pad.shell.user_ns["_zb"].results() == [2, 4, 6]
 
 
+def test_group_that_is_found_again_holds_what_its_view_shows_when_a_run_was_repeated_twice(pad: Notebook) -> None:
+    group = pad.cell("g", "--no-wait --quiet --grid a=1,2 --job runs", "a", JobGroup).wait(60)
+    first, second = group
+    again = first.retry()
+    last = again.wait(60).retry()
+    first.retry().wait(60)  # beside the others, as on the page of the first
+    last.wait(60)
+    pad.restart()
+    pad.line("attach")
+    assert pad.shell.user_ns["runs"].ids == [last.id, second.id]
+
+
 def test_attach_finds_the_earlier_runs_of_a_changed_cell_again(pad: Notebook, tmp_path: Path) -> None:
     code = waits_for(tmp_path / "gate")
     grids = [pad.cell("g", f"--no-wait --quiet --grid a={values}", code, JobGroup) for values in ("1,2", "3,4")]

@@ -154,15 +154,28 @@ export function renderGroup(el, feed, { renderRun } = {}) {
 
   function openRun(place) {
     pick(place);
-    const job = feed.jobs[place];
-    const again = opened?.id === job.id;
+    const again = opened?.id === feed.jobs[place].id;
     opened?.dispose();
     opened = null;
     run.replaceChildren();
-    if (again || !renderRun) return;
+    if (!again && renderRun) show(place);
+  }
+
+  function show(place) {
+    const job = feed.jobs[place];
     const card = h('div');
-    run.append(card);
-    opened = { id: job.id, dispose: renderRun(card, job) };
+    run.replaceChildren(card);
+    opened = { id: job.id, place, dispose: renderRun(card, job) };
+  }
+
+  /** Show what stands by now in the place of the run that is open: its buttons would act on one that was repeated. */
+  function refreshOpened() {
+    const { id, place, dispose } = opened;
+    const held = run.contains(document.activeElement);
+    dispose();
+    show(place);
+    for (const each of [id, opened.id]) settle(run, [each]);
+    if (held) (toFocus(run) ?? squares).focus({ preventScroll: true });
   }
 
   function mainAct() {
@@ -292,6 +305,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
       el.dataset.face = now;
     }
     refreshSameCell();
+    if (opened && opened.id !== feed.jobs[opened.place].id) refreshOpened();
     patchTimes();
     speak(status, [feed.problem, sameCellAnswerOf(feed)].filter(Boolean).join(' '));
     feed.jobs.forEach((job, place) => {

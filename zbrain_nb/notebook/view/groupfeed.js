@@ -221,11 +221,11 @@ export class GroupFeed {
     if (!this.#places.has(job.id)) this.#put(job);
   }
 
-  /** Put a job in the place of the run that it repeats, if that is or was here: the last that was made stands there. */
+  /** Put a job in the place of the run that it repeats, if that stands there: what runs there is pushed out by none. */
   #put(job) {
     const place = this.#places.get(job.retry_of);
-    if (place == null) return;
-    this.missing.delete(this.jobs[place].id);
+    if (place == null || this.jobs[place].id !== job.retry_of) return;
+    this.missing.delete(job.retry_of);
     this.jobs[place] = job;
     this.#places.set(job.id, place);
   }

@@ -308,6 +308,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
   /** Tell what an act has done. That keeps no selection: another press would do it, or its opposite, to what came of it. */
   function tellOutcome() {
     ({ outcome } = feed);
+    said = '';
     if (!outcome) return;
     const { verb, jobs, isWhole } = outcome;
     if (isWhole) chosen.clear();

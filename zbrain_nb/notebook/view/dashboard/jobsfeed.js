@@ -144,6 +144,7 @@ export class JobsFeed {
    */
   async act(verb, ids) {
     if (this.acting || !ids.length) return;
+    const { org } = this;
     const done = [];
     let isWhole = false;
     this.acting = verb;
@@ -155,7 +156,7 @@ export class JobsFeed {
     };
     try {
       for await (const { jobs } of this.#acts.ask(verb, ids, waits)) {
-        for (const job of jobs) this.#put(job);
+        if (org === this.org) for (const job of jobs) this.#put(job);
         done.push(...jobs);
       }
       this.problem = null;
@@ -165,13 +166,13 @@ export class JobsFeed {
     } catch (error) {
       const failed = failedAct(error, NOT_DONE[verb]);
       this.problem = failed.text;
-      if (failed.isUnsure) {
+      if (failed.isUnsure && org === this.org) {
         this.#unsure = { told: failed.text, verb, ids, done };
         void this.#connection.connect(); // to see what has come of it
       }
     }
     this.acting = null;
-    this.outcome = { verb, jobs: done, isWhole };
+    if (org === this.org) this.outcome = { verb, jobs: done, isWhole }; // else of rows that are here no more
     this.tell();
     void this.#lookOver();
   }
