@@ -106,7 +106,7 @@ def test_map_runs_no_more_at_once_than_max_parallel(client: Client, gate: Path) 
     until(lambda: group.counts().get("running") == 2)
     assert "2 run at a time" in (group[4].refresh().job.reason or "")
     gate.touch()
-    group.wait(60)
+    assert group.results(timeout=60) == [None] * 5
     spans = [(h.job.started_at, h.job.finished_at) for h in group]
     assert all(start and end for start, end in spans)
     for moment, _ in spans:
