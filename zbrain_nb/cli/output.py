@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zbrain_nb.client.printing import printable, state_style
 from zbrain_nb.model.events import LogEntry, LogStream
-from zbrain_nb.model.job import JobState
+from zbrain_nb.model.job import Job, JobState
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,3 +97,11 @@ def print_line(entry: LogEntry, *, raw: bool = False) -> None:
     terminal = target.isatty()
     target.write(f"{entry.line if raw and not terminal else printable(entry.line, colours=terminal)}\n")
     target.flush()
+
+
+def print_traceback(job: Job) -> None:
+    """Print the traceback of the cell or function that failed, if there is one, on stderr; coloured on a terminal."""
+    text = "\n".join((job.error or {}).get("traceback") or ())
+    if text:
+        sys.stderr.write(f"{printable(text, colours=sys.stderr.isatty())}\n")
+        sys.stderr.flush()
