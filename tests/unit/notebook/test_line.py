@@ -343,3 +343,27 @@ def test_grid_that_waits_is_detached_by_one_of_its_runs(
     assert "zbrain: detached; the runs go on." in capsys.readouterr().err
     (tmp_path / "gate").touch()
     assert group.wait(60).last_counts() == {"succeeded": 2}
+
+
+@pytest.mark.parametrize(("line", "waiting"), [("", (JobHandle, "updates")), ("--grid x=1,2", (JobGroup, "wait"))])
+def test_interrupt_of_a_cell_that_waits_detaches_and_holds_up_the_cells_behind_it(
+    pad: Notebook,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    waiting: tuple[type, str],
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*waiting, interrupt)
+        ran = pad.shell.run_cell(f"%%zbrain --wait --quiet {line}\n{waits_for(tmp_path / 'gate')}")
+    assert isinstance(ran.error_in_exec, KeyboardInterrupt)  # a front end runs nothing of what is queued after it
+    told = capsys.readouterr()
+    assert "zbrain: detached; the " in told.err
+    assert told.out.splitlines()[-1] == "KeyboardInterrupt"
+    assert "Traceback" not in told.out
+    (tmp_path / "gate").touch()
+    assert pad.shell.user_ns["_zb"].wait(60).done()
