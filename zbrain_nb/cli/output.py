@@ -47,10 +47,10 @@ def console() -> Console:
 
 
 def plain(text: str) -> Text:
-    """Return a cell of a table that shows `text` and does nothing else."""
+    """Return a cell of a table that shows `text`, in one line, and does nothing else."""
     from rich.text import Text
 
-    return Text(printable(text).replace("\n", " "))
+    return Text(printable(text).replace("\n", " "), no_wrap=True, overflow="ellipsis")
 
 
 def state_text(state: JobState) -> Text:
@@ -68,11 +68,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table
     for column in columns:
         made.add_column(
             column,
-            no_wrap=True,
-            overflow="ellipsis",
+            no_wrap=column not in _ELASTIC,  # rich narrows what may wrap first; that no cell does is said by `plain`
             justify="right" if column in _RIGHT else "left",
             min_width=8 if column in _ELASTIC else None,
-            ratio=None,
         )
     for row in rows:
         made.add_row(*(plain(cell) if isinstance(cell, str) else cell for cell in row))
