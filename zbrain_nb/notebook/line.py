@@ -22,6 +22,7 @@ from zbrain_nb.model.job import JobState
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.notebook.attaching import attach
 from zbrain_nb.notebook.binding import OutBindings
+from zbrain_nb.notebook.presenting import TAIL
 from zbrain_nb.notebook.runs import NotebookRuns
 from zbrain_nb.notebook.tables import JOB_COLUMNS, job_row, plain, show_table
 
@@ -92,7 +93,9 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     listing.add_argument("--here", action="store_true", help="only jobs of this notebook")
     verb("attach", "find this notebook's jobs again after a restart, and what they shall bind", takes_job=False)
     verb("show", "show the job's live view")
-    logs = verb("logs", "print the job's log")
+    logs = verb("logs", "print the end of the job's log")
+    logs.add_argument("-n", type=int, default=TAIL, metavar="N", help=f"how many lines at most, {TAIL} if not said")
+    logs.add_argument("--all", action="store_true", help="all of it, however long")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     verb("cancel", "cancel the job")
     retry = verb("retry", "submit the ended job again")
@@ -146,7 +149,16 @@ def _ls(desk: Desk, options: argparse.Namespace) -> None:
 
 
 def _logs(desk: Desk, options: argparse.Namespace) -> None:
-    for entry in desk.job(options.job).logs(follow=options.follow):
+    if options.n < 0:
+        raise UsageError(f"-n takes how many lines, not {options.n}.")
+    handle = desk.job(options.job)
+    first = (
+        0 if options.all else max(0, desk.client.call(desk.client.asynchronous.count_log_lines, handle.id) - options.n)
+    )
+    if first:
+        lines = "1 earlier line is" if first == 1 else f"{first:,} earlier lines are"
+        sys.stdout.write(f"zbrain: {lines} left out; --all prints all.\n")
+    for entry in handle.logs(follow=options.follow, from_seq=first):
         sys.stdout.write(f"{printable(entry.line, colours=True)}\n")
 
 

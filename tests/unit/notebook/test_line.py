@@ -85,6 +85,21 @@ def test_attach_finds_the_jobs_after_a_restart_and_binds_what_the_notebook_lacks
     assert space["found"] == 7
 
 
+def test_of_a_long_log_the_end_is_printed_and_what_is_left_out_is_said(
+    pad: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pad.cell("a", "--no-wait --quiet --job many", "for n in range(300): print(n)").wait(60)
+    for flags, first in (("", 100), ("-f", 100), ("-n 299", 1), ("-n 300", 0), ("--all", 0), ("-n 0", 300)):
+        capsys.readouterr()
+        pad.line(f"logs many {flags}")
+        said = capsys.readouterr().out.splitlines()
+        left_out = {0: [], 1: ["zbrain: 1 earlier line is left out; --all prints all."]}
+        head = left_out.get(first, [f"zbrain: {first} earlier lines are left out; --all prints all."])
+        assert said == [*head, *map(str, range(first, 300))], flags
+    with pytest.raises(UsageError, match="not -1"):
+        pad.line("logs many -n -1")
+
+
 def test_lines_look_at_jobs_and_act_on_them(
     pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
