@@ -20,7 +20,7 @@ from zbrain_nb.client.printing import printable
 from zbrain_nb.model.errors import JobNotFound, UsageError
 from zbrain_nb.model.job import JobState
 from zbrain_nb.model.sizes import format_kib
-from zbrain_nb.notebook.attaching import attach
+from zbrain_nb.notebook.attaching import attach, attach_to
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.presenting import TAIL
 from zbrain_nb.notebook.runs import NotebookRuns
@@ -91,7 +91,8 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     listing.add_argument("--state", choices=[str(state) for state in JobState], help="only jobs in this state")
     listing.add_argument("--limit", type=int, default=20, help="how many at most")
     listing.add_argument("--here", action="store_true", help="only jobs of this notebook")
-    verb("attach", "find this notebook's jobs again after a restart, and what they shall bind", takes_job=False)
+    again = verb("attach", "find this notebook's jobs again after a restart, and what they shall bind", takes_job=False)
+    again.add_argument("jobs", nargs="*", metavar="JOB", help="these jobs, or those of OLD.ipynb, which it was before")
     verb("show", "show the job's live view")
     logs = verb("logs", "print the end of the job's log")
     logs.add_argument("-n", type=int, default=TAIL, metavar="N", help=f"how many lines at most, {TAIL} if not said")
@@ -128,7 +129,7 @@ def run_line(desk: Desk, words: list[str]) -> Any:
     options = PARSER.parse_args(words or ["ls"])
     verbs: dict[str, Callable[[Desk, argparse.Namespace], Any]] = {
         "ls": _ls,
-        "attach": lambda desk, _: attach(desk.runs, desk.bindings, desk.namespace),
+        "attach": _attach,
         "show": lambda desk, options: desk.job(options.job).display(),
         "logs": _logs,
         "cancel": _cancel,
@@ -146,6 +147,13 @@ def _ls(desk: Desk, options: argparse.Namespace) -> None:
     else:
         handles = desk.client.jobs(options.state, options.limit)
     show_table(JOB_COLUMNS, [job_row(handle.job) for handle in handles], "No jobs.")
+
+
+def _attach(desk: Desk, options: argparse.Namespace) -> None:
+    if options.jobs:
+        attach_to(options.jobs, desk.runs, desk.bindings, desk.namespace, desk.job)
+    else:
+        attach(desk.runs, desk.bindings, desk.namespace)
 
 
 def _logs(desk: Desk, options: argparse.Namespace) -> None:

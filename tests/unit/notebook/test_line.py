@@ -85,6 +85,28 @@ def test_attach_finds_the_jobs_after_a_restart_and_binds_what_the_notebook_lacks
     assert space["found"] == 7
 
 
+def test_attach_after_a_rename_takes_the_old_path_or_a_job(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "--no-wait --quiet"
+    one = pad.cell("a", f"{line} --out x --job one", "x = 1").wait(60)
+    two = pad.cell("b", f"{line} --out y --job two", "y = 2").wait(60)
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "renamed.ipynb"))
+    pad.restart()
+    capsys.readouterr()
+    pad.line("attach")
+    assert "this notebook has no jobs. If it was renamed, `%zbrain attach OLD.ipynb`" in capsys.readouterr().out
+    pad.line(f"attach {two.id}")
+    space = pad.shell.user_ns
+    assert (space["two"].id, space["y"], "x" in space) == (two.id, 2, False)
+    for path in ("work.ipynb", str(tmp_path / "work.ipynb")):
+        pad.line(f"attach {path}")
+        assert (space["one"].id, space["x"], space["_zb"].id) == (one.id, 1, two.id)
+        assert sorted(handle.id for handle in pad.desk.runs.all()) == sorted([one.id, two.id])
+    with pytest.raises(JobNotFound, match=r"other\.ipynb' has no jobs"):
+        pad.line("attach other.ipynb")
+
+
 def test_of_a_long_log_the_end_is_printed_and_what_is_left_out_is_said(
     pad: Notebook, capsys: pytest.CaptureFixture[str]
 ) -> None:
