@@ -72,6 +72,8 @@ def test_results_raises_the_first_error_or_returns_each_in_its_place(client: Cli
     first, error, last = group.results(errors="return")
     assert (first, last) == (1.0, 0.25)
     assert isinstance(error, JobFailedError)
+    assert repr([error]) == "[JobFailedError(\"Job '<lambda>' failed: ZeroDivisionError: division by zero\")]"
+    assert "Traceback (most recent call last)" in str(error)
     with pytest.raises(UsageError):
         group.results(errors="ignore")  # type: ignore[arg-type]
 
