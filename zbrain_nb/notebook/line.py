@@ -143,10 +143,12 @@ def run_line(desk: Desk, words: list[str]) -> Any:
 def _ls(desk: Desk, options: argparse.Namespace) -> None:
     if options.here:
         seen = JobGroup(desk.client, desk.runs.all()).refresh()
-        handles = [handle for handle in seen if options.state in (None, handle.job.state)][-options.limit :][::-1]
+        handles = [handle for handle in reversed(seen) if options.state in (None, handle.job.state)]
     else:
-        handles = desk.client.jobs(options.state, options.limit)
-    show_table(JOB_COLUMNS, [job_row(handle.job) for handle in handles], "No jobs.")
+        handles = desk.client.jobs(options.state, options.limit + 1)
+    show_table(JOB_COLUMNS, [job_row(handle.job) for handle in handles[: options.limit]], "No jobs.")
+    if len(handles) > options.limit:
+        sys.stdout.write(f"zbrain: the newest only, up to --limit {options.limit}; there are more.\n")
 
 
 def _attach(desk: Desk, options: argparse.Namespace) -> None:

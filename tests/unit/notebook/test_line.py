@@ -134,6 +134,14 @@ def test_lines_look_at_jobs_and_act_on_them(
     assert capsys.readouterr().out == "hello\n"
     pad.line("")
     assert "spoken" in capsys.readouterr().out
+    pad.cell("b", "--no-wait --quiet", "2").wait(60)
+    more = "zbrain: the newest only, up to --limit 1; there are more.\n"
+    for where in ("", "--here"):
+        capsys.readouterr()
+        pad.line(f"ls {where} --limit 1")
+        assert capsys.readouterr().out.endswith(more)
+    pad.line("ls --here --limit 50")
+    assert more not in capsys.readouterr().out
     pad.line("ls --here --state failed")
     assert capsys.readouterr().out == "No jobs.\n"
     pad.line("artifacts run")
