@@ -34,7 +34,9 @@ def exit_code_of_job(job: Job) -> int:
         return 0
     if job.state is JobState.CANCELED:
         return INTERRUPTED
-    code = job.exit_code or 0
-    if code <= 0 and (job.error or {}).get("ename") == "TimeoutError":
+    error = job.error or {}
+    # one that the code itself raised has its name in the reason
+    if error.get("ename") == "TimeoutError" and error.get("evalue") == job.reason:
         return TIMED_OUT
+    code = job.exit_code or 0
     return code if code > 0 else 128 - code if code < 0 else FAILED

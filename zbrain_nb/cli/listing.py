@@ -54,15 +54,17 @@ def ls(
     client = connected()
     wanted: dict[str, Any] = {"name": name, "q": search, "tag": None if tag is None else options.pair(tag, "--tag")}
 
-    def fetch() -> list[Job]:
-        return [handle.job for handle in client.jobs(state, limit, **wanted)]
+    def fetch(more: int = 0) -> list[Job]:
+        return [handle.job for handle in client.jobs(state, limit + more, **wanted)]
 
     if watch:
         _watch(fetch)
     elif as_json:
         print_json([msgspec.to_builtins(job) | {"name": job.name} for job in fetch()])
-    elif jobs := fetch():
-        console().print(_jobs_table(jobs))
+    elif jobs := fetch(1):
+        console().print(_jobs_table(jobs[:limit]))
+        if len(jobs) > limit:
+            say(f"the newest only, up to --limit {limit}; there are more")
     else:
         say("no such jobs" if state or name or search or tag else "no jobs yet; `zbrain run -- CMD` runs one")
 

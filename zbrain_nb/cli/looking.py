@@ -127,7 +127,8 @@ def logs(
 def result(job: options.JobName, as_json: options.Json = False) -> None:
     """Wait for a job and print what it gave.
 
-    Of a command that is its JSON output, of a cell the text of its last value. Objects are not loaded here.
+    Of a command that is its JSON output, of a cell the text of its last value. Objects are not loaded here. Of a job
+    that failed, stderr gets the traceback and the reason.
     """
     handle = find_job(job).wait()
     ended = handle.job
@@ -139,7 +140,7 @@ def result(job: options.JobName, as_json: options.Json = False) -> None:
         say(f'it gave a Python object; zbrain_nb.connect().job("{ended.id}").result() loads it')
     elif ended.state is JobState.SUCCEEDED:
         say("it gave nothing")
-    end_as(handle)
+    end_as(handle, log_shown=False)
 
 
 def artifacts(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zbrain_nb.client.printing import printable, state_style
 from zbrain_nb.model.events import LogEntry, LogStream
-from zbrain_nb.model.job import JobState
+from zbrain_nb.model.job import Job, JobState
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,10 +47,10 @@ def console() -> Console:
 
 
 def plain(text: str) -> Text:
-    """Return a cell of a table that shows `text` and does nothing else."""
+    """Return a cell of a table that shows `text`, in one line, and does nothing else."""
     from rich.text import Text
 
-    return Text(printable(text).replace("\n", " "))
+    return Text(printable(text).replace("\n", " "), no_wrap=True, overflow="ellipsis")
 
 
 def state_text(state: JobState) -> Text:
@@ -68,11 +68,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table
     for column in columns:
         made.add_column(
             column,
-            no_wrap=True,
-            overflow="ellipsis",
+            no_wrap=column not in _ELASTIC,  # rich narrows what may wrap first; that no cell does is said by `plain`
             justify="right" if column in _RIGHT else "left",
             min_width=8 if column in _ELASTIC else None,
-            ratio=None,
         )
     for row in rows:
         made.add_row(*(plain(cell) if isinstance(cell, str) else cell for cell in row))
@@ -97,3 +95,11 @@ def print_line(entry: LogEntry, *, raw: bool = False) -> None:
     terminal = target.isatty()
     target.write(f"{entry.line if raw and not terminal else printable(entry.line, colours=terminal)}\n")
     target.flush()
+
+
+def print_traceback(job: Job) -> None:
+    """Print the traceback of the cell or function that failed, if there is one, on stderr; coloured on a terminal."""
+    text = "\n".join((job.error or {}).get("traceback") or ())
+    if text:
+        sys.stderr.write(f"{printable(text, colours=sys.stderr.isatty())}\n")
+        sys.stderr.flush()

@@ -11,7 +11,7 @@ from zbrain_nb.cli import options
 from zbrain_nb.cli.exits import INTERRUPTED, exit_code_of_job
 from zbrain_nb.cli.finding import connected, find_job
 from zbrain_nb.cli.options import spec_fields
-from zbrain_nb.cli.output import print_line, say
+from zbrain_nb.cli.output import print_line, print_traceback, say
 from zbrain_nb.model.job import JobState
 
 if TYPE_CHECKING:
@@ -143,11 +143,14 @@ def follow(job: JobHandle, *, raw: bool = False, stream: str | None = None) -> N
         waiting.cancel()
 
 
-def end_as(job: JobHandle) -> None:
-    """End as the job ended, saying what its own output does not."""
+def end_as(job: JobHandle, *, log_shown: bool = True) -> None:
+    """End as the job ended, saying what its own output, if that was shown, does not."""
     ended = job.job
     if ended.state is JobState.CANCELED:
         say(f"canceled {ended.id}")
-    elif ended.state is JobState.FAILED and ended.reason and (ended.exit_code or 0) <= 0:
-        say(ended.reason)
+    elif ended.state is JobState.FAILED:
+        print_traceback(ended)  # a cell's is no part of its log
+        # a command that ran and then gave a code has said itself what the matter was
+        if not log_shown or ended.reason != f"Exited with code {ended.exit_code}.":
+            say(ended.reason or "It failed; no reason was given.")
     raise typer.Exit(exit_code_of_job(ended))

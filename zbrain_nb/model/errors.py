@@ -205,6 +205,11 @@ class JobFailedError(ZBrainError):
 
     code = "job_failed"
 
+    def __repr__(self) -> str:
+        """Leave the traceback out: among the results of a group it would bury the others, colours and all."""
+        head, _, _ = self.message.partition("\n")
+        return f"{type(self).__name__}({head!r})"
+
 
 class JobCanceledError(ZBrainError):
     """The job was canceled. Raised by ``result()`` only."""

@@ -91,6 +91,8 @@ class _Parser(argparse.ArgumentParser):
             hint = f"Did you mean {close[0]}?" if close else f"It knows {', '.join(flags)}; `%%zbrain?` explains them."
             if not word.startswith("-"):
                 hint = "A value with spaces needs quotes." + (f" {hint}" if close else "")
+            if "=" in word and not word.startswith("-"):
+                hint = "Each NAME=VALUE has a flag before it, as in --grid lr=1,2 --grid depth=2,3."
             raise UsageError(f"%%zbrain does not know {word!r}.", hint)
         raise UsageError(f"%%zbrain: {message}.", "`%%zbrain?` explains the flags.")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zbrain_nb.client.client import Client
 from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import printable
+from zbrain_nb.model.errors import JobNotFound
 from zbrain_nb.model.job import JobState
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.grid import MAX_RUNS
@@ -16,15 +18,21 @@ from zbrain_nb.notebook.origin import VARIABLE_TAG
 from zbrain_nb.notebook.runs import NotebookRuns
 
 
-def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any]) -> None:
-    """Take up the newest job of each cell of the notebook.
+def attach(
+    runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any], handles: Sequence[JobHandle] | None = None
+) -> None:
+    """Take up jobs; if not said which, the newest of each cell of the notebook.
 
     Its handle is bound to its ``--job`` variable, its ``--out`` names are bound now or when it succeeds; what the
     notebook has assigned since stays. Jobs that have not ended show their views.
     """
-    handles = runs.newest_by_cell()
+    if handles is None:
+        handles = runs.newest_by_cell()
     if not handles:
-        sys.stdout.write("zbrain: this notebook has no jobs.\n")
+        sys.stdout.write(
+            "zbrain: this notebook has no jobs. If it was renamed, `%zbrain attach OLD.ipynb` finds those that it had; "
+            "`%zbrain attach JOB` takes up any one.\n"
+        )
     for handle in handles:
         handle.earlier = runs.earlier_than(handle)
         if (group_id := handle.job.spec.tags.get(GROUP_TAG)) is not None:
@@ -41,6 +49,38 @@ def attach(runs: NotebookRuns, bindings: OutBindings, namespace: dict[str, Any])
             sys.stdout.write(f"zbrain: {printable(handle.name)} {_word(state)}{said}.\n")
         else:
             handle.display()
+
+
+def attach_to(
+    names: Sequence[str],
+    runs: NotebookRuns,
+    bindings: OutBindings,
+    namespace: dict[str, Any],
+    find: Callable[[str], JobHandle],
+) -> None:
+    """Take up the jobs that a person names, or all of a notebook by the path that it had.
+
+    Raises
+    ------
+    JobNotFound
+        If there is no such job, or none of that notebook.
+    """
+    handles: list[JobHandle] = []
+    for name in names:
+        if not name.endswith(".ipynb"):
+            found = [find(name)]
+            handles += found
+        else:
+            old = runs.of(name)
+            found = old.all()
+            if not found:
+                raise JobNotFound(f"The notebook {old.notebook!r} has no jobs.", "Give the path that it had.")
+            handles += old.newest_by_cell()
+        known = {handle.id for handle in runs.all()}
+        for handle in found:
+            if handle.id not in known:
+                runs.add(handle)
+    attach(runs, bindings, namespace, handles)
 
 
 def _attach_group(one: JobHandle, group_id: str, namespace: dict[str, Any]) -> None:

@@ -20,8 +20,9 @@ from zbrain_nb.client.printing import printable
 from zbrain_nb.model.errors import JobNotFound, UsageError
 from zbrain_nb.model.job import JobState
 from zbrain_nb.model.sizes import format_kib
-from zbrain_nb.notebook.attaching import attach
+from zbrain_nb.notebook.attaching import attach, attach_to
 from zbrain_nb.notebook.binding import OutBindings
+from zbrain_nb.notebook.presenting import TAIL
 from zbrain_nb.notebook.runs import NotebookRuns
 from zbrain_nb.notebook.tables import JOB_COLUMNS, job_row, plain, show_table
 
@@ -90,9 +91,12 @@ def _parser() -> tuple[_Parser, dict[str, _Parser]]:
     listing.add_argument("--state", choices=[str(state) for state in JobState], help="only jobs in this state")
     listing.add_argument("--limit", type=int, default=20, help="how many at most")
     listing.add_argument("--here", action="store_true", help="only jobs of this notebook")
-    verb("attach", "find this notebook's jobs again after a restart, and what they shall bind", takes_job=False)
+    again = verb("attach", "find this notebook's jobs again after a restart, and what they shall bind", takes_job=False)
+    again.add_argument("jobs", nargs="*", metavar="JOB", help="these jobs, or those of OLD.ipynb, which it was before")
     verb("show", "show the job's live view")
-    logs = verb("logs", "print the job's log")
+    logs = verb("logs", "print the end of the job's log")
+    logs.add_argument("-n", type=int, default=TAIL, metavar="N", help=f"how many lines at most, {TAIL} if not said")
+    logs.add_argument("--all", action="store_true", help="all of it, however long")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     verb("cancel", "cancel the job")
     retry = verb("retry", "submit the ended job again")
@@ -125,7 +129,7 @@ def run_line(desk: Desk, words: list[str]) -> Any:
     options = PARSER.parse_args(words or ["ls"])
     verbs: dict[str, Callable[[Desk, argparse.Namespace], Any]] = {
         "ls": _ls,
-        "attach": lambda desk, _: attach(desk.runs, desk.bindings, desk.namespace),
+        "attach": _attach,
         "show": lambda desk, options: desk.job(options.job).display(),
         "logs": _logs,
         "cancel": _cancel,
@@ -139,14 +143,32 @@ def run_line(desk: Desk, words: list[str]) -> Any:
 def _ls(desk: Desk, options: argparse.Namespace) -> None:
     if options.here:
         seen = JobGroup(desk.client, desk.runs.all()).refresh()
-        handles = [handle for handle in seen if options.state in (None, handle.job.state)][-options.limit :][::-1]
+        handles = [handle for handle in reversed(seen) if options.state in (None, handle.job.state)]
     else:
-        handles = desk.client.jobs(options.state, options.limit)
-    show_table(JOB_COLUMNS, [job_row(handle.job) for handle in handles], "No jobs.")
+        handles = desk.client.jobs(options.state, options.limit + 1)
+    show_table(JOB_COLUMNS, [job_row(handle.job) for handle in handles[: options.limit]], "No jobs.")
+    if len(handles) > options.limit:
+        sys.stdout.write(f"zbrain: the newest only, up to --limit {options.limit}; there are more.\n")
+
+
+def _attach(desk: Desk, options: argparse.Namespace) -> None:
+    if options.jobs:
+        attach_to(options.jobs, desk.runs, desk.bindings, desk.namespace, desk.job)
+    else:
+        attach(desk.runs, desk.bindings, desk.namespace)
 
 
 def _logs(desk: Desk, options: argparse.Namespace) -> None:
-    for entry in desk.job(options.job).logs(follow=options.follow):
+    if options.n < 0:
+        raise UsageError(f"-n takes how many lines, not {options.n}.")
+    handle = desk.job(options.job)
+    first = (
+        0 if options.all else max(0, desk.client.call(desk.client.asynchronous.count_log_lines, handle.id) - options.n)
+    )
+    if first:
+        lines = "1 earlier line is" if first == 1 else f"{first:,} earlier lines are"
+        sys.stdout.write(f"zbrain: {lines} left out; --all prints all.\n")
+    for entry in handle.logs(follow=options.follow, from_seq=first):
         sys.stdout.write(f"{printable(entry.line, colours=True)}\n")
 
 

@@ -51,7 +51,7 @@ from zbrain_nb.notebook.runs import NotebookRuns
 from zbrain_nb.notebook.setup import configure, show_diagnosis
 from zbrain_nb.notebook.shipping import Shipment, ship_cell
 from zbrain_nb.notebook.sql import run_sql
-from zbrain_nb.notebook.waiting import wait_and_show
+from zbrain_nb.notebook.waiting import let_go, wait_and_show
 
 
 @magics_class
@@ -136,8 +136,8 @@ class ZBrainMagics(Magics):
         if self._waits(options):
             try:
                 group.wait()
-            except (KeyboardInterrupt, Detached):
-                sys.stderr.write("zbrain: detached; the runs go on. _zb.cancel() ends them, _zb.wait() waits again.\n")
+            except (KeyboardInterrupt, Detached) as stop:
+                let_go(stop, "the runs go on. _zb.cancel() ends them, _zb.wait() waits again.")
                 return
             error = next(filter(None, (error_of(handle.job) for handle in group)), None)
             if error is not None:

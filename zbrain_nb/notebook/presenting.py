@@ -22,6 +22,7 @@ from zbrain_nb.notebook.bundle import MIME_TYPE, mime_bundle, snapshot
 from zbrain_nb.notebook.reporting import report_failure
 from zbrain_nb.notebook.widget import ViewWidget
 
+#: So many lines of a log are saved with the notebook, or printed in it, which comes to the same.
 TAIL = 200
 WIDGET_TYPE = "application/vnd.jupyter.widget-view+json"
 

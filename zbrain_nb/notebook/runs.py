@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import anyio
 
 from zbrain_nb.client.client import Client
@@ -27,9 +29,15 @@ class NotebookRuns:
 
     def __init__(self, client: Client, notebook: str) -> None:
         self._client = client
+        #: Which notebook.
+        self.notebook = notebook
         self._tag = (NOTEBOOK_TAG, notebook)
         self._handles: list[JobHandle] = []
         self._seq: int | None = None
+
+    def of(self, path: str) -> NotebookRuns:
+        """Return those of the notebook that has, or had, another path; a relative one is beside this notebook."""
+        return NotebookRuns(self._client, os.path.normpath(os.path.join(os.path.dirname(self.notebook), path)))
 
     def all(self) -> list[JobHandle]:
         """Return the notebook's jobs, oldest first."""

@@ -27,6 +27,8 @@ def wait_and_show(shell: InteractiveShell, handle: JobHandle) -> None:
 
     Raises
     ------
+    KeyboardInterrupt
+        If it was interrupted.
     JobFailedError
         If the job failed. If its code raised, the error looks like what it raised, traceback and all, and is of
         that built-in kind too.
@@ -37,9 +39,9 @@ def wait_and_show(shell: InteractiveShell, handle: JobHandle) -> None:
     try:
         for update in handle.updates(whole=True):
             view.take(update)
-    except (KeyboardInterrupt, Detached):
+    except (KeyboardInterrupt, Detached) as stop:
         view.show_held()
-        sys.stderr.write("zbrain: detached; the job goes on. _zb.cancel() ends it, _zb.wait() waits again.\n")
+        let_go(stop, "the job goes on. _zb.cancel() ends it, _zb.wait() waits again.")
         return
     error = handle.exception()
     if error is None:
@@ -56,6 +58,17 @@ def wait_and_show(shell: InteractiveShell, handle: JobHandle) -> None:
             view.show_rest_behind_error()
     view.show_held()
     raise error
+
+
+def let_go(stop: KeyboardInterrupt | Detached, how: str) -> None:
+    """Say that the cell does not wait any more, and how it goes on; raise an interrupt, without our own frames.
+
+    After Detach the cells queued behind it run. After an interrupt they shall not, as after any other cell's.
+    """
+    sys.stderr.write(f"zbrain: detached; {how}\n")
+    if isinstance(stop, KeyboardInterrupt):
+        stop._render_traceback_ = lambda: ["KeyboardInterrupt"]  # type: ignore[attr-defined]
+        raise stop
 
 
 class _View:

@@ -209,7 +209,7 @@ class QueueCore:
         await self.open()
         entry = self._index.get(job_id)
         if entry is not None:
-            return self._shown(entry, alone=True) if self._sees(scope, entry.job) else None
+            return self._shown(entry, alone=True, reader=scope) if self._sees(scope, entry.job) else None
         job = await self.storage.get_job(job_id)
         return None if job is None or not self._sees(scope, job) else self._present(job)
 
@@ -269,10 +269,10 @@ class QueueCore:
             except LookAgain as error:
                 wanted.update(error.details.get("ids", ()))
 
-    def _shown(self, entry: Entry, *, alone: bool = False) -> Job:
+    def _shown(self, entry: Entry, *, alone: bool = False, reader: Principal | None = None) -> Job:
         job = entry.job
         if job.state is JobState.PENDING:
-            return msgspec.structs.replace(job, reason=self._desk.why_waiting(entry, in_line=alone))
+            return msgspec.structs.replace(job, reason=self._desk.why_waiting(entry, in_line=alone, reader=reader))
         return job
 
     def _present(self, row: Job) -> Job:

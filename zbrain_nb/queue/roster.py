@@ -6,7 +6,7 @@ nobody lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -186,6 +186,11 @@ class Roster:
         kind = job.spec.kind
         own, anybodys = (self._by_service.get((kind, owner), {}).values() for owner in (job.owner, None))
         return self._fit((*own, *anybodys), job)
+
+    def kinds_for(self, job: Job, reader: Principal | None) -> Sequence[str]:
+        """Return of which kinds there are workers for the job's owner and org, of those that `reader` may know of."""
+        offered = (held.values() for (_, owner), held in self._by_service.items() if owner in (None, job.owner))
+        return sorted({info.kind for records in offered for info in self._fit(records, job) if knows(reader, info)})
 
     def refuses(self, job: Job) -> bool:
         """Whether a worker that is meant for several people would take the job if it kept them apart."""

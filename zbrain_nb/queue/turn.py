@@ -359,7 +359,8 @@ class Turn(Change):
         kind : str
             Of the event that says so.
         patch : dict
-            New values by field name; those that are no change are left out, ``event_seq`` is added.
+            New values by field name; those that are no change are left out, ``event_seq`` is added, and of a job that
+            waited ``reason``.
         worker_seq : int, optional
             The worker's number for this event.
 
@@ -371,6 +372,8 @@ class Turn(Change):
         seq = self._stage.next_seq()
         patch = {name: value for name, value in patch.items() if value != getattr(entry.job, name)}
         patch["event_seq"] = seq
+        if entry.job.state is JobState.PENDING:
+            patch.setdefault("reason", None)  # takes back why it waits, which readers see but no job keeps
         job = advance(entry.job, patch)
         data = encode(patch)
         self._record(seq, job, kind, data, worker_seq)

@@ -14,7 +14,7 @@ import msgspec
 from zbrain_nb.model import datadir
 from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Forbidden
-from zbrain_nb.model.job import Job, JobState, Resources
+from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.protocol import (
     AttemptRef,
     HeartbeatAnswer,
@@ -35,6 +35,7 @@ from zbrain_nb.queue.commits import Commits
 from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.leases import Waiter, WorkerRecord
+from zbrain_nb.queue.offers import is_enough, named, shortfall
 from zbrain_nb.queue.parked import Parked
 from zbrain_nb.queue.roster import Roster
 from zbrain_nb.queue.turn import Turn
@@ -423,8 +424,11 @@ class WorkerDesk:
             return False
         return datadir.is_locked(datadir.spool_path(Path(info.folder), job_id, attempt))
 
-    def why_waiting(self, entry: Entry, *, in_line: bool = False) -> str | None:
-        """Return one sentence on why a pending job waits; with its place in line, which takes a look at the line."""
+    def why_waiting(self, entry: Entry, *, in_line: bool = False, reader: Principal | None = None) -> str | None:
+        """Return one sentence on why a pending job waits.
+
+        With its place in line, which takes a look at the line, or what else there is, as far as `reader` may know it.
+        """
         job = entry.job
         if job.state is not JobState.PENDING:
             return job.reason
@@ -441,9 +445,13 @@ class WorkerDesk:
         if not serving:
             if self._roster.refuses(job):
                 return refusal(kind, job.owner)
-            return f"Waiting for a worker of kind {kind}; none is here."
-        if not any(_offers(info, job.spec.resources) for info in serving):
-            return f"Waiting for a worker of kind {kind} with more resources; none that is here has enough."
+            # in a long list no job is worth a look at all workers
+            others = self._roster.kinds_for(job, reader) if in_line else ()
+            some = f", only some of kind {named(others)}" if others else ""
+            return f"Waiting for a worker of kind {kind}; none is here{some}."
+        need = job.spec.resources
+        if not any(is_enough(info.resources, need) for info in serving):
+            return f"Waiting for a worker of kind {kind} with {shortfall([info.resources for info in serving], need)}."
         if job.owner in self._withdrawals.doubts and all(info.is_shared or not info.holder for info in serving):
             return f"It is not known now whether {job.owner} may have jobs run in the org {job.org_id}."
         place = self._index.ready.place_of(entry, self._index.live) if in_line else None
@@ -462,9 +470,3 @@ def _ordinal(place: int) -> str:
         return "Next"
     ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
     return f"{place:,}{ending}"
-
-
-def _offers(info: WorkerInfo, need: Resources) -> bool:
-    has = info.resources
-    memory_fits = has.memory_mb is None or need.memory_mb is None or need.memory_mb <= has.memory_mb
-    return need.cpus <= has.cpus and need.gpus <= has.gpus and memory_fits

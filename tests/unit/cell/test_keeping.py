@@ -56,6 +56,8 @@ def test_name_that_cannot_be_pickled_fails_the_job(run):
     ran = run("gen = (i for i in [1])", keep=["gen"])
     assert ran.exit_code == 1
     assert "gen cannot be kept" in ran.finished["error"]["evalue"] and "generator" in ran.finished["error"]["evalue"]
+    assert "or leave it out of --out." in ran.finished["error"]["evalue"]
+    assert "--in" not in ran.finished["error"]["evalue"]
 
 
 def test_names_asked_for_do_not_hide_the_cells_own_failure(run):

@@ -10,7 +10,9 @@ import subprocess
 from pathlib import Path
 
 import httpx
+import pytest
 
+import zbrain_nb
 from tests.conftest import end_everything
 from tests.unit.cli.conftest import ZBRAIN, environ_of, zbrain
 from zbrain_nb.model.datadir import DataDir, lock_holder
@@ -55,6 +57,40 @@ def test_run_past_its_time_exits_124_and_says_so(data: DataDir) -> None:
 def test_run_killed_command_exits_with_the_shells_code_for_its_signal(data: DataDir) -> None:
     ran = zbrain(data, "run", "--", "sh", "-c", "kill -KILL $$")
     assert (ran.returncode, ran.stderr) == (137, "zbrain: Killed by SIGKILL.\n")
+
+
+def test_run_of_what_cannot_start_says_so_and_what_a_command_said_itself_is_not_repeated(data: DataDir) -> None:
+    ran = zbrain(data, "run", "--name", "absent", "--", "nosuchcmd")
+    assert (ran.returncode, ran.stderr) == (127, "zbrain: The program 'nosuchcmd' was not found on the worker.\n")
+    ran = zbrain(data, "run", "--name", "itself", "--", "sh", "-c", "exit 127")
+    assert (ran.returncode, ran.stderr) == (127, "")
+    asked = zbrain(data, "result", "itself")
+    assert (asked.returncode, asked.stderr) == (127, "zbrain: Exited with code 127.\n")
+
+
+def test_result_of_a_cell_that_failed_says_why_and_tells_its_limit_from_an_error_of_its_own(data: DataDir) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZDB_DATA", str(data.root))
+        with zbrain_nb.connect() as client:
+            client.submit(code="{}['k']", name="keyless")
+            client.submit(code="raise TimeoutError('mine')", name="mine")
+            client.submit(code="import time\ntime.sleep(60)", name="late", timeout_secs=0.5)
+    for name, code, last in (
+        ("keyless", 1, "KeyError: 'k'"),
+        ("mine", 1, "TimeoutError: mine"),
+        ("late", 124, "Ran over its limit of 0.5 s."),
+    ):
+        for verb in (["result"], ["logs", "-f"]):
+            asked = zbrain(data, *verb, name)
+            assert (asked.returncode, asked.stdout) == (code, ""), asked.stderr
+            assert "Traceback (most recent call last)" in asked.stderr
+            assert asked.stderr.endswith(f"\nzbrain: {last}\n")
+            assert "\x1b" not in asked.stderr
+
+
+def test_run_past_its_time_exits_124_whatever_its_command_makes_of_the_end(data: DataDir) -> None:
+    ran = zbrain(data, "run", "--timeout", "0.5", "--", "sh", "-c", "trap 'exit 7' INT TERM; sleep 30")
+    assert (ran.returncode, ran.stderr) == (124, "zbrain: Ran over its limit of 0.5 s.\n")
 
 
 def test_run_interrupted_cancels_the_job(data: DataDir) -> None:

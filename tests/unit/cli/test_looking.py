@@ -79,6 +79,30 @@ def test_ls_is_coloured_and_as_wide_as_the_terminal_and_plain_in_a_pipe(data: Da
     assert " 1/3 " in piped
 
 
+def test_ls_on_a_narrow_terminal_cuts_name_and_reason_and_nothing_else(data: DataDir) -> None:
+    name = "a-name-" + "for-which-no-terminal-has-room-" * 5
+    waiting = zbrain(data, "submit", "--name", name, "--on", "nowhere", "--", "true").stdout.strip()
+    for columns in (80, 140):
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(data, "ls", "--limit", "3", columns=columns)).splitlines()
+        (row,) = (line for line in shown if " a-name-" in line)
+        head, state, cut, *_ = row.split()
+        assert len(head) >= 4 and waiting.startswith(head)
+        assert (state, cut[-1]) == ("pending", "…")
+        assert re.search(r" Waiting for .*…$", row)
+        assert max(map(len, shown)) <= columns
+    zbrain(data, "cancel", waiting)
+
+
+def test_ls_says_when_there_are_more(data: DataDir, job_id: str) -> None:
+    zbrain(data, "submit", "--", "true")
+    asked = zbrain(data, "ls", "--limit", "1")
+    assert len(asked.stdout.splitlines()) == 2
+    assert asked.stderr == "zbrain: the newest only, up to --limit 1; there are more\n"
+    as_json = zbrain(data, "ls", "--limit", "1", "--json")
+    assert (len(json.loads(as_json.stdout)), as_json.stderr) == (1, "")
+    assert zbrain(data, "ls", "--name", "looked-at", "--limit", "1").stderr == ""
+
+
 def test_last_job_is_minus_one(data: DataDir) -> None:
     newest = zbrain(data, "submit", "--", "true").stdout.strip()
     assert json.loads(zbrain(data, "show", "-1", "--json").stdout)["id"] == newest

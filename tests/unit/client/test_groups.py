@@ -72,6 +72,8 @@ def test_results_raises_the_first_error_or_returns_each_in_its_place(client: Cli
     first, error, last = group.results(errors="return")
     assert (first, last) == (1.0, 0.25)
     assert isinstance(error, JobFailedError)
+    assert repr([error]) == "[JobFailedError(\"Job '<lambda>' failed: ZeroDivisionError: division by zero\")]"
+    assert "Traceback (most recent call last)" in str(error)
     with pytest.raises(UsageError):
         group.results(errors="ignore")  # type: ignore[arg-type]
 
@@ -106,7 +108,7 @@ def test_map_runs_no_more_at_once_than_max_parallel(client: Client, gate: Path) 
     until(lambda: group.counts().get("running") == 2)
     assert "2 run at a time" in (group[4].refresh().job.reason or "")
     gate.touch()
-    group.wait(60)
+    assert group.results(timeout=60) == [None] * 5
     spans = [(h.job.started_at, h.job.finished_at) for h in group]
     assert all(start and end for start, end in spans)
     for moment, _ in spans:

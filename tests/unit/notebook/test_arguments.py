@@ -36,6 +36,7 @@ def test_line_says_resources_and_limits() -> None:
         ("--timout 3", r"does not know '--timout'. Did you mean --timeout\?"),
         ("--frobnicate", "does not know '--frobnicate'. It knows --name"),
         ("--name two words", "does not know 'words'. A value with spaces needs quotes."),
+        ("--grid lr=1,2 depth=2,3", "does not know 'depth=2,3'. Each NAME=VALUE has a flag before it, as in --grid"),
         ("--notify-after -1", "'-1' is no number of seconds"),
         ("--timeout soon", "invalid float value: 'soon'"),
         ("--out 1a", "'1a' is no list of names"),

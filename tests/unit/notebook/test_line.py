@@ -85,6 +85,43 @@ def test_attach_finds_the_jobs_after_a_restart_and_binds_what_the_notebook_lacks
     assert space["found"] == 7
 
 
+def test_attach_after_a_rename_takes_the_old_path_or_a_job(
+    pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "--no-wait --quiet"
+    one = pad.cell("a", f"{line} --out x --job one", "x = 1").wait(60)
+    two = pad.cell("b", f"{line} --out y --job two", "y = 2").wait(60)
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "renamed.ipynb"))
+    pad.restart()
+    capsys.readouterr()
+    pad.line("attach")
+    assert "this notebook has no jobs. If it was renamed, `%zbrain attach OLD.ipynb`" in capsys.readouterr().out
+    pad.line(f"attach {two.id}")
+    space = pad.shell.user_ns
+    assert (space["two"].id, space["y"], "x" in space) == (two.id, 2, False)
+    for path in ("work.ipynb", str(tmp_path / "work.ipynb")):
+        pad.line(f"attach {path}")
+        assert (space["one"].id, space["x"], space["_zb"].id) == (one.id, 1, two.id)
+        assert sorted(handle.id for handle in pad.desk.runs.all()) == sorted([one.id, two.id])
+    with pytest.raises(JobNotFound, match=r"other\.ipynb' has no jobs"):
+        pad.line("attach other.ipynb")
+
+
+def test_of_a_long_log_the_end_is_printed_and_what_is_left_out_is_said(
+    pad: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pad.cell("a", "--no-wait --quiet --job many", "for n in range(300): print(n)").wait(60)
+    for flags, first in (("", 100), ("-f", 100), ("-n 299", 1), ("-n 300", 0), ("--all", 0), ("-n 0", 300)):
+        capsys.readouterr()
+        pad.line(f"logs many {flags}")
+        said = capsys.readouterr().out.splitlines()
+        left_out = {0: [], 1: ["zbrain: 1 earlier line is left out; --all prints all."]}
+        head = left_out.get(first, [f"zbrain: {first} earlier lines are left out; --all prints all."])
+        assert said == [*head, *map(str, range(first, 300))], flags
+    with pytest.raises(UsageError, match="not -1"):
+        pad.line("logs many -n -1")
+
+
 def test_lines_look_at_jobs_and_act_on_them(
     pad: Notebook, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +134,14 @@ def test_lines_look_at_jobs_and_act_on_them(
     assert capsys.readouterr().out == "hello\n"
     pad.line("")
     assert "spoken" in capsys.readouterr().out
+    pad.cell("b", "--no-wait --quiet", "2").wait(60)
+    more = "zbrain: the newest only, up to --limit 1; there are more.\n"
+    for where in ("", "--here"):
+        capsys.readouterr()
+        pad.line(f"ls {where} --limit 1")
+        assert capsys.readouterr().out.endswith(more)
+    pad.line("ls --here --limit 50")
+    assert more not in capsys.readouterr().out
     pad.line("ls --here --state failed")
     assert capsys.readouterr().out == "No jobs.\n"
     pad.line("artifacts run")
@@ -355,3 +400,27 @@ def test_grid_that_waits_is_detached_by_one_of_its_runs(
     assert "zbrain: detached; the runs go on." in capsys.readouterr().err
     (tmp_path / "gate").touch()
     assert group.wait(60).last_counts() == {"succeeded": 2}
+
+
+@pytest.mark.parametrize(("line", "waiting"), [("", (JobHandle, "updates")), ("--grid x=1,2", (JobGroup, "wait"))])
+def test_interrupt_of_a_cell_that_waits_detaches_and_holds_up_the_cells_behind_it(
+    pad: Notebook,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    waiting: tuple[type, str],
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*waiting, interrupt)
+        ran = pad.shell.run_cell(f"%%zbrain --wait --quiet {line}\n{waits_for(tmp_path / 'gate')}")
+    assert isinstance(ran.error_in_exec, KeyboardInterrupt)  # a front end runs nothing of what is queued after it
+    told = capsys.readouterr()
+    assert "zbrain: detached; the " in told.err
+    assert told.out.splitlines()[-1] == "KeyboardInterrupt"
+    assert "Traceback" not in told.out
+    (tmp_path / "gate").touch()
+    assert pad.shell.user_ns["_zb"].wait(60).done()

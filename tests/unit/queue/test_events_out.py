@@ -80,6 +80,20 @@ async def test_events_applied_in_order_give_the_job(queue, clock):
     assert followed == await queue.get(job_id)
 
 
+async def test_events_take_back_the_reason_that_a_waiting_job_was_shown_with(queue):
+    hand = await Hand(queue).register()
+    job_id = await queue.submit(TRUE)
+    followed = await queue.get(job_id)
+    assert followed.reason
+    live = queue.subscribe(after=followed.event_seq)
+    await hand.lease()
+    await hand.send(JobCompleted(job_id, attempt=1))
+    for event in await collect(live, queue.event_seq):
+        followed = advance(followed, read_patch(event.data))
+    assert followed == await queue.get(job_id)
+    assert followed.reason is None
+
+
 async def test_topics_decide_who_hears_what(queue):
     hand = await Hand(queue).register()
     other = await queue.submit(JobSpec(cmd=["true"], org_id="else", worker="else"))

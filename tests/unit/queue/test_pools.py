@@ -171,6 +171,17 @@ async def test_worker_of_another_person_is_no_pool_that_refuses(queue):
     assert (await queue.get(job_id)).reason == "Waiting for a worker of kind local; none is here."
 
 
+async def test_who_asks_for_a_kind_that_is_not_here_is_told_those_that_they_may_know_of(queue):
+    await ScopedHand(queue, "p", APART).register(kind="big")
+    await ScopedHand(queue, "w", ANN).register(kind="desk")
+    await ScopedHand(queue, "v", BOB).register(kind="else")
+    job_id = await queue.submit(JobSpec(cmd=["true"], worker="bigg"), scope=ANN)
+    none = "Waiting for a worker of kind bigg; none is here"
+    assert (await queue.get(job_id, scope=ANN)).reason == f"{none}, only some of kind big, desk."
+    assert (await queue.get(job_id, scope=ABE)).reason == f"{none}, only some of kind big."
+    assert [job.reason for job in await queue.list(scope=ANN)] == [f"{none}."]  # many jobs are listed at once
+
+
 async def test_worker_in_process_is_of_everybody(queue):
     hand = await Hand(queue).register()
     theirs = [await queue.submit(TRUE, scope=scope) for scope in (ANN, ABE)]

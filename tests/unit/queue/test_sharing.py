@@ -72,7 +72,9 @@ async def test_job_that_fits_nowhere_blocks_nobody(queue):
     small = await queue.submit(spec())
     hand = await Hand(queue).register(resources=Resources(4))
     assert [job.id for job in await hand.lease(limit=2, resources=Resources(4))] == [small]
-    assert "more resources; none that is here has enough" in (await queue.get(large)).reason
+    assert (await queue.get(large)).reason == (
+        "Waiting for a worker of kind local with 8 GPUs; none that is here has enough: 0 GPUs at most."
+    )
 
 
 # Groups

@@ -22,6 +22,7 @@ from zbrain_nb.worker.cell.shell import Shell
 VARIABLES_LIMIT = 500 * 2**20
 #: A function is worth little without the data that it reads, and that data is kept under its own name.
 CODE_LIMIT = 10 * 2**20
+_HINT = "Keep what it is made of, such as a list of what it yields, or leave it out of --out."
 _NOT_DATA = (types.ModuleType, types.GeneratorType, types.CoroutineType, io.IOBase)
 _IPYTHONS = frozenset({"In", "Out", "exit", "quit", "get_ipython", "open"})
 
@@ -166,7 +167,7 @@ class Keeper:
         try:
             packing = Packing({"": value}, self._shell.user_ns, limit)
         except NotPicklable as error:
-            raise NotPicklable(f"{name} cannot be kept: {error.message}", error.hint, names=[name]) from error
+            raise NotPicklable(f"{name} cannot be kept: {error.message}", _HINT, names=[name]) from error
         path = self.write(f"variable-{place}.pickle", packing)
         return {
             "name": name,
