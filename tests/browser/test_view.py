@@ -152,6 +152,23 @@ def test_failed_marks_the_cells_own_line_and_folds_libraries(page: Page, stub: S
     assert view.inner_text().count("Expected 128, got 96.") == 1
 
 
+def test_failed_folds_lines_of_libraries_however_high_their_numbers(page: Page, stub: StubServer) -> None:
+    # The arrow of IPython has the room that the number leaves: seven places in all.
+    frames = [
+        f"File /env/lib/python3.11/site-packages/pandas/core/frame.py:{at}, in DataFrame.groupby(self)\n"
+        f"{at - 1:>7} a = 1\n{arrow}{at} return DataFrameGroupBy(self)"
+        for arrow, at in [("-> ", 9_999), ("> ", 13_788), (">", 137_880), ("", 1_378_800)]
+    ]
+    trace = ["Cell In[3], line 7\n----> 7 df.groupby('missing')", *frames, "KeyError: 'missing'"]
+    stub.add("failed", error={"ename": "KeyError", "evalue": "'missing'", "traceback": trace})
+    show(page, stub)
+    folds = page.locator(".zb-trace details")
+    expect(folds).to_have_count(1)
+    expect(folds.locator("summary")).to_have_text("4 frames in pandas")
+    expect(folds.locator("[aria-current]")).to_have_count(4)
+    expect(page.locator(".zb-raw")).to_have_count(0)
+
+
 def test_failed_reads_a_plain_python_traceback(page: Page, stub: StubServer) -> None:
     text = (
         'Traceback (most recent call last):\n  File "<cell>", line 2, in <module>\n    open("nope")\n'
