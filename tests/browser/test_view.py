@@ -122,7 +122,7 @@ def test_succeeded_shows_what_was_kept_and_folds_the_log(page: Page, stub: StubS
         artifacts=[{"name": "metrics.csv", "sha256": "0" * 64, "size": 2100}],
     )
     stub.files["metrics.csv"] = b'"epoch, from 0",loss\n0,2.214\n'
-    stub.stored(job, "a line")
+    stub.stored(job, *[f"line {n}" for n in range(21)])
     view = show(page, stub)
     expect(view.locator(".zb-note")).to_have_text("value, 1 variable, 1 artifact")
     expect(view.get_by_role("group", name="Value")).to_contain_text('"acc": 0.9')
@@ -137,6 +137,23 @@ def test_succeeded_shows_what_was_kept_and_folds_the_log(page: Page, stub: StubS
     view.get_by_role("button", name=f'Copy job = client.job("{job}")').click()
     assert page.evaluate("navigator.clipboard.readText()") == f'job = client.job("{job}")'
     assert stub.opened == []  # an ended job holds no socket
+
+
+def test_log_that_is_short_or_all_there_is_stays_open(page: Page, stub: StubServer) -> None:
+    for lines, fields in [
+        (20, {"output": 1}),
+        (21, {"output": 1}),
+        (21, {"artifacts": [{"name": "model.pt", "sha256": "0" * 64, "size": 2100}]}),
+        (3000, {}),
+    ]:
+        stub.stored(stub.add("succeeded", **fields), *[f"line {n}" for n in range(lines)])
+    stub.stored(stub.add("canceled"), "a line")
+    show(page, stub)
+    page.wait_for_function("views.every(({ feed }) => feed.loaded)")
+    folds = page.get_by_role("button", name="Log", exact=True)
+    expect(folds).to_have_count(5)
+    for place, is_open in enumerate(["true", "false", "false", "true", "true"]):
+        expect(folds.nth(place)).to_have_attribute("aria-expanded", is_open)
 
 
 def test_failed_marks_the_cells_own_line_and_folds_libraries(page: Page, stub: StubServer) -> None:
@@ -301,7 +318,6 @@ def test_cancel_of_a_job_that_has_just_ended_keeps_its_last_lines_and_value(page
     view.get_by_role("button", name="Cancel").click()
     expect(view.locator(".zb-word")).to_have_text("Succeeded")
     expect(view.get_by_role("group", name="Value of")).to_contain_text("42")
-    view.get_by_role("button", name="Log").click()
     expect(last_row(view)).to_have_text("the last line")
 
 
