@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -36,3 +38,25 @@ def test_page_that_is_come_back_to_shows_the_filter_that_it_was_left_with(
     page.locator(".zb-seg [data-pick='']").click()
     page.wait_for_url("**/zbrain")
     expect(rows).to_have_count(3)
+
+
+def test_filter_takes_a_tag_as_the_command_line_does_and_says_how_many_of_all_fit(
+    page: Page, host: Owner, hand: HandWorker
+) -> None:
+    hand.submit(2, name="slow", tags={"lr": "0.1", "depth": "3"})
+    hand.submit(1, name="fast", tags={"lr": "1", "depth": "0.1"})
+    log_in(page, host)
+    rows = page.locator(".zb-jobs tbody tr:not([aria-hidden])")
+    search = page.get_by_label("Filter jobs")
+    for text, count in [("lr=0.1", 2), ("lr", 3), ("0.1", 3), ("LR=0", 2)]:
+        search.fill(text)
+        expect(rows).to_have_count(count)
+    expect(page.locator(".zb-end")).to_contain_text(re.compile(r"^2 of \d+ jobs"))
+    search.fill("lr=2")
+    empty = page.get_by_text("No job fits this filter.")
+    expect(empty).to_be_visible()
+    expect(page.locator(".zb-end")).to_contain_text(re.compile(r"^0 of \d+ jobs"))
+    above, below = (page.locator(where).bounding_box() for where in (".zb-jobs thead", ".zb-empty"))
+    assert above and below and below["y"] < above["y"] + above["height"] + 4
+    search.fill("")
+    expect(page.locator(".zb-end")).to_contain_text(re.compile(r"^\d+ jobs"))

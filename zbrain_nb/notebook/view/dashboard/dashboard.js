@@ -99,6 +99,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     },
   });
 
+  table.el.append(empty); // under its head, where rows would be
   strip.hidden = pane.hidden = true; // until there are numbers
   el.classList.add('zb', 'zb-page');
   el.replaceChildren(
@@ -110,7 +111,6 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     h('div', { class: 'zb-filters' }, seg, h('span', { class: 'zb-gap' }), search, owners, groups, home),
     bulk,
     table.el,
-    empty,
     h(
       'div',
       { class: 'zb-end' },
@@ -354,7 +354,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
       : feed.loading
       ? `${here} of ${total} here, more come`
       : feed.complete
-        ? `${plural(feed.rows.size, 'job')}`
+        ? `${order.length < feed.rows.size ? `${order.length.toLocaleString('en')} of ` : ''}${plural(feed.rows.size, 'job')}`
         : feed.moreFit
           ? newestFit()
           : `Newest ${here} of ${total}; a state, an owner or a name finds older ones`;
