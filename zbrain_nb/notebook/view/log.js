@@ -324,9 +324,9 @@ export function logPane(feed, { page = false } = {}) {
   return {
     el,
     sync() {
-      const { state, variables = [], artifacts = [] } = feed.job;
-      const isAlone = !feed.displays.length && !hasValue(feed) && !variables.length && !artifacts.length;
-      foldByState = (state === 'succeeded' || state === 'canceled') && store.end > SHORT && !isAlone;
+      const { state } = feed.job;
+      const isAll = !feed.displays.length && !hasValue(feed); // that the job had to say
+      foldByState = (state === 'succeeded' || state === 'canceled') && store.end > SHORT && !isAll;
       // Whoever reads in it keeps it open when the job ends.
       if (foldByState && folded == null && shown.size && (!stick || el.contains(document.activeElement)))
         folded = false;
