@@ -36,3 +36,16 @@ def test_chart_of_the_queue_counts_in_every_bar_who_waits_for_the_first_start(pa
     assert [title.partition(": ")[2] for title in titles] == [f"{n} waiting for their first start" for n in (4, 6, 3)]
     heights = [float(bar.get_attribute("height") or 0) for bar in queued.locator(".zb-all").all()]
     assert heights[2] == pytest.approx(heights[1] / 2)
+
+
+@pytest.mark.parametrize(
+    ("secs", "said"), [(7, "7 s"), (785, "13 min"), (3 * 3600 + 1700, "3.5 h"), (30 * 3600, "30 h"), (-2, "0 s")]
+)
+def test_wait_of_the_oldest_is_no_time_of_day(page: Page, stub: StubServer, secs: float, said: str) -> None:
+    page.goto(stub.url())
+    page.evaluate(
+        STILL.replace("now: 130,", f"now: 86_400 * 9 + {secs}, oldest_pending_at: '1970-01-10T00:00:00Z',"),
+        {"pending": 3},
+    )
+    queued = page.get_by_role("group", name="Now").get_by_role("button", name="Queued")
+    expect(queued.locator(".zb-told")).to_have_text(f"Queued3oldest waits {said}")

@@ -10,6 +10,12 @@ import { canCancel, canRetry, grouped, groupings, isOwn, sorted, wanted } from '
 import { jobsTable } from './table.js';
 
 const STATES = ['running', 'pending', 'retrying', 'succeeded', 'failed', 'canceled'];
+/** A length of time in one unit: with colons it reads like a time of day. */
+const roughly = (seconds) => {
+  if (seconds < 100) return `${Math.max(0, Math.round(seconds))} s`;
+  const hours = seconds / 3600;
+  return hours < 1.5 ? `${Math.round(seconds / 60)} min` : `${hours.toFixed(hours < 9.95 ? 1 : 0)} h`;
+};
 const noFilter = () => ({ state: '', owner: '', q: '' });
 const ORDER_MS = 400; // rows are put in order at most so often while events come
 const LANES_MS = 5_000;
@@ -200,7 +206,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
       chart(
         'Queued',
         many(queued),
-        oldest ? `oldest waits ${clock(overview.now - Date.parse(oldest) / 1000)}` : queued > pending ? 'none for its first start' : 'nothing waits',
+        oldest ? `oldest waits ${roughly(overview.now - Date.parse(oldest) / 1000)}` : queued > pending ? 'none for its first start' : 'nothing waits',
         bars(
           `Jobs waiting for their first start at the end of each minute ${over}, now ${many(pending)}`,
           waiting,
