@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
@@ -140,3 +142,22 @@ def test_notebook_keeps_what_the_server_cannot_tell_of_an_ended_job_and_of_its_r
     page.get_by_role("button", name="Retry").click()
     expect(page.locator(".zb-word")).to_have_text("Pending")
     assert page.evaluate("views[0].feed.saved").items() >= told.items()
+
+
+def test_retry_under_a_cell_says_that_it_runs_the_code_as_it_was_submitted(page: Page, stub: StubServer) -> None:
+    stub.add("failed", spec={"tags": {"zbrain.cell": "a cell"}})
+    stub.add("succeeded", spec={"tags": {"zbrain.cell": "a cell"}})
+    stub.add("failed")  # of no cell
+    page.goto(stub.url())
+    said = "Runs the code as it was submitted; run the cell for what it says now"
+    again = page.get_by_role("button", name=re.compile("^(Retry|Run again)$"))
+    expect(again).to_have_count(3)
+    expect(again.nth(0)).to_have_attribute("title", said)
+    expect(again.nth(1)).to_have_attribute("title", said)
+    assert again.nth(2).get_attribute("title") is None
+    stub.add_group(["failed", "succeeded"], spec={"tags": {"zbrain.cell": "a cell", "zbrain.group": "g"}})
+    page.goto(stub.url())
+    retry = page.get_by_role("button", name="Retry 1")
+    expect(retry).to_have_count(2)
+    for place in range(2):
+        expect(retry.nth(place)).to_have_attribute("title", said)

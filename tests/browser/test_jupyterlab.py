@@ -145,12 +145,7 @@ def assert_whole(view: Locator) -> None:
     image.wait_for()
     assert image.evaluate("image => image.naturalWidth") > 100
     expect(view).to_contain_text("{'answer': 42}")
-    # A notebook that is being opened may draw its outputs anew, and the log is folded again.
-    deadline = time.monotonic() + 20
-    while not line(view, "before").is_visible():
-        assert time.monotonic() < deadline
-        view.locator(".zb-log button[aria-expanded=false]").first.click()
-        view.page.wait_for_timeout(200)
+    line(view, "before").wait_for()
     line(view, "after").wait_for()
 
 

@@ -49,3 +49,16 @@ def test_slots_are_free_by_what_their_workers_say_whosever_jobs_run_there(page: 
     expect(free.locator(".zb-big")).to_have_text("1of 8")
     expect(free).to_contain_text("2 workers, 1 quiet")
     expect(page.get_by_role("img", name="7 of 8 slots used")).to_be_attached()
+
+
+@pytest.mark.parametrize(
+    ("secs", "said"), [(7, "7 s"), (785, "13 min"), (3 * 3600 + 1700, "3.5 h"), (30 * 3600, "30 h"), (-2, "0 s")]
+)
+def test_wait_of_the_oldest_is_no_time_of_day(page: Page, stub: StubServer, secs: float, said: str) -> None:
+    page.goto(stub.url())
+    page.evaluate(
+        STILL.replace("now: 130,", f"now: 86_400 * 9 + {secs}, oldest_pending_at: '1970-01-10T00:00:00Z',"),
+        [{"pending": 3}, []],
+    )
+    queued = page.get_by_role("group", name="Now").get_by_role("button", name="Queued")
+    expect(queued.locator(".zb-told")).to_have_text(f"Queued3oldest waits {said}")

@@ -167,3 +167,14 @@ def test_error_that_a_job_outlived_is_shown_and_the_one_that_ended_it_is_told_on
     page.wait_for_function("views.every(({ feed }) => feed.loaded)")
     expect(page.locator(".zb-exc")).to_have_text("ValueError: the end")
     expect(shown).to_contain_text("no list")
+
+
+def test_two_figures_of_the_usual_size_are_seen_whole(page: Page, stub: StubServer) -> None:
+    figure = "<svg xmlns='http://www.w3.org/2000/svg' width='560' height='440'><circle r='9'/></svg>"
+    data = {"image/svg+xml": figure, "text/plain": "<Figure size 640x480 with 1 Axes>"}
+    stub.outputs[stub.add("succeeded")] = [{"output_type": "display_data", "data": data, "metadata": {}}] * 2
+    page.goto(stub.url())
+    box = page.locator(".zb-out")
+    expect(box.locator("img")).to_have_count(2)
+    page.wait_for_function("[...document.images].every((image) => image.complete && image.naturalHeight)")
+    assert box.evaluate("box => [box.scrollHeight - box.clientHeight, box.clientHeight > 880]") == [0, True]

@@ -162,3 +162,17 @@ def test_older_jobs_that_were_looked_for_stay_while_they_are_wanted(page: Page, 
     page.evaluate(FLOOD)
     assert page.evaluate(FAILED) == 0
     assert page.evaluate("feed.rows.has(idOf(1250))")
+
+
+def test_older_jobs_are_looked_for_by_a_filter_that_was_there_before_the_rows(page: Page, stub: StubServer) -> None:
+    page.goto(stub.url())
+    page.evaluate(FEED, [11_000, []])
+    page.evaluate("jobs[7].owner = 'bob'")
+    page.evaluate(
+        """async () => {
+          const { renderDashboard } = await import('/view/dashboard/dashboard.js');
+          renderDashboard(document.body, feed, { filter: { owner: 'bob' } });
+        }"""
+    )
+    expect(page.locator(".zb-jobs tbody tr:not([aria-hidden])")).to_have_count(1)
+    expect(page.get_by_label("Owner")).to_have_value("bob")

@@ -208,7 +208,6 @@ for number in range(1_000_000):
     view = notebook.view(2)
     expect(head(view)).to_have_text("Succeeded", timeout=300_000)
     expect(view.locator(".zb-logbar")).to_contain_text("1,000,000 lines", timeout=60_000)
-    view.locator(".zb-log button[aria-expanded=false]").first.click()
     expect(last_line(view)).to_have_text(re.compile("line 999999 "), timeout=20_000)
     view.locator(".zb-lines").evaluate("log => { log.scrollTop = log.scrollHeight / 2; }")
     expect(view.locator(".zb-lines .zb-ln").first).to_have_text(re.compile(r"line [45]\d{5} "), timeout=20_000)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
-from tests.browser.states import TRACE
+from tests.browser.states import TRACE, VARIABLES
 from tests.browser.stub import LongLog, StubServer, progress, utc
 
 pytestmark = pytest.mark.browser
@@ -122,7 +122,7 @@ def test_succeeded_shows_what_was_kept_and_folds_the_log(page: Page, stub: StubS
         artifacts=[{"name": "metrics.csv", "sha256": "0" * 64, "size": 2100}],
     )
     stub.files["metrics.csv"] = b'"epoch, from 0",loss\n0,2.214\n'
-    stub.stored(job, "a line")
+    stub.stored(job, *[f"line {n}" for n in range(21)])
     view = show(page, stub)
     expect(view.locator(".zb-note")).to_have_text("value, 1 variable, 1 artifact")
     expect(view.get_by_role("group", name="Value")).to_contain_text('"acc": 0.9')
@@ -139,6 +139,23 @@ def test_succeeded_shows_what_was_kept_and_folds_the_log(page: Page, stub: StubS
     assert stub.opened == []  # an ended job holds no socket
 
 
+def test_log_that_is_short_or_all_there_is_stays_open(page: Page, stub: StubServer) -> None:
+    for lines, fields in [
+        (20, {"output": 1}),
+        (21, {"output": 1}),
+        (21, {"variables": VARIABLES}),
+        (3000, {}),
+    ]:
+        stub.stored(stub.add("succeeded", **fields), *[f"line {n}" for n in range(lines)])
+    stub.stored(stub.add("canceled"), "a line")
+    show(page, stub)
+    page.wait_for_function("views.every(({ feed }) => feed.loaded)")
+    folds = page.get_by_role("button", name="Log", exact=True)
+    expect(folds).to_have_count(5)
+    for place, is_open in enumerate(["true", "false", "true", "true", "true"]):
+        expect(folds.nth(place)).to_have_attribute("aria-expanded", is_open)
+
+
 def test_failed_marks_the_cells_own_line_and_folds_libraries(page: Page, stub: StubServer) -> None:
     stub.add("failed", error={"ename": "ValueError", "evalue": "Expected 128, got 96.", "traceback": TRACE})
     view = show(page, stub)
@@ -150,6 +167,23 @@ def test_failed_marks_the_cells_own_line_and_folds_libraries(page: Page, stub: S
     expect(view.get_by_text("return _C._nn.cross_entropy_loss(")).to_be_hidden()
     expect(view.get_by_role("button", name="Retry")).to_have_class("zb-btn zb-btn-main")
     assert view.inner_text().count("Expected 128, got 96.") == 1
+
+
+def test_failed_folds_lines_of_libraries_however_high_their_numbers(page: Page, stub: StubServer) -> None:
+    # The arrow of IPython has the room that the number leaves: seven places in all.
+    frames = [
+        f"File /env/lib/python3.11/site-packages/pandas/core/frame.py:{at}, in DataFrame.groupby(self)\n"
+        f"{at - 1:>7} a = 1\n{arrow}{at} return DataFrameGroupBy(self)"
+        for arrow, at in [("-> ", 9_999), ("> ", 13_788), (">", 137_880), ("", 1_378_800)]
+    ]
+    trace = ["Cell In[3], line 7\n----> 7 df.groupby('missing')", *frames, "KeyError: 'missing'"]
+    stub.add("failed", error={"ename": "KeyError", "evalue": "'missing'", "traceback": trace})
+    show(page, stub)
+    folds = page.locator(".zb-trace details")
+    expect(folds).to_have_count(1)
+    expect(folds.locator("summary")).to_have_text("4 frames in pandas")
+    expect(folds.locator("[aria-current]")).to_have_count(4)
+    expect(page.locator(".zb-raw")).to_have_count(0)
 
 
 def test_failed_reads_a_plain_python_traceback(page: Page, stub: StubServer) -> None:
@@ -284,7 +318,6 @@ def test_cancel_of_a_job_that_has_just_ended_keeps_its_last_lines_and_value(page
     view.get_by_role("button", name="Cancel").click()
     expect(view.locator(".zb-word")).to_have_text("Succeeded")
     expect(view.get_by_role("group", name="Value of")).to_contain_text("42")
-    view.get_by_role("button", name="Log").click()
     expect(last_row(view)).to_have_text("the last line")
 
 

@@ -17,7 +17,14 @@ from zbrain_nb.server.handlers import console
 
 pytestmark = pytest.mark.anyio
 NOBODY = "01936b1e-0000-7000-8000-000000000000"
-PAGES = ("zbrain", "zbrain/", f"zbrain/jobs/{NOBODY}", "zbrain/frame", "zbrain/static/console/console.js")
+PAGES = (
+    "zbrain",
+    "zbrain/",
+    f"zbrain/jobs/{NOBODY}",
+    "zbrain/jobs/no%20such",
+    "zbrain/frame",
+    "zbrain/static/console/console.js",
+)
 
 
 def policy(answer: httpx.Response) -> dict[str, str]:
@@ -51,7 +58,7 @@ async def known(browser: httpx.AsyncClient, api: httpx.AsyncClient) -> httpx.Asy
 async def test_page_is_for_browsers_with_a_session_only(browser: httpx.AsyncClient, path: str) -> None:
     refused = await browser.get(path)
     assert refused.status_code == 401
-    assert ("zbrain dashboard" in refused.text) == (path in PAGES[:3])
+    assert ("zbrain dashboard" in refused.text) == (path in PAGES[:4])
 
 
 async def test_session_opens_pages_and_api(known: httpx.AsyncClient) -> None:

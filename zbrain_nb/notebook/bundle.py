@@ -17,14 +17,16 @@ from typing import Any
 import msgspec
 
 from zbrain_nb.model.events import LogEntry
-from zbrain_nb.model.job import Job
+from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.sizes import format_kib
+from zbrain_nb.notebook.markup import text_of_html
 
 MIME_TYPE = "application/vnd.zbrain.job+json"
 VERSION = 1
 #: Constant, because nbval compares it and an id or a state would differ on every run.
 PLAIN = "<zbrain job>"
 MAX_LOG_LINES = 200
+SHORT_LOG_LINES = 20  # more are folded, if there is something else to see
 MAX_LINE_CHARS = 2_000
 MAX_VALUE_BYTES = 64 * 1024
 MAX_OUTPUTS_BYTES = 4 * 1024 * 1024
@@ -59,6 +61,8 @@ _JOB_FIELDS = (
 )
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x08\x0b-\x1f\x7f]")
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_BARE = re.compile(r"<[^\n]*>\Z")  # what Python says of an object that says nothing of itself
+_EXIT_CODE = re.compile(r"exit code -?\d+\.?\Z", re.IGNORECASE)
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+\Z")
 _COLORS = {"succeeded": "#2e7d32", "failed": "#c62828", "running": "#1565c0", "retrying": "#b25600"}
 
@@ -136,8 +140,8 @@ def _html(job: Job, saved: dict[str, Any]) -> str:
     head = f'<b style="color:{color}">{_escape(word)}</b> <b>{_escape(saved["name"])}</b>'
     facts = [_escape(fact) for fact in _facts(job)]
     parts = [f"<p>{head}{' &middot; '.join(['', *facts])}</p>"]
-    if job.reason:
-        parts.append(f"<p>{_escape(job.reason)}</p>")
+    if reason := _reason(job):
+        parts.append(f"<p>{_escape(reason)}</p>")
     if job.error:
         trace = "\n".join(str(line) for line in job.error.get("traceback") or ())
         parts.append(_pre(trace or f"{job.error.get('ename', '')}: {job.error.get('evalue', '')}"))
@@ -148,9 +152,36 @@ def _html(job: Job, saved: dict[str, Any]) -> str:
     if job.output is not None and not is_shown:
         parts.append(_pre(job.output if isinstance(job.output, str) else json.dumps(job.output, indent=2)))
     if saved["log"]:
-        parts.append(f"<details><summary>Log</summary>{_pre(chr(10).join(e['line'] for e in saved['log']))}</details>")
+        is_alone = not saved["outputs"] and job.output is None and not job.error
+        parts.append(_log(saved["log"], is_alone))
     parts.append(f"<p><code>client.job(&quot;{_escape(job.id)}&quot;)</code></p>")
     return f"<div>{''.join(parts)}</div>"
+
+
+def _reason(job: Job) -> str | None:
+    """Return the reason, if the error and the exit code do not say it too."""
+    reason = job.reason
+    if reason and job.error and job.state is JobState.FAILED:
+        text = f"{job.error.get('ename', '')}: {job.error.get('evalue', '')}"
+        if _EXIT_CODE.match(reason) or reason in text or text in reason:
+            return None
+    return reason
+
+
+def _log(lines: list[dict[str, Any]], is_alone: bool) -> str:
+    total = lines[-1]["seq"] + 1
+    kept = f"last {len(lines):,} of " if len(lines) < total else ""
+    opened = " open" if is_alone or total <= SHORT_LOG_LINES else ""
+    title = f"Log, {kept}{total:,} line{'' if total == 1 else 's'}"
+    return f"<details{opened}><summary>{title}</summary>{_pre(chr(10).join(each['line'] for each in lines))}</details>"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 10:
+        return f"{max(0.0, seconds):.1f} s"
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _left_out(count: int) -> str:
@@ -163,11 +194,11 @@ def _left_out(count: int) -> str:
 def _facts(job: Job) -> list[str]:
     facts = []
     if job.started_at and job.finished_at:
-        facts.append(f"ran {dt.timedelta(seconds=round((job.finished_at - job.started_at).total_seconds()))}")
+        facts.append(f"ran {_span((job.finished_at - job.started_at).total_seconds())}")
     if job.peak_memory_mb:
         facts.append(f"peak memory {format_kib(job.peak_memory_mb * 1024)}")
-    if job.cpu_secs:
-        facts.append(f"CPU time {dt.timedelta(seconds=round(job.cpu_secs))}")
+    if job.cpu_secs and job.cpu_secs >= 0.05:
+        facts.append(f"CPU time {_span(job.cpu_secs)}")
     if job.finished_at:
         facts.append(f"ended {job.finished_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC")
     elif not job.state.ended:
@@ -181,7 +212,9 @@ def _facts(job: Job) -> list[str]:
 
 def _output(data: dict[str, Any]) -> str:
     """Show an image or the text of an output; a job's own HTML is not trusted in a page that others open."""
-    text = _text(data.get("text/plain", ""))
+    plain, markdown, latex = (_text(data.get(f"text/{kind}", "")) for kind in ("plain", "markdown", "latex"))
+    telling = "" if _BARE.match(plain) else plain
+    text = markdown or telling or latex or text_of_html(_text(data.get("text/html", ""))) or plain
     for mime in _IMAGES:
         image = _text(data.get(mime, ""))
         if image and _BASE64.match(image):

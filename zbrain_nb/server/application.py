@@ -112,7 +112,7 @@ def pattern_of(route: str) -> str:
 #: The console's pages and what they load, behind ``/zbrain``.
 PAGES: list[tuple[str, Any]] = [
     (r"/?", PageHandler),
-    (rf"/{pattern_of(JOB)}", PageHandler),
+    (r"/jobs/([^/]+)", PageHandler),  # whatever a person asks for: the page says that there is no such job
     (r"/static/(.+)", ModuleHandler),
     (r"/frame", FrameHandler),
 ]

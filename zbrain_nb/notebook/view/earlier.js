@@ -6,6 +6,10 @@ import { ENDED, changedBy } from './feed.js';
 const CELL_TAG = 'zbrain.cell';
 const MOST_SINGLY = 100; // followed each by its own name
 
+/** What a button says that runs a job again, where the cell above may have been edited. */
+export const againTitle = (job) =>
+  job?.spec?.tags?.[CELL_TAG] ? 'Runs the code as it was submitted; run the cell for what it says now' : null;
+
 export class EarlierRuns {
   #server;
 

@@ -1,6 +1,6 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
 // the run that is picked shows its own view below.
-import { sameCellAnswerOf, sameCellNotice, sameCellOf } from './earlier.js';
+import { againTitle, sameCellAnswerOf, sameCellNotice, sameCellOf } from './earlier.js';
 import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, speak, stateMark, timeLeft, timeOfDay, toFocus, tryNow, twist } from './elements.js';
 import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
@@ -189,6 +189,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     if (!count) return null;
     return button(`Retry ${count.toLocaleString('en')}`, {
       class: 'zb-btn-main',
+      title: againTitle(feed.failed[0]),
       disabled,
       onclick: () => feed.act('retry', feed.failed),
     });
@@ -249,6 +250,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
         h('span', { class: 'zb-mono zb-cut', title: why }, why),
         feed.connection === 'live' &&
           button(`Retry ${count.toLocaleString('en')}`, {
+            title: againTitle(feed.failed[0]),
             disabled: feed.acting != null,
             onclick: () => feed.act('retry', feed.failed.filter((job) => errorLine(job) === why)),
           }),

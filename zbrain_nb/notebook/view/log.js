@@ -4,12 +4,14 @@ import { button, h, icon, iconButton, newId, plural, timeOfDay, toClipboard, twi
 import { isMark } from './lines.js';
 import { LogSearch } from './search.js';
 import { ansi, plainText, visibleName } from './text.js';
+import { hasValue } from './words.js';
 
 const ROW = 18; // px, as in zbrain.css
 const SPARE = 16; // rows above and below those in sight
 const MAX_HEIGHT = 15_000_000; // px; browsers draw nothing beyond some 17 million
 const REST_MS = 60;
 const NEAR_END = 8; // px
+const SHORT = 20; // lines; so many never fold by themselves, as in summary.js
 
 /** @param {boolean} page whether it is a page of its own: it never folds, and each line says when it came */
 export function logPane(feed, { page = false } = {}) {
@@ -322,7 +324,9 @@ export function logPane(feed, { page = false } = {}) {
   return {
     el,
     sync() {
-      foldByState = feed.job.state === 'succeeded' || feed.job.state === 'canceled';
+      const { state } = feed.job;
+      const isAll = !feed.displays.length && !hasValue(feed); // that the job had to say
+      foldByState = (state === 'succeeded' || state === 'canceled') && store.end > SHORT && !isAll;
       // Whoever reads in it keeps it open when the job ends.
       if (foldByState && folded == null && shown.size && (!stick || el.contains(document.activeElement)))
         folded = false;

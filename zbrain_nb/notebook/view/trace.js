@@ -4,7 +4,7 @@ import { cut, fill, newBudget, plainText, python, rowOf } from './text.js';
 
 const IPYTHON = /^ {0,2}(?:(Cell In ?\[\d+\])|File ([^"\s].*?))(?::|, line )(\d+)(?:, in (.+))?$/;
 const PLAIN = /^ {0,2}File "(.+)", line (\d+)(?:, in (.+))?$/;
-const CODE = /^(-+> ?| *)(\d+) ?(.*)$/;
+const CODE = /^(-*> ?| *)(\d+) ?(.*)$/; // the higher the number, the shorter the arrow
 const INSTALLED = /(?:site|dist)-packages[\\/]([^\\/]+)/;
 const STANDARD = /lib[\\/]python[\d.]+[\\/]([^\\/]+)|<(frozen)/;
 const NOISE = /^(?:-{20,}|\S+ +Traceback \(most recent call last\)|Traceback \(most recent call last\):)?$/; // of what is trimmed

@@ -1,6 +1,6 @@
 // The view of one job: `render(el, feed, {open, renderOutput}) -> dispose`. It reads the feed and asks it to act;
 // where the feed gets its data is no concern of it. Parts are built anew only when what they show has changed.
-import { sameCellNotice, sameCellOf } from './earlier.js';
+import { againTitle, sameCellNotice, sameCellOf } from './earlier.js';
 import { STATE_WORDS, answers, button, copyButton, h, icon, newId, progressBar, speak, stateMark, toFocus, tryNow, twist } from './elements.js';
 import { artifactsSection, keptSection, valueSection } from './kept.js';
 import { logPane } from './log.js';
@@ -110,10 +110,11 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     if (feed.canceling) return button('Canceling\u2026', { disabled: true });
     if (!feed.ended) return button('Cancel', { onclick: () => feed.act('cancel') });
     const disabled = feed.acting != null;
+    const title = againTitle(feed.job);
     if (feed.asks) return answers(feed, state === 'failed' ? 'retry' : 'run_again');
     if (state === 'failed')
-      return button('Retry', { class: 'zb-btn-main', disabled, onclick: () => feed.act('retry') });
-    return button(faceOf(feed) === 'cached' ? 'Run anyway' : 'Run again', { disabled, onclick: () => feed.act('run_again') });
+      return button('Retry', { class: 'zb-btn-main', title, disabled, onclick: () => feed.act('retry') });
+    return button(faceOf(feed) === 'cached' ? 'Run anyway' : 'Run again', { title, disabled, onclick: () => feed.act('run_again') });
   }
   function buildMenu() {
     const key = JSON.stringify([feed.job.id, name(), feed.pageUrl]);
@@ -260,6 +261,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       feed.asks,
       feed.acting,
       fractionOf(feed) == null,
+      againTitle(feed.job),
     ]);
     if (key !== headKey) {
       headKey = key;

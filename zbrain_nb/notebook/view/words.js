@@ -69,7 +69,7 @@ export function noteOf(feed, open) {
   if (faceOf(feed) === 'reconnecting') {
     return feed.heardAt ? `last heard ${ago(now - feed.clockSkew - feed.heardAt)} ago` : 'not connected yet';
   }
-  if (faceOf(feed) === 'unknown') return `was ${job.state} when last heard of`;
+  if (faceOf(feed) === 'unknown') return job.created_at ? `was ${job.state} when last heard of` : ''; // or never was
   if (job.state === 'pending') return open && job.reason ? '' : reasonOf(job) || 'waiting for a worker';
   if (job.state === 'running') {
     if (job.cancel_requested_at) {
@@ -110,7 +110,7 @@ function question(feed) {
 function offline(feed) {
   if (feed.connection === 'unknown') {
     if (feed.refusal) return `${sentence(feed.refusal)} What was here until then is shown.`;
-    return 'The server does not know this job. What the notebook saved of it is shown.';
+    return `The server does not know this job.${feed.job.created_at ? ' What the notebook saved of it is shown.' : ''}`;
   }
   if (feed.connection !== 'reconnecting') return '';
   const left = feed.nextTryAt ? Math.ceil((feed.nextTryAt - Date.now()) / 1000) : 0;

@@ -10,6 +10,7 @@ const api = new URL('api/', root).href;
 const home = root.pathname.replace(/\/$/, '');
 const jobUrl = (id) => `${home}/jobs/${encodeURIComponent(id)}`;
 const WORDS = { opening: 'Connecting', live: 'Live', reconnecting: 'Reconnecting', unknown: 'Unknown' };
+const FILTERS = ['state', 'owner', 'q'];
 
 followTheme();
 
@@ -47,6 +48,16 @@ function followTheme() {
   follow();
 }
 
+/** So that who comes back finds the table as it was left. */
+function keepInAddress(filter) {
+  const address = new URL(location.href);
+  for (const name of FILTERS) {
+    if (filter[name]) address.searchParams.set(name, filter[name]);
+    else address.searchParams.delete(name);
+  }
+  history.replaceState(null, '', address);
+}
+
 function tell(feed) {
   live.dataset.connection = feed.connection;
   const text = WORDS[feed.connection];
@@ -61,7 +72,9 @@ if (id) {
   const feed = new JobsFeed(api).start();
   const page = h('div');
   main.append(page);
-  renderDashboard(page, feed, { jobUrl, keysOn: document });
+  const asked = new URLSearchParams(location.search);
+  const filter = Object.fromEntries(FILTERS.map((name) => [name, asked.get(name) ?? '']));
+  renderDashboard(page, feed, { jobUrl, keysOn: document, filter, onFilter: keepInAddress });
   orgs.addEventListener('change', () => feed.choose(orgs.value));
   let known = '';
   feed.on(() => {

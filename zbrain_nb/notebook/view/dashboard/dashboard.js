@@ -1,5 +1,5 @@
-// The dashboard: `renderDashboard(el, feed, {jobUrl, homeUrl, target, keysOn}) -> dispose`. Numbers and charts, workers with
-// what ran on them, filters, acts on many jobs, and the table. It reads the feed and asks it to act.
+// The dashboard: `renderDashboard(el, feed, {jobUrl, homeUrl, target, keysOn, filter, onFilter}) -> dispose`. Numbers and
+// charts, workers with what ran on them, filters, acts on many jobs, and the table. It reads the feed and asks it to act.
 import { STATE_WORDS, button, bytes, clock, h, icon, plural, stateMark, timeOfDay } from '../elements.js';
 import { countThere } from '../many.js';
 import { pressIn, settle } from '../press.js';
@@ -10,15 +10,22 @@ import { canCancel, canRetry, grouped, groupings, isOwn, sorted, wanted } from '
 import { jobsTable } from './table.js';
 
 const STATES = ['running', 'pending', 'retrying', 'succeeded', 'failed', 'canceled'];
+/** A length of time in one unit: with colons it reads like a time of day. */
+const roughly = (seconds) => {
+  if (seconds < 100) return `${Math.max(0, Math.round(seconds))} s`;
+  const hours = seconds / 3600;
+  return hours < 1.5 ? `${Math.round(seconds / 60)} min` : `${hours.toFixed(hours < 9.95 ? 1 : 0)} h`;
+};
+const noFilter = () => ({ state: '', owner: '', q: '' });
 const ORDER_MS = 400; // rows are put in order at most so often while events come
 const LANES_MS = 5_000;
 const FIND_MS = 300;
 const RATE_MINUTES = 6;
 
-export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = null, keysOn = el } = {}) {
+export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = null, keysOn = el, filter: first, onFilter } = {}) {
   const chosen = new Set();
   const folds = new Set(); // groups that are open
-  const filter = { state: '', owner: '', q: '' };
+  const filter = { ...noFilter(), ...first };
   let sort = ['created', -1];
   let group = '';
   let order = []; // rows that pass the filter
@@ -50,9 +57,11 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
   const search = h('input', {
     class: 'zb-input',
     type: 'search',
+    value: filter.q,
+    autocomplete: 'off', // or a page that is come back to shows a text that nobody has read
     placeholder: 'Name, reason, tag',
     'aria-label': 'Filter jobs',
-    oninput: () => refilter({ q: search.value.trim().toLowerCase() }),
+    oninput: () => refilter({ q: search.value.trim() }),
     onkeydown: (event) => {
       if (event.key !== 'Escape') return;
       search.value = '';
@@ -60,9 +69,10 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
       table.move(0);
     },
   });
-  const owners = h('select', { class: 'zb-input', 'aria-label': 'Owner', onchange: () => refilter({ owner: owners.value }) });
+  const owners = h('select', { class: 'zb-input', autocomplete: 'off', 'aria-label': 'Owner', onchange: () => refilter({ owner: owners.value }) });
   const groups = h('select', {
     class: 'zb-input',
+    autocomplete: 'off',
     'aria-label': 'Group by',
     onchange: () => {
       group = groups.value;
@@ -95,6 +105,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     },
   });
 
+  table.el.append(empty); // under its head, where rows would be
   strip.hidden = pane.hidden = true; // until there are numbers
   el.classList.add('zb', 'zb-page');
   el.replaceChildren(
@@ -106,7 +117,6 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     h('div', { class: 'zb-filters' }, seg, h('span', { class: 'zb-gap' }), search, owners, groups, home),
     bulk,
     table.el,
-    empty,
     h(
       'div',
       { class: 'zb-end' },
@@ -135,7 +145,10 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     refresh();
     status.textContent = `${plural(order.length, 'job')} shown`;
     clearTimeout(findLater);
-    findLater = setTimeout(() => void feed.find({ ...filter }), FIND_MS);
+    findLater = setTimeout(() => {
+      onFilter?.({ ...filter });
+      void feed.find({ ...filter });
+    }, FIND_MS);
   }
 
   // ---- numbers and charts
@@ -195,7 +208,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
       chart(
         'Queued',
         many(queued),
-        oldest ? `oldest waits ${clock(overview.now - Date.parse(oldest) / 1000)}` : queued > pending ? 'none for its first start' : 'nothing waits',
+        oldest ? `oldest waits ${roughly(overview.now - Date.parse(oldest) / 1000)}` : queued > pending ? 'none for its first start' : 'nothing waits',
         bars(
           `Jobs waiting for their first start at the end of each minute ${over}, now ${many(pending)}`,
           waiting,
@@ -350,7 +363,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
       : feed.loading
       ? `${here} of ${total} here, more come`
       : feed.complete
-        ? `${plural(feed.rows.size, 'job')}`
+        ? `${order.length < feed.rows.size ? `${order.length.toLocaleString('en')} of ` : ''}${plural(feed.rows.size, 'job')}`
         : feed.moreFit
           ? newestFit()
           : `Newest ${here} of ${total}; a state, an owner or a name finds older ones`;
@@ -447,6 +460,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     if (feed.outcome !== outcome) tellOutcome(); // at once, or a press could act on what is done
     schedule();
   });
+  if (first) void feed.find({ ...filter });
   const clockwork = setInterval(() => {
     if (!document.hidden) schedule();
     table.schedule();

@@ -183,7 +183,7 @@ export class JobsFeed {
     this.#wanted = filter;
     this.#found.clear();
     this.moreFit = false;
-    if (this.complete || !wanted.length) return;
+    if (this.complete || !wanted.length || this.connection === 'opening') return; // then it is asked once all is read
     try {
       const { ids, cursor } = await this.#readPage(String(new URLSearchParams(wanted)), PAGE);
       if (this.#wanted !== filter) return;

@@ -31,11 +31,12 @@ export function reasonOf(row) {
 }
 
 export function wanted({ state, owner, q }) {
+  const text = q.toLowerCase();
   return (row) =>
-    (!state || row.state === state) && (!owner || row.owner === owner) && (!q || textOf(row).includes(q));
+    (!state || row.state === state) && (!owner || row.owner === owner) && (!q || textOf(row).includes(text));
 }
 const textOf = (row) =>
-  [row.name, row.id, row.owner, notebookOf(row), reasonOf(row), ...tagsOf(row).flat()].join('\n').toLowerCase();
+  [row.name, row.id, row.owner, notebookOf(row), reasonOf(row), ...tagsOf(row).map((tag) => tag.join('='))].join('\n').toLowerCase();
 
 const KEYS = {
   state: (row) => STATES.indexOf(row.state),
