@@ -27,7 +27,7 @@ FEEDS = {
 
 
 #: What stands below the table when no more rows come.
-ALL_HERE = re.compile(r"^[\d,]+ jobs?\b")
+ALL_HERE = re.compile(r"^[\d,]+ (of [\d,]+ )?jobs?\b")
 
 
 def until(page: Page, condition: str) -> None:
