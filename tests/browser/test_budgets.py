@@ -174,6 +174,30 @@ def test_words_of_a_job_are_shown_as_far_as_is_quick(page: Page, stub: StubServe
     assert page.evaluate("document.body.textContent.length") < 250_000
 
 
+def test_long_reasons_are_said_once_and_whole_when_asked_for(page: Page, stub: StubServer) -> None:
+    why = f"it wrote: {'some words ' * 300}THE CAUSE"
+    stub.add("failed", reason=why)
+    stub.add("failed", reason=f"ValueError: no {why}", error=error(evalue=f"no {why}"))
+    stub.add("failed", reason=why, error=error())
+    retrying = stub.add("retrying", reason=f"{why}. The next attempt starts in 90.0 s.", not_before=utc(90))
+    open_views(page, stub)
+    for text in (why, f"ValueError: no {why}", "ValueError: no"):
+        expect(page.locator(".zb-exc").get_by_text(text, exact=True)).to_have_count(1)
+    expect(page.locator(".zb-why")).to_have_text(why)
+    last = page.locator(".zb-tries li").first
+    last.get_by_role("button", name="Show all").click()
+    expect(last).to_have_text(f"Attempt 1{why}.")
+    page.evaluate("views.at(-1).feed.job.not_before = new Date(Date.now() + 3.6e6).toISOString()")
+    expect(page.locator(".zb-tries .zb-next")).to_contain_text("Starts in 59:")  # it counts down
+    expect(last).to_have_text(f"Attempt 1{why}.")
+    stub.attempts = [{"attempt": 1, "state": "failed", "reason": why, "started_at": utc(), "finished_at": utc()}]
+    open_job_page(page, stub, retrying)
+    page.get_by_role("tab", name="Attempts").click()
+    row = page.locator(".zb-plain tbody tr").last
+    row.get_by_role("button", name="Show all").click()
+    expect(row).to_contain_text("THE CAUSE")
+
+
 def test_things_kept_come_a_hundred_at_a_time(page: Page, stub: StubServer) -> None:
     stub.add("succeeded", variables=names(130), artifacts=names(130, ".csv"))
     open_views(page, stub)

@@ -132,6 +132,16 @@ export function fill(box, text, budget = newBudget(), draw = words) {
   if (text.length > shown) box.append(' ', button('Show all', { onclick: all }));
   return box;
 }
+/** Put a text into `box`, which has little room: how it begins, all of it when that is asked for. */
+export function fillBriefly(box, text) {
+  box.replaceChildren(cut(text));
+  const all = () => {
+    fill(box, text, { characters: Infinity, runs: MAX_RUNS });
+    takeFocus(box);
+  };
+  if (text.length > MAX_SAID) box.append(' ', button('Show all', { onclick: all }));
+  return box;
+}
 /** Nodes of a line in a row of its own, as `draw` shows it: of each at least how it begins. */
 export function rowOf(line, budget, draw = words) {
   const most = Math.max(LEAST_LINE, Math.min(MAX_LINE, budget.characters));
