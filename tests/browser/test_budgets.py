@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -226,6 +227,18 @@ def test_tables_on_the_page_of_a_job_are_bounded(page: Page, stub: StubServer) -
     expect(page.locator("aside dt").filter(has_text="p99")).to_have_count(1)
     assert page.locator("aside dt").count() < 300
     assert page.locator(".zb-plain").evaluate("each => each.textContent.length") < 150_000
+
+
+def test_facts_of_a_job_are_whole_when_asked_for(page: Page, stub: StubServer) -> None:
+    prompt = f"{'write a poem ' * 200}THE END"
+    spec = {"cmd": ["a"], "input": {"prompt": prompt}, "tags": {"prompt": prompt}, "artifacts": [prompt]}
+    open_job_page(page, stub, stub.add("succeeded", spec=spec))
+    for name, text in (("Tags", f"prompt={prompt}"), ("Keeps files", prompt), ("prompt", prompt)):
+        value = page.locator("aside dt", has_text=re.compile(f"^{name}$")).locator("+ dd")
+        expect(value).to_contain_text("write a poem")
+        assert len(value.text_content() or "") < 1_100
+        value.get_by_role("button", name="Show all").click()
+        expect(value).to_have_text(text)
 
 
 def test_runs_of_a_group_and_tags_are_bounded(page: Page, stub: StubServer) -> None:
