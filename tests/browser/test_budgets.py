@@ -67,6 +67,20 @@ def test_tracebacks_of_many_frames_are_text_behind_the_first(page: Page, stub: S
     assert page.evaluate("document.body.innerText.length") < 1_500_000
 
 
+def test_long_message_cuts_no_line_that_failed(page: Page, stub: StubServer) -> None:
+    line = f"x = compute({', '.join(map(str, range(200)))})  # it failed here"
+    message = "q " * 130_000
+    first = "Cell In [3], line 2\n      1 a = 1\n----> 2 f(a)\n"
+    last = f"Cell In [3], line 4\n      3 a = 1\n----> 4 {line}\n"
+    chained = error(first, f"ValueError: {message}", "During handling of it:", last, evalue=message)
+    stub.add("failed", error=chained)
+    stub.outputs[stub.add("succeeded")] = [{"output_type": "error", **chained}] * 2
+    open_views(page, stub)
+    expect(page.locator(".zb-frame [aria-current]", has_text="compute").locator("code")).to_have_text(
+        [f"{line} (the line that failed)"] * 3
+    )
+
+
 def test_source_of_many_words_is_coloured_as_far_as_is_quick(page: Page, stub: StubServer) -> None:
     stub.add("succeeded", spec={"code": LITERAL})
     open_views(page, stub)
