@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -64,6 +65,20 @@ def test_tracebacks_of_many_frames_are_text_behind_the_first(page: Page, stub: S
     expect(page.locator(".zb-output").last).to_contain_text("Cell In [3], line 0, in f")
     assert elements(page) < 3 * ENOUGH
     assert page.evaluate("document.body.innerText.length") < 1_500_000
+
+
+def test_long_message_cuts_no_line_that_failed(page: Page, stub: StubServer) -> None:
+    line = f"x = compute({', '.join(map(str, range(200)))})  # it failed here"
+    message = "q " * 130_000
+    first = "Cell In [3], line 2\n      1 a = 1\n----> 2 f(a)\n"
+    last = f"Cell In [3], line 4\n      3 a = 1\n----> 4 {line}\n"
+    chained = error(first, f"ValueError: {message}", "During handling of it:", last, evalue=message)
+    stub.add("failed", error=chained)
+    stub.outputs[stub.add("succeeded")] = [{"output_type": "error", **chained}] * 2
+    open_views(page, stub)
+    expect(page.locator(".zb-frame [aria-current]", has_text="compute").locator("code")).to_have_text(
+        [f"{line} (the line that failed)"] * 3
+    )
 
 
 def test_source_of_many_words_is_coloured_as_far_as_is_quick(page: Page, stub: StubServer) -> None:
@@ -174,6 +189,30 @@ def test_words_of_a_job_are_shown_as_far_as_is_quick(page: Page, stub: StubServe
     assert page.evaluate("document.body.textContent.length") < 250_000
 
 
+def test_long_reasons_are_said_once_and_whole_when_asked_for(page: Page, stub: StubServer) -> None:
+    why = f"it wrote: {'some words ' * 300}THE CAUSE"
+    stub.add("failed", reason=why)
+    stub.add("failed", reason=f"ValueError: no {why}", error=error(evalue=f"no {why}"))
+    stub.add("failed", reason=why, error=error())
+    retrying = stub.add("retrying", reason=f"{why}. The next attempt starts in 90.0 s.", not_before=utc(90))
+    open_views(page, stub)
+    for text in (why, f"ValueError: no {why}", "ValueError: no"):
+        expect(page.locator(".zb-exc").get_by_text(text, exact=True)).to_have_count(1)
+    expect(page.locator(".zb-why")).to_have_text(why)
+    last = page.locator(".zb-tries li").first
+    last.get_by_role("button", name="Show all").click()
+    expect(last).to_have_text(f"Attempt 1{why}.")
+    page.evaluate("views.at(-1).feed.job.not_before = new Date(Date.now() + 3.6e6).toISOString()")
+    expect(page.locator(".zb-tries .zb-next")).to_contain_text("Starts in 59:")  # it counts down
+    expect(last).to_have_text(f"Attempt 1{why}.")
+    stub.attempts = [{"attempt": 1, "state": "failed", "reason": why, "started_at": utc(), "finished_at": utc()}]
+    open_job_page(page, stub, retrying)
+    page.get_by_role("tab", name="Attempts").click()
+    row = page.locator(".zb-plain tbody tr").last
+    row.get_by_role("button", name="Show all").click()
+    expect(row).to_contain_text("THE CAUSE")
+
+
 def test_things_kept_come_a_hundred_at_a_time(page: Page, stub: StubServer) -> None:
     stub.add("succeeded", variables=names(130), artifacts=names(130, ".csv"))
     open_views(page, stub)
@@ -202,6 +241,18 @@ def test_tables_on_the_page_of_a_job_are_bounded(page: Page, stub: StubServer) -
     expect(page.locator("aside dt").filter(has_text="p99")).to_have_count(1)
     assert page.locator("aside dt").count() < 300
     assert page.locator(".zb-plain").evaluate("each => each.textContent.length") < 150_000
+
+
+def test_facts_of_a_job_are_whole_when_asked_for(page: Page, stub: StubServer) -> None:
+    prompt = f"{'write a poem ' * 200}THE END"
+    spec = {"cmd": ["a"], "input": {"prompt": prompt}, "tags": {"prompt": prompt}, "artifacts": [prompt]}
+    open_job_page(page, stub, stub.add("succeeded", spec=spec))
+    for name, text in (("Tags", f"prompt={prompt}"), ("Keeps files", prompt), ("prompt", prompt)):
+        value = page.locator("aside dt", has_text=re.compile(f"^{name}$")).locator("+ dd")
+        expect(value).to_contain_text("write a poem")
+        assert len(value.text_content() or "") < 1_100
+        value.get_by_role("button", name="Show all").click()
+        expect(value).to_have_text(text)
 
 
 def test_runs_of_a_group_and_tags_are_bounded(page: Page, stub: StubServer) -> None:

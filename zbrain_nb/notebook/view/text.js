@@ -104,8 +104,11 @@ export function ansi(line, query = '', most = MAX_LINE, mostRuns = MAX_LINE_RUNS
 const moreThan = (text, most) =>
   h('span', { class: 'zb-mute' }, ` \u2026 ${(text.length - most).toLocaleString('en')} more characters`);
 
-/** What texts that stand together may take of the page, all in all, without being asked for; what shows them takes from it. */
-export const newBudget = () => ({ characters: MAX_TEXT, runs: MAX_RUNS, lines: MAX_LINES, drawn: MAX_DRAWN });
+/**
+ * What texts that stand together may take of the page, all in all, without being asked for; what shows them takes from it.
+ * Lines in rows have characters of their own, for no button shows the rest of one: a long text beside them must not cut them.
+ */
+export const newBudget = () => ({ characters: MAX_TEXT, inRows: MAX_TEXT, runs: MAX_RUNS, lines: MAX_LINES, drawn: MAX_DRAWN });
 export const spend = (budget, what, amount) => (budget[what] = Math.max(0, budget[what] - amount));
 const words = (text, most, mostRuns) => ansi(text, '', most, mostRuns);
 
@@ -132,11 +135,21 @@ export function fill(box, text, budget = newBudget(), draw = words) {
   if (text.length > shown) box.append(' ', button('Show all', { onclick: all }));
   return box;
 }
+/** Put a text into `box`, which has little room: how it begins, all of it when that is asked for. */
+export function fillBriefly(box, text) {
+  box.replaceChildren(cut(text));
+  const all = () => {
+    fill(box, text, { characters: Infinity, runs: MAX_RUNS });
+    takeFocus(box);
+  };
+  if (text.length > MAX_SAID) box.append(' ', button('Show all', { onclick: all }));
+  return box;
+}
 /** Nodes of a line in a row of its own, as `draw` shows it: of each at least how it begins. */
 export function rowOf(line, budget, draw = words) {
-  const most = Math.max(LEAST_LINE, Math.min(MAX_LINE, budget.characters));
+  const most = Math.max(LEAST_LINE, Math.min(MAX_LINE, budget.inRows));
   const nodes = draw(line, most, budget.runs);
-  spend(budget, 'characters', Math.min(line.length, most));
+  spend(budget, 'inRows', Math.min(line.length, most));
   spend(budget, 'runs', nodes.length);
   spend(budget, 'lines', 1);
   return nodes;

@@ -86,7 +86,7 @@ export function failureSection({ text, reason, error }, budget = newBudget()) {
     'div',
     { class: 'zb-sec' },
     fill(h('p', { class: 'zb-exc' }), text, budget),
-    reason && h('p', { class: 'zb-why' }, reason),
+    reason && fill(h('p', { class: 'zb-why' }), reason, budget),
     traceBox(error, text, budget),
   );
 }

@@ -10,7 +10,7 @@ import { outputsPane, renderPlainly } from './outputs.js';
 import { paramsOf, paramsSection } from './params.js';
 import { parentsPane, waitsForParents } from './parents.js';
 import { pressIn, settle } from './press.js';
-import { plainText, visibleName } from './text.js';
+import { fillBriefly, plainText, visibleName } from './text.js';
 import { failureSection } from './trace.js';
 import {
   alertOf,
@@ -19,6 +19,7 @@ import {
   footOf,
   fractionOf,
   leftOutOf,
+  nextTryOf,
   noteOf,
   noticeOf,
   placeOf,
@@ -174,7 +175,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
     },
     { data: () => noticeAskOf(noticeOfJob(feed)), make: (ask) => noticeAsk(ask, schedule) },
     { pane: 'parents', when: () => waitsForParents(feed) },
-    { data: triesOf, make: triesSection },
+    { data: triesOf, make: triesSection, patch: (slot) => setText(slot.querySelector('.zb-next'), nextTryOf(feed)) },
     { data: failureOf, make: failureSection },
     { data: leftOutOf, make: (text) => h('p', { class: 'zb-sec zb-small zb-mute' }, text) },
     { pane: 'outputs', when: () => feed.displays.length },
@@ -235,11 +236,13 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       part.was = from;
       const data = part.data(feed);
       const key = data ? JSON.stringify([faceOf(feed), data]) : null;
-      if (key === part.key) continue;
-      const held = part.slot.contains(document.activeElement);
-      part.slot.replaceChildren(...(data ? [part.make(data)] : []));
-      part.key = key;
-      if (held) (toFocus(part.slot) ?? toFocus(head))?.focus({ preventScroll: true });
+      if (key !== part.key) {
+        const held = part.slot.contains(document.activeElement);
+        part.slot.replaceChildren(...(data ? [part.make(data)] : []));
+        part.key = key;
+        if (held) (toFocus(part.slot) ?? toFocus(head))?.focus({ preventScroll: true });
+      }
+      if (data) part.patch?.(part.slot);
     }
     body.setAttribute('aria-label', `Details of ${name()}`);
   }
@@ -310,7 +313,7 @@ const triesSection = (list) =>
           'li',
           { 'data-state': state },
           h('b', { class: 'zb-small' }, name),
-          h('span', { class: 'zb-small zb-mute' }, note),
+          fillBriefly(h('span', { class: `zb-small zb-mute${state === 'retrying' ? ' zb-next' : ''}` }), note ?? ''),
         ),
       ),
     ),

@@ -8,8 +8,8 @@ import { cut, plainText } from './text.js';
 const whole = (text) => plainText(String(text ?? ''));
 const said = (text) => plainText(cut(String(text ?? '')));
 const reasonOf = (job) => said(job.reason);
-/** Why it is tried again; when that will be is told by what counts down. */
-const whyOf = (job) => reasonOf(job).replace(/ The next attempt starts in [\d.]+ s\.$/, '');
+/** Why it is tried again, in full; when that will be is told by what counts down. */
+const whyOf = (job) => whole(job.reason).replace(/ The next attempt starts in [\d.]+ s\.$/, '');
 const ms = (iso) => (iso ? Date.parse(iso) : null);
 export const inside = (text) => (/^[A-Z][a-z ]/.test(text) ? text[0].toLowerCase() + text.slice(1) : text);
 const sentence = (text) => (/[.!?\u2026]$/.test(text) ? text : `${text}.`);
@@ -39,7 +39,7 @@ export function errorText(job, word = whole) {
   if (typeof error === 'string') return word(error);
   if (error?.ename) return word(error.evalue ? `${error.ename}: ${error.evalue}` : error.ename);
   return (
-    word(error?.evalue) || reasonOf(job) || (job.exit_code != null ? `Exit code ${job.exit_code}` : 'The job failed.')
+    word(error?.evalue) || word(job.reason) || (job.exit_code != null ? `Exit code ${job.exit_code}` : 'The job failed.')
   );
 }
 /** What stands for it in one line. */
@@ -50,7 +50,7 @@ export function failureOf({ job }) {
   const reason = whole(job.reason);
   // The foot has the exit code; what the exception says is not said twice.
   const known = /^exit code -?\d+\.?$/i.test(reason) || text.includes(reason) || reason.includes(text);
-  return { text, reason: known ? null : reasonOf(job), error: job.error };
+  return { text, reason: known ? null : reason, error: job.error };
 }
 
 export const hasValue = (feed) => feed.job.output != null || Boolean(feed.job.result) || feed.values.length > 0;
@@ -78,7 +78,7 @@ export function noteOf(feed, open) {
     return said(job.progress?.note) || (job.started_at ? '' : 'starting');
   }
   if (job.state === 'retrying') {
-    return `${startsIn(job, now)}${open || !job.reason ? '' : `; ${inside(whyOf(job))}`}`;
+    return `${startsIn(job, now)}${open || !job.reason ? '' : `; ${inside(cut(whyOf(job)))}`}`;
   }
   if (faceOf(feed) === 'cached') return `${open ? 'from' : 'same code and inputs as'} ${whenOf(job)}`;
   if (job.state === 'succeeded') return keptOf(feed).join(', ');
@@ -180,15 +180,13 @@ export const fractionOf = (feed) => {
 };
 export const placeOf = (feed) => (faceOf(feed) === 'cached' ? 'nothing ran' : said(feed.job.spec.worker));
 
-/** The attempts of a job between two of them: at most four blocks, however many there are. */
+/** The attempts of a job between two of them: at most four blocks, however many there are. That of the next has no note. */
 export function triesOf(feed) {
-  const { job, now } = feed;
+  const { job } = feed;
   if (job.state !== 'retrying' || faceOf(feed) === 'unknown') return null;
   const last = job.attempt;
   const all = attemptsOf(job);
   const range = (a, b) => (a === b ? `Attempt ${a}` : `Attempts ${a} to ${b}`);
-  const at = job.not_before ? `, at ${timeOfDay(ms(job.not_before))}` : '';
-  const next = startsIn(job, now);
   const states = statesOf(feed);
   const ended = (state) => (state === 'lost' ? 'lost' : 'failed');
   return [
@@ -198,13 +196,15 @@ export function triesOf(feed) {
       name: range(last, last),
       note: job.reason ? sentence(whyOf(job)) : 'Did not succeed',
     },
-    {
-      state: 'retrying',
-      name: range(last + 1, last + 1),
-      note: `${next[0].toUpperCase()}${next.slice(1)}${next.startsWith('starts') ? at : ''}`,
-    },
+    { state: 'retrying', name: range(last + 1, last + 1) },
     all > last + 1 && { state: 'pending', name: range(last + 2, all), note: 'If needed' },
   ].filter(Boolean);
+}
+/** What is told of the next attempt: it counts down. */
+export function nextTryOf({ job, now }) {
+  const next = startsIn(job, now);
+  const at = job.not_before && next.startsWith('starts') ? `, at ${timeOfDay(ms(job.not_before))}` : '';
+  return `${next[0].toUpperCase()}${next.slice(1)}${at}`;
 }
 /** How each attempt ended, oldest first; null where only the counts are known, and do not tell. */
 function statesOf({ job, attempts }) {
@@ -218,7 +218,7 @@ function earlierOf({ job, attempts }, states) {
   if (!states) return { state: 'failed', note: 'Did not succeed either' };
   const before = states.slice(0, -1);
   const lost = before.filter((state) => state === 'lost').length;
-  const reason = before.length === 1 && attempts.length === job.attempt ? said(attempts[0].reason) : '';
+  const reason = before.length === 1 && attempts.length === job.attempt ? whole(attempts[0].reason) : '';
   const counts = [before.length > lost && `${before.length - lost} failed`, lost && `${lost} lost`];
   const one = lost ? 'Lost' : 'Failed';
   return {

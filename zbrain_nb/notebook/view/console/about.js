@@ -1,7 +1,7 @@
 // What stands beside a job on its page: times, where it comes from, what it asks for, its inputs and environment.
 import { clock, copyButton, fillBy, h, memorySize, plural, span, timeOfDay } from '../elements.js';
 import { valueText } from '../outputs.js';
-import { visibleName } from '../text.js';
+import { fillBriefly, visible, visibleName } from '../text.js';
 import { notebookOf, tagsOf, usedOf } from '../words.js';
 
 const FEW = 8; // more facts than these fold
@@ -70,7 +70,7 @@ export function aboutJob(feed, jobUrl) {
 
 function parametersOf(input) {
   if (input == null || typeof input !== 'object') return input == null ? [] : [['value', valueText(input)]];
-  return Object.entries(input).map(([name, value]) => [visibleName(name), visibleName(valueText(value)).slice(0, 500)]);
+  return Object.entries(input).map(([name, value]) => [visibleName(name), valueText(value)]);
 }
 
 function section(title, facts) {
@@ -78,7 +78,7 @@ function section(title, facts) {
   if (!said.length) return null;
   const list = fillBy(MOST_FACTS, h('dl', { class: 'zb-facts' }), said, ([key, value]) => [
     h('dt', {}, key),
-    h('dd', {}, typeof value === 'string' ? visibleName(value) : value),
+    typeof value === 'string' ? fillBriefly(h('dd'), visible(value)) : h('dd', {}, value),
   ]);
   if (said.length <= FEW) return [h('h2', {}, title), list[0]];
   return [h('h2', {}, title), h('details', {}, h('summary', {}, `${said.length.toLocaleString('en')} names`), list)];

@@ -8,9 +8,9 @@ import { outputsPane } from '../outputs.js';
 import { parentsPane, waitsForParents } from '../parents.js';
 import { pressIn, settle } from '../press.js';
 import { ServerFeed } from '../server.js';
-import { visibleName } from '../text.js';
+import { fillBriefly, visible, visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
-import { alertOf, attemptsOf, faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, triesOf, usedOf, wordOf } from '../words.js';
+import { alertOf, attemptsOf, faceOf, failureOf, fractionOf, noteOf, nextTryOf, noticeOf, timesOf, triesOf, usedOf, wordOf } from '../words.js';
 import { aboutJob } from './about.js';
 import { codeSection } from './code.js';
 import { sandboxed } from './sandbox.js';
@@ -294,7 +294,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
         'Attempts',
         ['Attempt', 'State', 'Worker', 'Started', 'Ran', ...known, 'How it ended'],
         [
-          next && [`${feed.job.attempt + 1} of ${all}`, stateMark('retrying', 'Next'), '', '', '', ...known.map(() => ''), next.note],
+          next && [`${feed.job.attempt + 1} of ${all}`, stateMark('retrying', 'Next'), '', '', '', ...known.map(() => ''), nextTryOf(feed)],
           ...attempts.toReversed().map((one, at) => {
             const from = one.started_at ? Date.parse(one.started_at) : null;
             const to = one.finished_at ? Date.parse(one.finished_at) : feed.now;
@@ -306,7 +306,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
               from == null ? '' : timeOfDay(from),
               from == null ? '' : to - from < 10_000 ? span((to - from) / 1000) : clock((to - from) / 1000),
               ...known.map((name) => used.at(-1 - at)[name] ?? ''),
-              h('span', { class: 'zb-mute' }, one.state === 'running' ? 'running' : `${(one.reason ?? '').includes('code') ? '' : code}${visibleName(one.reason ?? '')}`),
+              one.state === 'running' ? words('running') : words(`${(one.reason ?? '').includes('code') ? '' : code}${one.reason ?? ''}`),
             ];
           }),
         ].filter(Boolean),
@@ -330,11 +330,12 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
           stateMark(job.state, STATE_WORDS[job.state]),
           timeOfDay(Date.parse(job.created_at)),
           visibleName(job.owner),
-          h('span', { class: 'zb-mute' }, visibleName(job.reason ?? '')),
+          words(job.reason ?? ''),
         ]),
       ),
     );
   }
+  const words = (text) => fillBriefly(h('span', { class: 'zb-mute' }), visible(text));
   function table(label, heads, lines) {
     const line = (cells) => h('tr', {}, cells.map((each) => h('td', {}, each)));
     const [rows, more] = fillBy(MOST_ROWS, h('tbody'), lines, line);
