@@ -171,11 +171,12 @@ class Index:
         place = entry.place
         if entry.job.spec.after:
             self.live[entry.job.id] = entry
+            self._weigh(lane, entry, 1)
             if not entry.blockers:
                 ready.push(lane, place, entry.job.id)
         elif ready.admits(lane, place, entry.size):
             self.live[entry.job.id] = entry
-            ready.hold(lane, entry.size)
+            self._weigh(lane, entry, 1)
             ready.push(lane, place, entry.job.id)
             if ready.is_overfull(lane):
                 self.spill(lane)
@@ -194,13 +195,19 @@ class Index:
         job, lane = entry.job, self._known_lane(entry)
         runs = job.state is JobState.RUNNING
         self.live[job.id] = entry
-        if entry.may_park():
-            self.ready.hold(lane, entry.size)
         self.ready.count(lane, not runs, runs)
+        self._weigh(lane, entry, 1)
         if runs:
             self.leases.grant(job.id, job.worker_id or "", job.attempt)
         elif job.state is JobState.RETRYING or not job.spec.after:
             self.line_up(entry)
+
+    def _weigh(self, lane: Lane, entry: Entry, sign: int) -> None:
+        """Count what a job takes that waits in memory, or (-1) did: what runs is bounded by the slots of workers."""
+        if entry.may_park():
+            self.ready.hold(lane, sign * entry.size)
+        elif entry.job.state is not JobState.RUNNING:
+            self.ready.keep(lane, sign * (entry.size - JOB_BYTES))
 
     def spill(self, lane: Lane) -> None:
         """Leave the far end of a window that grew too long to the store."""
@@ -258,8 +265,8 @@ class Index:
             else:
                 self.ready.unpark(lane)
         self._count(lane, was, state)
-        if old is not None and state is not was and old.may_park():
-            self.ready.hold(lane, -old.size)
+        if old is not None:
+            self._weigh(lane, old, -1)
         if state.ended:
             self.live.pop(job.id, None)
             entry.lane = None
@@ -270,6 +277,7 @@ class Index:
             self._unblock_children(job.id)
             return
         self.live[job.id] = entry
+        self._weigh(lane, entry, 1)
         if was is state and old is not None and old.job.attempt == job.attempt:
             if job.cancel_requested_at is not None and job.worker_id is not None:
                 self.leases.canceling.add(job.worker_id)

@@ -85,9 +85,11 @@ class Account:
         How many lanes count here.
     held : dict of Lane to None
         Lanes that are passed over until fewer run here.
+    kept : int
+        About how many bytes those that wait take beside `JOB_BYTES` each, if they cannot be parked.
     """
 
-    __slots__ = ("held", "lanes", "name", "running", "waiting")
+    __slots__ = ("held", "kept", "lanes", "name", "running", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -95,6 +97,7 @@ class Account:
         self.running = 0
         self.lanes = 0
         self.held: dict[Lane, None] = {}
+        self.kept = 0
 
 
 class Lane:

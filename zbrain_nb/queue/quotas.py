@@ -104,6 +104,19 @@ def over_lanes(owner: str, limit: int) -> OverQuota:
     return _refusal("owner", "lanes", message, hint, limit, limit, PENDING_RETRY_SECS)
 
 
+def over_kept(owner: str | None, limit: int, used: int, more: int) -> OverQuota:
+    """Return the refusal of jobs that wait for others and would take `more` bytes; None is all owners together."""
+    takes, most, whose = format_kib(used / 1024), format_kib(limit / 1024), "all owners" if owner is None else owner
+    message = (
+        f"Large jobs of {whose} that wait for others, or to be tried again, take {takes} of the host's memory: "
+        f"{format_kib(more / 1024)} more would go over the limit of {most}."
+    )
+    hint = "Submit again when some of them have started, or send what is large in them as blobs."
+    if more > limit:
+        hint = "Submit them in parts, or send what is large in them as blobs."
+    return _refusal("host" if owner is None else "owner", "kept_bytes", message, hint, limit, used, PENDING_RETRY_SECS)
+
+
 def over_sockets(what: str, name: str, limit: int, used: int) -> OverQuota:
     """Return the refusal of one more follower of events."""
     message = f"{what.capitalize()} {name!r} follows events by {used:,} connections already: its limit is {limit:,}."

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue.branches import Branch, Want
 from zbrain_nb.queue.lanes import Account, Lane, LaneKey, Place
-from zbrain_nb.queue.quotas import QuotaBook
+from zbrain_nb.queue.quotas import QuotaBook, over_kept
 
 if TYPE_CHECKING:
     from zbrain_nb.queue.index import Entry
@@ -29,6 +29,10 @@ SMALLEST_WINDOW = 50
 #: What the jobs in all windows may take together; a lane may have a little, and its first job, whatever others have.
 WINDOWS_BYTES = 192 * 1024 * 1024
 LANE_BYTES = 128 * 1024
+#: The same of waiting jobs that cannot be parked, beside `JOB_BYTES` each: small ones, such as the many of a large
+#: graph, are bounded by their number alone. The second is one owner's; the third may take whoever has no more, also
+#: while others take all there is.
+KEPT_BYTES, KEPT_BYTES_EACH, KEPT_BYTES_FREE = 512 * 1024 * 1024, 256 * 1024 * 1024, 16 * 1024 * 1024
 #: Places in line are told up to this one. A look takes no longer for the jobs behind it, and goes through no more jobs
 #: and lanes than these: every view of a waiting job asks each few seconds.
 MAX_PLACE = 1_000
@@ -68,6 +72,8 @@ class ReadyQueues:
         How many jobs of a lane are kept in memory, now.
     held : int
         About how many bytes the jobs take that wait in windows and could be parked.
+    kept : int
+        About how many bytes those take beside `JOB_BYTES` each that wait and cannot be parked.
     """
 
     def __init__(self, quotas: QuotaBook) -> None:
@@ -82,6 +88,7 @@ class ReadyQueues:
         self.parked = 0
         self.window_size = WINDOW
         self.held = 0
+        self.kept = 0
         self._parking = 0
         self._lines: dict[tuple[str, str], dict[Lane, None]] = {}  # by org and kind
         self._numbers = count()
@@ -207,6 +214,33 @@ class ReadyQueues:
         """Count the bytes of a job that came into memory to wait, or left it (less than 0)."""
         lane.held += size
         self.held += size
+
+    def keep(self, lane: Lane, size: int) -> None:
+        """Count bytes of a job that waits in memory and cannot be parked, or no longer does (less than 0)."""
+        lane.owner.kept += size
+        self.kept += size
+
+    def check_kept(self, more: Mapping[str, int], coming: Counter[str]) -> None:
+        """Refuse new jobs that could not be parked and take too much.
+
+        Parameters
+        ----------
+        more, coming : mapping of str to int
+            How many bytes they take, and the commit under way adds besides, by owner.
+
+        Raises
+        ------
+        OverQuota
+            Naming the limit and how much of it is used.
+        """
+        in_all, all_more = self.kept + coming.total(), sum(more.values())
+        for name, size in more.items():
+            owner = self.owners.get(name)
+            used = (owner.kept if owner is not None else 0) + coming[name]
+            if size and used + size > KEPT_BYTES_EACH:
+                raise over_kept(name, KEPT_BYTES_EACH, used, size)
+            if size and used + size > KEPT_BYTES_FREE and in_all + all_more > KEPT_BYTES:
+                raise over_kept(None, KEPT_BYTES, in_all, all_more)
 
     def admits(self, lane: Lane, place: Place, size: int) -> bool:
         """Whether a new job at `place`, of so many bytes, belongs into the lane's window, not among the parked."""

@@ -98,9 +98,11 @@ class Stage:
         How many it adds, by ``("org", name)`` and ``("owner", name)``.
     spec_bytes : Counter of (str, str)
         How many bytes their specs have, likewise.
+    kept : Counter of str
+        How many bytes of `Account.kept` it adds, by owner.
     """
 
-    __slots__ = ("base", "created", "firsts", "index", "leased", "next_seq", "now", "overlay", "spec_bytes")
+    __slots__ = ("base", "created", "firsts", "index", "kept", "leased", "next_seq", "now", "overlay", "spec_bytes")
 
     def __init__(self, index: Index, next_seq: Callable[[], int], now: float) -> None:
         self.index = index
@@ -111,6 +113,7 @@ class Stage:
         self.leased: Counter[Account] = Counter()
         self.created: Counter[tuple[str, str]] = Counter()
         self.spec_bytes: Counter[tuple[str, str]] = Counter()
+        self.kept: Counter[str] = Counter()
         self.firsts: dict[KeyOf, FirstOf] = {}
 
 
@@ -282,7 +285,8 @@ class Turn(Change):
     def check_room(self, jobs: Sequence[Job], specs: Sequence[bytes]) -> None:
         """Refuse new jobs for which an org or an owner has too many that wait already, or stores too much.
 
-        One owner's jobs wait in no more than `MAX_LANES_EACH` lanes: all are looked through for who takes theirs alone.
+        Those that wait for others stay in memory, and are refused where these take too much of it. One owner's jobs
+        wait in no more than `MAX_LANES_EACH` lanes: all are looked through for who takes theirs alone.
 
         Parameters
         ----------
@@ -295,6 +299,7 @@ class Turn(Change):
             Naming the limit and how much of it is used.
         """
         self._stage.index.stored.check_jobs(jobs, specs, self._stage.spec_bytes)
+        self._check_kept(jobs, specs)
         ready, created = self._stage.index.ready, self._stage.created
         for owner in {job.owner for job in jobs}:
             account = ready.owners.get(owner)
@@ -310,6 +315,15 @@ class Turn(Change):
             if most is not None and used + number > most:
                 raise over_pending(what, name, most, used, number)
         created.update(more)
+
+    def _check_kept(self, jobs: Sequence[Job], specs: Sequence[bytes]) -> None:
+        more: Counter[str] = Counter()
+        for job, spec in zip(jobs, specs, strict=True):
+            if job.spec.after:
+                more[job.owner] += extra_bytes(spec)
+        if more:
+            self._stage.index.ready.check_kept(more, self._stage.kept)
+            self._stage.kept.update(more)
 
     def _check_lanes(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

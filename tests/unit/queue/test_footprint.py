@@ -12,7 +12,8 @@ import pytest
 
 from tests.unit.queue.stage import Hand
 from zbrain_nb import CancelResult, JobQueue, JobSpec, JobState, Storage
-from zbrain_nb.model.events import JobCompleted
+from zbrain_nb.model.errors import OverQuota
+from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.queue import index, loading, ready
 from zbrain_nb.queue.taken import MAX_BYTES, TakenEvents
 from zbrain_nb.store.footprint import EXTRA_OF_SPEC, JOB_BYTES, extra_bytes
@@ -108,6 +109,57 @@ async def test_no_more_large_jobs_than_fit_are_in_memory_when_opened_again(queue
     assert queue.active_jobs() == 30
     assert await queue.cancel_job(ids[-1]) is CancelResult.CANCELED
     assert await lease_all(queue) == ids[:-1]
+
+
+@pytest.fixture
+def little_kept(monkeypatch):
+    monkeypatch.setattr(ready, "KEPT_BYTES_EACH", 120_000)
+    monkeypatch.setattr(ready, "KEPT_BYTES", 170_000)
+    monkeypatch.setattr(ready, "KEPT_BYTES_FREE", 40_000)
+
+
+@pytest.mark.usefixtures("little_kept")
+async def test_large_jobs_that_wait_for_others_are_refused_beyond_their_room(queue):
+    parent = await queue.submit(spec())
+    large = spec(input=LARGE, after=[parent])
+    with pytest.raises(OverQuota, match="in parts") as refused:
+        await queue.submit_many([large] * 5)
+    assert refused.value.details["quota"] == "owner_kept_bytes"
+    results = await asyncio.gather(*(queue.submit(large) for _ in range(6)), return_exceptions=True)
+    assert [type(one) for one in results] == [str] * 4 + [OverQuota] * 2
+    await queue.submit_many([large] * 2, owner="bob")
+    await queue.submit(large, owner="eve")
+    with pytest.raises(OverQuota) as refused:
+        await queue.submit(large, owner="eve")
+    assert refused.value.details["quota"] == "host_kept_bytes"
+    await queue.submit_many([spec(after=[parent]) for _ in range(1000)])
+    await queue.submit_many([spec(input=LARGE)] * 5)
+
+
+@pytest.mark.usefixtures("little_kept")
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_jobs_that_wait_for_others_give_their_room_back_as_they_start_or_end(queue, reopened):
+    hand = await Hand(queue).register()
+    parent = await hand.run()
+    ids = await queue.submit_many([spec(input=LARGE, after=[parent.id], max_retries=1) for _ in range(4)])
+    if reopened:
+        await queue.close()
+        await queue.open()
+        await hand.register()
+    each = queue._index.live[ids[0]].size - JOB_BYTES
+    assert queue._index.ready.kept == queue._index.ready.owners["ada"].kept == 4 * each
+    await hand.send(JobCompleted(parent.id, attempt=1))
+    assert queue._index.ready.kept == 4 * each
+    await queue.cancel_job(ids[0])
+    (job,) = await hand.lease()
+    assert queue._index.ready.kept == 2 * each
+    await hand.send(JobFailed(job.id, attempt=1))
+    assert (await queue.get(job.id)).state is JobState.RETRYING
+    assert queue._index.ready.kept == 3 * each
+    for job_id in ids:
+        await queue.cancel_job(job_id)
+    assert queue._index.ready.kept == queue._index.ready.held == 0
+    assert "ada" not in queue._index.ready.owners
 
 
 async def test_ended_jobs_that_take_much_are_forgotten_and_found_again(queue, monkeypatch):
