@@ -42,4 +42,5 @@ class Background:
 def _say_if_broken(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         what = getattr(task.get_coro(), "__qualname__", "")
-        log.error("What ran in the background broke, and rests until a restart.", exc_info=error, extra={"what": what})
+        message = "What ran in the background broke, and rests until it is started again."
+        log.error(message, exc_info=error, extra={"what": what})

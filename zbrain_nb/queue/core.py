@@ -147,7 +147,7 @@ class QueueCore:
             self._timer.cancel()
             self._timer = None
         try:
-            self._desk.close()
+            await self._desk.close()
             await self._commits.drain()
             if self._key_reader is not None:
                 self._key_reader.cancel()

@@ -2,7 +2,8 @@
 
 The desk asks at each registration, heartbeat and lease. What ends here ends at once: as long as an attempt runs, its
 token is worth something. Of owners of whom nothing can be told now, workers of others get nothing until it can: such
-jobs wait, and are not leased again and again.
+jobs wait, and are not leased again and again. The desk has them asked about again beside everything else: no request
+waits for that.
 """
 
 from __future__ import annotations
@@ -135,26 +136,26 @@ class Withdrawals:
                 given_back = self._commits.post(partial(self._give_back, attempts=left))
                 given_back.add_done_callback(partial(self._gave_back, left))
 
-    async def look_again(self) -> bool:
-        """Ask again about owners of whom nothing could be told; return whether it can be now, of any of them.
+    def is_due(self) -> bool:
+        """Whether it is time to ask again about an owner of whom nothing could be told."""
+        now = self._clock.monotonic()
+        return any(doubt.ask_at <= now for doubt in self.doubts.values())
 
-        Who was asked about longest ago comes first, so that those who stay in doubt keep nobody from their turn. As
-        long as something is told of some it goes on with the next, for some seconds: a request waits meanwhile.
+    async def look_again(self) -> bool:
+        """Ask again about some owners of whom nothing could be told; return whether it can be now, of any of them.
+
+        Who was asked about longest ago comes first, so that those who stay in doubt keep nobody from their turn.
         """
-        began, is_told = self._clock.monotonic(), False
-        while (now := self._clock.monotonic()) < began + ASK_AGAIN_SECS:
-            due = [doubt for doubt in self.doubts.values() if doubt.ask_at <= now]
-            due = sorted(due, key=lambda doubt: doubt.ask_at)[:ASKED_AT_ONCE]
-            for doubt in due:
-                doubt.ask_at = now + ASK_AGAIN_SECS  # meanwhile nobody else asks
-            words = await self._ask([doubt.job for doubt in due])
-            told = [one.job.owner for one, word in zip(due, words, strict=True) if not isinstance(word, Unavailable)]
-            for owner in told:
-                self.doubts.pop(owner, None)
-            if not told:
-                break
-            is_told = True
-        return is_told
+        now = self._clock.monotonic()
+        due = [doubt for doubt in self.doubts.values() if doubt.ask_at <= now]
+        due = sorted(due, key=lambda doubt: doubt.ask_at)[:ASKED_AT_ONCE]
+        for doubt in due:
+            doubt.ask_at = now + ASK_AGAIN_SECS  # meanwhile nobody else asks
+        words = await self._ask([doubt.job for doubt in due])
+        told = [one.job.owner for one, word in zip(due, words, strict=True) if not isinstance(word, Unavailable)]
+        for owner in told:
+            self.doubts.pop(owner, None)
+        return bool(told)
 
     async def _ask(self, jobs: list[Job]) -> list[bool | Unavailable]:
         """Return for each job whether it may run, or why that cannot be told; alike ones are asked about once."""

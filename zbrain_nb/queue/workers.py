@@ -28,6 +28,7 @@ from zbrain_nb.model.protocol import (
     WorkerState,
 )
 from zbrain_nb.queue import ready
+from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.bindings import admits, binding_of, check_pool, notice_of, refusal, right_of, want_of
 from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.clock import Clock, as_datetime
@@ -65,13 +66,17 @@ class WorkerDesk:
         self._withdrawals = withdrawals
         self._roster = Roster(index.leases, clock)
         self._parked = Parked()
+        self._is_closed = False
+        self._looking = Background(self._look_again)
         #: Workers of before a restart, which may still hold the locks of their attempts.
         self.known_before: dict[str, WorkerInfo] = {}
         #: Who registers each worker just now, once for each request: a client may send its own a second time.
         self._registering: dict[str, list[str]] = {}
 
-    def close(self) -> None:
-        """Answer the requests that wait, with nothing."""
+    async def close(self) -> None:
+        """Answer the requests that wait, with nothing, as those that come to it later."""
+        self._is_closed = True
+        await self._looking.stop()
         for waiter in self._parked:
             self._give_up(waiter)
 
@@ -195,9 +200,7 @@ class WorkerDesk:
         jobs = self._repeated(record, request.request_id)
         are_new = jobs is None
         if jobs is None:
-            if self._withdrawals.concern(scope) and await self._withdrawals.look_again():
-                self.serve_all()
-            jobs = await self._wait_for_jobs(record, request, scope)
+            jobs = [] if self._is_closed else await self._wait_for_jobs(record, request, scope)
         jobs = [job for job in jobs if admits(right, job)]
         jobs = await self._withdrawals.still_allowed(jobs, scope, are_new=are_new)
         cancels = self._cancels(worker_id)
@@ -223,6 +226,8 @@ class WorkerDesk:
             want = want_of(kinds, record.info.org_id, binding, request.resources)
             if self._withdrawals.concern(scope):
                 want.without = self._withdrawals.doubts.keys()
+                if self._withdrawals.is_due():
+                    self._looking.start()
             waiter = Waiter(record, request, want, scope)
             if len(record.waiting) >= MAX_WAITING:
                 self._give_up(next(iter(record.waiting.values())))
@@ -273,6 +278,11 @@ class WorkerDesk:
         for waiter in self._parked:
             if self._may_post(waiter) and self._index.ready.may_fit(waiter.want):
                 self._post(waiter)
+
+    async def _look_again(self) -> None:
+        """Ask about owners in doubt, as long as something is told of some; their jobs go to who waits meanwhile."""
+        while await self._withdrawals.look_again():
+            self.serve_all()
 
     @staticmethod
     def _may_post(waiter: Waiter) -> bool:

@@ -223,7 +223,7 @@ async def test_job_is_given_back_unharmed_while_it_cannot_be_told_whether_it_may
     queue.may_run = anybody_may
     queue.clock.advance(ASK_AGAIN_SECS)
     queue.tick()
-    assert [job.id for job in await hand.lease()] == [job_id]
+    assert [job.id for job in await hand.lease(wait_secs=30)] == [job_id]
 
 
 async def test_owner_of_whom_nothing_can_be_told_gets_nothing_leased_however_long_that_lasts(queue):
@@ -245,7 +245,7 @@ async def test_owner_of_whom_nothing_can_be_told_gets_nothing_leased_however_lon
     queue.may_run = anybody_may
     queue.clock.advance(ASK_AGAIN_SECS)
     other = await ScopedHand(queue, "q", APART).register(kind="big")
-    assert len(await other.lease(limit=1)) + len(await waiting) == 2
+    assert len(await other.lease(limit=1, wait_secs=30)) + len(await waiting) == 2
 
 
 async def test_loss_for_want_of_an_answer_is_none_however_often_it_comes_to_that(queue):
@@ -258,6 +258,7 @@ async def test_loss_for_want_of_an_answer_is_none_however_often_it_comes_to_that
         queue.clock.advance(60)
         queue.tick()
         assert await hand.lease(limit=0) == []
+        await turns()
     assert [job.id for job in await hand.lease()] == [job_id]
     assert (await queue.get(job_id)).losses == 0
 

@@ -12,7 +12,8 @@ from tests.unit.queue.test_pools import APART, BIG
 from tests.unit.queue.test_scopes import ABE, ANN, ScopedHand, pool
 from zbrain_nb import Job, JobSpec
 from zbrain_nb.model.errors import Unavailable
-from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest
+from zbrain_nb.model.events import JobCompleted
+from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, LeaseRequest
 from zbrain_nb.queue.withdrawals import ASK_AGAIN_SECS, ASKED_AT_ONCE
 
 pytestmark = pytest.mark.anyio
@@ -133,7 +134,9 @@ async def test_owners_who_stay_in_doubt_keep_nobody_else_from_being_asked_about(
     for _ in range(3):
         queue.clock.advance(ASK_AGAIN_SECS)
         queue.tick()
-        leased = await hand.lease(limit=9)
+        await hand.lease(limit=0)
+        await turns()
+    leased = await hand.lease(limit=9)
     assert [job.id for job in leased] == jobs[-1:]
     assert hub.asked[: len(owners) + 1] == [*owners, "good"], "who was asked about longest ago comes first"
 
@@ -146,26 +149,80 @@ async def test_once_the_hub_answers_one_request_asks_about_all_owners_in_doubt(q
     queue.tick()
     other = await ScopedHand(queue, "q", pool("else", "red", isolates=True)).register(kind="else")
     assert await other.lease() == []  # a worker of any pool asks
+    await turns()
     assert hub.asked == owners
     assert {job.id for job in await hand.lease(limit=len(owners))} == set(jobs)
 
 
-async def test_request_for_jobs_does_not_ask_on_while_the_hub_tells_nothing_or_takes_long(queue):
+async def test_nobody_asks_on_while_the_hub_tells_nothing(queue):
     owners = [f"owner{number}" for number in range(3 * ASKED_AT_ONCE)]
     hub, hand, _ = await doubt(queue, owners)
     queue.clock.advance(ASK_AGAIN_SECS)
     await hand.lease()
+    await turns()
     assert hub.asked == owners[:ASKED_AT_ONCE]
 
-    async def slow(job):
-        hub.asked.append(job.owner)
-        queue.clock.advance(ASK_AGAIN_SECS / ASKED_AT_ONCE)
+
+async def test_request_is_held_up_by_no_question_about_an_owner_in_doubt(queue):
+    _, hand, _ = await doubt(queue, ["abe"])
+    spoken_of = await queue.submit(BIG, scope=ANN)
+    (job,) = await hand.lease()
+    slow = Hub(queue)
+    queue.clock.advance(ASK_AGAIN_SECS)
+    ending = JobCompleted(job.id, attempt=1, after=0, seq=1)
+    request = LeaseRequest(request_id="with news", limit=1, events=[ending])
+    async with asyncio.timeout(10):
+        answer = await queue.lease("p", request, scope=APART)
+    assert [result.status for result in answer.results] == ["ok"]
+    assert (await queue.get(spoken_of)).state == "succeeded"
+    await slow.was_asked(1)
+
+
+async def test_jobs_go_to_who_waits_as_soon_as_something_is_told_of_their_owners(queue):
+    """And not when all are asked about: the second round is not answered here."""
+    owners = [f"owner{number}" for number in range(ASKED_AT_ONCE + 1)]
+    _, hand, jobs = await doubt(queue, owners)
+    later = asyncio.Event()
+
+    async def may_run(job):
+        if job.owner == owners[-1]:
+            await later.wait()
         return True
 
-    queue.may_run = slow
-    hub.asked.clear()
-    await hand.lease(limit=0)
-    assert hub.asked == owners[ASKED_AT_ONCE : 2 * ASKED_AT_ONCE]
+    queue.may_run = may_run
+    queue.clock.advance(ASK_AGAIN_SECS)
+    queue.tick()
+    async with asyncio.timeout(10):
+        assert [job.id for job in await hand.lease(wait_secs=30, limit=len(jobs))] == jobs[:-1]
+        last = asyncio.ensure_future(hand.lease(wait_secs=30))
+        await turns()
+        assert not last.done()
+        later.set()
+        assert [job.id for job in await last] == jobs[-1:]
+
+
+async def test_nothing_asks_about_owners_once_the_queue_is_closed(queue):
+    _, hand, _ = await doubt(queue, ["abe"])
+    hub = Hub(queue)
+    queue.clock.advance(ASK_AGAIN_SECS)
+    before = asyncio.all_tasks()
+    assert await hand.lease() == []
+    await hub.was_asked(1)
+    assert asyncio.all_tasks() > before
+    await queue.close()
+    assert asyncio.all_tasks() <= before
+
+
+async def test_request_that_comes_to_its_turn_when_the_queue_is_closed_waits_for_nothing(queue):
+    await doubt(queue, ["abe"])
+    desk = queue._desk
+    queue.clock.advance(ASK_AGAIN_SECS)
+    before = asyncio.all_tasks()
+    await queue.close()
+    request = LeaseRequest(request_id="late", limit=1, wait_secs=30)
+    async with asyncio.timeout(10):
+        assert (await desk.lease("p", request, APART)).leases == []
+    assert asyncio.all_tasks() <= before
 
 
 # Tokens that end
