@@ -180,6 +180,34 @@ def open_job_page(page: Page, stub: StubServer, job: str) -> None:
     )
 
 
+def test_what_was_opened_on_the_page_of_a_job_stays_open(page: Page, stub: StubServer) -> None:
+    code = "\n".join(f"x = {n}" for n in range(2_500))
+    params = {f"p{n}": "write a poem " * 200 for n in range(9)}
+    job = stub.add("running", spec={"code": code, "input": params})
+    open_job_page(page, stub, job)
+    page.get_by_role("tab", name="Code").click()
+    lines = page.locator(".zb-src > div")
+    more = page.locator(".zb-panel").get_by_role("button", name="Show")
+    more.press("Enter")
+    more.press("Enter")
+    expect(lines).to_have_count(2_500)
+    page.get_by_text("9 names").click()
+    value = page.locator("aside dt", has_text="p8").locator("+ dd")
+    value.get_by_role("button", name="Show all").click()
+    whole = page.locator("aside dd", has_text=params["p8"].strip())
+    expect(whole).to_have_count(1)
+    stub.cut()
+    expect(page.locator(".zb-notice")).to_contain_text("No connection")
+    expect(lines).to_have_count(2_500)
+    stub.down = False
+    page.evaluate("dispatchEvent(new Event('online'))")
+    expect(page.locator(".zb-notice")).to_be_empty()
+    stub.emit("job_completed", job, {"state": "succeeded", "finished_at": utc(), "output": 3})
+    expect(page.locator("aside dt", has_text="Ended")).to_have_count(1)
+    expect(lines).to_have_count(2_500)
+    expect(whole).to_be_visible()
+
+
 def test_words_of_a_job_are_shown_as_far_as_is_quick(page: Page, stub: StubServer) -> None:
     stub.add("canceled", reason="why " * 100_000)
     stub.add("failed", reason="why " * 100_000, error=error(evalue="line\n" * 100_000))
@@ -205,6 +233,10 @@ def test_long_reasons_are_said_once_and_whole_when_asked_for(page: Page, stub: S
     page.evaluate("views.at(-1).feed.job.not_before = new Date(Date.now() + 3.6e6).toISOString()")
     expect(page.locator(".zb-tries .zb-next")).to_contain_text("Starts in 59:")  # it counts down
     expect(last).to_have_text(f"Attempt 1{why}.")
+    stub.cut()
+    expect(page.locator(".zb-notice").last).to_contain_text("No connection")
+    expect(last).to_have_text(f"Attempt 1{why}.")
+    stub.down = False
     stub.attempts = [{"attempt": 1, "state": "failed", "reason": why, "started_at": utc(), "finished_at": utc()}]
     open_job_page(page, stub, retrying)
     page.get_by_role("tab", name="Attempts").click()

@@ -163,8 +163,11 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
   // ---- body: the same order in every state; a part that has nothing to say is not there
   const PARTS = [
     {
-      data: noticeOf,
-      make: (text) => h('div', { class: 'zb-notice', role: 'note', 'data-state': faceOf(feed) }, h('span', {}, text)),
+      data: () => {
+        const text = noticeOf(feed);
+        return text && { text, now: faceOf(feed) };
+      },
+      make: ({ text, now }) => h('div', { class: 'zb-notice', role: 'note', 'data-state': now }, h('span', {}, text)),
     },
     {
       data: () => {
@@ -235,7 +238,7 @@ export function render(el, feed, { open = true, renderOutput = renderPlainly } =
       if (from && from === part.was) continue;
       part.was = from;
       const data = part.data(feed);
-      const key = data ? JSON.stringify([faceOf(feed), data]) : null;
+      const key = data ? JSON.stringify(data) : null;
       if (key !== part.key) {
         const held = part.slot.contains(document.activeElement);
         part.slot.replaceChildren(...(data ? [part.make(data)] : []));

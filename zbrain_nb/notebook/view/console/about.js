@@ -9,16 +9,11 @@ const MOST_FACTS = 100; // of a section at first, and so many more at a time
 
 const ms = (iso) => (iso ? Date.parse(iso) : null);
 
-/** The sections, those that have something to say. */
-export function aboutJob(feed, jobUrl) {
-  const { job } = feed;
+/** The sections that change while it runs, those that have something to say. */
+export function courseOfJob({ job, loaded }) {
   const { spec } = job;
-  const { cpus, memory_mb: memory, gpus } = spec.resources ?? {};
   const started = ms(job.started_at);
   const ended = ms(job.finished_at);
-  const after = spec.after ?? [];
-  const limits = Object.entries(spec.limits ?? {}).filter(([, value]) => value != null);
-  const link = (id) => h('a', { href: jobUrl(id), class: 'zb-mono' }, `${id.slice(0, 13)}\u2026`);
   return [
     section('Times', [
       ['Submitted', job.created_at && timeOfDay(ms(job.created_at))],
@@ -26,9 +21,22 @@ export function aboutJob(feed, jobUrl) {
       ['Started', started && timeOfDay(started)],
       ['Ended', ended && timeOfDay(ended)],
       ['Ran', started && ended && span((ended - started) / 1000)],
-      ['Deadline', feed.loaded && (spec.timeout_secs == null ? 'none' : clock(spec.timeout_secs))],
+      ['Deadline', loaded && (spec.timeout_secs == null ? 'none' : clock(spec.timeout_secs))],
     ]),
-    section('Used', usedOf(job, memory)),
+    section('Used', usedOf(job, spec.resources?.memory_mb)),
+  ]
+    .flat(2)
+    .filter(Boolean);
+}
+/** The sections of what it is. */
+export function aboutJob(feed, jobUrl) {
+  const { job } = feed;
+  const { spec } = job;
+  const { cpus, memory_mb: memory, gpus } = spec.resources ?? {};
+  const after = spec.after ?? [];
+  const limits = Object.entries(spec.limits ?? {}).filter(([, value]) => value != null);
+  const link = (id) => h('a', { href: jobUrl(id), class: 'zb-mono' }, `${id.slice(0, 13)}\u2026`);
+  return [
     section('From', [
       ['Notebook', notebookOf(job)],
       ['Owner', job.owner],

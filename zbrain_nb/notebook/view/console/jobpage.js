@@ -11,7 +11,7 @@ import { ServerFeed } from '../server.js';
 import { fillBriefly, visible, visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
 import { alertOf, attemptsOf, faceOf, failureOf, fractionOf, noteOf, nextTryOf, noticeOf, timesOf, triesOf, usedOf, wordOf } from '../words.js';
-import { aboutJob } from './about.js';
+import { aboutJob, courseOfJob } from './about.js';
 import { codeSection } from './code.js';
 import { sandboxed } from './sandbox.js';
 
@@ -47,7 +47,9 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const liveBox = h('div');
   const madeBox = h('div');
   const panel = h('div', { class: 'zb-panel', role: 'tabpanel', id: panelId, tabindex: -1 }, liveBox, madeBox);
-  const aside = h('aside', { 'aria-label': 'About this job' });
+  const courseBox = h('div');
+  const aboutBox = h('div');
+  const aside = h('aside', { 'aria-label': 'About this job' }, courseBox, aboutBox);
   const status = h('span', { class: 'zb-vh', role: 'status' });
   main.append(
     h('header', { class: 'zb-jobhead' }, crumb, title, line, tabs),
@@ -58,9 +60,15 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   );
   main.classList.add('zb-jobpage');
 
-  // Each tab: its name, whether there is something in it, what to count, and how it is built; a pane keeps its state.
+  // Each tab: its name, whether there is something in it, what to count, how it is built and `from` what; a pane keeps its state.
   const TABS = [
-    { key: 'error', name: 'Error', when: () => failureOf(feed), make: () => failureSection(failureOf(feed)) },
+    {
+      key: 'error',
+      name: 'Error',
+      when: () => failureOf(feed),
+      from: ({ error, reason, exit_code: code }) => [error, reason, code],
+      make: () => failureSection(failureOf(feed)),
+    },
     { key: 'log', name: 'Log', when: () => true, count: () => feed.log.end, pane: () => [panes.log] },
     {
       key: 'outputs',
@@ -68,6 +76,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       when: () => feed.displays.length || feed.values.length || feed.job.output != null || feed.job.variables?.length,
       count: () => feed.displays.length + (feed.values.length || Number(feed.job.output != null)),
       pane: () => [panes.outputs, panes.value],
+      from: ({ output, variables }) => [output, variables, feed.values.length > 0],
       make: () => [
         !feed.values.length && feed.job.output != null && valueSection(feed.job.output),
         feed.job.variables?.length > 0 &&
@@ -79,26 +88,36 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       name: 'Artifacts',
       when: () => feed.job.artifacts?.length,
       count: () => feed.job.artifacts.length,
-      make: () =>
-        artifactsSection({
-          artifacts: feed.job.artifacts,
-          urls: feed.job.artifacts.map((each) => feed.artifactUrl(each.name)),
-        }),
+      from: ({ artifacts }) => [artifacts, urlsOf(artifacts)],
+      make: () => artifactsSection({ artifacts: feed.job.artifacts, urls: urlsOf(feed.job.artifacts) }),
     },
     {
       key: 'attempts',
       name: 'Attempts',
       when: () => history.attempts.length || history.chain.length > 1,
       count: () => history.attempts.length,
+      from: ({ state, attempt }) => [history, state, attempt],
       make: () => [attemptsSection(), chainSection()],
     },
-    { key: 'code', name: 'Code', when: () => feed.loaded, make: () => codeSection(feed.job.spec) },
+    {
+      key: 'code',
+      name: 'Code',
+      when: () => feed.loaded,
+      from: ({ spec }) => [spec],
+      make: () => codeSection(feed.job.spec),
+    },
   ];
   let liveKey = null;
-  let panelSeen = null;
   let tabsKey = null;
 
   const name = () => visibleName(feed.job.name);
+  const urlsOf = (artifacts) => artifacts.map((each) => feed.artifactUrl(each.name));
+  const seen = new Map();
+  /** Build what is in `box` anew if it is made from something else than before: else what was opened there stays open. */
+  function renew(box, from, make) {
+    if (isOther(seen.get(box), from)) box.replaceChildren(...make());
+    seen.set(box, from);
+  }
   const setText = (node, text) => {
     if (node.textContent !== text) node.textContent = text;
   };
@@ -258,7 +277,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   }
   function refreshPanel() {
     if (lines !== feed.log) makePanes();
-    const { key, pane, make } = current;
+    const { key, pane, from, make } = current;
     const live = (pane?.() ?? []).filter((each) => each !== panes.value || feed.values.length);
     // Apart from what is made anew: a frame that is put back into the page loads again.
     const shown = JSON.stringify([key, live.length]);
@@ -266,10 +285,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       liveKey = shown;
       liveBox.replaceChildren(...live.map(({ el }) => el));
     }
-    const { error, output, variables, artifacts } = feed.job;
-    const now = [key, error, output, variables, artifacts, feed.connection, history, feed.loaded];
-    if (isOther(panelSeen, now)) madeBox.replaceChildren(...[make?.()].flat(2).filter(Boolean));
-    panelSeen = now;
+    renew(madeBox, [key, ...(from?.(feed.job) ?? [])], () => [make?.()].flat(2).filter(Boolean));
     for (const each of live) each.sync();
   }
 
@@ -368,7 +384,6 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   }
 
   // ---- when
-  let aboutSeen = null;
   function refresh() {
     frame = 0;
     if (press.on) return;
@@ -396,13 +411,9 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     refreshPanel();
     refreshParents();
     const { progress, event_seq: seq, ...rest } = job;
-    const about = [feed.loaded, ...Object.values(rest)];
-    if (isOther(aboutSeen, about)) {
-      const top = aside.scrollTop;
-      aside.replaceChildren(...aboutJob(feed, jobUrl));
-      aside.scrollTop = top;
-    }
-    aboutSeen = about;
+    renew(courseBox, [feed.loaded, ...Object.values(rest)], () => courseOfJob(feed));
+    const is = [feed.loaded, job.id, job.owner, job.org_id, job.retry_of, job.spec];
+    renew(aboutBox, is, () => aboutJob(feed, jobUrl));
     void readHistory();
   }
   const schedule = () => {
