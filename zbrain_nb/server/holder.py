@@ -27,7 +27,8 @@ async def holder_name(storage: Storage, *, has_logins: bool) -> str:
 
     A directory of before names were kept goes on with the last one of its jobs that is this account's too, by its uid
     or by LOGNAME and the like, which named it then. The jobs alone name nobody: who logged in by another system could
-    have had theirs run in the account of who opens the directory later.
+    have had theirs run in the account of who opens the directory later. Where people log in, or did, no job names
+    anybody; that jobs of this account's other names are left is said nevertheless.
 
     Parameters
     ----------
@@ -39,10 +40,11 @@ async def holder_name(storage: Storage, *, has_logins: bool) -> str:
     kept = await storage.read(waiting.meta, _KEY)
     if kept is not None:
         return kept
-    names = [] if has_logins else await storage.read(queries.owners_without_token, TOKEN_TAG)
+    names = await storage.read(queries.owners_without_token, TOKEN_TAG)
     ours = {account_name(), *(os.environ.get(variable, "") for variable in _NAMED_BY)}
-    name = next((name for name in names if name in ours), account_name())
-    others = [other for other in names if other != name]
+    may_name = not has_logins and not await storage.read(queries.has_own_orgs)
+    name = next((name for name in names if may_name and name in ours), account_name())
+    others = [other for other in names if other != name and (other in ours or not has_logins)]
     if others:
         log.warning(
             "The data directory has jobs of other names that came with no token of theirs; its worker goes on with "

@@ -278,18 +278,19 @@ def workers(cursor: Cursor) -> list[str]:
 
 
 def owners_without_token(cursor: Cursor, tag: str) -> list[str]:
-    """Return whose jobs do not have the tag that names a token, those of the last job first; nobody given a token.
-
-    Nor anybody if there are jobs in people's own orgs, whose names begin with ``~``: there they logged in.
-    """
+    """Return whose jobs do not have the tag that names a token, those of the last job first; nobody given a token."""
     found = cursor.execute(
         "SELECT owner FROM jobs WHERE NOT contains(coalesce(tags, ''), ?) "
         "AND owner NOT IN (SELECT owner FROM tokens WHERE owner <> created_by) "
-        "AND NOT EXISTS (SELECT 1 FROM jobs WHERE starts_with(org_id, '~')) "
         "GROUP BY owner ORDER BY max(event_seq) DESC",
         [f'"{tag}":'],
     )
     return [owner for (owner,) in found.fetchall()]
+
+
+def has_own_orgs(cursor: Cursor) -> bool:
+    """Whether there are jobs in people's own orgs, whose names begin with ``~``: they had logged in."""
+    return cursor.execute("SELECT 1 FROM jobs WHERE starts_with(org_id, '~') LIMIT 1").fetchone() is not None
 
 
 class StoredEvent(msgspec.Struct, frozen=True):

@@ -92,13 +92,16 @@ async def test_job_whose_owner_is_not_the_account_names_nobody(storage, of_befor
 
 
 @pytest.mark.parametrize(("has_logins", "org_id"), [(True, "default"), (False, "~bob")])
-async def test_where_people_log_in_or_did_the_last_job_names_nobody(
-    storage, of_before, has_logins, org_id, monkeypatch
+async def test_where_people_log_in_or_did_the_last_job_names_nobody_but_that_is_said(
+    storage, of_before, has_logins, org_id, monkeypatch, caplog
 ):
     monkeypatch.setenv("LOGNAME", "alice")
     await of_before.submit(TRUE)
     await of_before.submit(JobSpec(cmd=["true"], org_id=org_id), owner="bob")
-    assert await holder_name(storage, has_logins=has_logins) == OURS
+    with caplog.at_level(logging.WARNING):
+        assert await holder_name(storage, has_logins=has_logins) == OURS
+    (said,) = [one for one in caplog.records if one.name == "zbrain_nb.server.holder"]
+    assert (said.holder, said.others) == (OURS, ["alice"] if has_logins else ["bob", "alice"])
 
 
 def test_account_without_a_name_has_its_number(monkeypatch):
