@@ -10,7 +10,7 @@ import pytest
 from tests.unit.queue.stage import TRUE, turns
 from tests.unit.queue.test_pools import APART, BIG
 from tests.unit.queue.test_scopes import ABE, ANN, ScopedHand, pool
-from zbrain_nb import Job, JobSpec
+from zbrain_nb import Job, JobQueue, JobSpec, Storage
 from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.model.events import JobCompleted
 from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, LeaseRequest
@@ -278,6 +278,20 @@ async def test_job_that_a_worker_may_still_run_though_its_token_ended_is_not_run
     queue.clock.advance(1)
     queue.tick()
     assert [(job.id, job.attempt) for job in await other.lease()] == [(job_id, 2)]
+
+
+async def test_attempts_end_with_their_leases_if_the_host_was_started_again_before_their_token_ended(tmp_path, clock):
+    """Nobody knows by then with which token their worker was last heard, but it cannot renew them."""
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada", lease_ttl_secs=60) as queue:
+        hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+        job_id = await queue.submit(BIG, scope=ABE)
+        await hand.lease()
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada", lease_ttl_secs=60) as queue:
+        end_token(queue, "t")
+        assert (await state_of(queue, job_id))[0] == "running"
+        clock.advance(60)
+        assert await queue.expire_leases() == 1
+        assert (await state_of(queue, job_id))[0] == "failed"
 
 
 @pytest.mark.parametrize("registers", [True, False])
