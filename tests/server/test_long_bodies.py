@@ -113,6 +113,22 @@ async def test_token_that_ends_while_its_body_arrives_opens_nothing(
     assert (await api.get("jobs")).json()["jobs"] == []
 
 
+async def test_token_that_ends_while_values_are_counted_opens_nothing(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob = await make(api, owner="bob", roles={"lab": "submitter"})
+    count = bodies.count_in_turns
+
+    async def count_late(*args: Any) -> int:
+        assert (await api.delete(f"tokens/{bob['id']}")).is_success
+        return await count(*args)
+
+    monkeypatch.setattr(bodies, "count_in_turns", count_late)
+    body = json.dumps({"code": "", "input": "x" * 70_000})
+    assert (await api.post("jobs", content=body, headers=with_token(bob["secret"]))).status_code == 401
+    assert (await api.get("jobs")).json()["jobs"] == []
+
+
 async def test_sender_that_stops_midway_loses_its_connection(
     owner: Owner, room: BodyRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,28 @@ async def test_revoked_token_ends_its_sockets_its_leases_and_its_browsers_at_onc
     assert (await api.delete("tokens/zbp_0123456789abcdef")).json()["error"]["code"] == "token_not_found"
 
 
+@pytest.mark.parametrize("when", ["before the queue sees the request", "while secrets are read"])
+async def test_request_for_jobs_under_way_gets_none_when_its_token_is_revoked(
+    api: httpx.AsyncClient, host: Host, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    assert host.context is not None
+    queue, secrets = host.context.queue, host.context.secrets
+    made = await make(api, kind="worker")
+    as_worker = with_token(made["secret"])
+    await api.post("workers", json={"id": "w"}, headers=as_worker)
+    await api.post("jobs", json={"cmd": ["true"]})
+
+    async def late(*args: Any, **options: Any) -> Any:
+        assert (await api.delete(f"tokens/{made['id']}")).status_code == 200
+        return await original(*args, **options)
+
+    at = (queue, "lease") if when.startswith("before") else (secrets, "hand_over")
+    original = getattr(*at)
+    monkeypatch.setattr(*at, late)
+    answer = await api.post("workers/w/leases", json={"request_id": "r", "wait_secs": 5}, headers=as_worker)
+    assert (answer.status_code, answer.json()["leases"]) == (200, [])
+
+
 async def test_revoked_token_takes_those_made_with_it_along(api: httpx.AsyncClient) -> None:
     lab = {"roles": {"lab": "admin"}}
     stolen = await make(api, kind="admin", owner="adam", **lab)

@@ -70,6 +70,8 @@ class QueueCore:
         self.holds_secrets: Callable[[str], bool] = lambda job_id: False
         #: Whether the owner of a job may have it run by now; asked before somebody else's worker gets it.
         self.may_run: MayRun = anybody_may
+        #: Whether the token of who asks has ended: their requests for jobs that are under way get nothing.
+        self.is_out: Callable[[Principal], bool] = lambda scope: False
         self._clock = clock or Clock()
         self.quotas = QuotaBook(quotas or Quotas())
         self.stored = StoredBytes(self.quotas, self.artifacts, self.owner)
@@ -90,7 +92,14 @@ class QueueCore:
         self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
         self._commits.measure = self._watch.metrics.committed
         self._endings = Endings(self._index)
-        self._withdrawals = Withdrawals(self._index, self._commits, self._endings, self._clock, lambda: self.may_run)
+        self._withdrawals = Withdrawals(
+            self._index,
+            self._commits,
+            self._endings,
+            self._clock,
+            lambda: self.may_run,
+            lambda: self.is_out,
+        )
         self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock, self._withdrawals)
         self._rates = LogRates(self.quotas, self._clock)
         self._intake = Intake(self._endings, self._desk.start, self._rates)

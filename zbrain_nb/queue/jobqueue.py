@@ -108,6 +108,7 @@ class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, His
         """End what is open for principals whose token has ended: subscriptions, lease requests, workers' attempts.
 
         A worker that was heard with another token since goes on with its attempts, as when a token is replaced.
+        Requests for jobs that are on their way, and do not wait here yet, ask `is_out` before they get any.
         """
         self._bus.expel(is_out)
         self._desk.expel(is_out)

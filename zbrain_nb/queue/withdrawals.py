@@ -55,6 +55,8 @@ class Withdrawals:
         The queue's.
     may_run : callable
         Returns whom to ask (see `MayRun`), which answers, or raises, within a few seconds.
+    is_out : callable
+        Returns what gets a principal and returns whether the token of that has ended.
 
     Attributes
     ----------
@@ -63,13 +65,20 @@ class Withdrawals:
     """
 
     def __init__(
-        self, index: Index, commits: Commits, endings: Endings, clock: Clock, may_run: Callable[[], MayRun]
+        self,
+        index: Index,
+        commits: Commits,
+        endings: Endings,
+        clock: Clock,
+        may_run: Callable[[], MayRun],
+        is_out: Callable[[], Callable[[Principal], bool]],
     ) -> None:
         self._index = index
         self._commits = commits
         self._endings = endings
         self._clock = clock
         self._may_run = may_run
+        self._is_out = is_out
         self.doubts: dict[str, _Doubt] = {}
         self._asking: set[tuple[str, int]] = set()
         self._returning: set[tuple[str, int]] = set()  # being given back: no repeat of the request gets them
@@ -87,17 +96,25 @@ class Withdrawals:
     def take_from(self, worker_id: str) -> None:
         """End all attempts of a worker, for the token has ended with which it was heard.
 
-        It cannot be told so any more, and ends their processes when it has to without a word: with the leases.
+        It cannot be told so any more, and ends their processes when it has to without a word: with the leases. What it
+        was not handed yet is given back.
         """
         leases, reason = self._index.leases, f"The token of its worker {worker_id} has ended."
 
         def decide(turn: Turn) -> None:
             for job_id in leases.held_by(worker_id):
                 attempt = self._index.live[job_id].job.attempt
+                if self.is_asking(job_id, attempt):
+                    self._give_back(turn, {(job_id, attempt)})
+                    continue
                 log.warning("A worker's token ended.", extra={"job_id": job_id, "worker_id": worker_id})
                 self._endings.lose(turn, job_id, attempt, reason, goes_on_secs=leases.left_secs(job_id))
 
         self._commits.post(decide).add_done_callback(_note_failure)
+
+    def is_out(self, scope: Principal | None) -> bool:
+        """Whether the token of who asks has ended, since their request came too: they get nothing more."""
+        return scope is not None and self._is_out()(scope)
 
     @staticmethod
     def concern(scope: Principal | None) -> bool:
@@ -114,9 +131,11 @@ class Withdrawals:
     async def still_allowed(self, jobs: list[Job], scope: Principal | None, *, are_new: bool) -> list[Job]:
         """Return those of the jobs leased whose owners may have them run; the others end here, in one commit.
 
-        Those that `are_new` were handed to nobody yet. If the request is cancelled meanwhile, or fails, they are given
-        back: their worker may be gone, and what it never had would pass for lost with it.
+        Those that `are_new` were handed to nobody yet. If the request is cancelled meanwhile, or fails, or its token
+        ends, they are given back: their worker may be gone, and what it never had would pass for lost with it.
         """
+        if self.is_out(scope):
+            return []
         if not jobs or self._may_run() is anybody_may or not self.concern(scope):
             return jobs
         asked = {(job.id, job.attempt) for job in jobs}
@@ -127,6 +146,8 @@ class Withdrawals:
             allowed = [job for job, word in zip(jobs, words, strict=True) if word is True]
             if len(allowed) < len(jobs):
                 await self._commits.run(partial(self._end, jobs=jobs, words=words))
+            if self.is_out(scope):
+                return []
             self._asking -= asked
             return [job for job in allowed if self._renew(job)]
         finally:

@@ -200,7 +200,8 @@ class WorkerDesk:
         jobs = self._repeated(record, request.request_id)
         are_new = jobs is None
         if jobs is None:
-            jobs = [] if self._is_closed else await self._wait_for_jobs(record, request, scope)
+            is_over = self._is_closed or self._withdrawals.is_out(scope)
+            jobs = [] if is_over else await self._wait_for_jobs(record, request, scope)
         jobs = [job for job in jobs if admits(right, job)]
         jobs = await self._withdrawals.still_allowed(jobs, scope, are_new=are_new)
         cancels = self._cancels(worker_id)
@@ -335,6 +336,8 @@ class WorkerDesk:
             waiter.answered.set_result(jobs)
 
     def _decide(self, turn: Turn, waiter: Waiter) -> list[Job]:
+        if self._withdrawals.is_out(waiter.scope):
+            waiter.is_over = True
         jobs: list[Job] = []
         want, sure = waiter.want, waiter.request.sure
         while len(jobs) < waiter.request.limit and not waiter.is_over:

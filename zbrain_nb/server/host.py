@@ -143,6 +143,7 @@ class Host:
             only_holder_mints=self._gate is not None,
         )
         await tokens.start()
+        queue.is_out = lambda principal: bool(principal.origin) and not tokens.lives(principal.origin)
         standing = Standing(holder, None if self._gate is None else self._gate.person)
         queue.may_run = standing.may_run
         job_tokens = JobTokens(

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.queue.stage import TRUE, turns
 from tests.unit.queue.test_pools import APART, BIG
 from tests.unit.queue.test_scopes import ABE, ANN, ScopedHand, pool
-from zbrain_nb import Job, JobSpec
+from zbrain_nb import Job, JobQueue, JobSpec, Storage
 from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.model.events import JobCompleted
 from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, LeaseRequest
@@ -233,7 +233,8 @@ def with_token(scope, token_id):
 
 
 def end_token(queue, token_id):
-    queue.expel(lambda principal: principal.origin == token_id)
+    queue.is_out = lambda principal: principal.origin == token_id
+    queue.expel(queue.is_out)
 
 
 async def state_of(queue, job_id):
@@ -279,6 +280,20 @@ async def test_job_that_a_worker_may_still_run_though_its_token_ended_is_not_run
     assert [(job.id, job.attempt) for job in await other.lease()] == [(job_id, 2)]
 
 
+async def test_attempts_end_with_their_leases_if_the_host_was_started_again_before_their_token_ended(tmp_path, clock):
+    """Nobody knows by then with which token their worker was last heard, but it cannot renew them."""
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada", lease_ttl_secs=60) as queue:
+        hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+        job_id = await queue.submit(BIG, scope=ABE)
+        await hand.lease()
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada", lease_ttl_secs=60) as queue:
+        end_token(queue, "t")
+        assert (await state_of(queue, job_id))[0] == "running"
+        clock.advance(60)
+        assert await queue.expire_leases() == 1
+        assert (await state_of(queue, job_id))[0] == "failed"
+
+
 @pytest.mark.parametrize("registers", [True, False])
 async def test_worker_whose_token_was_replaced_goes_on_when_the_old_one_ends(queue, registers):
     hand = await ScopedHand(queue, "p", with_token(APART, "old")).register(kind="big")
@@ -298,10 +313,77 @@ async def test_worker_whose_token_was_replaced_goes_on_when_the_old_one_ends(que
 async def test_job_whose_owner_is_asked_about_is_not_handed_out_once_the_token_ended(queue):
     hub = Hub(queue)
     hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
-    await queue.submit(BIG, scope=ABE)
+    job_id = await queue.submit(BIG, scope=ABE)
     leasing = asyncio.ensure_future(hand.lease())
     await hub.was_asked(1)
     end_token(queue, "t")
-    await queue.submit(TRUE)
+    assert (await state_of(queue, job_id))[:2] == ("retrying", 0), "nobody had it: that is no loss"
     hub.answer.set()
     assert await leasing == []
+
+
+async def test_job_whose_owner_is_asked_about_is_given_back_though_nobody_has_noticed_yet_that_the_token_expired(queue):
+    hub = Hub(queue)
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    leasing = asyncio.ensure_future(hand.lease())
+    await hub.was_asked(1)
+    queue.is_out = lambda principal: True
+    hub.answer.set()
+    assert await leasing == []
+    assert (await state_of(queue, job_id))[:2] == ("retrying", 0)
+
+
+async def test_request_gets_nothing_whose_token_ends_while_its_events_are_taken(queue, monkeypatch):
+    taking, goes_on = asyncio.Event(), asyncio.Event()
+    borrow = queue._borrow
+
+    async def slow(ids):
+        taking.set()
+        await goes_on.wait()
+        return await borrow(ids)
+
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    monkeypatch.setattr(queue, "_borrow", slow)
+    ending = JobCompleted(job_id, attempt=1, after=0, seq=1)
+    leasing = asyncio.ensure_future(hand.lease(events=[ending]))
+    await taking.wait()
+    end_token(queue, "t")
+    goes_on.set()
+    assert await leasing == []
+    job = await queue.get(job_id)
+    assert (job.state, job.attempt) == ("pending", 0)
+
+
+async def test_request_that_comes_in_when_its_token_has_ended_does_not_wait(queue):
+    """Its principal was found, and then the token ended, before the queue saw the request."""
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    end_token(queue, "t")
+    async with asyncio.timeout(10):
+        assert await hand.lease(limit=0, wait_secs=30) == []
+
+
+async def test_request_that_waits_gets_nothing_though_nobody_has_noticed_yet_that_its_token_expired(queue):
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    leasing = asyncio.ensure_future(hand.lease(wait_secs=30))
+    await turns()
+    queue.is_out = lambda principal: principal.origin == "t"
+    job_id = await queue.submit(BIG, scope=ABE)
+    async with asyncio.timeout(10):
+        assert await leasing == []
+    assert (await queue.get(job_id)).attempt == 0
+
+
+async def test_job_is_not_handed_out_whose_lease_was_decided_when_the_token_ended(queue, monkeypatch):
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    start = queue._desk.start
+
+    def start_last(*args):
+        end_token(queue, "t")
+        return start(*args)
+
+    monkeypatch.setattr(queue._desk, "start", start_last)
+    assert await hand.lease() == []
+    assert (await state_of(queue, job_id))[0] == "failed"

@@ -165,8 +165,8 @@ class CollectedBody(OwnStreamedBody):
         self._collected.clear()
         self._is_used = True
         try:
-            await self.authenticate()  # the body took its time: the token may have ended meanwhile
             await self._hold_values(body)
+            await self.authenticate()  # all that took its time: the token may have ended meanwhile
             done = super().post(*args)
             if done is not None:
                 await done
