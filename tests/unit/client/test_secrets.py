@@ -187,7 +187,7 @@ def test_batch_keeps_one_file_until_its_last_job_has_ended(
 
 def test_nothing_is_written_for_who_may_not_submit(api: httpx.Client, root: Path) -> None:
     until(lambda: not held(root))
-    made = api.post("tokens", json={"owner": "vic", "roles": {"lab": "viewer"}}).json()
+    made = api.post("tokens", json={"owner": "vic", "roles": {"lab": "viewer", "art": "submitter"}}).json()
     sealed = seal(api.get("health").json()["secrets_key"], {"CALM": VALUE})
     headers = {"Authorization": f"token {made['secret']}", SECRETS_HEADER: sealed}
     specs = [{"cmd": ["true"], "secrets": ["CALM"], "org_id": "lab"}] * 2
