@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Locator, Page, WebSocket, expect
+from playwright.sync_api import Locator, Page, Route, WebSocket, expect
 
 from tests.browser.conftest import log_in, pause
 from tests.browser.stub import StubServer
@@ -265,6 +265,39 @@ def test_line_is_shown_in_the_first_frame_after_it_came(page: Page, stub: StubSe
         })"""
     )
     assert shown
+
+
+def test_menu_stays_open_while_the_log_follows_its_tail(page: Page, stub: StubServer) -> None:
+    job_id = stub.add("running")
+    stub.stored(job_id, *(f"line {n}" for n in range(50)))
+    page.goto(stub.url())
+    expect(page.get_by_text("line 49")).to_be_visible()
+    page.get_by_role("button", name="More for").click()
+    copy = page.get_by_role("button", name="Copy the id")
+    expect(copy).to_be_visible()
+    page.evaluate("addEventListener('scroll', () => { window.scrolls = true; }, true)")
+    stub.log(job_id, "the next line")
+    expect(page.get_by_text("the next line")).to_be_visible()
+    page.wait_for_function("window.scrolls")
+    page.evaluate(TWO_FRAMES)
+    expect(copy).to_be_visible()
+    page.evaluate("document.body.style.height = '4000px'; scrollBy(0, 40)")  # that moves its button
+    expect(copy).to_be_hidden()
+
+
+def test_menu_opened_before_the_view_is_live_offers_detach_once_it_is(page: Page, stub: StubServer) -> None:
+    job_id = stub.add("running")
+    stub.waiting = 1
+    held: list[Route] = []
+    page.route(lambda url: url.endswith(f"/jobs/{job_id}"), lambda route: held.append(route), times=1)
+    with page.expect_request(f"**/jobs/{job_id}"):
+        page.goto(stub.url())
+    page.get_by_role("button", name="More for").click()
+    detach = page.get_by_role("button", name="Detach")
+    expect(page.get_by_role("button", name="Copy the id")).to_be_visible()
+    expect(detach).to_be_hidden()
+    held[0].continue_()
+    expect(detach).to_be_visible()
 
 
 @pytest.mark.parametrize("verb", ["detach", "cancel_earlier"])

@@ -4,7 +4,8 @@ import { button, h, icon, newId } from './elements.js';
 /**
  * @param {string} name of what it is for
  * @param {Node[]} items
- * @param {() => Promise<void>} offer called when it opens, to show and hide items
+ * @param {() => Promise<void>} offer shows and hides items; called when the list opens, and when its button is built
+ *   anew beside it, since a feed that was not yet live may be by then
  * @returns {{opener: () => Node, list: Node}} makes the button that opens the list; the list stays open when another
  *   takes its place
  */
@@ -13,9 +14,17 @@ export function moreMenu(name, items, offer) {
   // In the top layer, because Jupyter clips what leaves an output's box.
   const list = h('div', { id, class: 'zb-menu', popover: 'auto' }, items);
   let pressed = null; // the button that is on the page
-  const close = () => {
+  const close = ({ target }) => {
+    if (pressed.isConnected && !target.contains(pressed)) return; // a log that follows its tail moves no button
     removeEventListener('scroll', close, true); // of a list that is gone from the page no toggle tells
     list.hidePopover();
+  };
+  let offering = null;
+  const renew = () => {
+    offering ??= offer().finally(() => {
+      offering = null;
+      place();
+    });
   };
   let held = false; // whether the list had the keyboard when it closed
   list.addEventListener('beforetoggle', () => (held = list.contains(document.activeElement)));
@@ -29,7 +38,7 @@ export function moreMenu(name, items, offer) {
     }
     addEventListener('scroll', close, true);
     place();
-    void offer().then(place);
+    renew();
   });
   function place() {
     const at = pressed.getBoundingClientRect();
@@ -49,6 +58,7 @@ export function moreMenu(name, items, offer) {
       },
       icon('more'),
     );
+    if (list.matches(':popover-open')) renew();
     return pressed;
   }
   return { opener, list };
@@ -62,13 +72,13 @@ export function detachItem(feed, title) {
   };
   const item = button('Detach', { class: 'zb-btn-bare', title, hidden: true, onclick: letGo }, 'apart');
   async function offer() {
-    item.hidden = true;
-    if (feed.ended || !feed.canAct || !feed.countWaiting) return;
+    let waiting = 0;
     try {
-      item.hidden = !(await feed.countWaiting());
+      if (!feed.ended && feed.canAct) waiting = await feed.countWaiting?.();
     } catch {
       // Without an answer nobody is known to wait, and Detach could not be done either.
     }
+    item.hidden = !waiting;
   }
   return { item, offer };
 }
