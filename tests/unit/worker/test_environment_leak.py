@@ -44,15 +44,26 @@ HARMLESS = {
     "AWS_REGION": "eu-1",
     "KEYBOARD": "us",
 }
-#: Prints where the mark is found: variables, and what the processes from here up were started with.
+#: Prints where the mark is found: variables, and what the processes from here up were started with. One that is ending,
+#: as a zygote does that is not kept, has no environment: the next above takes its place.
 LOOK = f"""
 import os
 from pathlib import Path
+
+def parent_of(pid):
+    return int(Path(f"/proc/{{{{pid}}}}/stat").read_text().rpartition(")")[2].split()[1])
+
 found = [name for name, value in os.environ.items() if {MARK!r} in value or name in {THEIRS!r}]
-pid = os.getpid()
-for _ in range({{generations}}):
-    found += ["a process"] * ({MARK!r}.encode() in Path(f"/proc/{{{{pid}}}}/environ").read_bytes())
-    pid = int(Path(f"/proc/{{{{pid}}}}/stat").read_text().rpartition(")")[2].split()[1])
+looked = [os.getpid()]
+while True:
+    try:
+        environ = Path(f"/proc/{{{{looked[-1]}}}}/environ").read_bytes()
+        found += ["a process"] * ({MARK!r}.encode() in environ)
+        if len(looked) == {{generations}}:
+            break
+        looked.append(parent_of(looked[-1]))
+    except (FileNotFoundError, ProcessLookupError):
+        looked[-1] = parent_of(looked[-2])
 print("found", found, os.environ.get("PATH_OF_MINE"))
 """
 
