@@ -289,7 +289,11 @@ def test_menu_opened_before_the_view_is_live_offers_detach_once_it_is(page: Page
     job_id = stub.add("running")
     stub.waiting = 1
     held: list[Route] = []
-    page.route(lambda url: url.endswith(f"/jobs/{job_id}"), lambda route: held.append(route), times=1)
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(lambda url: url.endswith(f"/jobs/{job_id}"), hold, times=1)
     with page.expect_request(f"**/jobs/{job_id}"):
         page.goto(stub.url())
     page.get_by_role("button", name="More for").click()
