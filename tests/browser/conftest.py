@@ -70,6 +70,9 @@ def fresh_page(browser: Browser) -> Iterator[Page]:
             errors.append(f"{error} {stack}")
 
     tab.on("pageerror", note)
+    # Both are shown if the test fails: many tests provoke them.
+    tab.on("console", lambda said: print("console:", said.type, said.text))
+    tab.on("requestfailed", lambda request: print("request failed:", request.url, request.failure))
     yield tab
     context.close()
     assert errors == []

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 def show(page: Page, stub: StubServer, theme: str = "light") -> Locator:
     page.goto(stub.url(theme=theme))
-    page.wait_for_function("window.views?.[0].feed.connection !== 'opening'")
+    page.wait_for_function("window.views?.length && views[0].feed.connection !== 'opening'")
     return page.locator(".zb").first
 
 

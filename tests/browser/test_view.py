@@ -19,7 +19,7 @@ HOSTILE = "<img src=x onerror='window.pwned=1'><script>window.pwned=1</script>"
 def show(page: Page, stub: StubServer, **options: Any) -> Locator:
     """Open the page and return its first view, loaded."""
     page.goto(stub.url(**options))
-    page.wait_for_function("window.views?.[0].feed.connection !== 'opening'")
+    page.wait_for_function("window.views?.length && views[0].feed.connection !== 'opening'")
     return page.locator(".zb").first
 
 
