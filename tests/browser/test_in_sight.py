@@ -21,13 +21,14 @@ IN_SIGHT = """(box, rows) => {
   return [...box.querySelectorAll(rows)].filter(isIn).map((row) => row.textContent);
 }"""
 
-#: Have `draw` do its work in a frame in which the page is hidden at first; return at the end of that frame.
-DRAW_HIDDEN = """async (draw) => {
+#: Have `draw` do its work in a frame in which the page is hidden at first; return what is in sight at its end.
+DRAW_HIDDEN = f"""async (box, [draw, rows]) => {{
   draw();
   document.body.style.display = 'none';
   requestAnimationFrame(() => (document.body.style.display = ''));
   await new Promise(requestAnimationFrame);
-}"""
+  return ({IN_SIGHT})(box, rows);
+}}"""
 
 #: A table of the dashboard on a thousand jobs, and `draw`, which draws it in the next frame.
 TABLE = """async () => {
@@ -67,9 +68,14 @@ def set_height(page: Page, height: int) -> None:
     next_frames(page)
 
 
-def draw_hidden(page: Page, draw: str = "() => views[0].feed.tell()") -> None:
-    """Have `draw`, a function in JavaScript, draw in a frame in which the page is hidden at first."""
-    page.evaluate(DRAW_HIDDEN, page.evaluate_handle(f"() => {draw}"))
+def draw_hidden(box: Locator, rows: str, draw: str = "() => views[0].feed.tell()") -> list[str]:
+    """Have `draw`, a function in JavaScript, draw in a frame in which the page is hidden at first.
+
+    Return the texts of the rows that a reader sees at the end of that frame.
+    """
+    function = box.page.evaluate_handle(f"() => {draw}")
+    seen: list[str] = box.evaluate(DRAW_HIDDEN, [function, rows])
+    return seen
 
 
 def open_log(page: Page, stub: StubServer, *lines: str) -> Locator:
@@ -96,8 +102,7 @@ def test_log_that_is_drawn_while_hidden_is_seen_where_it_was(
     log.evaluate("(log, by) => log.scrollBy(0, by)", scrolled)
     next_frames(page)
     assert lines_in_sight(log) == list(seen)
-    draw_hidden(page)
-    assert lines_in_sight(log) == list(seen)
+    assert draw_hidden(log, ".zb-no") == [str(number) for number in seen]
     next_frames(page)
     assert lines_in_sight(log) == list(seen)
 
@@ -105,7 +110,7 @@ def test_log_that_is_drawn_while_hidden_is_seen_where_it_was(
 def test_lines_that_come_while_the_log_is_hidden_are_seen(page: Page, stub: StubServer) -> None:
     log = open_log(page, stub, *["x"] * 60)
     page.evaluate("window.entry = { seq: 60, attempt: 1, stream: 'stdout', ts: 0, line: 'new' }")
-    draw_hidden(page, "() => { views[0].feed.log.add([entry]); views[0].feed.tell(); }")
+    draw_hidden(log, ".zb-no", "() => { views[0].feed.log.add([entry]); views[0].feed.tell(); }")
     next_frames(page)
     assert lines_in_sight(log)[-1] == 61
 
@@ -173,7 +178,6 @@ def test_table_that_is_drawn_while_hidden_is_seen_where_it_was(page: Page, stub:
     next_frames(page)
     before = table.evaluate(IN_SIGHT, "tr[data-state]")
     assert len(before) > 10
-    draw_hidden(page, "draw")
-    assert table.evaluate(IN_SIGHT, "tr[data-state]") == before
+    assert draw_hidden(table, "tr[data-state]", "draw") == before
     next_frames(page)
     assert table.evaluate(IN_SIGHT, "tr[data-state]") == before
