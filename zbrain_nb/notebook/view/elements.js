@@ -133,6 +133,26 @@ export const progressBar = (label, quiet) =>
     h('i'),
   );
 
+/**
+ * Watch the size of `el`, by which `schedule` has rows drawn in the next frame. While `el` is not rendered it has none to
+ * go by, so whoever draws asks `isRendered()` before.
+ */
+export function watchSize(el, schedule) {
+  let wasRendered = false;
+  const observer = new ResizeObserver(schedule);
+  observer.observe(el);
+  return {
+    isRendered() {
+      const isRendered = el.getClientRects().length > 0;
+      // The observer sees sizes at the end of a frame alone. JupyterLab, once its theme has changed, hides itself until
+      // a later callback of the same frame: so look once more.
+      if (wasRendered && !isRendered) schedule();
+      wasRendered = isRendered;
+      return isRendered;
+    },
+    stop: () => observer.disconnect(),
+  };
+}
 /** Let `box` have the keyboard, in place of a button that is gone. */
 export function takeFocus(box) {
   if (!box.hasAttribute('tabindex')) box.tabIndex = -1;

@@ -1,6 +1,6 @@
 // The log of a job: only the rows in sight are in the page, so that its length costs nothing. It paints at most
 // once a frame, follows its tail until one scrolls up, and searches lines that are not loaded too.
-import { button, h, icon, iconButton, newId, plural, timeOfDay, toClipboard, twist } from './elements.js';
+import { button, h, icon, iconButton, newId, plural, timeOfDay, toClipboard, twist, watchSize } from './elements.js';
 import { isMark } from './lines.js';
 import { LogSearch } from './search.js';
 import { ansi, plainText, visibleName } from './text.js';
@@ -28,6 +28,7 @@ export function logPane(feed, { page = false } = {}) {
   let at = 0; // how far down the log the reader is, in px of its full height
   let { begin } = store; // its first line when `at` was taken
   let lastTop = 0;
+  let lastHeight = 0; // of the list
   let frame = 0;
   let resting = null;
 
@@ -158,7 +159,7 @@ export function logPane(feed, { page = false } = {}) {
   /** Pixels of the log for one of the scroll bar: more than one once the log is higher than an element can be. */
   function scale() {
     const hidden = total() * ROW - list.clientHeight;
-    return Math.max(1, hidden / (Math.min(total() * ROW, MAX_HEIGHT) - list.clientHeight));
+    return hidden > 0 ? hidden / (Math.min(total() * ROW, MAX_HEIGHT) - list.clientHeight) : 1;
   }
 
   /** What stands in row `index`: a seq, or the attempt that a rule announces. */
@@ -211,15 +212,17 @@ export function logPane(feed, { page = false } = {}) {
     frame = 0;
     bar();
     box.hidden = isFolded();
-    if (box.hidden || !list.isConnected) return;
-    if (!only) at -= (store.begin - begin) * ROW;
-    ({ begin } = store);
+    if (box.hidden) return;
     const height = total() * ROW;
     canvas.style.height = `${Math.min(height, MAX_HEIGHT)}px`;
+    if (!size.isRendered()) return;
+    if (!only) at -= (store.begin - begin) * ROW;
+    ({ begin } = store);
     at = Math.max(0, stick ? height - list.clientHeight : Math.min(at, height - list.clientHeight));
     const top = at / scale();
     if (Math.abs(list.scrollTop - top) >= 1) list.scrollTop = top;
     lastTop = list.scrollTop;
+    lastHeight = list.clientHeight;
     const rules = rulesNow();
     const from = Math.max(0, Math.floor(at / ROW) - SPARE);
     const to = Math.min(total(), Math.ceil((at + list.clientHeight) / ROW) + SPARE);
@@ -306,6 +309,8 @@ export function logPane(feed, { page = false } = {}) {
   }
 
   list.addEventListener('scroll', () => {
+    schedule();
+    if (list.clientHeight !== lastHeight) return; // with another height the browser moves it: no reader does
     const top = list.scrollTop;
     const atEnd = list.scrollHeight - top - list.clientHeight < NEAR_END;
     // Only a move upwards is the reader's: at the end, growth alone also leaves a distance to it.
@@ -313,10 +318,8 @@ export function logPane(feed, { page = false } = {}) {
     else if (atEnd && top > lastTop) stick = true;
     if (top !== lastTop) at = top * scale();
     lastTop = top;
-    schedule();
   });
-  const sizes = new ResizeObserver(schedule);
-  sizes.observe(list);
+  const size = watchSize(list, schedule);
   // One that is put elsewhere in the page loses its place, and no event of its own says so.
   const sight = new IntersectionObserver(schedule, { root: list });
   sight.observe(rows);
@@ -338,7 +341,7 @@ export function logPane(feed, { page = false } = {}) {
       clearTimeout(resting);
       frame = -1;
       search.stop();
-      sizes.disconnect();
+      size.stop();
       sight.disconnect();
     },
   };

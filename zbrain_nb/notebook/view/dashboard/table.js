@@ -1,6 +1,6 @@
 // The table of jobs: only the rows in sight are in the page, so that ten thousand cost as much as thirty.
 // `jobsTable(options) -> {el, show(items), move(by), ...}`; which items it shows, and in which order, it is told.
-import { STATE_WORDS, h, progressBar, stateMark, timeOfDay, twist } from '../elements.js';
+import { STATE_WORDS, h, progressBar, stateMark, timeOfDay, twist, watchSize } from '../elements.js';
 import { visibleName } from '../text.js';
 import { notebookOf } from '../words.js';
 import { elapsedText, fractionOf, reasonOf, whereOf } from './rows.js';
@@ -44,8 +44,7 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
     body,
   );
   const el = h('div', { class: 'zb-jobsbox', onscroll: schedule }, table);
-  const sizes = new ResizeObserver(schedule);
-  sizes.observe(el);
+  const size = watchSize(el, schedule);
 
   const keyOf = (item) => (item.group == null ? item.id : `group ${item.group}`);
   const rowHeight = () => (el.clientWidth <= NARROW ? TALL_ROW : ROW);
@@ -137,7 +136,7 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
 
   function paint() {
     frame = 0;
-    if (!el.isConnected) return;
+    if (!size.isRendered()) return;
     const height = rowHeight();
     const top = Math.max(0, el.scrollTop - ROW);
     const from = Math.max(0, Math.min(items.length, Math.floor(top / height) - SPARE));
@@ -206,7 +205,7 @@ export function jobsTable({ jobUrl, target, chosen, onSort, onChoose, onChooseAl
     },
     schedule,
     dispose() {
-      sizes.disconnect();
+      size.stop();
       cancelAnimationFrame(frame);
       frame = -1;
     },
