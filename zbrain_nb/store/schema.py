@@ -13,8 +13,15 @@ from pathlib import Path
 import duckdb
 
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.store.queries import last_seq
+from zbrain_nb.store.waiting import FOLDED_SEQ
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
+
+#: How text is stored that is null at first and set later by an update. As DuckDB 2.0 packs text by itself (DICT_FSST),
+#: such an update is lost when the write-ahead log is replayed: in a table with an index, of rows from before the last
+#: checkpoint that share their vector with rows from after it, null stays null.
+_SET_LATER = "VARCHAR USING COMPRESSION zstd"
 
 _FIXED = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -25,7 +32,7 @@ CREATE TABLE workers (id VARCHAR PRIMARY KEY, info VARCHAR NOT NULL);
 
 # `hash` is the SHA-256 of the secret, in hexadecimal; `roles` is JSON, null for all orgs. Read whole when the host
 # starts and looked up in memory, so no index but the key.
-_TOKENS = """
+_TOKENS = f"""
 CREATE TABLE tokens (
     id VARCHAR PRIMARY KEY,
     hash VARCHAR NOT NULL,
@@ -40,7 +47,7 @@ CREATE TABLE tokens (
     created_at TIMESTAMP NOT NULL,
     expires_at TIMESTAMP NOT NULL,
     revoked_at TIMESTAMP,
-    revoked_by VARCHAR,
+    revoked_by {_SET_LATER},
     last_used_at TIMESTAMP
 )
 """
@@ -76,7 +83,7 @@ COLUMNS = {
     # One row per submit, appended; `lane` and `rank` are its place in line, and null if it waits for other jobs.
     # The columns from `state` to `folded_seq` are folded in later, for lists and history. `tags` are those of the
     # spec, as JSON, null if there are none: to look for one in the specs themselves takes ten times as long.
-    "jobs": """
+    "jobs": f"""
     id UUID NOT NULL,
     event_seq BIGINT NOT NULL,
     org_id VARCHAR NOT NULL,
@@ -93,10 +100,10 @@ COLUMNS = {
     attempt INTEGER NOT NULL DEFAULT 0,
     started_at TIMESTAMP,
     finished_at TIMESTAMP,
-    worker_id VARCHAR,
+    worker_id {_SET_LATER},
     exit_code INTEGER,
-    reason VARCHAR,
-    fields VARCHAR,
+    reason {_SET_LATER},
+    fields {_SET_LATER},
     folded_seq BIGINT,
     cache_key VARCHAR,
     tags VARCHAR
@@ -298,6 +305,27 @@ def _allow_use(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     """Change no table: what an attempt used is told among the fields of jobs, which version 7 does not know."""
 
 
+def _keep_folds(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Let new jobs go into a segment whose folds outlive a kill (`_SET_LATER`), and have lost folds made again.
+
+    The segment that was open loses its index, and with that the danger. A row of which a fold was half lost counts
+    as not folded, so that the queue, when it opens, reads what became of the job from its transitions.
+    """
+    segments = connection.execute("SELECT number FROM segments WHERE kind = 'jobs' ORDER BY number").fetchall()
+    lost = "folded_seq IS NOT NULL AND fields IS NULL"
+    row = connection.execute(f"SELECT min(event_seq) FROM jobs WHERE {lost}").fetchone()
+    if row is not None and row[0] is not None:
+        for (number,) in segments:
+            connection.execute(f"UPDATE jobs_{number} SET folded_seq = NULL WHERE {lost}")
+        connection.execute(
+            "UPDATE meta SET value = least(value::BIGINT, ?)::VARCHAR WHERE key = ?", [row[0], FOLDED_SEQ]
+        )
+    ((last,),) = segments[-1:]
+    close_segment(connection, "jobs", last, now)
+    create_segment(connection, "jobs", last + 1, last_seq(connection) + 1, now)
+    show_segments(connection, "jobs")
+
+
 #: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
 MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _into_segments,
@@ -307,4 +335,5 @@ MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _add_grants,
     _add_sizes,
     _allow_use,
+    _keep_folds,
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 
 import duckdb
@@ -11,11 +12,11 @@ import pytest
 from tests.unit.queue.stage import TRUE, Hand, turns
 from zbrain_nb import JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.access import EVERY_JOB
-from zbrain_nb.model.events import JobCompleted, JobLogged
+from zbrain_nb.model.events import JobCompleted, JobFailed, JobLogged
 from zbrain_nb.queue import ready
 from zbrain_nb.queue.loading import Folder
 from zbrain_nb.queue.turn import LookAgain
-from zbrain_nb.store import waiting
+from zbrain_nb.store import database, schema, waiting
 from zbrain_nb.store.database import Database
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +184,70 @@ async def test_ends_that_a_killed_host_had_not_folded_are_folded_in_slices_at_th
         assert queue.active_jobs() == 2
         folded_seq = int(await queue.storage.read(waiting.meta, waiting.FOLDED_SEQ) or 0)
         assert (folded_seq == queue.storage.last_seq) is not is_full
+
+
+def killed_copy(queue, to):
+    """Copy the database as a kill at this moment leaves it; nothing is written meanwhile."""
+
+    def copy(_):
+        shutil.copytree(queue.storage.path.parent, to)
+
+    return queue.storage.write(copy)
+
+
+async def stand(queue):
+    """Return where each job stands, by its listed row and as it is read alone."""
+    jobs = [await queue.get(job.id) for job in await queue.list(limit=100)]
+    rows = [[(job.id, job.state, job.attempt, job.event_seq) for job in some] for some in (jobs, await queue.list())]
+    assert rows[0] == rows[1]
+    return rows[0]
+
+
+async def fail_one_and_fold(queue):
+    job = await queue.acquire_lease("w")
+    await queue.handle_worker_event(JobFailed(job.id, attempt=1, exit_code=3, reason="It could not be done."))
+    await queue.fold()
+    return job.id
+
+
+async def folded_around_a_checkpoint(queue, monkeypatch):
+    """Let a job fail before a checkpoint, and another that waited then behind it and a submit; return the other."""
+    await queue.submit_many([TRUE] * 4)
+    await fail_one_and_fold(queue)
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "CHECKPOINT_BYTES", 0)
+        await queue.storage.write(lambda database: None)
+        await queue.storage.write(lambda database: None)  # runs after the checkpoint behind the task before
+    await queue.submit(TRUE)
+    return await fail_one_and_fold(queue)
+
+
+async def test_end_that_is_folded_after_a_checkpoint_outlives_a_kill(tmp_path, monkeypatch):
+    """DuckDB may lose text that an update set, but not the number that says the job was folded."""
+    async with JobQueue(Storage(tmp_path / "data"), tmp_path / "blobs") as queue:
+        ended = await folded_around_a_checkpoint(queue, monkeypatch)
+        before = await stand(queue)
+        await killed_copy(queue, tmp_path / "killed")
+    async with JobQueue(Storage(tmp_path / "killed"), tmp_path / "blobs") as queue:
+        assert await stand(queue) == before
+        told = "SELECT worker_id, reason FROM jobs WHERE id = ?::UUID"
+        (row,) = await queue.storage.read(lambda cursor: cursor.execute(told, [ended]).fetchall())
+        assert row == ("w", "It could not be done.")
+
+
+async def test_ends_that_version_8_folded_and_half_lost_in_a_kill_are_folded_again(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "SCHEMA_VERSION", 8)
+        patch.setitem(schema.COLUMNS, "jobs", schema.COLUMNS["jobs"].replace(" USING COMPRESSION zstd", ""))
+        async with JobQueue(Storage(tmp_path / "data"), tmp_path / "blobs") as queue:
+            ended = await folded_around_a_checkpoint(queue, monkeypatch)
+            before = await stand(queue)
+            await killed_copy(queue, tmp_path / "killed")
+        with duckdb.connect(str(tmp_path / "killed" / "zbrain.duckdb")) as connection:
+            lost = "UPDATE jobs_1 SET fields = NULL, reason = NULL, worker_id = NULL WHERE id = ?::UUID"
+            connection.execute(lost, [ended])  # as DuckDB 2.0 does here by itself
+    for _ in range(2):
+        async with JobQueue(Storage(tmp_path / "killed"), tmp_path / "blobs") as queue:
+            assert await stand(queue) == before
+            await queue.submit(TRUE)
+            before = await stand(queue)

@@ -38,6 +38,7 @@ from zbrain_nb.model.events import (
 )
 from zbrain_nb.model.job import shown
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseAnswer, LeaseRequest, WorkerInfo
+from zbrain_nb.store.opening import wal_of
 
 TTL_SECS = 60.0
 LONG_SECS = 3600.0
@@ -167,16 +168,23 @@ class QueueMachine(RuleBasedStateMachine):
         assert told == {(attempt.job.id, attempt.number, attempt.high) for attempt in mine}
 
     def copy_files(self, name: str) -> Path:
-        """Copy the database as the disk has it at this moment; this is what a kill leaves."""
-        home = self.folder / name
+        """Copy the database as the disk has it at this moment; this is what a kill leaves.
+
+        No kill leaves a database of before a checkpoint with a log of after it. No run writes so much that one is due.
+        """
+        home, database = self.folder / name, self.home / "zbrain.duckdb"
         home.mkdir()
-        for file in ("zbrain.duckdb", "zbrain.duckdb.wal"):
-            if (self.home / file).exists():
-                shutil.copyfile(self.home / file, home / file)
+        written = database.stat().st_mtime_ns
+        for file in (database, wal_of(database)):
+            if file.exists():
+                shutil.copyfile(file, home / file.name)
+        assert database.stat().st_mtime_ns == written, "a checkpoint came in between"
         return home
 
-    async def crash(self) -> None:
+    async def crash(self, *, folded: bool) -> None:
         """Open a new queue on what the disk has now, and throw the old one away."""
+        if folded:
+            await self.queue.fold()
         self.lives += 1
         old, waiting, left = self.queue, self.parked, self.home
         await self.open(self.copy_files(f"life{self.lives}"))
@@ -184,7 +192,10 @@ class QueueMachine(RuleBasedStateMachine):
         shutil.rmtree(left)
 
     @precondition(lambda self: self.age >= 25)
-    @rule(kind=st.sampled_from(["close", "crash", "crash"]), silence_secs=st.sampled_from([0.0, 59.0, 61.0]))
+    @rule(
+        kind=st.sampled_from(["close", "crash", "folded crash", "folded crash"]),
+        silence_secs=st.sampled_from([0.0, 59.0, 61.0]),
+    )
     def restart(self, kind: str, silence_secs: float) -> None:
         """Come back; the workers have one full term to do so too."""
 
@@ -195,7 +206,7 @@ class QueueMachine(RuleBasedStateMachine):
                 await asyncio.gather(*(asked.task for asked in self.parked))
                 await self.open(self.home)
             else:
-                await self.crash()
+                await self.crash(folded=kind == "folded crash")
             await self.let_pass(silence_secs)
             await self.expire_leases()
             await self.look_at_everything()

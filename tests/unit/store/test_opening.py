@@ -72,7 +72,10 @@ async def test_version_1_is_brought_up_to_date_and_used(tmp_path, places):
         segments = await storage.read(read_segments)
         assert [(s.kind, s.number, s.first_seq, s.closed_at is None) for s in segments] == [
             ("audit", 1, 1, True),
-            *((kind, n, first, n == 2) for kind in sorted(schema.KINDS) for n, first in ((1, 1), (2, 5))),
+            ("jobs", 1, 1, False),
+            ("jobs", 2, 5, False),
+            ("jobs", 3, 5, True),
+            *((kind, n, first, n == 2) for kind in ("logs", "transitions") for n, first in ((1, 1), (2, 5))),
         ]
         await storage.commit([change_of(storage, new_job(), events=1, lines=1)])
         waiting = await storage.get_job(WAITS)

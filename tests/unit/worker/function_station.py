@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.unit.worker.memory_link import Tracked
-from zbrain_nb.model.events import JobCompleted
+from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.model.payload import load_value, pack_call
 from zbrain_nb.worker.calls import SESSION_PREFIX
 from zbrain_nb.worker.crew import Crew
@@ -44,6 +44,23 @@ class Calls:
         call = self.submit(function, *args, **spec)
         await self.ended(call)
         return call
+
+    async def run_each(self, function: Callable[..., Any], *args: Iterable[Any], **spec: Any) -> list[Tracked]:
+        """Submit many calls at once, with arguments as for `map`, and return them when each has run.
+
+        On a busy machine some come back, for nothing moved for a while: they are submitted again, as a queue does.
+        """
+        each = list(zip(*args, strict=True))
+        ran: dict[int, Tracked] = {}
+        while left := [number for number in range(len(each)) if number not in ran]:
+            calls = {number: self.submit(function, *each[number], **spec) for number in left}
+            await self.ended(*calls.values())
+            for number, call in calls.items():
+                if isinstance(call.ending, JobFailed) and call.ending.returned:
+                    assert call.lines() == [], "what comes back has not begun"
+                else:
+                    ran[number] = call
+        return [ran[number] for number in range(len(each))]
 
     async def warm_up(self) -> None:
         """Let the worker find out that calls are brief, so that it takes many at once."""

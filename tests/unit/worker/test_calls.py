@@ -34,8 +34,7 @@ async def test_many_calls_share_processes_and_each_has_its_own_log_and_value(cal
         return number, os.getpid()
 
     await calls.warm_up()
-    many = [calls.submit(speak, number) for number in range(200)]
-    await calls.ended(*many)
+    many = await calls.run_each(speak, range(200))
     pids = set()
     for number, call in enumerate(many):
         program = [f"program {number}"] if number % 50 == 0 else []
@@ -61,8 +60,7 @@ async def test_call_that_ends_its_process_loses_its_own_attempt_only(calls: Call
         return number
 
     await calls.warm_up()
-    many = [calls.submit(maybe, number) for number in range(90)]
-    await calls.ended(*many)
+    many = await calls.run_each(maybe, range(90))
     for number, call in enumerate(many):
         assert call.lines() == [f"at {number}"]
         if number not in (30, 60):
@@ -230,8 +228,7 @@ async def test_environment_and_globals_of_one_call_are_not_those_of_the_next(cal
         return (*seen, os.environ["ZBRAIN_JOB_ID"], os.getpid())
 
     await calls.warm_up()
-    many = [calls.submit(by_value(spoil), number) for number in range(10)]
-    await calls.ended(*many)
+    many = await calls.run_each(by_value(spoil), range(10))
     values = [value(call) for call in many]
     assert [one[:3] for one in values] == [(None, None, False)] * 10
     assert len({one[3] for one in values}) == 10
@@ -273,7 +270,7 @@ async def test_large_result_and_artifact_are_kept_as_files(calls: Calls) -> None
 
 
 async def test_call_without_a_folder_gets_an_empty_one(calls: Calls) -> None:
-    def look() -> tuple[list[str], str]:
+    def look(_: str) -> tuple[list[str], str]:
         import os
 
         found = os.listdir()
@@ -281,8 +278,7 @@ async def test_call_without_a_folder_gets_an_empty_one(calls: Calls) -> None:
         return found, os.getcwd()
 
     await calls.warm_up()
-    many = [calls.submit(by_value(look), cwd=None) for _ in range(5)]
-    await calls.ended(*many)
+    many = await calls.run_each(by_value(look), [""] * 5, cwd=None)
     assert [value(call)[0] for call in many] == [[]] * 5
     assert len({value(call)[1] for call in many}) == 5
     await eventually(lambda: not any(os.path.exists(value(call)[1]) for call in many))
