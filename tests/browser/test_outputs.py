@@ -65,6 +65,32 @@ def test_frame_loads_once_however_often_its_neighbours_change(page: Page, stub: 
     assert sorted(page.evaluate("loads")) == ["first", "last", "second", "third", "update 1", "update 2"]
 
 
+def test_outputs_that_are_still_the_same_stay_as_they_are_after_a_long_break(page: Page, stub: StubServer) -> None:
+    job_id = stub.add()
+    page.goto(stub.url())
+    page.wait_for_function("views[0].feed.loaded")
+    outputs = [text("x" * 300_000), html("<p>a plot</p>"), html("<p>half</p>")]
+    stub.emit("job_displayed", job_id, {"outputs": outputs})
+    shown = page.locator(".zb-output")
+    shown.first.get_by_role("button", name="Show all").press("Enter")
+    plot = page.frame_locator(".zb-output iframe >> nth=0").locator("p")
+    plot.evaluate("p => { p.textContent = 'zoomed' }")
+    stub.outputs[job_id][-1] = html("<p>whole</p>")  # while nobody heard it
+    stub.cut()
+    page.wait_for_function("views[0].feed.connection === 'reconnecting'")
+    page.evaluate("() => { views[0].feed.heardAt -= 120_000; }")
+    stub.down = False
+    page.evaluate("() => views[0].feed.act('reconnect')")
+    expect(page.frame_locator(".zb-output iframe >> nth=1").locator("p")).to_have_text("whole")
+    expect(plot).to_have_text("zoomed")
+    expect(shown.first).to_have_text("x" * 300_000)
+    stub.viewer = "eve"  # who is no owner of the job
+    page.evaluate("() => { window.drawn = document.querySelector('.zb-output iframe'); }")
+    stub.raw({"seq": 9000, "kind": "reset", "topic": f"jobs/{job_id}", "data": {}})
+    page.wait_for_function("views[0].feed.viewer === 'eve' && !drawn.isConnected")
+    expect(plot).to_have_text("a plot")
+
+
 def test_long_text_is_shown_to_its_end_and_a_very_long_one_when_asked_for(page: Page, stub: StubServer) -> None:
     traceback = [f"line {n} of another language\n" for n in range(400)]
     error = {"ename": "E", "evalue": "no", "traceback": [*traceback, "its end"]}

@@ -204,6 +204,20 @@ def test_failed_command_says_its_reason(page: Page, stub: StubServer) -> None:
     expect(view.locator(".zb-foot")).to_contain_text("Exit code2")
 
 
+def test_failed_says_its_reason_beside_the_error_if_it_says_more(page: Page, stub: StubServer) -> None:
+    told = [
+        ("no room", "MemoryError: no room (its memory had reached 15.9 GB)."),
+        ("", "MemoryError (its memory had reached 15.9 GB)."),
+        ("no room", "The worker was stopped."),
+    ]
+    known = [("no room\nof two lines", "MemoryError: no room."), ("", "MemoryError:")]
+    for evalue, reason in told + known:
+        stub.add("failed", reason=reason, error={"ename": "MemoryError", "evalue": evalue, "traceback": []})
+    show(page, stub)
+    expect(page.locator(".zb-exc")).to_have_count(len(told + known))
+    expect(page.locator(".zb-why")).to_have_text([reason for _, reason in told])
+
+
 def test_canceled_says_by_whom_when_and_what_is_kept(page: Page, stub: StubServer) -> None:
     job = stub.add("canceled", canceled_by="ada")
     stub.stored(job, "a line")

@@ -182,9 +182,9 @@ def _reason(request: RunRequest, end: End, code: int | None, error: Any, ended_i
     if end.message:
         return end.message.splitlines()[0]
     if isinstance(error, dict) and error.get("ename"):
-        what = f"{error['ename']}: {error.get('evalue', '')}".strip().splitlines()[0][:500]
+        what = f"{error['ename']}: {error.get('evalue', '')}".strip().splitlines()[0][:500].rstrip(": ")
         if error["ename"] == "MemoryError" and end.peak_kib:
-            return f"{what.removesuffix(':').rstrip('.')} (its memory had reached {format_kib(end.peak_kib)})."
+            return f"{what.rstrip('.')} (its memory had reached {format_kib(end.peak_kib)})."
         return what
     if code is not None and code < 0:
         return f"Killed by {_signal_name(end, code)}."

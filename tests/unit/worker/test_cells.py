@@ -50,6 +50,8 @@ async def test_cell_error_is_told_as_data(station: Station) -> None:
     assert job.ending.error["ename"] == "ZeroDivisionError"
     assert job.ending.reason == "ZeroDivisionError: division by zero"
     assert job.ending.exit_code == 1
+    job = await station.run(code="assert 1 > 2")
+    assert job.ending.reason == "AssertionError"
 
 
 async def test_cell_whose_process_dies_is_told_so(station: Station) -> None:

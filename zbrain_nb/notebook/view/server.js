@@ -20,6 +20,10 @@ const NOT_DONE = {
 /** Acts that are of no concern to the job itself: while one waits for its answer, the job can be canceled. */
 const ASIDE = new Set(['cancel_earlier', 'detach']);
 
+/** Those of `now`, as the objects of `before` where they are equal: a pane leaves alone what it has drawn of these. */
+const keepSame = (before, now) =>
+  now.map((each, i) => (JSON.stringify(each) === JSON.stringify(before[i]) ? before[i] : each));
+
 export class ServerFeed extends Feed {
   #server;
   #connection;
@@ -169,6 +173,7 @@ export class ServerFeed extends Feed {
     const parents = await this.#parentsOf(job);
     const earlier = await this.earlier.read(job);
     if (!current()) return null;
+    const { isOwn: wasOwn } = this;
     this.viewer = viewer;
     this.setJob(job);
     this.parents = parents;
@@ -176,7 +181,8 @@ export class ServerFeed extends Feed {
     if (this.#unsure && this.problem === this.#unsure) this.problem = null;
     this.#unsure = null;
     void this.#readAttempts();
-    this.outputs = shown.outputs;
+    // What was drawn as one's own is caged if it is not, and the reverse.
+    this.outputs = this.isOwn === wasOwn ? keepSame(this.outputs, shown.outputs) : shown.outputs;
     this.clearNext = shown.clear_next;
     this.leftOut = 0;
     this.outputsSeq = shown.event_seq;

@@ -48,8 +48,8 @@ export function failureOf({ job }) {
   if (job.state !== 'failed') return null;
   const text = errorText(job);
   const reason = whole(job.reason);
-  // The foot has the exit code; what the exception says is not said twice.
-  const known = /^exit code -?\d+\.?$/i.test(reason) || text.includes(reason) || reason.includes(text);
+  // The foot has the exit code; what the error says is not said twice, but a reason may begin with it and say more.
+  const known = /^exit code -?\d+\.?$/i.test(reason) || text.includes(reason.replace(/[.:]$/, ''));
   return { text, reason: known ? null : reason, error: job.error };
 }
 

@@ -1,21 +1,22 @@
 // The page of one job: `jobPage(main, {api, id, home, jobUrl, frameUrl}) -> feed`. Head, tabs with the whole log,
 // outputs, files, attempts and code, and beside them what the job is. Parts are built anew only when they change.
 import { ask } from '../ask.js';
-import { STATE_WORDS, answers, button, clock, fillBy, h, newId, progressBar, span, speak, stateMark, timeOfDay, toFocus, tryNow } from '../elements.js';
+import { STATE_WORDS, answers, button, h, newId, progressBar, speak, stateMark, takeFocus, toFocus, tryNow } from '../elements.js';
 import { artifactsSection, keptSection, valueSection } from '../kept.js';
 import { logPane } from '../log.js';
 import { outputsPane } from '../outputs.js';
 import { parentsPane, waitsForParents } from '../parents.js';
 import { pressIn, settle } from '../press.js';
 import { ServerFeed } from '../server.js';
-import { fillBriefly, visible, visibleName } from '../text.js';
+import { visibleName } from '../text.js';
 import { failureSection } from '../trace.js';
-import { alertOf, attemptsOf, faceOf, failureOf, fractionOf, noteOf, nextTryOf, noticeOf, timesOf, triesOf, usedOf, wordOf } from '../words.js';
+import { alertOf, attemptsOf, faceOf, failureOf, fractionOf, noteOf, noticeOf, timesOf, wordOf } from '../words.js';
 import { aboutJob, courseOfJob } from './about.js';
+import { attemptsSection, chainSection, patchAttempts } from './attempts.js';
 import { codeSection } from './code.js';
 import { sandboxed } from './sandbox.js';
 
-const MOST_ROWS = 100; // of a table at first, and so many more at a time
+const AGAIN_MS = 3000; // until what could not be read is asked for again
 const LOOK_MS = 3000; // who waits for the job comes and goes without an event
 
 /** Whether it says something else than `before`. What is the very same is not looked at: it may be megabytes. */
@@ -97,7 +98,8 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       when: () => history.attempts.length || history.chain.length > 1,
       count: () => history.attempts.length,
       from: ({ state, attempt }) => [history, state, attempt],
-      make: () => [attemptsSection(), chainSection()],
+      make: () => [attemptsSection(feed, history.attempts), chainSection(feed, history.chain, jobUrl)],
+      patch: () => patchAttempts(madeBox, feed, history.attempts),
     },
     {
       key: 'code',
@@ -115,7 +117,11 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   const seen = new Map();
   /** Build what is in `box` anew if it is made from something else than before: else what was opened there stays open. */
   function renew(box, from, make) {
-    if (isOther(seen.get(box), from)) box.replaceChildren(...make());
+    if (isOther(seen.get(box), from)) {
+      const held = box.contains(document.activeElement);
+      box.replaceChildren(...make());
+      if (held) takeFocus(box);
+    }
     seen.set(box, from);
   }
   const setText = (node, text) => {
@@ -277,7 +283,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
   }
   function refreshPanel() {
     if (lines !== feed.log) makePanes();
-    const { key, pane, from, make } = current;
+    const { key, pane, from, make, patch } = current;
     const live = (pane?.() ?? []).filter((each) => each !== panes.value || feed.values.length);
     // Apart from what is made anew: a frame that is put back into the page loads again.
     const shown = JSON.stringify([key, live.length]);
@@ -286,6 +292,7 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       liveBox.replaceChildren(...live.map(({ el }) => el));
     }
     renew(madeBox, [key, ...(from?.(feed.job) ?? [])], () => [make?.()].flat(2).filter(Boolean));
+    patch?.();
     for (const each of live) each.sync();
   }
 
@@ -296,81 +303,9 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
     parents.sync();
   }
 
-  function attemptsSection() {
-    const { attempts } = history;
-    const all = Math.max(attempts.at(-1)?.attempt ?? 0, attemptsOf(feed.job));
-    const next = (triesOf(feed) ?? []).find(({ state }) => state === 'retrying');
-    if (!attempts.length) return null;
-    const used = attempts.map((one) => Object.fromEntries(usedOf(one)));
-    const known = ['Peak memory', 'CPU time'].filter((name) => used.some((each) => each[name]));
-    return h(
-      'div',
-      { class: 'zb-sec' },
-      table(
-        'Attempts',
-        ['Attempt', 'State', 'Worker', 'Started', 'Ran', ...known, 'How it ended'],
-        [
-          next && [`${feed.job.attempt + 1} of ${all}`, stateMark('retrying', 'Next'), '', '', '', ...known.map(() => ''), nextTryOf(feed)],
-          ...attempts.toReversed().map((one, at) => {
-            const from = one.started_at ? Date.parse(one.started_at) : null;
-            const to = one.finished_at ? Date.parse(one.finished_at) : feed.now;
-            const code = one.exit_code != null && one.state !== 'succeeded' ? `Exit code ${one.exit_code}. ` : '';
-            return [
-              `${one.attempt} of ${all}`,
-              one.state === 'lost' ? stateMark('reconnecting', 'Lost') : stateMark(one.state, STATE_WORDS[one.state]),
-              visibleName(one.worker_id ?? ''),
-              from == null ? '' : timeOfDay(from),
-              from == null ? '' : to - from < 10_000 ? span((to - from) / 1000) : clock((to - from) / 1000),
-              ...known.map((name) => used.at(-1 - at)[name] ?? ''),
-              one.state === 'running' ? words('running') : words(`${(one.reason ?? '').includes('code') ? '' : code}${one.reason ?? ''}`),
-            ];
-          }),
-        ].filter(Boolean),
-      ),
-    );
-  }
-  function chainSection() {
-    const { chain } = history;
-    if (chain.length < 2) return null;
-    return h(
-      'div',
-      { class: 'zb-sec' },
-      h('div', { class: 'zb-h' }, 'Tried again by hand ', h('span', { class: 'zb-mute' }, 'each a job of its own, the same code and inputs')),
-      table(
-        'Jobs of this chain',
-        ['Job', 'State', 'Submitted', 'By', 'Reason'],
-        chain.map((job) => [
-          job.id === feed.job.id
-            ? h('b', {}, 'this job')
-            : h('a', { href: jobUrl(job.id), class: 'zb-mono' }, `${job.id.slice(0, 13)}\u2026`),
-          stateMark(job.state, STATE_WORDS[job.state]),
-          timeOfDay(Date.parse(job.created_at)),
-          visibleName(job.owner),
-          words(job.reason ?? ''),
-        ]),
-      ),
-    );
-  }
-  const words = (text) => fillBriefly(h('span', { class: 'zb-mute' }), visible(text));
-  function table(label, heads, lines) {
-    const line = (cells) => h('tr', {}, cells.map((each) => h('td', {}, each)));
-    const [rows, more] = fillBy(MOST_ROWS, h('tbody'), lines, line);
-    return h(
-      'div',
-      { class: 'zb-scroll', tabindex: 0, role: 'group', 'aria-label': label },
-      h(
-        'table',
-        { class: 'zb-plain' },
-        h('thead', {}, h('tr', {}, heads.map((each) => h('th', { scope: 'col' }, each)))),
-        rows,
-      ),
-      more,
-    );
-  }
-
   async function readHistory() {
     const { job } = feed;
-    const key = JSON.stringify([job.id, job.attempt, job.state, feed.connection]);
+    const key = JSON.stringify([job.id, job.attempt, job.state]);
     if (!feed.loaded || key === historyKey || feed.connection !== 'live') return;
     historyKey = key;
     try {
@@ -379,7 +314,11 @@ export function jobPage(main, { api, id, home, jobUrl, frameUrl }) {
       history = found;
       schedule();
     } catch {
-      // The next change of the job, or the next connection, asks again.
+      // Of a job that has ended nothing else may ever ask again.
+      setTimeout(() => {
+        if (historyKey === key) historyKey = null;
+        schedule();
+      }, AGAIN_MS);
     }
   }
 
