@@ -179,18 +179,21 @@ export class JobsFeed {
 
   /** Fetch the newest jobs that fit, when not all are here; they stay until others are looked for. */
   async find(filter) {
+    const { org } = this;
     const wanted = Object.entries(filter).filter(([, value]) => value);
+    const isLate = () => filter !== this.#wanted || org !== this.org;
     this.#wanted = filter;
     this.#found.clear();
     this.moreFit = false;
     if (this.complete || !wanted.length || this.connection === 'opening') return; // then it is asked once all is read
     try {
       const { ids, cursor } = await this.#readPage(String(new URLSearchParams(wanted)), PAGE);
-      if (this.#wanted !== filter) return;
+      if (isLate()) return;
       this.#found = new Set(ids);
       this.moreFit = cursor != null;
       this.tell();
     } catch (error) {
+      if (isLate()) return;
       this.problem = `Older jobs could not be looked for: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
       this.tell();
     }
@@ -227,8 +230,9 @@ export class JobsFeed {
         ({ cursor } = await this.#readPage(`cursor=${cursor}`, Math.min(PAGE, room)));
         this.tell();
       }
+      if (!current()) return;
       this.complete = !cursor;
-      if (this.#wanted && current()) await this.find(this.#wanted); // what it had found was there before the break
+      if (this.#wanted) await this.find(this.#wanted); // what it had found was there before the break
     } catch (error) {
       if (current()) this.#connection.lose(error);
       return;
@@ -317,7 +321,8 @@ export class JobsFeed {
       this.#unknown.clear();
       try {
         const [{ jobs }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids } });
-        for (const job of jobs) if (!ENDED.has(job.state)) this.#put(job);
+        // Another org may have been chosen meanwhile.
+        for (const job of jobs) if (job.org_id === this.org && !ENDED.has(job.state)) this.#put(job);
         this.tell();
       } catch {
         // The next event of the job asks again.
