@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.stub import StubServer
 
 pytestmark = pytest.mark.browser
 
-#: A dashboard on a server of two orgs. Each request awaits `before(path)`, then what is asked is done, then it awaits
-#: `after(path)`; both may throw. `add` makes a job, `hear` tells of one.
+#: A dashboard on a server of two orgs. Each request awaits `before(path)`, then what is asked is done, then it
+#: awaits `after(path)`; both may throw. `add` makes a job, `hear` tells of one.
 DASHBOARD = """async () => {
   const { JobsFeed } = await import('/view/dashboard/jobsfeed.js');
   const { renderDashboard } = await import('/view/dashboard/dashboard.js');
@@ -50,6 +50,7 @@ DASHBOARD = """async () => {
   };
   const server = {
     async ask(path, options = {}) {
+      if (options.key) acts.push(options.key);
       await before(path);
       const found = answer(path, options);
       await after(path);
@@ -72,7 +73,8 @@ DASHBOARD = """async () => {
   };
   const settled = () => new Promise((done) => setTimeout(done)); // what is answered at once has been taken
   const pass = () => {};
-  Object.assign(window, { NoAnswer, Refused, jobs, add, hear, hold, settled, pass, before: pass, after: pass });
+  Object.assign(window, { NoAnswer, Refused, jobs, add, hear, hold, settled, acts: [] });
+  Object.assign(window, { pass, before: pass, after: pass });
   window.show = () => {
     const card = document.createElement('div');
     document.body.replaceChildren(card);
@@ -147,3 +149,31 @@ def test_search_in_one_org_that_fails_late_is_not_told_of_the_next(page: Page, s
     choose(page, "blue")
     page.evaluate("search.fail(new Refused(503, null)); settled()")
     assert page.evaluate("feed.problem") is None
+
+
+def press(page: Page, name: str) -> None:
+    """Choose all rows that are shown, and act on them."""
+    page.get_by_label("Select all shown").check()
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def notice(page: Page) -> Locator:
+    return page.locator(".zb-page > .zb-notice")
+
+
+def test_repeat_of_long_ago_or_of_a_colleague_is_no_answer_to_the_one_that_was_lost(
+    page: Page, stub: StubServer
+) -> None:
+    show(page, stub, "failed = add('red', 'failed'); add('red', 'succeeded', { retry_of: failed.id });")
+    page.evaluate("before = (path) => { if (path === 'jobs/retry') throw new NoAnswer(); }")
+    page.locator(".zb-seg [data-pick=failed]").click()
+    press(page, "Retry 1")
+    expect(notice(page)).to_have_text("No job is known to have been submitted again.")
+    choose(page, "blue")
+    choose(page, "red")  # all rows come anew
+    page.evaluate("hear('job_submitted', add('red', 'pending', { retry_of: failed.id, owner: 'bob' }))")
+    page.evaluate("before = pass; settled()")
+    expect(notice(page)).to_be_hidden()
+    page.get_by_role("button", name="Retry 1").click()
+    expect(notice(page)).to_have_text("1 job submitted again.")
+    assert page.evaluate("acts.length === 2 && acts[0] === acts[1]")  # one key

@@ -123,7 +123,7 @@ export class JobsFeed {
   tell() {
     this.#bound();
     for (const listener of this.#listeners) listener();
-    const late = this.acting || this.#unsure ? [] : this.#acts.settle();
+    const late = this.acting || this.#unsure ? [] : this.#settle();
     if (!late.length) return;
     this.outcome = { verb: 'retry', jobs: late, isWhole: false };
     for (const listener of this.#listeners) listener();
@@ -145,6 +145,7 @@ export class JobsFeed {
   async act(verb, ids) {
     if (this.acting || !ids.length) return;
     const { org } = this;
+    const newest = [...this.rows.keys()].reduce((one, other) => (one > other ? one : other), '');
     const done = [];
     let isWhole = false;
     this.acting = verb;
@@ -155,7 +156,7 @@ export class JobsFeed {
       this.tell();
     };
     try {
-      for await (const { jobs } of this.#acts.ask(verb, ids, waits)) {
+      for await (const { jobs } of this.#acts.ask(verb, ids, waits, newest)) {
         if (org === this.org) for (const job of jobs) this.#put(job);
         done.push(...jobs);
       }
@@ -254,7 +255,11 @@ export class JobsFeed {
     if (!ids.length) return; // an act after it has been answered
     const isStopped = (row) => row && (row.state === 'canceled' || row.cancel_requested_at);
     const stopped = () => ids.map((id) => this.rows.get(id)).filter(isStopped);
-    this.outcome = { verb, jobs: verb === 'retry' ? [...done, ...this.#acts.settle()] : stopped(), isWhole: false };
+    this.outcome = { verb, jobs: verb === 'retry' ? [...done, ...this.#settle()] : stopped(), isWhole: false };
+  }
+
+  #settle() {
+    return this.#acts.settle(this.rows.values(), this.viewer);
   }
 
   async #lookOver() {
@@ -337,9 +342,7 @@ export class JobsFeed {
   }
   #keep(row) {
     this.#old.delete(row.id);
-    const old = this.rows.get(row.id);
-    if (!old) this.#acts.see(row);
-    if (old && (old.event_seq ?? 0) > (row.event_seq ?? 0)) return;
+    if ((this.rows.get(row.id)?.event_seq ?? 0) > (row.event_seq ?? 0)) return;
     this.#set(row);
   }
   #set(row) {
