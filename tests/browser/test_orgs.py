@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
@@ -93,7 +95,10 @@ def show(page: Page, stub: StubServer, jobs: str) -> None:
 
 
 def loaded(page: Page, org: str) -> None:
+    """Wait until all jobs of the org are here, and drawn."""
     page.wait_for_function(f"feed.org === '{org}' && feed.connection === 'live' && !feed.loading")
+    count = page.evaluate("feed.rows.size.toLocaleString('en')")
+    expect(page.locator(".zb-end")).to_contain_text(re.compile(rf"(^|\s){count} jobs?\b"))
 
 
 def choose(page: Page, org: str) -> None:
@@ -177,3 +182,85 @@ def test_repeat_of_long_ago_or_of_a_colleague_is_no_answer_to_the_one_that_was_l
     page.get_by_role("button", name="Retry 1").click()
     expect(notice(page)).to_have_text("1 job submitted again.")
     assert page.evaluate("acts.length === 2 && acts[0] === acts[1]")  # one key
+
+
+def bulk(page: Page) -> Locator:
+    return page.get_by_role("region", name="Selected jobs")
+
+
+def test_act_that_is_done_when_another_org_is_shown_is_told_there_and_not_offered_again(
+    page: Page, stub: StubServer
+) -> None:
+    show(page, stub, "add('blue', 'failed'); for (let more = 0; more < 3; more += 1) add('red', 'failed');")
+    page.evaluate("held = hold(); after = (path) => path === 'jobs/retry' && held.until")
+    press(page, "Retry 3")
+    choose(page, "blue")
+    page.get_by_label("Select all shown").check()
+    page.evaluate("held.go()")
+    expect(notice(page)).to_have_text("3 jobs submitted again in red.")
+    expect(bulk(page)).to_contain_text("1 selected")  # what was chosen meanwhile was not asked for
+    choose(page, "red")
+    expect(bulk(page)).to_be_hidden()
+    expect(notice(page)).to_be_hidden()
+
+
+def test_act_that_is_refused_half_done_when_another_org_is_shown_offers_again_what_is_left(
+    page: Page, stub: StubServer
+) -> None:
+    show(page, stub, "first = add('red', 'failed'); add('red', 'failed');")
+    page.locator(".zb-seg [data-pick=failed]").click()
+    page.evaluate("before = (path) => { if (path === 'jobs/retry') throw new NoAnswer(); }")
+    page.evaluate("feed.act('retry', [first.id])")  # has a key of its own now, and is asked for apart
+    page.evaluate(
+        """() => {
+          held = hold();
+          const refuse = () => {
+            if (acts.length === 3) throw new Refused(429, { error: { message: 'over the limit.' } });
+          };
+          before = (path) => path === 'jobs/retry' && held.until.then(refuse);
+        }"""
+    )
+    press(page, "Retry 2")
+    choose(page, "blue")
+    page.evaluate("held.go()")
+    expect(notice(page)).to_have_text(
+        "In red: Not all jobs were tried again: over the limit. 1 job submitted again in red."
+    )
+    choose(page, "red")
+    page.evaluate("before = pass")
+    bulk(page).get_by_role("button", name="Retry 1").click()
+    expect(notice(page)).to_have_text("1 job submitted again.")
+    assert page.evaluate("jobs.filter((job) => job.retry_of).length") == 2
+
+
+UNSURE = "Whether it was done is not known: the server did not answer. To ask again does nothing twice."
+
+
+@pytest.mark.parametrize(
+    ("verb", "state", "told", "lost"),
+    [
+        ("Retry", "failed", "1 job submitted again.", "before"),
+        ("Cancel", "running", "1 job canceled.", "after"),
+    ],
+)
+def test_act_whose_answer_is_lost_before_or_after_its_org_is_left_is_told_when_that_is_shown_again(
+    page: Page, stub: StubServer, verb: str, state: str, told: str, lost: str
+) -> None:
+    show(page, stub, f"add('red', '{state}')")
+    page.evaluate("[lost, load] = [hold(), hold()]; after = (path) => /^jobs.(retry|cancel)$/.test(path) && lost.until")
+    press(page, f"{verb} 1")
+    if lost == "before":
+        choose(page, "blue")
+        page.evaluate("lost.fail(new NoAnswer())")
+        expect(notice(page)).to_have_text(f"In red: {UNSURE}")
+    else:
+        page.evaluate("before = (path) => path === 'whoami' && load.until; lost.fail(new NoAnswer())")
+        expect(notice(page)).to_have_text(UNSURE)
+        page.evaluate("before = pass")
+        choose(page, "blue")
+        expect(notice(page)).to_be_hidden()
+    page.evaluate("before = (path) => path === 'whoami' && load.until; feed.choose('red')")
+    expect(notice(page)).to_have_text(UNSURE)
+    page.evaluate("load.go()")
+    expect(notice(page)).to_have_text(told)
+    expect(bulk(page)).to_be_hidden()
