@@ -212,3 +212,11 @@ def test_return_of_the_network_is_tried_at_once_and_a_closed_one_not_at_all(
     page.evaluate("dispatchEvent(new Event('online'))")
     page.clock.fast_forward(300_000)
     assert len(stub.opened) == 2
+
+
+def test_closed_one_is_not_opened_again_by_an_act_that_is_answered_late(page: Page, stub: StubServer, job: str) -> None:
+    follow(page, stub, job, 100)
+    until(page, "feed.connection === 'live'")
+    page.evaluate("connection.close(); connection.connect()")
+    page.evaluate("feed.connection = 'reconnecting'; connection.resume()")
+    assert page.evaluate("loaded") == len(stub.opened) == 1

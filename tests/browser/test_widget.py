@@ -140,3 +140,22 @@ def test_group_is_followed_and_acted_on(page: Page, stub: StubServer) -> None:
     expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 canceled")
     view.locator(".zb-sq").first.click()
     expect(view.locator(".zb-run .zb-word")).to_have_text("Succeeded")
+
+
+def test_server_that_was_stopped_opens_no_channel_for_what_is_asked_late(page: Page, stub: StubServer) -> None:
+    page.goto(stub.url())
+    found = page.evaluate(
+        """async () => {
+          const { KernelServer } = await import('/view/kernel.js');
+          let opened = 0;
+          const server = new KernelServer(() => {
+            opened += 1;
+            return { send() {}, close() {} };
+          });
+          const ask = () => server.ask('overview').catch(({ message }) => message);
+          const early = ask();
+          server.stop();
+          return [await early, await ask(), opened];
+        }"""
+    )
+    assert found == ["The view was closed.", "The view was closed.", 0]

@@ -36,6 +36,7 @@ export class Connection {
   #watch = null; // of the silent socket
   #seq = null; // up to where everything was heard
   #vain = 0; // looks without an answer, one after the other
+  #isClosed = false;
   #out = null; // why the server lets who looks follow no more
   #online = () => void this.resume();
   #seen = () => void this.#look();
@@ -78,8 +79,13 @@ export class Connection {
     if (this.#feed.connection === 'reconnecting') await this.#try();
   }
 
-  /** Hold no socket, and try no more. */
+  /** Hold no socket, and try no more, whoever asks: an act may get its answer when its view is gone. */
   close() {
+    this.#isClosed = true;
+    this.#drop();
+  }
+
+  #drop() {
     this.#turn += 1;
     clearTimeout(this.#timer);
     clearInterval(this.#watch);
@@ -94,7 +100,7 @@ export class Connection {
 
   /** Give up the connection and try again in a while; after an error from the beginning. */
   lose(error = null) {
-    this.close();
+    this.#drop();
     const feed = this.#feed;
     if (error) {
       this.#seq = null;
@@ -110,7 +116,8 @@ export class Connection {
   }
 
   async #try() {
-    this.close();
+    if (this.#isClosed) return;
+    this.#drop();
     const feed = this.#feed;
     const turn = this.#turn;
     const current = () => turn === this.#turn;
@@ -123,7 +130,7 @@ export class Connection {
         if (!current()) return;
         const isRefused = this.#out != null && (error.status === 401 || error.status === 403); // as was said already
         if (!(error instanceof Unknown || isRefused)) return this.lose(error);
-        this.close();
+        this.#drop();
         feed.refusal = this.#out;
         feed.connection = 'unknown';
         this.#rest();
@@ -153,7 +160,7 @@ export class Connection {
 
   /** Hold no socket, and look again in a while; a page that nobody sees waits until it is seen. */
   #rest() {
-    this.close();
+    this.#drop();
     if (this.#feed.connection !== 'unknown' && !this.#source.look) return;
     document.addEventListener('visibilitychange', this.#seen);
     const wait = Math.min(LONGEST_IDLE_MS, IDLE_MS * 2 ** this.#vain);
@@ -162,7 +169,7 @@ export class Connection {
 
   async #look() {
     if (document.hidden) return;
-    this.close();
+    this.#drop();
     const turn = this.#turn;
     let changed = this.#feed.connection === 'unknown';
     this.#vain += 1;

@@ -72,7 +72,11 @@ export class KernelServer {
     return null;
   }
 
+  /** Hold no channel, and open none for what is asked late. */
   stop() {
+    this.#open = () => {
+      throw new Unreached('The view was closed.');
+    };
     this.#lose('The view was closed.');
   }
 

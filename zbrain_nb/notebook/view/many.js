@@ -7,54 +7,58 @@ const LOT = 1000; // jobs asked for at once
 
 export class ManyActs {
   #server;
-  #keys = new Map(); // by the id of the job that is repeated
-  #seen = new Map(); // repeats of those that have come to light, by the same id
+  #keys = new Map(); // by the id of the job that is repeated: the key, and the newest job there was before
 
   constructor(server) {
     this.#server = server;
   }
 
-  /** Do it to the jobs; yield what the server answers to each lot. `waits` is as of `KernelServer.ask`. */
-  async *ask(verb, ids, waits) {
-    for (const [key, lot] of this.#lotsOf(verb, ids)) {
+  /**
+   * Do it to the jobs; yield what the server answers to each lot.
+   * @param {?function(string)} waits as of `KernelServer.ask`
+   * @param {?string} newest id of the newest job there is, for `settle`
+   */
+  async *ask(verb, ids, waits, newest = null) {
+    for (const [key, lot] of this.#lotsOf(verb, ids, newest)) {
       const [found] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body: { ids: lot }, key, waits });
       if (key) this.#forget(lot);
       yield found;
     }
   }
 
-  /** Note a job that was not here before. */
-  see(job) {
-    if (this.#keys.has(job.retry_of)) this.#seen.set(job.retry_of, job);
-  }
-  /** Return the repeats that have come to light: what they repeat is repeated once more, if it is asked for now. */
-  settle() {
-    const found = [...this.#seen.values()];
-    this.#forget([...this.#seen.keys()]);
-    return found;
+  /**
+   * Return those of the jobs of an owner by which a lost answer comes to light: repeats that were made since they were
+   * first asked for. What they repeat is repeated once more, if it is asked for now.
+   */
+  settle(jobs, owner) {
+    if (!this.#keys.size) return [];
+    const found = new Map();
+    for (const job of jobs) {
+      const asked = this.#keys.get(job.retry_of);
+      // Ids sort by the time they were made.
+      if (asked && job.owner === owner && job.id > asked.newest) found.set(job.retry_of, job);
+    }
+    this.#forget(found.keys());
+    return [...found.values()];
   }
 
   #forget(ids) {
-    for (const id of ids) {
-      this.#keys.delete(id);
-      this.#seen.delete(id);
-    }
+    for (const id of ids) this.#keys.delete(id);
   }
 
-  #lotsOf(verb, ids) {
+  #lotsOf(verb, ids, newest) {
+    const fresh = { key: newKey(), newest };
     const byKey = new Map();
-    const fresh = newKey();
     for (const id of ids) {
-      let key = null;
-      if (verb === 'retry') {
-        key = this.#keys.get(id) ?? fresh;
-        this.#keys.set(id, key);
-      }
-      if (!byKey.has(key)) byKey.set(key, []);
-      byKey.get(key).push(id);
+      const asked = verb === 'retry' ? (this.#keys.get(id) ?? fresh) : null;
+      if (asked) this.#keys.set(id, asked);
+      if (!byKey.has(asked)) byKey.set(asked, []);
+      byKey.get(asked).push(id);
     }
     const lots = [];
-    for (const [key, all] of byKey) for (let at = 0; at < all.length; at += LOT) lots.push([key, all.slice(at, at + LOT)]);
+    for (const [asked, all] of byKey) {
+      for (let at = 0; at < all.length; at += LOT) lots.push([asked?.key, all.slice(at, at + LOT)]);
+    }
     return lots;
   }
 }

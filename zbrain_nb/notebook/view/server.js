@@ -263,7 +263,6 @@ export class ServerFeed extends Feed {
 
   /** Show another job in place of this one: the one that repeats it. */
   #follow(job) {
-    this.#connection.close();
     this.setJob(job);
     this.loaded = false;
     this.cached = false;

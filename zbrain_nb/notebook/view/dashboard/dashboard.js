@@ -323,16 +323,18 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     ({ outcome } = feed);
     said = '';
     if (!outcome) return;
-    const { verb, jobs, isWhole } = outcome;
-    if (isWhole) chosen.clear();
-    for (const { id, retry_of: old } of jobs) chosen.delete(verb === 'retry' ? old : id);
+    const { org, verb, ids, jobs, isWhole } = outcome;
+    const acted = isWhole ? ids : jobs.map(({ id, retry_of: old }) => (verb === 'retry' ? old : id));
+    for (const id of acted) chosen.delete(id);
     const there = countThere(jobs);
     const made = jobs.length - there;
-    const done = verb === 'retry' ? 'submitted again' : jobs.every(({ state }) => state === 'canceled') ? 'canceled' : 'told to stop';
+    const where = org === feed.org ? '' : ` in ${org}`;
+    const what = verb === 'retry' ? 'submitted again' : jobs.every(({ state }) => state === 'canceled') ? 'canceled' : 'told to stop';
+    const done = `${what}${where}`;
     const none = isWhole ? `0 jobs ${done}.` : !feed.problem && `No job is known to have been ${done}.`;
     const parts = [
       made ? `${plural(made, 'job')} ${done}.` : !there && none,
-      there && `${plural(there, 'job')} had been submitted again already; nothing new was made of ${there === 1 ? 'it' : 'them'}.`,
+      there && `${plural(there, 'job')} had been submitted again already${where}; nothing new was made of ${there === 1 ? 'it' : 'them'}.`,
     ];
     said = parts.filter(Boolean).join(' ');
     status.textContent = said;

@@ -48,6 +48,9 @@ function trimmed(data) {
   return row;
 }
 
+/** What a person asks for, and what is known to have come of it: the jobs, and whether those are all. */
+const actOn = (org, verb, ids) => ({ org, verb, ids, jobs: [], isWhole: false });
+
 export class JobsFeed {
   #server;
   #listeners = new Set();
@@ -58,7 +61,7 @@ export class JobsFeed {
   #wanted = null; // what older jobs are looked for by
   #found = new Set(); // ids of those, which stay here while they are wanted
   #acts;
-  #unsure = null; // an act whose answer was lost, with what was told of it, until all is loaded after that
+  #unsure = new Map(); // by org: the last act whose answer was lost, until all of that org is loaded after it
   #old = new Set(); // ids of rows that were here before all is loaded, and have not come again
   #seen = () => document.hidden || void this.#lookOver();
 
@@ -123,74 +126,77 @@ export class JobsFeed {
   tell() {
     this.#bound();
     for (const listener of this.#listeners) listener();
-    const late = this.acting || this.#unsure ? [] : this.#acts.settle();
+    const late = this.acting || this.#unsure.has(this.org) ? [] : this.#settle();
     if (!late.length) return;
-    this.outcome = { verb: 'retry', jobs: late, isWhole: false };
+    this.outcome = { ...actOn(this.org, 'retry', []), jobs: late };
     for (const listener of this.#listeners) listener();
   }
 
   /** Show another org. */
   choose(org) {
     this.org = org;
-    this.#unsure = this.problem = this.outcome = null;
+    this.problem = this.#unsure.get(org)?.told ?? null;
+    this.outcome = null;
     this.#forget();
     void this.#connection.connect();
   }
 
   /**
-   * Cancel jobs or submit them again. `outcome` then has the `verb`, the `jobs` that came of it, and whether it
-   * `isWhole`: all is known to be done. Where an answer was lost, it is told once more when all is loaded, and whenever
-   * something comes to light later.
+   * Cancel jobs or submit them again. `outcome` is then what is known of it (see `actOn`), whatever org is shown by then.
+   * Where an answer was lost, it is told once more when all of its org is loaded, and whenever something comes to light
+   * later.
    */
   async act(verb, ids) {
     if (this.acting || !ids.length) return;
-    const { org } = this;
-    const done = [];
-    let isWhole = false;
+    const act = actOn(this.org, verb, ids);
+    const newest = [...this.rows.keys()].reduce((one, other) => (one > other ? one : other), '');
     this.acting = verb;
     this.problem = null;
     this.tell();
+    let told = null;
     const waits = (why) => {
-      this.problem = why;
+      this.problem = told = why;
       this.tell();
     };
     try {
-      for await (const { jobs } of this.#acts.ask(verb, ids, waits)) {
-        if (org === this.org) for (const job of jobs) this.#put(job);
-        done.push(...jobs);
+      for await (const { jobs } of this.#acts.ask(verb, ids, waits, newest)) {
+        if (act.org === this.org) for (const job of jobs) this.#put(job);
+        act.jobs.push(...jobs);
       }
-      this.problem = null;
-      isWhole = true;
-      const answered = new Set(ids);
-      if (this.#unsure) this.#unsure.ids = this.#unsure.ids.filter((id) => !answered.has(id));
+      if (this.problem === told) this.problem = null; // else it is told of the org that is shown now
+      act.isWhole = true;
+      this.#answer(act);
     } catch (error) {
-      const failed = failedAct(error, NOT_DONE[verb]);
-      this.problem = failed.text;
-      if (failed.isUnsure && org === this.org) {
-        this.#unsure = { told: failed.text, verb, ids, done };
-        void this.#connection.connect(); // to see what has come of it
+      const { text, isUnsure } = failedAct(error, NOT_DONE[verb]);
+      this.problem = act.org === this.org ? text : `In ${act.org}: ${text}`;
+      if (isUnsure) {
+        this.#unsure.set(act.org, { ...act, told: text });
+        if (act.org === this.org) void this.#connection.connect(); // to see what has come of it
       }
     }
     this.acting = null;
-    if (org === this.org) this.outcome = { verb, jobs: done, isWhole }; // else of rows that are here no more
+    this.outcome = act;
     this.tell();
     void this.#lookOver();
   }
 
   /** Fetch the newest jobs that fit, when not all are here; they stay until others are looked for. */
   async find(filter) {
+    const { org } = this;
     const wanted = Object.entries(filter).filter(([, value]) => value);
+    const isLate = () => filter !== this.#wanted || org !== this.org;
     this.#wanted = filter;
     this.#found.clear();
     this.moreFit = false;
     if (this.complete || !wanted.length || this.connection === 'opening') return; // then it is asked once all is read
     try {
       const { ids, cursor } = await this.#readPage(String(new URLSearchParams(wanted)), PAGE);
-      if (this.#wanted !== filter) return;
+      if (isLate()) return;
       this.#found = new Set(ids);
       this.moreFit = cursor != null;
       this.tell();
     } catch (error) {
+      if (isLate()) return;
       this.problem = `Older jobs could not be looked for: ${error instanceof Refused ? error.message : 'the server did not answer.'}`;
       this.tell();
     }
@@ -201,7 +207,8 @@ export class JobsFeed {
   /** Read the newest rows; the others follow while the socket already brings what changes. */
   async #load(current) {
     this.loading = true;
-    const told = this.connection === 'reconnecting' ? this.problem : this.#unsure?.told; // until the rows say how it stands
+    // Until the rows say how it stands.
+    const told = this.connection === 'reconnecting' ? this.problem : this.#unsure.get(this.org)?.told;
     this.#old = new Set(this.rows.keys());
     this.tell();
     const [{ owner, home, roles }] = await this.#server.ask('whoami');
@@ -227,8 +234,9 @@ export class JobsFeed {
         ({ cursor } = await this.#readPage(`cursor=${cursor}`, Math.min(PAGE, room)));
         this.tell();
       }
+      if (!current()) return;
       this.complete = !cursor;
-      if (this.#wanted && current()) await this.find(this.#wanted); // what it had found was there before the break
+      if (this.#wanted) await this.find(this.#wanted); // what it had found was there before the break
     } catch (error) {
       if (current()) this.#connection.lose(error);
       return;
@@ -242,15 +250,28 @@ export class JobsFeed {
     this.tell();
   }
 
+  /** What was done now is unsure no more. */
+  #answer({ org, ids }) {
+    const unsure = this.#unsure.get(org);
+    if (!unsure) return;
+    const answered = new Set(ids);
+    unsure.ids = unsure.ids.filter((id) => !answered.has(id));
+    if (!unsure.ids.length) this.#unsure.delete(org);
+  }
+
   /** Tell of an act whose answer was lost what the rows show of it. */
   #resolve() {
-    if (!this.#unsure) return;
-    const { verb, ids, done } = this.#unsure;
-    this.#unsure = null;
-    if (!ids.length) return; // an act after it has been answered
+    const unsure = this.#unsure.get(this.org);
+    if (!unsure) return;
+    this.#unsure.delete(this.org);
+    const { verb, ids, jobs } = unsure;
     const isStopped = (row) => row && (row.state === 'canceled' || row.cancel_requested_at);
     const stopped = () => ids.map((id) => this.rows.get(id)).filter(isStopped);
-    this.outcome = { verb, jobs: verb === 'retry' ? [...done, ...this.#acts.settle()] : stopped(), isWhole: false };
+    this.outcome = { ...unsure, jobs: verb === 'retry' ? [...jobs, ...this.#settle()] : stopped() };
+  }
+
+  #settle() {
+    return this.#acts.settle(this.rows.values(), this.viewer);
   }
 
   async #lookOver() {
@@ -317,7 +338,8 @@ export class JobsFeed {
       this.#unknown.clear();
       try {
         const [{ jobs }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids } });
-        for (const job of jobs) if (!ENDED.has(job.state)) this.#put(job);
+        // Another org may have been chosen meanwhile.
+        for (const job of jobs) if (job.org_id === this.org && !ENDED.has(job.state)) this.#put(job);
         this.tell();
       } catch {
         // The next event of the job asks again.
@@ -332,9 +354,7 @@ export class JobsFeed {
   }
   #keep(row) {
     this.#old.delete(row.id);
-    const old = this.rows.get(row.id);
-    if (!old) this.#acts.see(row);
-    if (old && (old.event_seq ?? 0) > (row.event_seq ?? 0)) return;
+    if ((this.rows.get(row.id)?.event_seq ?? 0) > (row.event_seq ?? 0)) return;
     this.#set(row);
   }
   #set(row) {
