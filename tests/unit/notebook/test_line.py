@@ -212,6 +212,9 @@ def test_attach_finds_the_earlier_runs_of_a_changed_cell_again(pad: Notebook, tm
     assert pad.shell.user_ns["one"].earlier.ids == [jobs[0].id]
     again = pad.cell("g", "--no-wait --quiet --grid a=3,4", code, JobGroup)
     assert (again.ids, again.earlier.ids) == (grids[1].ids, grids[0].ids)
+    for older in (jobs[0], grids[0]):  # taken up by its id, it is not the newer one that came earlier
+        pad.line(f"attach {older[0].id if isinstance(older, JobGroup) else older.id}")
+        assert pad.shell.user_ns["_zb"].earlier.ids == []
     (tmp_path / "gate").touch()
     for shown in (*grids, *jobs):
         shown.wait(60)
