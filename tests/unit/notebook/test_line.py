@@ -203,6 +203,21 @@ def test_group_that_is_found_again_holds_what_its_view_shows_when_a_run_was_repe
     assert pad.shell.user_ns["runs"].ids == [last.id, second.id]
 
 
+def test_group_that_is_found_again_holds_no_run_that_failed_beside_one_that_did_not(
+    pad: Notebook, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    code = f"import os\nassert os.path.exists({str(data)!r})\na"
+    first = pad.cell("g", "--no-wait --quiet --grid a=1 --job runs", code, JobGroup).wait(60)[0]
+    first.retry().wait(60)
+    data.touch()
+    last = first.retry().wait(60)
+    pad.restart()
+    pad.line("attach")
+    runs = pad.shell.user_ns["runs"]
+    assert (runs.ids, runs.results()) == ([last.id], [1])
+
+
 def test_attach_finds_the_earlier_runs_of_a_changed_cell_again(pad: Notebook, tmp_path: Path) -> None:
     code = waits_for(tmp_path / "gate")
     grids = [pad.cell("g", f"--no-wait --quiet --grid a={values}", code, JobGroup) for values in ("1,2", "3,4")]
