@@ -1,4 +1,4 @@
-"""What stands in a place of a group, as the kernel and the view have to say alike: runs, oldest first, and which does."""
+"""What stands in a place of a group, said alike for kernel and view: its runs, oldest first, and which does."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ CASES = {
     "A failed, B of A failed, C of A succeeded": "C",
     "A failed, B of A failed, C of A canceled, D of B running": "D",
     "A failed, B of A failed, C of A failed, D of A failed": "D",
+    "A failed, B of A failed, C of B canceled, D of A running": "D",
     # whoever runs again what stands there wants the new one
     "A succeeded, B of A failed": "B",
     "A failed, B of A succeeded, C of B running": "C",

@@ -286,7 +286,7 @@ class JobGroup(Viewed, Sequence[JobHandle]):
         places = self._places.get(again.job.retry_of or "", [])
         for runs in (self._runs[place] for place in places):
             if all(run.id != again.id for run in runs):
-                runs[1:] = sorted([*runs[1:], again], key=lambda run: run.id)  # ids grow with time
+                runs[:] = sorted([*runs, again], key=lambda run: run.id)  # ids grow with time
         if places:
             self._places.setdefault(again.id, places)
         return any(self[place].id == again.id for place in places)
