@@ -94,11 +94,17 @@ def _attach_group(one: JobHandle, group_id: str, namespace: dict[str, Any]) -> N
 
 
 def find_group(client: Client, group_id: str) -> JobGroup:
-    """Return the jobs of a group, in order; what was submitted again stands where `JobGroup.put` has it."""
+    """Return the jobs of a group, in order; what was submitted again stands where `JobGroup.put` has it.
+
+    Anybody may submit a job with these tags. So a place is only what its owner has in it, whose job is the oldest: the
+    group's tag is known to nobody before.
+    """
     found = client.jobs(limit=2 * MAX_RUNS, tag=(GROUP_TAG, group_id))[::-1]  # the oldest first
     places: dict[int, JobHandle] = {}
     for handle in found:
-        places.setdefault(int(handle.job.spec.tags.get(PLACE_TAG, "0")), handle)
+        place = handle.job.spec.tags.get(PLACE_TAG, "0")
+        if place.isdecimal() and handle.job.owner == found[0].job.owner:
+            places.setdefault(int(place), handle)
     group = JobGroup(client, [places[place] for place in sorted(places)])
     for handle in found:
         group.put(handle)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.notebook.conftest import Notebook
-from zbrain_nb.client.group import JobGroup
+from zbrain_nb.client.group import PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.viewed import Viewed
 from zbrain_nb.model.errors import JobFailedError, JobNotFound, UsageError
-from zbrain_nb.model.job import JobState
+from zbrain_nb.model.job import JobSpec, JobState
 from zbrain_nb.notebook import presenting
 
 
@@ -216,6 +217,28 @@ def test_group_that_is_found_again_holds_no_run_that_failed_beside_one_that_did_
     pad.line("attach")
     runs = pad.shell.user_ns["runs"]
     assert (runs.ids, runs.results()) == ([last.id], [1])
+
+
+def test_group_that_is_found_again_takes_no_run_for_its_own_because_of_its_tags(
+    pad: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = pad.cell("g", "--no-wait --quiet --grid a=1,2 --job runs", "a", JobGroup).wait(60).ids
+    tags = pad.shell.user_ns["runs"][0].job.spec.tags
+    specs = [JobSpec(cmd=["true"], tags={**tags, PLACE_TAG: place}) for place in ("none", "0", "9")]
+    *_, stranger = pad.desk.client.submit_many(specs)
+    pad.restart()
+    listed = pad.desk.client.jobs
+
+    def jobs(**query: Any) -> list[JobHandle]:
+        found = listed(**query)
+        for handle in found:
+            if handle.id == stranger.id:
+                handle.update(replace(handle.job, owner="bob"))
+        return found
+
+    monkeypatch.setattr(pad.desk.client, "jobs", jobs)
+    pad.line("attach")
+    assert pad.shell.user_ns["runs"].ids == ids
 
 
 def test_attach_finds_the_earlier_runs_of_a_changed_cell_again(pad: Notebook, tmp_path: Path) -> None:
