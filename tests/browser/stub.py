@@ -9,7 +9,6 @@ import json
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -19,6 +18,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler, StaticFileHandler
 from tornado.websocket import WebSocketHandler
 
+from zbrain_nb.model.ids import new_id
 from zbrain_nb.notebook.widget import ViewWidget
 
 VIEW = Path(__file__).parents[2] / "zbrain_nb" / "notebook" / "view"
@@ -239,7 +239,7 @@ class StubServer:
         started = state not in ("pending",)
         ended = state in ("succeeded", "failed", "canceled")
         job = {
-            "id": str(uuid.uuid4()),
+            "id": new_id(),
             "spec": spec,
             "owner": "ada",
             "state": state,

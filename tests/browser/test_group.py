@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser.stub import StubServer, utc
+from tests.places import CASES, runs_of
 
 pytestmark = pytest.mark.browser
 
@@ -53,10 +54,12 @@ def test_failures_are_told_by_reason_and_tried_again(page: Page, stub: StubServe
 
 
 def test_cancel_all_ends_what_has_not_ended(page: Page, stub: StubServer) -> None:
-    stub.add_group(["succeeded", "running", "pending"])
+    *_, failed = stub.add_group(["succeeded", "running", "pending", "failed"])
+    repeats = [add_again(stub, failed, "running") for _ in range(2)]  # of which the second waits for the place
     view = show(page, stub)
     view.get_by_role("button", name="Cancel all").click()
-    expect(view.locator(".zb-counts")).to_have_text("1 succeeded2 canceled")
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded3 canceled")
+    assert [stub.jobs[job]["state"] for job in repeats] == ["canceled"] * 2
     expect(view.get_by_role("button", name="Cancel all")).to_have_count(0)
 
 
@@ -215,6 +218,30 @@ def test_runs_that_were_tried_again_elsewhere_stand_in_place_of_those_that_faile
     expect(view.locator(".zb-counts")).to_have_text("3 succeeded")
     page.reload()
     expect(view.locator(".zb-counts")).to_have_text("3 succeeded")
+
+
+def test_repeat_stands_where_the_kernel_has_it_however_it_is_heard_of(page: Page, stub: StubServer) -> None:
+    *firsts, last = stub.add_group([runs_of(case)[0].state for case in CASES] + ["running"])
+    show(page, stub)
+    places = [{"A": first} for first in firsts]
+    states = {}
+    for ids, case in zip(places, CASES, strict=True):
+        for name, repeats, state in runs_of(case)[1:]:
+            job = ids[name] = add_again(stub, ids[repeats or ""], "pending")
+            stub.emit("job_submitted", job, dict(stub.jobs[job]))
+            states[job] = state
+    for job, state in states.items():
+        stub.emit("job_progressed", job, {"state": state})
+    stub.emit("job_progressed", last, {"reason": "all is told"})
+    names = {job: name for ids in places for name, job in ids.items()}
+    for is_loaded, holds in ((False, 0), (True, 0), (True, -2)):  # the notebook holds the first, or a later one
+        if is_loaded:
+            for run, ids in zip(stub.group["runs"], places, strict=False):
+                run["id"] = [*ids.values()][holds:][0]
+            page.reload()
+        page.wait_for_function("views[0]?.feed.jobs.at(-1).reason === 'all is told'")
+        shown = page.evaluate("views[0].feed.jobs.map(({ id }) => id)")[:-1]
+        assert {case: names[job] for case, job in zip(CASES, shown, strict=True)} == CASES
 
 
 def test_run_that_is_open_gives_way_to_what_repeats_it(page: Page, stub: StubServer) -> None:

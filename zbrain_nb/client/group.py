@@ -45,7 +45,15 @@ class JobGroup(Viewed, Sequence[JobHandle]):
 
     def __init__(self, client: Client, handles: Iterable[JobHandle]) -> None:
         self._client = client
-        self._handles = list(handles)
+        #: By place, all that ran there, oldest first.
+        self._runs = [[handle] for handle in handles]
+        self._places: dict[str, list[int]] = {}
+        for place, (handle,) in enumerate(self._runs):
+            self._places.setdefault(handle.id, []).append(place)
+
+    @property
+    def _handles(self) -> list[JobHandle]:
+        return [_standing(runs) for runs in self._runs]
 
     @property
     def client(self) -> Client:
@@ -55,7 +63,7 @@ class JobGroup(Viewed, Sequence[JobHandle]):
     @property
     def name(self) -> str:
         """The name that all jobs share, else that of the first."""
-        return self._handles[0].name if self._handles else ""
+        return self[0].name if self else ""
 
     @property
     def ids(self) -> list[str]:
@@ -63,7 +71,7 @@ class JobGroup(Viewed, Sequence[JobHandle]):
         return [handle.id for handle in self._handles]
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return len(self._runs)
 
     @overload
     def __getitem__(self, place: int) -> JobHandle: ...
@@ -72,7 +80,7 @@ class JobGroup(Viewed, Sequence[JobHandle]):
     def __getitem__(self, place: int | slice) -> JobHandle | JobGroup:
         if isinstance(place, slice):
             return JobGroup(self._client, self._handles[place])
-        return self._handles[place]
+        return _standing(self._runs[place])
 
     def __iter__(self) -> Iterator[JobHandle]:
         return iter(self._handles)
@@ -90,8 +98,7 @@ class JobGroup(Viewed, Sequence[JobHandle]):
 
     def refresh(self) -> JobGroup:
         """Look at the server again, in one request; returns itself."""
-        active = [handle.id for handle in self._handles if not handle.job.state.ended]
-        if active:
+        if active := self._active():
             self._update(self._client.call(self._client.asynchronous.lookup, active)[0])
         return self
 
@@ -141,11 +148,14 @@ class JobGroup(Viewed, Sequence[JobHandle]):
 
         Of `waits` see `AsyncClient.follow_many`.
         """
-        jobs = [handle.job for handle in self._handles]
-        async with aclosing(self._client.asynchronous.follow_many(jobs, waits=waits)) as changes:
-            async for changed in changes:
-                self._update(changed)
-                yield changed
+        followed: set[str] = set()
+        while active := {handle.id for handle in self._handles if not handle.job.state.ended} - followed:
+            followed |= active  # when they have ended, others may stand in their places
+            jobs = [handle.job for handle in self._handles]
+            async with aclosing(self._client.asynchronous.follow_many(jobs, waits=waits)) as changes:
+                async for changed in changes:
+                    self._update(changed)
+                    yield changed
 
     def add_done_callback(self, call: Callable[[JobGroup], object]) -> concurrent.futures.Future[None]:
         """Call `call` with this group, in a thread of its own, once all its jobs have ended.
@@ -159,13 +169,15 @@ class JobGroup(Viewed, Sequence[JobHandle]):
 
         return self._client.start(notify)
 
+    def _active(self) -> list[str]:
+        """Return the ids of the jobs that have not ended, also of those that wait for a place."""
+        return [handle.id for runs in self._runs for handle in runs if not handle.job.state.ended]
+
     def _update(self, jobs: Iterable[Job]) -> None:
-        handles: dict[str, list[JobHandle]] = {}
-        for handle in self._handles:
-            handles.setdefault(handle.id, []).append(handle)
         for job in jobs:
-            for handle in handles.get(job.id, ()):
-                handle.update(job)
+            for place in self._places.get(job.id, ()):
+                for handle in self._runs[place]:
+                    handle.update(job)
 
     def results(
         self, errors: Literal["raise", "return"] = "raise", timeout: float | None = None, *, trust: bool = False
@@ -235,14 +247,13 @@ class JobGroup(Viewed, Sequence[JobHandle]):
 
     def cancel(self) -> JobGroup:
         """Cancel all that have not ended, in one request; returns itself."""
-        active = [handle.id for handle in self._handles if not handle.job.state.ended]
-        if active:
+        if active := self._active():
             self._update(self._client.call(self._client.asynchronous.cancel_many, active))
         return self
 
     def detach(self) -> int:
         """Let go on who waits for the jobs, here or elsewhere (see `Detached`); returns how many these are."""
-        return self._handles[0].detach() if self._handles else 0
+        return self[0].detach() if self else 0
 
     def retry_failed(self) -> JobGroup:
         """Submit one's own jobs that failed again; the new ones take the places of the old ones here.
@@ -262,15 +273,32 @@ class JobGroup(Viewed, Sequence[JobHandle]):
             )
         again = []
         for job in jobs:
-            place = failed[job.retry_of or ""]
-            self._handles[place] = self._handles[place].repeated_by(job)
-            again.append(self._handles[place])
+            again.append(self[failed[job.retry_of or ""]].repeated_by(job))
+            self.put(again[-1])
         return JobGroup(self._client, again)
 
     def put(self, again: JobHandle) -> bool:
-        """Put a job in the place of the one that it repeats, if that is here; return whether it stands here now."""
-        self._handles = [again if handle.id == again.job.retry_of else handle for handle in self._handles]
-        return again in self._handles
+        """Take a job that repeats one of these, or one that stood in its place; return whether it stands there now.
+
+        What stands there gives way to what repeats it, and to any later run of the place if it has ended without
+        success: neither pushes out what runs or has succeeded, nor hides what runs behind what came to nothing.
+        """
+        places = self._places.get(again.job.retry_of or "", [])
+        for runs in (self._runs[place] for place in places):
+            if all(run.id != again.id for run in runs):
+                runs[:] = sorted([*runs, again], key=lambda run: run.id)  # ids grow with time
+        if places:
+            self._places.setdefault(again.id, places)
+        return any(self[place].id == again.id for place in places)
+
+
+def _standing(runs: Sequence[JobHandle]) -> JobHandle:
+    """Return which of the runs of a place, oldest first, stands there; the view says the same (`groupfeed.js`)."""
+    stands = runs[0]
+    for run in runs[1:]:
+        if run.job.retry_of == stands.id or stands.job.state in (JobState.FAILED, JobState.CANCELED):
+            stands = run
+    return stands
 
 
 def _value(job: Job, data: dict[str, bytes]) -> Any:

@@ -94,13 +94,21 @@ def _attach_group(one: JobHandle, group_id: str, namespace: dict[str, Any]) -> N
 
 
 def find_group(client: Client, group_id: str) -> JobGroup:
-    """Return the jobs of a group, in order; what was submitted again stands in the place of what it repeats."""
+    """Return the jobs of a group, in order; what was submitted again stands where `JobGroup.put` has it.
+
+    Anybody may submit a job with these tags. So a place is only what its owner has in it, whose job is the oldest: the
+    group's tag is known to nobody before.
+    """
+    found = client.jobs(limit=2 * MAX_RUNS, tag=(GROUP_TAG, group_id))[::-1]  # the oldest first
     places: dict[int, JobHandle] = {}
-    for handle in reversed(client.jobs(limit=2 * MAX_RUNS, tag=(GROUP_TAG, group_id))):  # the oldest first
-        place = int(handle.job.spec.tags.get(PLACE_TAG, "0"))
-        if place not in places or places[place].id == handle.job.retry_of:  # else of one that was repeated already
-            places[place] = handle
-    return JobGroup(client, [places[place] for place in sorted(places)])
+    for handle in found:
+        place = handle.job.spec.tags.get(PLACE_TAG, "0")
+        if place.isdecimal() and handle.job.owner == found[0].job.owner:
+            places.setdefault(int(place), handle)
+    group = JobGroup(client, [places[place] for place in sorted(places)])
+    for handle in found:
+        group.put(handle)
+    return group
 
 
 def _word(state: JobState) -> str:

@@ -121,11 +121,12 @@ class NotebookRuns:
         seen = JobGroup(self._client, found).refresh()
         return JobGroup(self._client, [handle for handle in seen if not handle.job.state.ended])
 
-    def earlier_than(self, newest: JobHandle) -> JobGroup:
-        """Return the active jobs of the cell whose newest this is, oldest first, without those of its own group."""
-        tags = newest.job.spec.tags
-        own = {newest.id} if GROUP_TAG not in tags else {each.id for each in self._tagged(GROUP_TAG, tags[GROUP_TAG])}
-        return JobGroup(self._client, [each for each in self.earlier(tags.get(CELL_TAG)) if each.id not in own])
+    def earlier_than(self, handle: JobHandle) -> JobGroup:
+        """Return the active jobs of its cell that are older than this one, or than its group, oldest first."""
+        tags = handle.job.spec.tags
+        group = self._tagged(GROUP_TAG, tags[GROUP_TAG]) if GROUP_TAG in tags else []
+        first = min(each.id for each in [handle, *group])  # ids grow with time
+        return JobGroup(self._client, [each for each in self.earlier(tags.get(CELL_TAG)) if each.id < first])
 
     def _tagged(self, tag: str, value: str) -> list[JobHandle]:
         return [handle for handle in self.all() if handle.job.spec.tags.get(tag) == value]

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from tests.places import CASES, runs_of
 from zbrain_nb import Client, JobCanceledError, JobFailedError, JobGroup, JobSpec, JobState, ZBrainError
+from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.model.errors import InvalidSpec, NotPicklable, UsageError
+from zbrain_nb.model.job import Job
 
 
 def wait_for_file(path: str) -> None:
@@ -101,6 +105,58 @@ def test_retry_failed_puts_the_new_jobs_in_the_places_of_the_old(client: Client,
     assert group.ids == [before[0], again[0].id, before[2]]
     assert group.wait(60).counts() == {"succeeded": 3}
     assert len(group.retry_failed()) == 0
+
+
+def jobs_of(case: str) -> dict[str, Job]:
+    """Return the jobs that a case is about, by their names."""
+    jobs: dict[str, Job] = {}
+    for name, repeats, state in runs_of(case):
+        repeated = jobs[repeats].id if repeats else None
+        jobs[name] = Job(JobSpec(cmd=["true"], name=name), state=JobState(state), retry_of=repeated)
+    return jobs
+
+
+@pytest.mark.parametrize("is_told_later", [False, True])
+def test_repeat_stands_where_the_view_shows_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch, is_told_later: bool
+) -> None:
+    cases = [jobs_of(case) for case in CASES]
+    now = {job.id: job for jobs in cases for job in jobs.values()}
+
+    async def lookup(ids: list[str]) -> tuple[list[Job], int]:
+        return [now[job_id] for job_id in ids], 0
+
+    monkeypatch.setattr(client.asynchronous, "lookup", lookup)
+    at_first = {"state": JobState.PENDING} if is_told_later else {}
+    places = [[JobHandle(client, replace(job, **at_first)) for job in jobs.values()] for jobs in cases]
+    group = JobGroup(client, [first for first, *_ in places])
+    for _, *repeats in places:
+        for handle in repeats:
+            group.put(handle)
+    group.refresh()
+    assert {case: handle.name for case, handle in zip(CASES, group, strict=True)} == CASES
+
+
+def test_repeats_of_one_run_stand_as_they_were_submitted_in_whatever_order_they_are_heard_of(client: Client) -> None:
+    jobs = jobs_of("A failed, B of A running, C of A running")
+    group = JobGroup(client, [JobHandle(client, jobs["A"])])
+    assert group.put(JobHandle(client, jobs["C"]))
+    assert group.put(JobHandle(client, jobs["B"]))
+    assert not group.put(JobHandle(client, jobs["C"]))
+    assert group.name == "B"
+
+
+def test_wait_is_over_when_what_stands_there_by_then_has_ended(client: Client, gate: Path) -> None:
+    ready = f"{gate}-data"
+    script = f"test -e '{ready}' || exit 1; while [ ! -e '{gate}' ]; do sleep 0.05; done"
+    group = client.submit_many([JobSpec(cmd=["sh", "-c", script], resources={"cpus": 0.01})]).wait(60)
+    Path(ready).touch()
+    repeats = [client.job(group[0].id).retry() for _ in range(2)]
+    assert [group.put(handle) for handle in repeats] == [True, False]
+    client.job(repeats[0].id).cancel()  # which wins over what it comes to from now on
+    gate.touch()
+    assert group.wait(60).last_counts() == {"succeeded": 1}
+    assert group.ids == [repeats[1].id]
 
 
 def test_map_runs_no_more_at_once_than_max_parallel(client: Client, gate: Path) -> None:

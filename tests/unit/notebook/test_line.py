@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.notebook.conftest import Notebook
-from zbrain_nb.client.group import JobGroup
+from zbrain_nb.client.group import PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.viewed import Viewed
 from zbrain_nb.model.errors import JobFailedError, JobNotFound, UsageError
-from zbrain_nb.model.job import JobState
+from zbrain_nb.model.job import JobSpec, JobState
 from zbrain_nb.notebook import presenting
 
 
@@ -203,6 +204,43 @@ def test_group_that_is_found_again_holds_what_its_view_shows_when_a_run_was_repe
     assert pad.shell.user_ns["runs"].ids == [last.id, second.id]
 
 
+def test_group_that_is_found_again_holds_no_run_that_failed_beside_one_that_did_not(
+    pad: Notebook, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    code = f"import os\nassert os.path.exists({str(data)!r})\na"
+    first = pad.cell("g", "--no-wait --quiet --grid a=1 --job runs", code, JobGroup).wait(60)[0]
+    first.retry().wait(60)
+    data.touch()
+    last = first.retry().wait(60)
+    pad.restart()
+    pad.line("attach")
+    runs = pad.shell.user_ns["runs"]
+    assert (runs.ids, runs.results()) == ([last.id], [1])
+
+
+def test_group_that_is_found_again_takes_no_run_for_its_own_because_of_its_tags(
+    pad: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = pad.cell("g", "--no-wait --quiet --grid a=1,2 --job runs", "a", JobGroup).wait(60).ids
+    tags = pad.shell.user_ns["runs"][0].job.spec.tags
+    specs = [JobSpec(cmd=["true"], tags={**tags, PLACE_TAG: place}) for place in ("none", "0", "9")]
+    *_, stranger = pad.desk.client.submit_many(specs)
+    pad.restart()
+    listed = pad.desk.client.jobs
+
+    def jobs(**query: Any) -> list[JobHandle]:
+        found = listed(**query)
+        for handle in found:
+            if handle.id == stranger.id:
+                handle.update(replace(handle.job, owner="bob"))
+        return found
+
+    monkeypatch.setattr(pad.desk.client, "jobs", jobs)
+    pad.line("attach")
+    assert pad.shell.user_ns["runs"].ids == ids
+
+
 def test_attach_finds_the_earlier_runs_of_a_changed_cell_again(pad: Notebook, tmp_path: Path) -> None:
     code = waits_for(tmp_path / "gate")
     grids = [pad.cell("g", f"--no-wait --quiet --grid a={values}", code, JobGroup) for values in ("1,2", "3,4")]
@@ -212,6 +250,9 @@ def test_attach_finds_the_earlier_runs_of_a_changed_cell_again(pad: Notebook, tm
     assert pad.shell.user_ns["one"].earlier.ids == [jobs[0].id]
     again = pad.cell("g", "--no-wait --quiet --grid a=3,4", code, JobGroup)
     assert (again.ids, again.earlier.ids) == (grids[1].ids, grids[0].ids)
+    for older in (jobs[0], grids[0]):  # taken up by its id, it is not the newer one that came earlier
+        pad.line(f"attach {older[0].id if isinstance(older, JobGroup) else older.id}")
+        assert pad.shell.user_ns["_zb"].earlier.ids == []
     (tmp_path / "gate").touch()
     for shown in (*grids, *jobs):
         shown.wait(60)

@@ -182,9 +182,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     if (feed.connection === 'reconnecting') return tryNow(feed);
     if (feed.connection !== 'live') return null;
     const disabled = feed.acting != null;
-    const active = () => feed.jobs.filter((job) => !ended(job) && !job.cancel_requested_at && !feed.missing.has(job.id));
-    if (!feed.ended && !active().length) return button('Canceling\u2026', { disabled: true });
-    if (!feed.ended) return button('Cancel all', { disabled, onclick: () => feed.act('cancel', active()) });
+    if (!feed.ended && !feed.active.length) return button('Canceling\u2026', { disabled: true });
+    if (!feed.ended) return button('Cancel all', { disabled, onclick: () => feed.act('cancel', feed.active) });
     const count = feed.failed.length;
     if (!count) return null;
     return button(`Retry ${count.toLocaleString('en')}`, {
@@ -290,7 +289,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     const now = faceOfGroup(feed);
     const done = feed.jobs.filter(ended).length;
     const failed = feed.failed.map(({ id }) => id); // another one may fail for another reason
-    const key = JSON.stringify([now, feed.counts, failed, feed.connection, feed.acting, feed.missing.size, feed.jobs.some((job) => job.cancel_requested_at), feed.problem, feed.refusal]);
+    const key = JSON.stringify([now, feed.counts, failed, feed.connection, feed.acting, feed.missing.size, feed.active.length > 0, feed.problem, feed.refusal]);
     if (key !== headKey) {
       headKey = key;
       buildHead(now, done);

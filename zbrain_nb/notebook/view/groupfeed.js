@@ -1,5 +1,5 @@
 // What the view of a group reads: many jobs, looked at together and followed on one socket. A run that was submitted
-// again, by whomever, stands in the place of what it repeats.
+// again, by whomever, stands in the place of what it repeats, as `standing` says.
 import { failedAct, serverAt } from './ask.js';
 import { Connection, Unknown, unknownIfMissing } from './connection.js';
 import { EarlierRuns } from './earlier.js';
@@ -15,11 +15,22 @@ const NOT_DONE = {
   retry: 'Not all runs were tried again',
 };
 
+/**
+ * Which of the runs of a place, oldest first, stands there; the kernel says the same (`JobGroup.put`). It gives way to
+ * what repeats it, and to any later run if it has ended without success: neither pushes out what runs or has succeeded,
+ * nor hides what runs behind what came to nothing.
+ */
+function standing([first, ...later]) {
+  const givesWay = ({ id, state }, run) => run.retry_of === id || state === 'failed' || state === 'canceled';
+  return later.reduce((stands, run) => (givesWay(stands, run) ? run : stands), first);
+}
+
 export class GroupFeed {
   #server;
   #listeners = new Set();
   #connection;
-  #places; // by the id of a run, also of one in whose place another stands now
+  #runs; // by place, all that ran there, oldest first
+  #places; // by the id of a run, and of what it repeats
   #tag = null; // that its jobs share, and those that repeat them
   #newest = null; // id of the newest job that bears it
   #first; // id of the run by which who waits for the group can be let go on, whatever became of it
@@ -37,6 +48,7 @@ export class GroupFeed {
     this.name = saved.name;
     this.org = saved.org;
     this.jobs = saved.runs.map((run) => ({ spec: {}, ...run }));
+    this.#runs = this.jobs.map((job) => [job]);
     this.#places = new Map(this.jobs.map(({ id }, place) => [id, place]));
     this.#first = saved.runs[0]?.id;
     this.labels = saved.runs.map(({ label }) => label ?? '');
@@ -81,6 +93,11 @@ export class GroupFeed {
   }
   get canAct() {
     return this.connection === 'live' && !this.acting;
+  }
+  /** The runs that can be canceled, also those that wait for a place. */
+  get active() {
+    const isActive = ({ id, state, cancel_requested_at: asked }) => !ENDED.has(state) && !asked && !this.missing.has(id);
+    return this.#runs.flat().filter(isActive);
   }
   /** The runs that failed and can be tried again. */
   get failed() {
@@ -167,7 +184,7 @@ export class GroupFeed {
   }
 
   async #load(current) {
-    const ids = this.jobs.map(({ id }) => id);
+    const ids = this.#runs.flat().map(({ id }) => id);
     const known = [];
     let seq = null;
     for (let at = 0; at < ids.length; at += PAGE) {
@@ -182,19 +199,20 @@ export class GroupFeed {
     const earlier = await this.earlier.read(known[0]);
     if (!current()) return null;
     this.earlier.jobs = earlier;
-    this.missing = new Set(ids);
-    for (const job of again) this.#put(job);
-    for (const job of known) {
-      this.missing.delete(job.id);
-      const place = this.#places.get(job.id);
-      if (this.jobs[place].id === job.id) this.jobs[place] = job;
+    // What the notebook has may be the last of many that ran there, and others repeat the first of them.
+    for (const { id, retry_of: old } of [...known, ...again]) {
+      if (old && this.#places.has(id) && !this.#places.has(old)) this.#places.set(old, this.#places.get(id));
     }
+    for (const job of again.reverse()) this.#add(job);
+    for (const job of known) this.#set(job);
+    const there = new Set(known.map(({ id }) => id));
+    this.missing = new Set(ids.filter((id) => !there.has(id) && this.#stands(id)));
     if (this.#unsure && this.problem === this.#unsure) this.problem = null;
     this.#unsure = null;
     return seq;
   }
 
-  /** Jobs that repeat others of the group, oldest first: they bear its tag too. */
+  /** Jobs that repeat others of the group, newest first: they bear its tag too. */
   async #readRepeats(known) {
     const groups = new Set(known.map(({ spec }) => spec.tags?.[GROUP_TAG]));
     const [group] = groups;
@@ -207,7 +225,7 @@ export class GroupFeed {
       cursor = page.next_cursor;
     }
     this.#newest = found[0]?.id;
-    return found.filter(({ retry_of: old }) => old).reverse();
+    return found.filter(({ retry_of: old }) => old);
   }
 
   /** Read jobs that bear the tag, the newest first. */
@@ -216,31 +234,45 @@ export class GroupFeed {
     return (await this.#server.ask(`jobs?brief=1&tag=${tag}&limit=${limit}${cursor && `&cursor=${cursor}`}`))[0];
   }
 
-  /** Take a job that was made now, if it was not heard of already. */
-  #add(job) {
-    if (!this.#places.has(job.id)) this.#put(job);
+  #find(id) {
+    return this.#runs[this.#places.get(id)]?.find((run) => run.id === id);
   }
 
-  /** Put a job in the place of the run that it repeats, if that stands there: what runs there is pushed out by none. */
-  #put(job) {
+  #stands(id) {
+    return this.jobs[this.#places.get(id)].id === id;
+  }
+
+  /** Take a job that repeats a run of the group, if it was not heard of already. */
+  #add(job) {
     const place = this.#places.get(job.retry_of);
-    if (place == null || this.jobs[place].id !== job.retry_of) return;
-    this.missing.delete(job.retry_of);
-    this.jobs[place] = job;
+    if (place == null || this.#find(job.id)) return;
     this.#places.set(job.id, place);
+    this.#stand(place, [...this.#runs[place], job].sort((a, b) => (a.id < b.id ? -1 : 1))); // ids grow with time
   }
 
   /** Take a run as it is now, unless more is known of it. */
   #renew(job) {
+    const old = this.#find(job.id);
+    if (old && job.event_seq >= (old.event_seq ?? 0)) this.#set(job);
+  }
+
+  /** Take a run of the group as it is now. */
+  #set(job) {
     const place = this.#places.get(job.id);
-    const old = this.jobs[place];
-    if (old?.id === job.id && job.event_seq >= (old.event_seq ?? 0)) this.jobs[place] = job;
+    this.#stand(place, this.#runs[place].map((run) => (run.id === job.id ? job : run)));
+  }
+
+  #stand(place, runs) {
+    const { id } = this.jobs[place];
+    this.#runs[place] = runs;
+    this.jobs[place] = standing(runs);
+    if (!this.#stands(id)) this.missing.delete(id);
   }
 
   #take({ kind, seq, job_id: id, data }) {
     if (kind === 'job_submitted' && data.retry_of) return this.#add({ ...data, id, event_seq: seq });
-    const job = this.jobs[this.#places.get(id)];
-    if (job?.id !== id || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
-    this.jobs[this.#places.get(id)] = { ...job, ...data, event_seq: seq };
+    const job = this.#find(id);
+    if (!job || kind === 'job_logged' || kind === 'job_displayed' || seq <= (job.event_seq ?? 0)) return;
+    this.#set({ ...job, ...data, event_seq: seq });
   }
 }
