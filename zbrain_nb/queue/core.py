@@ -97,12 +97,13 @@ class QueueCore:
             self._commits,
             self._endings,
             self._clock,
+            self.storage,
             lambda: self.may_run,
             lambda: self.is_out,
         )
         self._desk = WorkerDesk(self._index, self._commits, self._endings, self._clock, self._withdrawals)
         self._rates = LogRates(self.quotas, self._clock)
-        self._intake = Intake(self._endings, self._desk.start, self._rates)
+        self._intake = Intake(self._endings, self._desk.start, self._rates, self._index.leases)
         self._folder = Folder(self.storage, self._index)
         self._refill = Refill(self.storage, self._index, self._serve)
         self._key_reader: asyncio.Task[None] | None = None
@@ -125,6 +126,7 @@ class QueueCore:
             if not self._is_open:
                 await self.storage.open()
                 self._desk.known_before = await load(self.storage, self._index, self._clock.time())
+                await self._withdrawals.load()
                 await self.stored.load(self.storage)
                 self._watch.metrics.begin(
                     (entry.job.state for entry in self._index.live.values()), parked=self._index.ready.parked
@@ -197,10 +199,11 @@ class QueueCore:
         return len(self._index.live) + self._index.ready.parked
 
     def running_attempt(self, job_id: str, attempt: int) -> Job | None:
-        """Return the job if this is its running attempt, also while that is being canceled, else None."""
-        entry = self._index.live.get(job_id)
-        runs = entry is not None and entry.job.state is JobState.RUNNING and entry.job.attempt == attempt
-        return entry.job if runs and entry is not None else None
+        """Return the job if this is its running attempt, also while that is being canceled, else None.
+
+        An attempt whose lease was revoked is none: its token, for one, opens nothing.
+        """
+        return self._index.live[job_id].job if self._index.leases.is_in_force(job_id, attempt) else None
 
     def runs_at_owners(self, job: Job) -> bool:
         """Whether the worker that has or had the job is its owner's own, or of who holds the data directory."""

@@ -65,23 +65,20 @@ class Endings:
             return self._finish(turn, entry, "job_completed", JobState.SUCCEEDED, kept, worker_seq)
         return self._fail(turn, entry, event, kept, worker_seq)
 
-    def lose(
-        self, turn: Turn, job_id: str, attempt: int, reason: str, *, returned: bool = False, goes_on_secs: float = 0.0
-    ) -> bool:
+    def lose(self, turn: Turn, job_id: str, attempt: int, reason: str, *, returned: bool = False) -> bool:
         """End an attempt whose worker has it no more; return False if it is not the running one any more.
 
-        One that is `returned` was handed to nobody: that is no loss, however often it comes to that. Its processes may
-        go on for `goes_on_secs`, for its worker does not hear of this: until then no other attempt begins.
+        One that is `returned` was handed to nobody: that is no loss, however often it comes to that.
         """
-        entry = _running(turn, job_id, attempt)
+        entry = running(turn, job_id, attempt)
         if entry is None:
             return False
-        self._lose(turn, entry, reason, None, never_ran=returned, kept_back=returned, goes_on_secs=goes_on_secs)
+        self._lose(turn, entry, reason, None, never_ran=returned, kept_back=returned)
         return True
 
     def withdraw(self, turn: Turn, job_id: str, attempt: int, reason: str) -> bool:
         """Cancel a job whose attempt nobody may run; return False if it is not the running one any more."""
-        entry = _running(turn, job_id, attempt)
+        entry = running(turn, job_id, attempt)
         if entry is None:
             return False
         self._cancel(turn, entry, reason, {}, None)
@@ -145,7 +142,6 @@ class Endings:
         never_ran: bool = False,
         returned: bool = False,
         kept_back: bool = False,
-        goes_on_secs: float = 0.0,
         kept: dict[str, Any] | None = None,
         used: dict[str, float | None] | None = None,
     ) -> Entry:
@@ -158,14 +154,12 @@ class Endings:
             return self._cancel(turn, entry, f"{reason} A cancel had been requested.", patch, worker_seq)
         may_rerun = job.spec.reruns_if_lost or never_ran  # what never ran had no effects
         if may_rerun and losses < MAX_LOSSES:
-            pause = _return_pause(returns) if returned else goes_on_secs
-            when = f"in {goes_on_secs:.0f} s, when that has ended it" if goes_on_secs else "at once"
-            then = f"It runs again {when}; a lost attempt uses up no retry."
+            then = "It runs again at once; a lost attempt uses up no retry."
             if kept_back:
                 then = "It waits until that is known."
             patch |= {
                 "state": JobState.RETRYING,
-                "not_before": as_datetime(turn.now + pause),
+                "not_before": as_datetime(turn.now + (_return_pause(returns) if returned else 0.0)),
                 "reason": f"{reason} {then}",
             }
             return turn.move(entry, "job_retrying", patch, worker_seq)
@@ -198,7 +192,8 @@ class Endings:
                 unsuccessful.append(failed.job)
 
 
-def _running(turn: Turn, job_id: str, attempt: int) -> Entry | None:
+def running(turn: Turn, job_id: str, attempt: int) -> Entry | None:
+    """Return the job if this is its running attempt, else None."""
     entry = turn.entry(job_id)
     runs = entry is not None and entry.job.state is JobState.RUNNING and entry.job.attempt == attempt
     return entry if runs else None

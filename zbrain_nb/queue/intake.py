@@ -30,6 +30,7 @@ from zbrain_nb.model.protocol import EventResult
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.endings import Endings
 from zbrain_nb.queue.index import Entry
+from zbrain_nb.queue.leases import Leases
 from zbrain_nb.queue.loglines import as_columns, clean, from_texts
 from zbrain_nb.queue.lograte import LogRates, carries_output, size_of
 from zbrain_nb.queue.turn import Turn
@@ -56,12 +57,17 @@ class Intake:
         ``start(turn, entry, worker_id)`` leases a waiting job for a worker that runs it unasked.
     rates : LogRates
         How fast output is taken.
+    leases : Leases
+        For attempts of which nothing is taken any more.
     """
 
-    def __init__(self, endings: Endings, start: Callable[[Turn, Entry, str], Entry], rates: LogRates) -> None:
+    def __init__(
+        self, endings: Endings, start: Callable[[Turn, Entry, str], Entry], rates: LogRates, leases: Leases
+    ) -> None:
         self._endings = endings
         self._start = start
         self._rates = rates
+        self._leases = leases
         self._slowed: OrderedDict[tuple[str, int], None] = OrderedDict()  # attempts whose log says so
 
     def take(
@@ -133,6 +139,8 @@ class Intake:
             job, attempt = entry.job, entry.job.attempt
         if job.state is not JobState.RUNNING:
             return "stale", attempt, entry.high, f"The job is {job.state}."
+        if self._leases.is_revoked(job.id, attempt):
+            return "stale", attempt, entry.high, "The token has ended with which its worker had it."
         claims = worker_id or (event.worker_id if isinstance(event, JobStarted) else "")
         if claims and claims != job.worker_id:
             return "stale", attempt, entry.high, f"Another worker, {job.worker_id}, runs it."

@@ -105,7 +105,7 @@ class JobQueue(BatchSide, CachedSide, AttemptSide, WorkerSide, OperatorSide, His
         return len(waiting)
 
     def expel(self, is_out: Callable[[Principal], bool]) -> None:
-        """End what is open for principals whose token has ended: subscriptions, lease requests, workers' attempts.
+        """End what is open for principals whose token has ended: subscriptions, lease requests, their workers' leases.
 
         A worker that was heard with another token since goes on with its attempts, as when a token is replaced.
         Requests for jobs that are on their way, and do not wait here yet, ask `is_out` before they get any.

@@ -28,14 +28,19 @@ def is_seen(info: WorkerInfo) -> bool:
 
 
 class Lease:
-    """A running attempt and until when, on the monotonic clock, its worker may stay silent."""
+    """A running attempt and until when, on the monotonic clock, its worker may stay silent.
 
-    __slots__ = ("attempt", "ends_at", "worker_id")
+    One that `is_revoked` is renewed no more, and nothing is taken from its attempt or given to it. It stands for the
+    processes: their worker hears of this no more, and ends them when it has to without a word, or when they are done.
+    """
+
+    __slots__ = ("attempt", "ends_at", "is_revoked", "worker_id")
 
     def __init__(self, worker_id: str, attempt: int, ends_at: float) -> None:
         self.worker_id = worker_id
         self.attempt = attempt
         self.ends_at = ends_at
+        self.is_revoked = False
 
 
 class Leases:
@@ -68,9 +73,25 @@ class Leases:
         self.renewals += 1
         self._by_job[job_id].ends_at = self._clock.monotonic() + self.ttl_secs
 
-    def left_secs(self, job_id: str) -> float:
-        """Return how long the job's worker may stay silent yet."""
-        return max(0.0, self._by_job[job_id].ends_at - self._clock.monotonic())
+    def revoke(self, job_id: str) -> None:
+        """Have the job's lease end when its time is over, and be worth nothing until then (see `Lease`)."""
+        self._by_job[job_id].is_revoked = True
+
+    def is_in_force(self, job_id: str, attempt: int | None = None, worker_id: str | None = None) -> bool:
+        """Whether the job has a lease that was not revoked, of this attempt and worker if they are named."""
+        lease = self._by_job.get(job_id)
+        if lease is None or lease.is_revoked:
+            return False
+        return attempt in (None, lease.attempt) and worker_id in (None, lease.worker_id)
+
+    def is_revoked(self, job_id: str, attempt: int) -> bool:
+        """Whether the lease of this attempt was revoked."""
+        lease = self._by_job.get(job_id)
+        return lease is not None and lease.is_revoked and lease.attempt == attempt
+
+    def revoked(self) -> list[tuple[str, int]]:
+        """Return the attempts whose leases were revoked."""
+        return [(job_id, lease.attempt) for job_id, lease in self._by_job.items() if lease.is_revoked]
 
     def release(self, job_id: str) -> None:
         """End a lease; harmless if there is none."""
@@ -86,8 +107,12 @@ class Leases:
         return list(self._by_job)
 
     def held_by(self, worker_id: str) -> list[str]:
-        """Return the jobs that a worker runs, in order of their ids."""
+        """Return the jobs that a worker runs, those of revoked leases too, in order of their ids."""
         return sorted(self._by_worker.get(worker_id, ()))
+
+    def in_force_of(self, worker_id: str) -> list[str]:
+        """Return the jobs that a worker may run, in order of their ids."""
+        return [job_id for job_id in self.held_by(worker_id) if not self._by_job[job_id].is_revoked]
 
     def run_out(self) -> list[tuple[str, Lease]]:
         """Return the leases whose time is over."""

@@ -1,9 +1,11 @@
 """Takes jobs from workers that may not have them any more, and from owners who may not have them run any more.
 
-The desk asks at each registration, heartbeat and lease. What ends here ends at once: as long as an attempt runs, its
-token is worth something. Of owners of whom nothing can be told now, workers of others get nothing until it can: such
-jobs wait, and are not leased again and again. The desk has them asked about again beside everything else: no request
-waits for that.
+The desk asks at each registration, heartbeat and lease. What ends here is worth nothing at once: as long as an attempt
+runs, its token opens something. An attempt ends at once too if its worker hears of that. If it does not, the processes
+go on, and so the job counts as running until they have ended.
+
+Of owners of whom nothing can be told now, workers of others get nothing until it can: such jobs wait, and are not
+leased again and again. The desk has them asked about again beside everything else: no request waits for that.
 """
 
 from __future__ import annotations
@@ -17,18 +19,24 @@ import msgspec
 
 from zbrain_nb.model.access import Principal, WorkerBinding
 from zbrain_nb.model.errors import Unavailable
+from zbrain_nb.model.events import LogStream
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue.bindings import admits
 from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.commits import Commits
-from zbrain_nb.queue.endings import Endings
+from zbrain_nb.queue.endings import Endings, running
 from zbrain_nb.queue.index import Index
+from zbrain_nb.queue.loglines import as_columns
 from zbrain_nb.queue.turn import Turn
+from zbrain_nb.store import waiting
+from zbrain_nb.store.storage import Storage
 
 log = logging.getLogger(__name__)
 #: After so long an owner is asked about again of whom nothing could be told, and of so many owners in one go.
 ASK_AGAIN_SECS = 5.0
 ASKED_AT_ONCE = 16
+#: Under this key the store keeps of which attempts the leases were revoked, some that have ended since among them.
+_REVOKED = "revoked_leases"
 
 #: Returns whether the owner of a job may have it run by now; raises Unavailable if that cannot be told.
 MayRun = Callable[[Job], Awaitable[bool]]
@@ -51,7 +59,7 @@ class Withdrawals:
 
     Parameters
     ----------
-    index, commits, endings, clock
+    index, commits, endings, clock, storage
         The queue's.
     may_run : callable
         Returns whom to ask (see `MayRun`), which answers, or raises, within a few seconds.
@@ -70,6 +78,7 @@ class Withdrawals:
         commits: Commits,
         endings: Endings,
         clock: Clock,
+        storage: Storage,
         may_run: Callable[[], MayRun],
         is_out: Callable[[], Callable[[Principal], bool]],
     ) -> None:
@@ -77,15 +86,23 @@ class Withdrawals:
         self._commits = commits
         self._endings = endings
         self._clock = clock
+        self._storage = storage
         self._may_run = may_run
         self._is_out = is_out
         self.doubts: dict[str, _Doubt] = {}
         self._asking: set[tuple[str, int]] = set()
         self._returning: set[tuple[str, int]] = set()  # being given back: no repeat of the request gets them
 
+    async def load(self) -> None:
+        """Revoke again what was revoked before a restart, and may still run."""
+        text = await self._storage.read(waiting.meta, _REVOKED)
+        for job_id, attempt in msgspec.json.decode(text or "[]", type=list[tuple[str, int]]):
+            if self._index.leases.is_in_force(job_id, attempt):
+                self._index.leases.revoke(job_id)
+
     async def dismiss(self, worker_id: str, right: WorkerBinding) -> None:
         """End the attempts of a worker to which it has no right any more: who it works for left the org, say."""
-        for job_id in self._index.leases.held_by(worker_id):
+        for job_id in self._index.leases.in_force_of(worker_id):
             entry = self._index.live.get(job_id)
             if entry is None or admits(right, entry.job):
                 continue
@@ -93,22 +110,25 @@ class Withdrawals:
             log.warning("A worker lost a job.", extra={"job_id": job_id, "attempt": attempt, "worker_id": worker_id})
             await self._commits.run(partial(self._endings.lose, job_id=job_id, attempt=attempt, reason=reason))
 
-    def take_from(self, worker_id: str) -> None:
-        """End all attempts of a worker, for the token has ended with which it was heard.
+    def take_from(self, worker_ids: list[str]) -> None:
+        """Revoke all leases of workers, for the token has ended with which they were heard.
 
-        It cannot be told so any more, and ends their processes when it has to without a word: with the leases. What it
-        was not handed yet is given back.
+        They cannot be told so any more. What they were not handed yet is given back.
         """
-        leases, reason = self._index.leases, f"The token of its worker {worker_id} has ended."
 
         def decide(turn: Turn) -> None:
-            for job_id in leases.held_by(worker_id):
-                attempt = self._index.live[job_id].job.attempt
-                if self.is_asking(job_id, attempt):
-                    self._give_back(turn, {(job_id, attempt)})
-                    continue
-                log.warning("A worker's token ended.", extra={"job_id": job_id, "worker_id": worker_id})
-                self._endings.lose(turn, job_id, attempt, reason, goes_on_secs=leases.left_secs(job_id))
+            leases = self._index.leases
+            for worker_id in worker_ids:
+                for job_id in leases.in_force_of(worker_id):
+                    attempt = self._index.live[job_id].job.attempt
+                    if self.is_asking(job_id, attempt):
+                        self._give_back(turn, {(job_id, attempt)})
+                    else:
+                        leases.revoke(job_id)
+                        _say_revoked(turn, worker_id, job_id, attempt)
+            # When the host is started again nobody knows who spoke for which worker.
+            text = msgspec.json.encode(leases.revoked()).decode()
+            self._storage.put(lambda database: database.save_meta(_REVOKED, text), _note_unkept)
 
         self._commits.post(decide).add_done_callback(_note_failure)
 
@@ -213,11 +233,28 @@ class Withdrawals:
 
     def _renew(self, job: Job) -> bool:
         """Give an attempt a full term, for the asking took some of it; return False if it ended meanwhile."""
-        lease = self._index.leases.get(job.id)
-        if lease is None or lease.attempt != job.attempt or (job.id, job.attempt) in self._returning:
+        if not self._index.leases.is_in_force(job.id, job.attempt) or (job.id, job.attempt) in self._returning:
             return False
         self._index.leases.renew(job.id)
         return True
+
+
+def token_ended(worker_id: str) -> str:
+    """Return why a lease was revoked, in a sentence."""
+    return f"The token of its worker {worker_id} has ended."
+
+
+def _say_revoked(turn: Turn, worker_id: str, job_id: str, attempt: int) -> None:
+    log.warning("A worker's token ended.", extra={"job_id": job_id, "attempt": attempt, "worker_id": worker_id})
+    entry = running(turn, job_id, attempt)
+    if entry is not None:  # else it ends with this very commit
+        line = f"{token_ended(worker_id)} Of what it runs yet nothing more is taken."
+        turn.append_log(entry, as_columns([(LogStream.SYSTEM, turn.now, line)]), None)
+
+
+def _note_unkept(result: None, error: BaseException | None) -> None:
+    if error is not None:
+        log.warning("Revoked leases were not noted: a restart puts them in force again.", extra={"why": str(error)})
 
 
 def _note_failure(done: asyncio.Future[None]) -> None:

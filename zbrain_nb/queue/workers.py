@@ -40,7 +40,7 @@ from zbrain_nb.queue.offers import is_enough, named, shortfall
 from zbrain_nb.queue.parked import Parked
 from zbrain_nb.queue.roster import Roster
 from zbrain_nb.queue.turn import Turn
-from zbrain_nb.queue.withdrawals import Withdrawals
+from zbrain_nb.queue.withdrawals import Withdrawals, token_ended
 
 log = logging.getLogger(__name__)
 #: Requests of one worker that wait at once; one more, and the first gets nothing.
@@ -81,13 +81,13 @@ class WorkerDesk:
             self._give_up(waiter)
 
     def expel(self, is_out: Callable[[Principal], bool]) -> None:
-        """Answer the requests of the principals that are out, with nothing, and end what their workers run."""
+        """Answer the requests of the principals that are out, with nothing, and revoke the leases of their workers."""
         for waiter in self._parked:
             if waiter.scope is not None and is_out(waiter.scope):
                 self._give_up(waiter)
-        for record in self._roster:
-            if record.scope is not None and is_out(record.scope):
-                self._withdrawals.take_from(record.info.id)
+        deaf = [record.info.id for record in self._roster if record.scope is not None and is_out(record.scope)]
+        if deaf:
+            self._withdrawals.take_from(deaf)
 
     def workers(self, scope: Principal | None = None) -> list[WorkerInfo]:
         """Return the registered workers of which `scope` knows, by id."""
@@ -168,7 +168,7 @@ class WorkerDesk:
             log.info("A worker registered.", extra={"worker_id": info.id, "kind": info.kind, "host": info.host})
         self._roster.add(record, scope)
         attempts = []
-        for job_id in self._index.leases.held_by(info.id):
+        for job_id in self._index.leases.in_force_of(info.id):
             self._index.leases.renew(job_id)
             entry = self._index.live[job_id]
             attempts.append(AttemptRef(job_id, entry.job.attempt, entry.high))
@@ -214,8 +214,7 @@ class WorkerDesk:
             return None
         held = []
         for job_id, attempt in answer:
-            lease = self._index.leases.get(job_id)
-            if lease is not None and lease.attempt == attempt and lease.worker_id == record.info.id:
+            if self._index.leases.is_in_force(job_id, attempt, record.info.id):
                 held.append(self._index.live[job_id].job)
         return held
 
@@ -294,7 +293,7 @@ class WorkerDesk:
 
     def _cancels(self, worker_id: str) -> list[AttemptRef]:
         refs = []
-        for job_id in self._index.leases.held_by(worker_id):
+        for job_id in self._index.leases.in_force_of(worker_id):
             entry = self._index.live[job_id]
             if entry.job.cancel_requested_at is not None:
                 refs.append(AttemptRef(job_id, entry.job.attempt, entry.high))
@@ -397,17 +396,17 @@ class WorkerDesk:
         return HeartbeatAnswer(verdicts)
 
     def renew(self, job_id: str, worker_id: str | None, attempt: int | None) -> bool:
-        """Give a lease a full term, if it is the one that is meant."""
-        lease = self._index.leases.get(job_id)
-        if lease is None or worker_id not in (None, lease.worker_id) or attempt not in (None, lease.attempt):
+        """Give a lease a full term, if it is the one that is meant, and was not revoked."""
+        if not self._index.leases.is_in_force(job_id, attempt, worker_id):
             return False
         self._index.leases.renew(job_id)
         return True
 
     async def expire(self) -> int:
-        """End the attempts whose worker fell silent; return how many.
+        """End the attempts whose worker fell silent, or has them no more; return how many.
 
-        A worker on this machine whose attempt still holds its lock is only cut off from us: its lease goes on.
+        A worker on this machine whose attempt still holds its lock is only cut off from us: its lease goes on. If that
+        was revoked, the job is run again, or given up, only when the lock is free.
         """
         ended = 0
         for job_id, lease in self._index.leases.run_out():
@@ -419,12 +418,13 @@ class WorkerDesk:
         return ended
 
     def _loss(self, job_id: str, worker_id: str, attempt: int) -> Callable[[Turn], bool]:
-        reason = f"Its worker {worker_id} was not heard of for {self._index.leases.ttl_secs:g} s."
-
         def decide(turn: Turn) -> bool:
             lease = self._index.leases.get(job_id)
             if lease is None or lease.attempt != attempt or lease.ends_at > self._clock.monotonic():
                 return False  # it was heard of meanwhile
+            reason = f"Its worker {worker_id} was not heard of for {self._index.leases.ttl_secs:g} s."
+            if lease.is_revoked:
+                reason = token_ended(worker_id)
             log.warning("A lease ran out.", extra={"job_id": job_id, "attempt": attempt, "worker_id": worker_id})
             return self._endings.lose(turn, job_id, attempt, reason)
 

@@ -161,7 +161,7 @@ class WorkerSide(QueueCore):
         """Return the org of the job that a worker of who asks runs, of the oldest if there are more; else None."""
         if self._desk.holder_of(worker_id) != scope.holder:
             return None
-        held = self._index.leases.held_by(worker_id)
+        held = self._index.leases.in_force_of(worker_id)
         return self._index.live[held[0]].job.org_id if held else None
 
     def workers(self, *, scope: Principal | None = None) -> list[WorkerInfo]:

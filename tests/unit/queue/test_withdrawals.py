@@ -9,11 +9,12 @@ import pytest
 
 from tests.unit.queue.stage import TRUE, turns
 from tests.unit.queue.test_pools import APART, BIG
-from tests.unit.queue.test_scopes import ABE, ANN, ScopedHand, pool
+from tests.unit.queue.test_scopes import ABE, ANN, HOLDER, ScopedHand, pool
 from zbrain_nb import Job, JobQueue, JobSpec, Storage
+from zbrain_nb.model import datadir
 from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.model.events import JobCompleted
-from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, LeaseRequest
+from zbrain_nb.model.protocol import AttemptRef, HeartbeatRequest, LeaseRequest, WorkerInfo
 from zbrain_nb.queue.withdrawals import ASK_AGAIN_SECS, ASKED_AT_ONCE
 
 pytestmark = pytest.mark.anyio
@@ -244,7 +245,7 @@ async def state_of(queue, job_id):
 
 
 @pytest.mark.parametrize(("scope", "spec"), [(APART, BIG), (ANN, TRUE)])
-async def test_attempts_of_a_worker_end_with_its_token(queue, scope, spec):
+async def test_attempts_of_a_worker_are_worth_nothing_once_its_token_ended(queue, scope, spec):
     old, other = [
         await ScopedHand(queue, name, with_token(scope, name)).register(kind=spec.kind) for name in ("old", "other")
     ]
@@ -253,31 +254,102 @@ async def test_attempts_of_a_worker_end_with_its_token(queue, scope, spec):
     assert len(await other.lease()) == 1
     end_token(queue, "old")
     for job_id in jobs[:2]:
-        assert await state_of(queue, job_id) == (
-            "failed",
-            1,
-            "The token of its worker old has ended. It was not run again, for it may have had effects already.",
-        )
-    assert queue.running_attempt(jobs[0], 1) is None  # so its token opens nothing
-    assert (await state_of(queue, jobs[2]))[0] == "running"
+        assert (await state_of(queue, job_id))[0] == "running", "its worker does not hear of it"
+        assert queue.running_attempt(job_id, 1) is None  # so its token opens nothing
+        assert not queue.is_leased_to(scope, await queue.get(job_id), 1)
+        (result,) = await old.send(JobCompleted(job_id, attempt=1, after=0, seq=1))
+        assert result.status == "stale"
+        (line,) = await queue.get_logs(job_id)
+        assert line.line == "The token of its worker old has ended. Of what it runs yet nothing more is taken."
+    assert queue.running_attempt(jobs[2], 1) is not None
+    queue.clock.advance(60)
+    await queue.cancel_job(jobs[1])
+    assert await queue.expire_leases() == 3
+    assert await state_of(queue, jobs[0]) == (
+        "failed",
+        1,
+        "The token of its worker old has ended. It was not run again, for it may have had effects already.",
+    )
+    assert await state_of(queue, jobs[1]) == (
+        "canceled",
+        1,
+        "The token of its worker old has ended. A cancel had been requested.",
+    )
+    assert "was not heard of" in (await state_of(queue, jobs[2]))[2]
 
 
-async def test_job_that_a_worker_may_still_run_though_its_token_ended_is_not_run_twice_at_once(queue):
-    """The worker is told nothing any more, and ends what it runs with its lease."""
-    spec = msgspec.structs.replace(BIG, rerun_if_lost=True)
+async def test_job_that_a_worker_may_still_run_though_its_token_ended_counts_as_running(queue):
+    """The worker is told nothing any more, and ends what it runs with its lease: till then nothing stands beside it."""
+    spec = msgspec.structs.replace(BIG, rerun_if_lost=True, concurrency_group="gpu")
     hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
     other = await ScopedHand(queue, "q", APART).register(kind="big")
-    job_id = await queue.submit(spec, scope=ABE)
+    first, second = [await queue.submit(spec, scope=ABE) for _ in range(2)]
     await hand.lease()
     queue.clock.advance(20)
     end_token(queue, "t")
-    assert "It runs again in 40 s" in (await state_of(queue, job_id))[2]
+    await state_of(queue, first)
     queue.clock.advance(39)
-    queue.tick()
-    assert await other.lease() == []
+    assert await queue.expire_leases() == 0
+    assert await other.lease(limit=2) == []
     queue.clock.advance(1)
-    queue.tick()
+    assert await queue.expire_leases() == 1
+    assert [(job.id, job.attempt) for job in await other.lease(limit=2)] == [(first, 2)]
+    assert (await queue.get(second)).state == "pending"
+
+
+async def test_job_that_goes_on_here_though_the_token_of_its_worker_ended_is_not_run_beside_itself(queue, tmp_path):
+    """A worker on the host's machine is ended by no clock: it believes that the host will know it again."""
+    scope = with_token(HOLDER, "t")
+    await ScopedHand(queue, "p", scope).register(folder=str(tmp_path), boot_id=datadir.boot_id())
+    other = await ScopedHand(queue, "q", HOLDER).register()
+    job_id = await queue.submit(JobSpec(cmd=["true"], rerun_if_lost=True), scope=HOLDER)
+    assert await ScopedHand(queue, "p", scope).lease() != []
+    spool = datadir.spool_path(tmp_path, job_id, 1)
+    spool.parent.mkdir()
+    lock = datadir.FileLock(spool)
+    assert lock.acquire()
+    end_token(queue, "t")
+    for _ in range(3):
+        queue.clock.advance(61)
+        assert await queue.expire_leases() == 0
+        assert await other.lease() == []
+    lock.release()
+    assert await queue.expire_leases() == 1
     assert [(job.id, job.attempt) for job in await other.lease()] == [(job_id, 2)]
+
+
+async def test_worker_that_comes_back_with_another_token_is_told_to_end_what_it_had_with_the_old_one(queue):
+    hand = await ScopedHand(queue, "p", with_token(APART, "old")).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    await hand.lease()
+    end_token(queue, "old")
+    await state_of(queue, job_id)
+    queue.clock.advance(30)
+    new = with_token(APART, "new")
+    assert (await queue.register_worker(WorkerInfo(id="p", kind="big"), scope=new)).attempts == []
+    assert await ScopedHand(queue, "p", new).lease() == [], "the same request again"
+    heard = await queue.heartbeat("p", HeartbeatRequest(attempts=[AttemptRef(job_id, 1)]), scope=new)
+    assert [verdict.verdict for verdict in heard.verdicts] == ["stale"]
+    queue.clock.advance(30)
+    assert await queue.expire_leases() == 1, "nothing of that has renewed its lease"
+
+
+async def test_attempts_stay_worth_nothing_when_the_host_is_started_again_after_their_token_ended(queue):
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    jobs = [await queue.submit(BIG, scope=ABE) for _ in range(2)]
+    await hand.lease()
+    end_token(queue, "t")
+    await state_of(queue, jobs[0])
+    await queue.close()
+    await queue.open()
+    await ScopedHand(queue, "p", APART).register(kind="big")
+    await ScopedHand(queue, "p", APART).lease()
+    assert [queue.running_attempt(job_id, 1) is None for job_id in jobs] == [True, False]
+    end_token(queue, "")
+    await state_of(queue, jobs[1])
+    await queue.close()
+    await queue.open()
+    assert [queue.running_attempt(job_id, 1) is None for job_id in jobs] == [True, True]
 
 
 async def test_attempts_end_with_their_leases_if_the_host_was_started_again_before_their_token_ended(tmp_path, clock):
@@ -305,9 +377,11 @@ async def test_worker_whose_token_was_replaced_goes_on_when_the_old_one_ends(que
     else:
         await queue.heartbeat("p", HeartbeatRequest(attempts=[AttemptRef(job_id, 1)]), scope=new)
     end_token(queue, "old")
-    assert (await state_of(queue, job_id))[0] == "running"
+    await state_of(queue, job_id)
+    assert queue.running_attempt(job_id, 1) is not None
     end_token(queue, "new")
-    assert (await state_of(queue, job_id))[0] == "failed"
+    await state_of(queue, job_id)
+    assert queue.running_attempt(job_id, 1) is None
 
 
 async def test_job_whose_owner_is_asked_about_is_not_handed_out_once_the_token_ended(queue):
@@ -386,4 +460,5 @@ async def test_job_is_not_handed_out_whose_lease_was_decided_when_the_token_ende
 
     monkeypatch.setattr(queue._desk, "start", start_last)
     assert await hand.lease() == []
-    assert (await state_of(queue, job_id))[0] == "failed"
+    await state_of(queue, job_id)
+    assert queue.running_attempt(job_id, 1) is None
