@@ -338,7 +338,8 @@ class Job(msgspec.Struct, kw_only=False, gc=False):
     cpu_secs : float or None
         CPU time of all processes of the last attempt; None while it runs, or if nobody has counted it.
     error : dict or None
-        ``ename``, ``evalue`` and ``traceback`` (list of str) of the failure.
+        ``ename``, ``evalue`` and ``traceback`` (list of str) of the failure; shortened while the job is tried again,
+        when long lists of `variables` and `artifacts` are left out too.
     output : object
         JSON result of a command, or the text form of a cell's value.
     progress : dict or None

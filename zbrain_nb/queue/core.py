@@ -252,7 +252,7 @@ class QueueCore:
         wanted = set(ids)
         in_memory = frozenset(job_id for job_id in wanted if self._index.get(job_id) is not None)
         asked = [job_id for job_id in wanted - in_memory if is_id(job_id)]
-        borrowed = Borrowed({}, self._index.applied_seq, in_memory)
+        borrowed = Borrowed({}, self._index.moment, in_memory)
         if not asked:
             return borrowed
         found = await self.storage.read(waiting.placed_by_id, asked)

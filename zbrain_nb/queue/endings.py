@@ -11,10 +11,21 @@ from zbrain_nb.model.checks import check_depth
 from zbrain_nb.model.errors import WrongState, ZBrainError
 from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed
 from zbrain_nb.model.job import CancelResult, Job, JobState
+from zbrain_nb.model.leavings import (
+    BRIEF_ERROR,
+    BRIEF_LISTS_BYTES,
+    BRIEF_REASON,
+    LONG_ERROR,
+    MAX_ERROR_BYTES,
+    MAX_ERROR_VALUES,
+    shortened,
+    too_much,
+)
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.submits import parent_failed
 from zbrain_nb.queue.turn import Turn
+from zbrain_nb.store.rows import encode
 
 BACKOFF_BASE_SECS = 1.0
 BACKOFF_CAP_SECS = 300.0
@@ -118,7 +129,7 @@ class Endings:
     def _fail(self, turn: Turn, entry: Entry, event: JobFailed, patch: dict[str, Any], worker_seq: int | None) -> Entry:
         job = entry.job
         failures = job.failures + 1
-        error = error_as_dict(event.error)
+        error = _bounded(error_as_dict(event.error))
         reason = event.reason or _why(event.exit_code, error)
         patch |= {"failures": failures, "error": error, "reason": reason}
         if event.final or failures > job.spec.max_retries:
@@ -128,8 +139,11 @@ class Endings:
         patch |= {
             "state": JobState.RETRYING,
             "not_before": as_datetime(turn.now + delay),
-            "reason": f"{_sentence(reason)} The next attempt starts in {delay:.1f} s.",
+            "reason": f"{_sentence(reason[:BRIEF_REASON])} The next attempt starts in {delay:.1f} s.",
+            "error": error and shortened(error, BRIEF_ERROR),
         }
+        if len(encode([event.artifacts, event.variables])) > BRIEF_LISTS_BYTES:
+            patch |= {"artifacts": [], "variables": []}
         return turn.move(entry, "job_retrying", patch, worker_seq)
 
     def _lose(
@@ -160,7 +174,7 @@ class Endings:
             patch |= {
                 "state": JobState.RETRYING,
                 "not_before": as_datetime(turn.now + (_return_pause(returns) if returned else 0.0)),
-                "reason": f"{reason} {then}",
+                "reason": f"{reason[:BRIEF_REASON]} {then}",
             }
             return turn.move(entry, "job_retrying", patch, worker_seq)
         if may_rerun:
@@ -221,6 +235,13 @@ def error_as_dict(error: Any) -> dict[str, Any] | None:
         error = error.message
     name = type(error).__name__ if isinstance(error, BaseException) else "Error"
     return {"ename": name, "evalue": str(error), "traceback": []}
+
+
+def _bounded(error: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return an error, shortened if it is too much: what a worker says of a failure never undoes it."""
+    if error is not None and too_much(encode(error), MAX_ERROR_BYTES, MAX_ERROR_VALUES):
+        return shortened(error, LONG_ERROR)
+    return error
 
 
 def _sentence(text: str) -> str:

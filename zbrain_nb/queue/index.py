@@ -19,6 +19,7 @@ from zbrain_nb.queue.clock import Clock
 from zbrain_nb.queue.keys import Keys
 from zbrain_nb.queue.lanes import Lane, Place
 from zbrain_nb.queue.leases import Leases
+from zbrain_nb.queue.moments import Moment
 from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.ready import ReadyQueues
 from zbrain_nb.queue.stored import StoredBytes
@@ -108,8 +109,8 @@ class Index:
         Who waits for a job that has not ended.
     applied_seq : int
         The last ``event_seq`` that was taken over.
-    forgotten_seq : int
-        Jobs that ended with a greater ``event_seq`` are all in memory.
+    moment : Moment
+        From which on it is noted who ends and leaves the memory: for who reads from now on.
     """
 
     def __init__(self, clock: Clock, quotas: QuotaBook, stored: StoredBytes) -> None:
@@ -125,7 +126,7 @@ class Index:
         self.delayed: list[tuple[float, str]] = []
         self.leases = Leases(clock)
         self.applied_seq = 0
-        self.forgotten_seq = 0
+        self.moment = Moment()
         self.last_base = 0
         self._recent_bytes = 0
         self._freeze_at = FREEZE_STEP
@@ -309,17 +310,14 @@ class Index:
         before = self.recent.pop(job_id, None)
         self._recent_bytes -= before.size if before is not None else 0
         if entry.size > MOST_RECENT_BYTES_EACH:
-            self._forget(entry)
+            self.moment = self.moment.pass_on(job_id)
             return
         self.recent[job_id] = entry
         self._recent_bytes += entry.size
         while len(self.recent) > RECENT or self._recent_bytes > RECENT_BYTES:
-            _, oldest = self.recent.popitem(last=False)
+            oldest_id, oldest = self.recent.popitem(last=False)
             self._recent_bytes -= oldest.size
-            self._forget(oldest)
-
-    def _forget(self, entry: Entry) -> None:
-        self.forgotten_seq = max(self.forgotten_seq, entry.job.event_seq)
+            self.moment = self.moment.pass_on(oldest_id)
 
     def add_child(self, parent_id: str, child_id: str) -> None:
         """Note that `child_id` waits for `parent_id`."""

@@ -26,6 +26,7 @@ from zbrain_nb.model.events import (
     WorkerEvent,
 )
 from zbrain_nb.model.job import INLINE_BYTES, MAX_ARTIFACT_NAME, JobArtifact, JobState
+from zbrain_nb.model.leavings import ARTIFACTS_BYTES, MAX_ARTIFACTS, MAX_REASON, MAX_VARIABLES, VARIABLES_BYTES
 from zbrain_nb.model.protocol import EventResult
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.endings import Endings
@@ -34,6 +35,7 @@ from zbrain_nb.queue.leases import Leases
 from zbrain_nb.queue.loglines import as_columns, clean, from_texts
 from zbrain_nb.queue.lograte import LogRates, carries_output, size_of
 from zbrain_nb.queue.turn import Turn
+from zbrain_nb.store.rows import encode
 
 #: Numbers of events, attempts and bytes stay below this: the store keeps them in 64 bits.
 MAX_COUNT = 2**62
@@ -270,7 +272,11 @@ def _check_outputs(outputs: Any) -> None:
 
 def _checked_ending(event: Any, absent: set[tuple[str, str]]) -> Any:
     artifacts = [as_artifact(artifact) for artifact in event.artifacts]
+    _check_list("artifacts", artifacts, MAX_ARTIFACTS, ARTIFACTS_BYTES)
+    _check_list("variables", event.variables, MAX_VARIABLES, VARIABLES_BYTES)
     result = getattr(event, "result", None)
+    if result is not None and len(result.name) > MAX_ARTIFACT_NAME:
+        raise InvalidSpec("The name of the result is too long.", field="result")
     for kept in [*artifacts, *event.variables, *([result] if result else [])]:
         if not is_sha256(kept.sha256):
             raise InvalidSpec(f"The sha256 of {str(kept.name)[:80]!r} is no SHA-256.", field="artifacts")
@@ -280,12 +286,20 @@ def _checked_ending(event: Any, absent: set[tuple[str, str]]) -> Any:
         elif (event.job_id, kept.sha256) in absent:
             raise InvalidSpec(f"The blob of {kept.name!r} is not here.", "Upload it first.", field="artifacts")
     changed: dict[str, Any] = {"artifacts": artifacts}
+    if event.reason is not None:
+        changed["reason"] = event.reason[:MAX_REASON]
     if isinstance(event, JobCompleted):
         try:
             changed["output"] = msgspec.json.decode(msgspec.json.encode(event.output, enc_hook=str))
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise InvalidSpec(f"The output is not JSON: {error}.", field="output") from error
     return msgspec.structs.replace(event, **changed)
+
+
+def _check_list(field: str, kept: list[Any], most: int, most_bytes: int) -> None:
+    if len(kept) > most or (kept and len(encode(kept)) > most_bytes):
+        what = f"An attempt leaves {most:,} {field} at most, fewer with long names."
+        raise InvalidSpec(what, "Pack them into fewer.", field=field)
 
 
 def _check_inline(kept: JobArtifact, *, is_result: bool) -> None:

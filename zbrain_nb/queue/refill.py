@@ -68,7 +68,7 @@ class Refill:
         """Fill once; return False if the store could not be read."""
         index, ready = self._index, self._index.ready
         size, most_bytes = ready.window_size, min(PAGE_BYTES, ready.room(lane))
-        epoch, seen_seq, unfolded = lane.epoch, index.applied_seq, set(index.unfolded)
+        epoch, moment, unfolded = lane.epoch, index.moment, set(index.unfolded)
         assert lane.bound is not None, "a hungry lane has parked jobs"
         try:
             rows, is_cut = await self._storage.read(waiting.page, lane.text, *lane.bound, size, most_bytes)
@@ -76,14 +76,15 @@ class Refill:
             log.warning("Waiting jobs could not be read; it is tried again.", extra={"why": str(error)})
             return False
         arrived, lane.arrived = lane.arrived or [], None
-        if epoch != lane.epoch or index.forgotten_seq > seen_seq:
+        if epoch != lane.epoch:
             return True  # out of date: if the lane is still hungry it says so again
+        moved = unfolded | moment.gone_since()
         bound = (rows[-1].rank, rows[-1].order) if is_cut else None
         for job, rank, order, _, job_bytes in rows:
-            if job.id not in unfolded and order <= index.applied_seq:  # else its commit is not taken over yet
+            if job.id not in moved and order <= index.applied_seq:  # else its commit is not taken over yet
                 index.unpark(Entry(job, order, rank, lane, size=job_bytes))
         for entry in arrived:
-            if bound is None or entry.place <= bound:
+            if entry.job.id not in moved and (bound is None or entry.place <= bound):
                 index.unpark(entry)
         if bound is None:
             ready.empty_store(lane)

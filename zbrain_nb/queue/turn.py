@@ -21,6 +21,7 @@ from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.keys import FirstOf, KeyOf
 from zbrain_nb.queue.lanes import MAX_LANES_EACH, Account, rank_of
 from zbrain_nb.queue.loglines import Columns
+from zbrain_nb.queue.moments import Moment
 from zbrain_nb.queue.quotas import over_lanes, over_pending
 from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes
 from zbrain_nb.store.lines import Lines
@@ -42,8 +43,8 @@ class Borrowed(msgspec.Struct):
     ----------
     entries : dict of str to Entry
         By id.
-    seen_seq : int
-        The last ``event_seq`` that was applied before they were read.
+    moment : Moment
+        The last before they were read.
     in_memory : frozenset of str
         Jobs that were not read because they were in memory.
     absent : frozenset of str
@@ -51,7 +52,7 @@ class Borrowed(msgspec.Struct):
     """
 
     entries: dict[str, Entry]
-    seen_seq: int
+    moment: Moment
     in_memory: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
 
@@ -213,13 +214,14 @@ class Turn(Change):
         Raises
         ------
         LookAgain
-            If one may have moved on, and left the memory, since it was read.
+            If one has ended, and left the memory, since it was read.
         """
         stage, self._expected, self._absent = self._stage, borrowed.in_memory, borrowed.absent
+        gone = borrowed.moment.gone_since()
         for job_id, entry in borrowed.entries.items():
             if job_id in stage.overlay or stage.index.get(job_id) is not None:
                 continue
-            if not entry.job.state.ended and stage.index.forgotten_seq > borrowed.seen_seq:
+            if not entry.job.state.ended and job_id in gone:
                 raise LookAgain("The job has to be looked up again.", "Try again.")
             stage.overlay[job_id] = entry
 

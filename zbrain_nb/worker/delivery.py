@@ -27,8 +27,9 @@ from zbrain_nb.model.events import (
     JobStarted,
     LogStream,
 )
+from zbrain_nb.model.leavings import too_much
 from zbrain_nb.model.sizes import format_kib
-from zbrain_nb.worker.fitting import MAX_DISPLAY_BYTES, MAX_DISPLAY_VALUES, fitted, too_deep, too_much
+from zbrain_nb.worker.fitting import MAX_DISPLAY_BYTES, MAX_DISPLAY_VALUES, fitted, too_deep
 from zbrain_nb.worker.lines import LineAssembler
 from zbrain_nb.worker.masking import Mask
 from zbrain_nb.worker.request import LOG_BYTES

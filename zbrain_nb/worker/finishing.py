@@ -15,18 +15,10 @@ import msgspec
 from zbrain_nb.model.errors import TooLarge, ZBrainError
 from zbrain_nb.model.events import AnyWorkerEvent, JobCanceled, JobCompleted, JobFailed, WorkerArtifact
 from zbrain_nb.model.job import MAX_ARTIFACT_NAME, JobArtifact, Variable
+from zbrain_nb.model.leavings import MAX_ARTIFACTS, MAX_VARIABLES, ListRoom, too_much
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.worker.collect import Found, find_artifacts, open_beneath
-from zbrain_nb.worker.fitting import (
-    MAX_ARTIFACTS,
-    MAX_OUTPUT_BYTES,
-    MAX_OUTPUT_VALUES,
-    MAX_VARIABLES,
-    ListRoom,
-    not_taken,
-    too_deep,
-    too_much,
-)
+from zbrain_nb.worker.fitting import MAX_OUTPUT_BYTES, MAX_OUTPUT_VALUES, not_taken, too_deep
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.spool import End
 

@@ -95,6 +95,73 @@ async def test_canceled_parked_job_stays_canceled_when_it_left_the_memory(queue,
     assert left == [job_id for job_id in ids if job_id not in canceled]
 
 
+@pytest.fixture
+def after_reads(queue, monkeypatch):
+    """Let a coroutine function run each time when the store was read, before what was read is used."""
+    read, meanwhile = queue.storage.read, {}
+
+    async def slow(query, *args, **kwargs):
+        found = await read(query, *args, **kwargs)
+        if query.__name__ in meanwhile:
+            await meanwhile[query.__name__]()
+        return found
+
+    monkeypatch.setattr(queue.storage, "read", slow)
+    return meanwhile
+
+
+async def test_parked_jobs_that_ended_and_left_the_memory_while_they_were_read_are_not_leased(
+    queue, after_reads, monkeypatch
+):
+    monkeypatch.setattr("zbrain_nb.queue.index.RECENT", 1)
+    ids = await queue.submit_many([spec() for _ in range(30)])
+    canceled = ids[6:12]
+
+    async def cancel():
+        del after_reads["page"]
+        await asyncio.gather(*map(queue.cancel_job, canceled))
+        await queue.fold()
+        assert not queue._index.unfolded and len(queue._index.recent) == 1
+
+    after_reads["page"] = cancel
+    assert await lease_all(queue) == [job_id for job_id in ids if job_id not in canceled]
+    assert "page" not in after_reads
+
+
+async def test_parked_jobs_are_leased_and_canceled_while_others_end_and_leave_the_memory_during_each_read(
+    queue, after_reads, monkeypatch
+):
+    monkeypatch.setattr("zbrain_nb.queue.index.MOST_RECENT_BYTES_EACH", 0)
+    ids = await queue.submit_many([spec() for _ in range(30)])
+    reads = 0
+
+    async def another_ends():
+        nonlocal reads
+        reads += 1
+        await queue.cancel_job(await queue.submit(spec(worker="nobody"), owner="bob"))
+
+    after_reads["page"] = after_reads["placed_by_id"] = another_ends
+    async with asyncio.timeout(20):
+        assert await queue.cancel_job(ids[-1]) is CancelResult.CANCELED
+        assert reads == 1
+        assert await lease_all(queue) == ids[:-1]
+    assert reads < 30
+
+
+async def test_job_that_ended_and_left_the_memory_while_it_was_read_ends_only_once(queue, after_reads, monkeypatch):
+    monkeypatch.setattr("zbrain_nb.queue.index.MOST_RECENT_BYTES_EACH", 0)
+    ids = await queue.submit_many([spec() for _ in range(30)])
+
+    async def cancel():
+        del after_reads["placed_by_id"]
+        await queue.cancel_job(ids[-1], by="ada")
+
+    after_reads["placed_by_id"] = cancel
+    await queue.cancel_job(ids[-1], by="bob")
+    assert (await queue.get(ids[-1])).canceled_by == "ada"
+    assert queue.active_jobs() == 29
+
+
 async def test_job_waits_for_a_parked_one(queue):
     ids = await queue.submit_many([spec() for _ in range(20)])
     child = await queue.submit(spec(after=[ids[-1]]))

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from tests.unit.worker.conftest import Station
+from zbrain_nb.model import leavings
 from zbrain_nb.model.amounts import MAX_VALUES, count_values
 from zbrain_nb.model.events import (
     AnyWorkerEvent,
@@ -22,13 +23,13 @@ from zbrain_nb.model.events import (
     LogStream,
 )
 from zbrain_nb.model.job import JobArtifact, Variable
+from zbrain_nb.model.leavings import ListRoom
 from zbrain_nb.model.protocol import EventBatch
 from zbrain_nb.server.handlers.base import MAX_BODY_BYTES
-from zbrain_nb.worker import fitting
 from zbrain_nb.worker.collect import Found
 from zbrain_nb.worker.delivery import Delivery
 from zbrain_nb.worker.finishing import finish
-from zbrain_nb.worker.fitting import MAX_OUTPUT_BYTES, MAX_OUTPUT_VALUES, ListRoom, fitted
+from zbrain_nb.worker.fitting import MAX_OUTPUT_BYTES, MAX_OUTPUT_VALUES, fitted
 from zbrain_nb.worker.masking import Mask
 from zbrain_nb.worker.request import RunRequest
 from zbrain_nb.worker.runner import RawOutput
@@ -56,7 +57,7 @@ async def test_command_succeeds_however_much_it_leaves(station: Station, output:
 
 @pytest.mark.anyio
 async def test_artifacts_that_no_list_takes_are_left_out(station: Station, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "MAX_ARTIFACTS", 3)
+    monkeypatch.setattr(leavings, "MAX_ARTIFACTS", 3)
     deep = "/".join(["d" * 250] * 4)
     script = f'touch a.txt b.txt c.txt; cd "$ZBRAIN_ARTIFACTS"; mkdir -p {deep}; touch first {deep}/f'
     job = await station.run("sh", "-c", script, artifacts=["*.txt"])
@@ -75,7 +76,7 @@ class AnyFile:
 
 @pytest.mark.anyio
 async def test_variables_that_no_list_takes_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "MAX_VARIABLES", 2)
+    monkeypatch.setattr(leavings, "MAX_VARIABLES", 2)
     box = str(tmp_path)
     finished = {"exit_code": 0, "variables": [{"name": name, "path": f"{box}/{name}"} for name in "abcd"]}
     request = RunRequest(job_id="j", attempt=1, code="", cwd=box, outbox=box)
