@@ -12,9 +12,11 @@ from pathlib import Path
 
 import duckdb
 
+from zbrain_nb.model.amounts import VALUE_BYTES, WIDE_BYTES
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.store.footprint import SHORT_TEXT
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 _FIXED = """
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
@@ -76,6 +78,8 @@ COLUMNS = {
     # One row per submit, appended; `lane` and `rank` are its place in line, and null if it waits for other jobs.
     # The columns from `state` to `folded_seq` are folded in later, for lists and history. `tags` are those of the
     # spec, as JSON, null if there are none: to look for one in the specs themselves takes ten times as long.
+    # `extra_bytes` is what the spec takes in memory (see `zbrain_nb.store.footprint`), null if it is short: windows
+    # are filled by it, and to weigh the specs themselves would mean to read a thousand of them for the few that fit.
     "jobs": """
     id UUID NOT NULL,
     event_seq BIGINT NOT NULL,
@@ -99,7 +103,8 @@ COLUMNS = {
     fields VARCHAR,
     folded_seq BIGINT,
     cache_key VARCHAR,
-    tags VARCHAR
+    tags VARCHAR,
+    extra_bytes BIGINT
     """,
     # Everything that happened to jobs after their submit; `data` is a JSON patch of the job's fields.
     "transitions": """
@@ -298,6 +303,18 @@ def _allow_use(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     """Change no table: what an attempt used is told among the fields of jobs, which version 7 does not know."""
 
 
+def _add_extra_bytes(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Give each segment of jobs the column `extra_bytes`, and fill it: no less than the specs take, often more."""
+    numbers = connection.execute("SELECT number FROM segments WHERE kind = 'jobs'").fetchall()
+    for (number,) in numbers:
+        connection.execute(f"ALTER TABLE jobs_{number} ADD COLUMN IF NOT EXISTS extra_bytes BIGINT")
+        connection.execute(
+            f"UPDATE jobs_{number} SET extra_bytes = strlen(spec) * {WIDE_BYTES} "
+            f"+ (length(spec) - length(translate(spec, ',[{{', ''))) * {VALUE_BYTES} WHERE strlen(spec) > {SHORT_TEXT}"
+        )
+    show_segments(connection, "jobs")
+
+
 #: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
 MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _into_segments,
@@ -307,4 +324,5 @@ MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _add_grants,
     _add_sizes,
     _allow_use,
+    _add_extra_bytes,
 ]
