@@ -27,7 +27,7 @@ from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes
 from zbrain_nb.store.lines import Lines
 from zbrain_nb.store.rows import JOBS, Change, encode, job_row
 
-_SPEC = JOBS.names.index("spec")
+_EXTRA = JOBS.names.index("extra_bytes")
 
 Command = Callable[["Turn"], Any]
 
@@ -279,7 +279,7 @@ class Turn(Change):
             self.jobs = [row]
         else:
             self.jobs.append(row)
-        entry = Entry(job, seq, rank, lane, blockers, size=JOB_BYTES + extra_bytes(row[_SPEC]))
+        entry = Entry(job, seq, rank, lane, blockers, size=JOB_BYTES + (row[_EXTRA] or 0))
         self.put(entry)
         self._say(job)
         return entry

@@ -1,4 +1,4 @@
-"""About how much memory a job takes once its row is decoded: told from the row's text, in Python and in SQL alike.
+"""About how much memory a job takes once its row is decoded: told from the row's text.
 
 Many values of JSON take more than a long text: forty times its length, where it is full of empty objects.
 """
@@ -14,11 +14,6 @@ SHORT_TEXT = 600
 #: Text with a character beyond the Basic Multilingual Plane takes so many bytes for each of its characters.
 _WIDEST = 4
 _BEFORE_VALUES = b",[{"
-
-#: `extra_bytes` of the column ``spec``.
-EXTRA_OF_SPEC = f"""CASE WHEN strlen(spec) <= {SHORT_TEXT} THEN 0 ELSE
-    strlen(spec) * CASE WHEN strlen(spec) = length(spec) THEN 1 ELSE {_WIDEST} END
-    + {VALUE_BYTES} * (length(spec) - length(translate(spec, '{_BEFORE_VALUES.decode()}', ''))) END"""
 
 
 def extra_bytes(text: str | bytes) -> int:

@@ -16,6 +16,7 @@ from arro3.core import Array, DataType, Table
 
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.job import Job
+from zbrain_nb.store.footprint import extra_bytes
 from zbrain_nb.store.lines import Lines, as_columns
 
 EPOCH = dt.datetime(1970, 1, 1)
@@ -80,7 +81,7 @@ class Layout:
     columns : dict of str to tuple
         By name: how the value is turned into its SQL type, and the type of the Arrow column.
     rare : int
-        How many of the last columns are left out of a batch in which they are all None.
+        How many of the last columns are left out of a batch in which they, and all behind them, are None.
     """
 
     def __init__(self, table: str, columns: dict[str, tuple[str, DataType]], rare: int = 0) -> None:
@@ -92,7 +93,7 @@ class Layout:
         self._usual = len(columns) - rare
         self._times = [n for n, (form, _) in enumerate(columns.values()) if form == TIME]
         self._insert_one, self._insert_many = {}, {}
-        for width in (len(columns), self._usual):
+        for width in range(self._usual, len(columns) + 1):
             some = list(columns.items())[:width]
             chosen = ", ".join(form.format(name) for name, (form, _) in some)
             into = ", ".join(name for name, _ in some)
@@ -109,7 +110,9 @@ class Layout:
         row = self.row(rows)
         if row is None:
             return None
-        width = self._usual if self._rare and row[self._usual :].count(None) == self._rare else len(row)
+        width = len(row)
+        while width > self._usual and row[width - 1] is None:
+            width -= 1
         values = list(row[:width])
         for n in self._times:
             if n < width and values[n] is not None:
@@ -133,8 +136,8 @@ class Layout:
         """Return the statement that inserts `rows` from a table named ``incoming``, and that table."""
         columns = self.columns(rows)
         width = len(columns)
-        if self._rare and all(column.count(None) == len(column) for column in columns[self._usual :]):
-            width = self._usual
+        while width > self._usual and columns[width - 1].count(None) == len(rows):
+            width -= 1
         arrays = [Array(columns[i], self._types[i]) for i in range(width)]
         return self._insert_many[width], Table.from_arrays(arrays, names=self.names[:width])
 
@@ -170,13 +173,14 @@ JOBS = Layout(
         "spec": _TEXT,
         "lane": _TEXT,
         "rank": _INT,
+        "extra_bytes": _INT,
         "idempotency_key": _TEXT,
         "payload_hash": _TEXT,
         "retry_of": _UUID,
         "cache_key": _TEXT,
         "tags": _TEXT,
     },
-    rare=5,
+    rare=6,
 )
 TRANSITIONS = Layout(
     "transitions",
@@ -277,6 +281,7 @@ def job_row(
     rank: int | None = None,
 ) -> tuple[Any, ...]:
     """Return the row of a submit, in the order of `JOBS`; `spec` is the encoded spec, if it is at hand."""
+    text = spec or encode(job.spec)
     return (
         job.id,
         event_seq,
@@ -284,9 +289,10 @@ def job_row(
         job.owner,
         job.spec.title,
         round(job.created_at.timestamp() * 1e6),
-        (spec or encode(job.spec)).decode(),
+        text.decode(),
         lane,
         rank,
+        extra_bytes(text) or None,
         job.spec.idempotency_key,
         payload_hash,
         job.retry_of,

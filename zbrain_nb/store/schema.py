@@ -12,11 +12,13 @@ from pathlib import Path
 
 import duckdb
 
+from zbrain_nb.model.amounts import VALUE_BYTES, WIDE_BYTES
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.store.footprint import SHORT_TEXT
 from zbrain_nb.store.queries import last_seq
 from zbrain_nb.store.waiting import FOLDED_SEQ
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 #: How text is stored that is null at first and set later by an update. As DuckDB 2.0 packs text by itself (DICT_FSST),
 #: such an update is lost when the write-ahead log is replayed: in a table with an index, of rows from before the last
@@ -83,6 +85,8 @@ COLUMNS = {
     # One row per submit, appended; `lane` and `rank` are its place in line, and null if it waits for other jobs.
     # The columns from `state` to `folded_seq` are folded in later, for lists and history. `tags` are those of the
     # spec, as JSON, null if there are none: to look for one in the specs themselves takes ten times as long.
+    # `extra_bytes` is what the spec takes in memory (see `zbrain_nb.store.footprint`), null if it is short: windows
+    # are filled by it, and to weigh the specs themselves would mean to read a thousand of them for the few that fit.
     "jobs": f"""
     id UUID NOT NULL,
     event_seq BIGINT NOT NULL,
@@ -106,7 +110,8 @@ COLUMNS = {
     fields {_SET_LATER},
     folded_seq BIGINT,
     cache_key VARCHAR,
-    tags VARCHAR
+    tags VARCHAR,
+    extra_bytes BIGINT
     """,
     # Everything that happened to jobs after their submit; `data` is a JSON patch of the job's fields.
     "transitions": """
@@ -305,6 +310,18 @@ def _allow_use(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     """Change no table: what an attempt used is told among the fields of jobs, which version 7 does not know."""
 
 
+def _add_extra_bytes(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Give each segment of jobs the column `extra_bytes`, and fill it: no less than the specs take, often more."""
+    numbers = connection.execute("SELECT number FROM segments WHERE kind = 'jobs'").fetchall()
+    for (number,) in numbers:
+        connection.execute(f"ALTER TABLE jobs_{number} ADD COLUMN IF NOT EXISTS extra_bytes BIGINT")
+        connection.execute(
+            f"UPDATE jobs_{number} SET extra_bytes = strlen(spec) * {WIDE_BYTES} "
+            f"+ (length(spec) - length(translate(spec, ',[{{', ''))) * {VALUE_BYTES} WHERE strlen(spec) > {SHORT_TEXT}"
+        )
+    show_segments(connection, "jobs")
+
+
 def _keep_folds(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     """Let new jobs go into a segment whose folds outlive a kill (`_SET_LATER`), and have lost folds made again.
 
@@ -335,5 +352,6 @@ MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _add_grants,
     _add_sizes,
     _allow_use,
+    _add_extra_bytes,
     _keep_folds,
 ]

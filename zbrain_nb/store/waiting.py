@@ -11,19 +11,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from zbrain_nb.model.job import Job
-from zbrain_nb.store.footprint import EXTRA_OF_SPEC, JOB_BYTES, extra_bytes
+from zbrain_nb.store.footprint import JOB_BYTES
 from zbrain_nb.store.queries import JOB_COLUMNS, WITHOUT_PATCH, Cursor, apply_patches, jobs_by_id, make_job
 
-_PLACE = "rank, event_seq, lane"
+_PLACE = f"rank, event_seq, lane, {JOB_BYTES} + coalesce(extra_bytes, 0)"
 _PARKED = "state = 'pending' AND lane IS NOT NULL"
 _PATCHES = (
     "FROM transitions WHERE job_id IN (SELECT unnest(?::UUID[])) AND event_seq > ? AND kind NOT IN (SELECT unnest(?))"
 )
 _FETCHED = 10_000
-#: Longer specs are read once it is known that there is room for them.
-_INLINE_BYTES = 16 * 1024
-_SHORT_COLUMNS = JOB_COLUMNS.replace(" spec,", f" CASE WHEN strlen(spec) <= {_INLINE_BYTES} THEN spec END,")
-_SPEC = 5  # its place there
 #: How many jobs are read at once when the queue opens, and how much of specs and patches.
 SLICE_ROWS = 4_000
 SLICE_BYTES = 4 * 1024 * 1024
@@ -180,31 +176,28 @@ def jobs_of(cursor: Cursor, part: Slice) -> list[Placed]:
 
 
 def _placed(row: tuple[Any, ...]) -> Placed:
-    rank, order, lane = row[-3:]
-    return Placed(make_job(row[:-3]), rank, order, lane, JOB_BYTES + extra_bytes(row[_SPEC]))
+    return Placed(make_job(row[:-4]), *row[-4:])
 
 
 def _fitting(cursor: Cursor, chosen: str, params: list[Any], most_bytes: int) -> tuple[list[Placed], bool]:
-    """Return of each lane's jobs `chosen` the first and those that fit into so many bytes, in order, and if all did."""
-    rows = cursor.execute(
-        f"SELECT {_SHORT_COLUMNS}, {_PLACE}, {EXTRA_OF_SPEC} FROM jobs WHERE id IN ({chosen})", params
-    ).fetchall()
-    rows.sort(key=lambda row: (row[-2], row[-4], row[-3]))
+    """Return of each lane's jobs `chosen` the first and those that fit into so many bytes, in order, and if all did.
+
+    Specs are long: those that do not fit are not looked at.
+    """
+    places = cursor.execute(f"SELECT id::VARCHAR, {_PLACE} FROM jobs WHERE id IN ({chosen})", params).fetchall()
+    places.sort(key=lambda place: (place[3], place[1], place[2]))
     upto: Counter[str] = Counter()
     found = []
-    for row in rows:
-        lane, is_first = row[-2], row[-2] not in upto
-        upto[lane] += JOB_BYTES + row[-1]
+    for job_id, _, _, lane, size in places:
+        is_first = lane not in upto
+        upto[lane] += size
         if is_first or upto[lane] <= most_bytes:
-            found.append(row)
-    long = [row[0] for row in found if row[_SPEC] is None]
-    texts = dict(
-        cursor.execute("SELECT id::VARCHAR, spec FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [long]).fetchall()
-        if long
-        else ()
-    )
-    placed = [_placed((*row[:_SPEC], row[_SPEC] or texts[row[0]], *row[_SPEC + 1 : -1])) for row in found]
-    return placed, len(found) == len(rows)
+            found.append(job_id)
+    rows = cursor.execute(
+        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [found]
+    ).fetchall()
+    placed = {row[0]: _placed(row) for row in rows}
+    return [placed[job_id] for job_id in found], len(found) == len(places)
 
 
 def page(cursor: Cursor, lane: str, rank: int, order: int, limit: int, most_bytes: int) -> tuple[list[Placed], bool]:
@@ -231,13 +224,9 @@ def placed_by_id(cursor: Cursor, ids: Iterable[str]) -> list[Placed]:
     wanted = list(ids)
     jobs = jobs_by_id(cursor, wanted)
     places = cursor.execute(
-        f"SELECT id::VARCHAR, {_PLACE}, {EXTRA_OF_SPEC} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [wanted]
+        f"SELECT id::VARCHAR, {_PLACE} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [wanted]
     ).fetchall()
-    return [
-        Placed(jobs[job_id], rank, order, lane, JOB_BYTES + extra)
-        for job_id, rank, order, lane, extra in places
-        if job_id in jobs
-    ]
+    return [Placed(jobs[job_id], *place) for job_id, *place in places if job_id in jobs]
 
 
 def batch(cursor: Cursor, first_id: str, count: int) -> list[Job]:

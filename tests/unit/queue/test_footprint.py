@@ -6,7 +6,9 @@ import asyncio
 import gc
 import json
 import tracemalloc
+from types import SimpleNamespace
 
+import duckdb
 import msgspec
 import pytest
 
@@ -16,7 +18,8 @@ from zbrain_nb.model.errors import OverQuota
 from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.queue import index, loading, ready
 from zbrain_nb.queue.taken import MAX_BYTES, TakenEvents
-from zbrain_nb.store.footprint import EXTRA_OF_SPEC, JOB_BYTES, extra_bytes
+from zbrain_nb.store import waiting
+from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes
 
 pytestmark = pytest.mark.anyio
 
@@ -64,15 +67,61 @@ async def test_estimate_is_no_less_than_what_it_takes_in_memory(value):
     assert taken <= JOB_BYTES + extra_bytes(text) < 12 * taken
 
 
-async def test_store_and_queue_estimate_alike(queue):
-    values = [{}, LARGE, [{}] * 900, ["é"] * 900, "😀" * 900]
-    ids = await queue.submit_many([spec(input=value) for value in values])
+VALUES = [{}, LARGE, [{}] * 900, ["é"] * 900, "😀" * 900]
+
+
+async def extras(queue):
     rows = await queue.storage.read(
-        lambda cursor: cursor.execute(f"SELECT id::VARCHAR, {EXTRA_OF_SPEC} FROM jobs").fetchall()
+        lambda cursor: cursor.execute("SELECT id::VARCHAR, extra_bytes, spec FROM jobs").fetchall()
     )
-    assert {job_id: JOB_BYTES + extra for job_id, extra in rows} == {
-        job_id: queue._index.live[job_id].size for job_id in ids
-    }
+    return {job_id: (extra or 0, extra_bytes(spec)) for job_id, extra, spec in rows}
+
+
+async def test_store_and_queue_estimate_alike(queue):
+    ids = await queue.submit_many([spec(input=value) for value in VALUES])
+    for _ in range(2):
+        sizes = {job_id: queue._index.live[job_id].size - JOB_BYTES for job_id in ids}
+        assert await extras(queue) == {job_id: (size, size) for job_id, size in sizes.items()}
+        await queue.close()
+        await queue.open()
+
+
+async def test_jobs_of_the_version_before_are_estimated_no_less_than_they_take(queue):
+    ids = await queue.submit_many([spec(input=value) for value in VALUES])
+    await queue.close()
+    with duckdb.connect(str(queue.storage.path)) as connection:
+        connection.execute("DROP INDEX jobs_1_id; ALTER TABLE jobs_1 DROP COLUMN extra_bytes")
+        connection.execute("CREATE UNIQUE INDEX jobs_1_id ON jobs_1 (id)")
+        connection.execute("UPDATE meta SET value = '8' WHERE key = 'schema_version'")
+    await queue.open()
+    assert (await extras(queue))[ids[0]] == (0, 0)
+    assert all(kept >= told for kept, told in (await extras(queue)).values())
+    await queue.submit(spec(input=LARGE))
+
+
+class Watched:
+    """A cursor that notes of how many rows each statement looked at the specs."""
+
+    def __init__(self, cursor):
+        self.cursor = cursor
+        self.specs = 0
+
+    def execute(self, statement, params):
+        rows = self.cursor.execute(statement, params).fetchall()
+        self.specs += len(rows) if "spec" in statement else 0
+        return SimpleNamespace(fetchall=lambda: rows)
+
+
+async def test_page_of_large_jobs_looks_at_no_spec_but_those_that_fit(queue):
+    await queue.submit_many([spec(input=LARGE) for _ in range(40)])
+    (lane,) = queue._index.ready.lanes.values()
+
+    def read(cursor):
+        watched = Watched(cursor)
+        found, has_more = waiting.page(watched, lane.text, 0, 0, 30, 85_000)
+        return len(found), has_more, watched.specs
+
+    assert await queue.storage.read(read) == (3, True, 3)
 
 
 @pytest.mark.usefixtures("narrow_windows")
