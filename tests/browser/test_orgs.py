@@ -188,6 +188,13 @@ def bulk(page: Page) -> Locator:
     return page.get_by_role("region", name="Selected jobs")
 
 
+def test_rows_of_an_org_that_was_left_can_be_acted_on_no_more(page: Page, stub: StubServer) -> None:
+    show(page, stub, "add('red', 'failed')")
+    page.get_by_label("Select all shown").check()
+    expect(bulk(page)).to_be_visible()
+    assert page.evaluate("feed.choose('blue'); document.querySelector('.zb-bulk').hidden")  # also before the next frame
+
+
 def test_act_that_is_done_when_another_org_is_shown_is_told_there_and_not_offered_again(
     page: Page, stub: StubServer
 ) -> None:

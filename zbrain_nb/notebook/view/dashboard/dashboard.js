@@ -36,7 +36,7 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
   let frame = 0;
   let later = null;
   let findLater = null;
-  let { outcome } = feed;
+  let { org, outcome } = feed;
   let said = ''; // what it was
 
   const strip = h('div', { class: 'zb-strip', role: 'group', 'aria-label': 'Now' });
@@ -323,12 +323,12 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
     ({ outcome } = feed);
     said = '';
     if (!outcome) return;
-    const { org, verb, ids, jobs, isWhole } = outcome;
+    const { verb, ids, jobs, isWhole } = outcome;
     const acted = isWhole ? ids : jobs.map(({ id, retry_of: old }) => (verb === 'retry' ? old : id));
     for (const id of acted) chosen.delete(id);
     const there = countThere(jobs);
     const made = jobs.length - there;
-    const where = org === feed.org ? '' : ` in ${org}`;
+    const where = outcome.org === feed.org ? '' : ` in ${outcome.org}`;
     const what = verb === 'retry' ? 'submitted again' : jobs.every(({ state }) => state === 'canceled') ? 'canceled' : 'told to stop';
     const done = `${what}${where}`;
     const none = isWhole ? `0 jobs ${done}.` : !feed.problem && `No job is known to have been ${done}.`;
@@ -459,7 +459,12 @@ export function renderDashboard(el, feed, { jobUrl, homeUrl = null, target = nul
 
   const press = pressIn(el, schedule);
   const off = feed.on(() => {
-    if (feed.outcome !== outcome) tellOutcome(); // at once, or a press could act on what is done
+    // At once, or a press could act on what is done, or on rows of the org that was left.
+    if (feed.outcome !== outcome) tellOutcome();
+    if (feed.org !== org) {
+      ({ org } = feed);
+      refresh();
+    }
     schedule();
   });
   if (first) void feed.find({ ...filter });

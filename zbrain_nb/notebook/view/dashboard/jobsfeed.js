@@ -1,9 +1,9 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
-import { Refused, failedAct, serverAt } from '../ask.js';
+import { Refused, serverAt } from '../ask.js';
 import { Connection, Unknown } from '../connection.js';
 import { ENDED, nameOf } from '../feed.js';
-import { ManyActs } from '../many.js';
+import { Acts } from './acts.js';
 
 const FIRST_PAGE = 200;
 const PAGE = 1000;
@@ -29,10 +29,6 @@ const FIELDS = [
   'cancel_requested_at',
   'canceled_by',
 ];
-const NOT_DONE = {
-  cancel: 'Not all jobs were canceled',
-  retry: 'Not all jobs were tried again',
-};
 const ACTIVE = ['running', 'retrying', 'pending'];
 
 /** A job, or a patch of one, as a row keeps it. */
@@ -48,9 +44,6 @@ function trimmed(data) {
   return row;
 }
 
-/** What a person asks for, and what is known to have come of it: the jobs, and whether those are all. */
-const actOn = (org, verb, ids) => ({ org, verb, ids, jobs: [], isWhole: false });
-
 export class JobsFeed {
   #server;
   #listeners = new Set();
@@ -61,7 +54,6 @@ export class JobsFeed {
   #wanted = null; // what older jobs are looked for by
   #found = new Set(); // ids of those, which stay here while they are wanted
   #acts;
-  #unsure = new Map(); // by org: the last act whose answer was lost, until all of that org is loaded after it
   #old = new Set(); // ids of rows that were here before all is loaded, and have not come again
   #seen = () => document.hidden || void this.#lookOver();
 
@@ -71,7 +63,7 @@ export class JobsFeed {
    */
   constructor(server, { org = null, rows = [] } = {}) {
     this.#server = serverAt(server);
-    this.#acts = new ManyActs(this.#server);
+    this.#acts = new Acts(this, this.#server);
     this.org = org;
     this.rows = new Map(rows.map((row) => [row.id, row])); // by id
     this.version = 0; // grows whenever a row changes
@@ -88,7 +80,7 @@ export class JobsFeed {
     this.refusal = null;
     this.problem = null;
     this.acting = null;
-    this.outcome = null; // what the last act has done; another object as soon as more of it is known (see `act`)
+    this.outcome = null; // the last act, as `acts.js` has it; another object as soon as more of it is known
     this.clockSkew = 0;
     this.#connection = new Connection(this, this.#server, {
       topic: () => `orgs/${this.org}`,
@@ -126,30 +118,27 @@ export class JobsFeed {
   tell() {
     this.#bound();
     for (const listener of this.#listeners) listener();
-    const late = this.acting || this.#unsure.has(this.org) ? [] : this.#settle();
-    if (!late.length) return;
-    this.outcome = { ...actOn(this.org, 'retry', []), jobs: late };
+    const late = this.acting ? null : this.#acts.late();
+    if (!late) return;
+    this.outcome = late;
     for (const listener of this.#listeners) listener();
   }
 
   /** Show another org. */
   choose(org) {
     this.org = org;
-    this.problem = this.#unsure.get(org)?.told ?? null;
+    this.problem = this.#acts.told;
     this.outcome = null;
     this.#forget();
     void this.#connection.connect();
   }
 
   /**
-   * Cancel jobs or submit them again. `outcome` is then what is known of it (see `actOn`), whatever org is shown by then.
-   * Where an answer was lost, it is told once more when all of its org is loaded, and whenever something comes to light
-   * later.
+   * Cancel jobs or submit them again. `outcome` is then the act, whatever org is shown by then. Where an answer was lost,
+   * it is told once more when all of its org is loaded, and whenever something comes to light later.
    */
   async act(verb, ids) {
     if (this.acting || !ids.length) return;
-    const act = actOn(this.org, verb, ids);
-    const newest = [...this.rows.keys()].reduce((one, other) => (one > other ? one : other), '');
     this.acting = verb;
     this.problem = null;
     this.tell();
@@ -158,22 +147,11 @@ export class JobsFeed {
       this.problem = told = why;
       this.tell();
     };
-    try {
-      for await (const { jobs } of this.#acts.ask(verb, ids, waits, newest)) {
-        if (act.org === this.org) for (const job of jobs) this.#put(job);
-        act.jobs.push(...jobs);
-      }
-      if (this.problem === told) this.problem = null; // else it is told of the org that is shown now
-      act.isWhole = true;
-      this.#answer(act);
-    } catch (error) {
-      const { text, isUnsure } = failedAct(error, NOT_DONE[verb]);
-      this.problem = act.org === this.org ? text : `In ${act.org}: ${text}`;
-      if (isUnsure) {
-        this.#unsure.set(act.org, { ...act, told: text });
-        if (act.org === this.org) void this.#connection.connect(); // to see what has come of it
-      }
-    }
+    const act = await this.#acts.ask(verb, ids, waits, (jobs) => this.#putOwn(jobs));
+    const isHere = act.org === this.org;
+    if (act.problem) this.problem = isHere ? act.problem : `In ${act.org}: ${act.problem}`;
+    else if (this.problem === told) this.problem = null; // else it is told of the org that is shown now
+    if (act.isUnsure && isHere) void this.#connection.connect(); // to see what has come of it
     this.acting = null;
     this.outcome = act;
     this.tell();
@@ -208,7 +186,7 @@ export class JobsFeed {
   async #load(current) {
     this.loading = true;
     // Until the rows say how it stands.
-    const told = this.connection === 'reconnecting' ? this.problem : this.#unsure.get(this.org)?.told;
+    const told = this.connection === 'reconnecting' ? this.problem : this.#acts.told;
     this.#old = new Set(this.rows.keys());
     this.tell();
     const [{ owner, home, roles }] = await this.#server.ask('whoami');
@@ -246,32 +224,8 @@ export class JobsFeed {
     for (const id of this.#old) this.#drop(id);
     this.loading = false;
     if (told && this.problem === told) this.problem = null;
-    this.#resolve();
+    this.outcome = this.#acts.resolve() ?? this.outcome;
     this.tell();
-  }
-
-  /** What was done now is unsure no more. */
-  #answer({ org, ids }) {
-    const unsure = this.#unsure.get(org);
-    if (!unsure) return;
-    const answered = new Set(ids);
-    unsure.ids = unsure.ids.filter((id) => !answered.has(id));
-    if (!unsure.ids.length) this.#unsure.delete(org);
-  }
-
-  /** Tell of an act whose answer was lost what the rows show of it. */
-  #resolve() {
-    const unsure = this.#unsure.get(this.org);
-    if (!unsure) return;
-    this.#unsure.delete(this.org);
-    const { verb, ids, jobs } = unsure;
-    const isStopped = (row) => row && (row.state === 'canceled' || row.cancel_requested_at);
-    const stopped = () => ids.map((id) => this.rows.get(id)).filter(isStopped);
-    this.outcome = { ...unsure, jobs: verb === 'retry' ? [...jobs, ...this.#settle()] : stopped() };
-  }
-
-  #settle() {
-    return this.#acts.settle(this.rows.values(), this.viewer);
   }
 
   async #lookOver() {
@@ -338,8 +292,7 @@ export class JobsFeed {
       this.#unknown.clear();
       try {
         const [{ jobs }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids } });
-        // Another org may have been chosen meanwhile.
-        for (const job of jobs) if (job.org_id === this.org && !ENDED.has(job.state)) this.#put(job);
+        this.#putOwn(jobs.filter(({ state }) => !ENDED.has(state)));
         this.tell();
       } catch {
         // The next event of the job asks again.
@@ -349,6 +302,10 @@ export class JobsFeed {
 
   // ---- rows
 
+  /** Put those of the jobs that are of the org: it may be another than that for which they were asked. */
+  #putOwn(jobs) {
+    for (const job of jobs) if (job.org_id === this.org) this.#put(job);
+  }
   #put(job) {
     this.#keep({ id: job.id, event_seq: job.event_seq, ...trimmed(job) });
   }
