@@ -1,5 +1,5 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
-// the run that is picked shows its own view below.
+// the run that is picked shows its own view below, which `renderRun(el, job) -> {feed, shut}` makes.
 import { againTitle, sameCellAnswerOf, sameCellNotice, sameCellOf } from './earlier.js';
 import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, speak, stateMark, timeLeft, timeOfDay, toFocus, tryNow, twist } from './elements.js';
 import { detachItem, moreMenu } from './menu.js';
@@ -154,8 +154,8 @@ export function renderGroup(el, feed, { renderRun } = {}) {
 
   function openRun(place) {
     pick(place);
-    const again = opened?.id === feed.jobs[place].id;
-    opened?.dispose();
+    const again = opened?.place === place;
+    opened?.shut();
     opened = null;
     run.replaceChildren();
     if (!again && renderRun) show(place);
@@ -165,14 +165,37 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     const job = feed.jobs[place];
     const card = h('div');
     run.replaceChildren(card);
-    opened = { id: job.id, place, dispose: renderRun(card, job) };
+    const { feed: shown, shut } = renderRun(card, job);
+    const off = shown.on(hearOpened);
+    opened = {
+      id: job.id,
+      place,
+      shown,
+      shut() {
+        off();
+        shut();
+      },
+    };
+  }
+
+  /** Take what was submitted again in the run that is open, which shows the new one already. */
+  function hearOpened() {
+    const { id, place, shown } = opened;
+    if (shown.acting) return;
+    if (shown.job.id !== id) feed.takeRepeat(shown.job);
+    if (feed.jobs[place].id !== id) schedule();
   }
 
   /** Show what stands by now in the place of the run that is open: its buttons would act on one that was repeated. */
   function refreshOpened() {
-    const { id, place, dispose } = opened;
+    const { id, place, shown, shut } = opened;
+    if (shown.acting) return; // it may be submitting the new one
+    if (shown.job.id === feed.jobs[place].id) {
+      opened.id = shown.job.id;
+      return;
+    }
     const held = run.contains(document.activeElement);
-    dispose();
+    shut();
     show(place);
     for (const each of [id, opened.id]) settle(run, [each]);
     if (held) (toFocus(run) ?? squares).focus({ preventScroll: true });
@@ -349,7 +372,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     press.dispose();
     cancelAnimationFrame(frame);
     frame = -1;
-    opened?.dispose();
+    opened?.shut();
     el.replaceChildren();
   };
 }
