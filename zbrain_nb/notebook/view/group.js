@@ -4,6 +4,7 @@ import { againTitle, sameCellAnswerOf, sameCellNotice, sameCellOf } from './earl
 import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, speak, stateMark, timeLeft, timeOfDay, toFocus, tryNow, twist } from './elements.js';
 import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
+import { OpenRun } from './openrun.js';
 import { pressIn, settle } from './press.js';
 import { visibleName } from './text.js';
 import { errorLine } from './words.js';
@@ -59,7 +60,7 @@ function noticeTextOf(feed) {
   return [problem, why, NOTICES[connection], missingOf(feed)].filter(Boolean).join(' ');
 }
 
-export function renderGroup(el, feed, { renderRun } = {}) {
+export function renderGroup(el, feed, { renderRun }) {
   const bodyId = newId('group');
   const squareId = newId('square');
   const head = h('div');
@@ -71,7 +72,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     onkeydown: moveTo,
     // A move, not an entry: one that rests picks nothing when the page moves below it, which the keyboard makes it do.
     onpointermove: ({ target }) => target.dataset?.place && pick(Number(target.dataset.place)),
-    onclick: ({ target }) => target.dataset?.place && openRun(Number(target.dataset.place)),
+    onclick: ({ target }) => target.dataset?.place && toggle(Number(target.dataset.place)),
   });
   const counts = h('ul', { class: 'zb-counts' });
   const said = h('p', { class: 'zb-small zb-mute zb-picked' }, HINT);
@@ -101,7 +102,6 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const beside = h('span', { class: 'zb-mute' });
   let open = true;
   let at = -1;
-  let opened = null;
   let frame = 0;
   let headKey = null;
   let sameCellKey = null;
@@ -149,56 +149,12 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     if (step) {
       event.preventDefault();
       pick(Math.min(feed.jobs.length - 1, Math.max(0, at + step)));
-    } else if (event.key === 'Enter' && at >= 0) openRun(at);
+    } else if (event.key === 'Enter' && at >= 0) toggle(at);
   }
 
-  function openRun(place) {
+  function toggle(place) {
     pick(place);
-    const again = opened?.place === place;
-    opened?.shut();
-    opened = null;
-    run.replaceChildren();
-    if (!again && renderRun) show(place);
-  }
-
-  function show(place) {
-    const job = feed.jobs[place];
-    const card = h('div');
-    run.replaceChildren(card);
-    const { feed: shown, shut } = renderRun(card, job);
-    const off = shown.on(hearOpened);
-    opened = {
-      id: job.id,
-      place,
-      shown,
-      shut() {
-        off();
-        shut();
-      },
-    };
-  }
-
-  /** Take what was submitted again in the run that is open, which shows the new one already. */
-  function hearOpened() {
-    const { id, place, shown } = opened;
-    if (shown.acting) return;
-    if (shown.job.id !== id) feed.takeRepeat(shown.job);
-    if (feed.jobs[place].id !== id) schedule();
-  }
-
-  /** Show what stands by now in the place of the run that is open: its buttons would act on one that was repeated. */
-  function refreshOpened() {
-    const { id, place, shown, shut } = opened;
-    if (shown.acting) return; // it may be submitting the new one
-    if (shown.job.id === feed.jobs[place].id) {
-      opened.id = shown.job.id;
-      return;
-    }
-    const held = run.contains(document.activeElement);
-    shut();
-    show(place);
-    for (const each of [id, opened.id]) settle(run, [each]);
-    if (held) (toFocus(run) ?? squares).focus({ preventScroll: true });
+    openRun.toggle(place);
   }
 
   function mainAct() {
@@ -329,7 +285,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
       el.dataset.face = now;
     }
     refreshSameCell();
-    if (opened && opened.id !== feed.jobs[opened.place].id) refreshOpened();
+    openRun.refresh();
     patchTimes();
     speak(status, [feed.problem, sameCellAnswerOf(feed)].filter(Boolean).join(' '));
     feed.jobs.forEach((job, place) => {
@@ -350,6 +306,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const openRun = new OpenRun(run, feed, renderRun, schedule);
   const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const offEnd = tellEnd(el, feed, noticeOfGroup);
@@ -372,7 +329,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     press.dispose();
     cancelAnimationFrame(frame);
     frame = -1;
-    opened?.shut();
+    openRun.shut();
     el.replaceChildren();
   };
 }
