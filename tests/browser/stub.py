@@ -38,19 +38,13 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>view
 body {{ margin: 16px; background: var(--jp-layout-color0); }} main {{ display: grid; gap: 12px }}</style>
 <script id="jupyter-config-data" type="application/json">{{"baseUrl": "/"}}</script></head><body><main></main>
 <script type="module">
-import {{ GroupFeed, ServerFeed, apiOfPage, nameOf, render, renderGroup }} from '/view/index.js';
+import {{ ServerFeed, apiOfPage, render, showGroup }} from '/view/index.js';
 window.views = [];
 const group = {group};
 if (group) {{
   const card = document.createElement('div');
   document.querySelector('main').append(card);
-  const feed = new GroupFeed(apiOfPage(), group).start();
-  const renderRun = (host, job) => {{
-    const one = new ServerFeed(apiOfPage(), {{ id: job.id, name: nameOf(job), state: job.state }}).start();
-    const dispose = render(host, one);
-    return () => {{ dispose(); one.stop(); }};
-  }};
-  views.push({{ feed, dispose: renderGroup(card, feed, {{ renderRun }}) }});
+  views.push(showGroup(card, apiOfPage(), group));
 }}
 for (const saved of {saved}) {{
   const card = document.createElement('div');
@@ -454,7 +448,8 @@ class _Jobs(RequestHandler):
             self.finish({"detached": stub.waiting, "job": stub.jobs[job_id]})
         else:
             stub.asked_for_others.append(self.get_argument("others", ""))
-            new = stub.add("pending", retry_of=job_id, reason="Waiting for a free slot on local")
+            spec = stub.jobs[job_id]["spec"]
+            new = stub.add("pending", spec=spec, retry_of=job_id, reason="Waiting for a free slot on local")
             self.set_status(201)
             self.finish(stub.jobs[new])
 
@@ -480,7 +475,7 @@ class _Many(_Jobs):
             for job_id in ids:
                 stub._emit("job_canceled", job_id, {"state": "canceled", "finished_at": utc()})
         if verb == "retry":
-            ids = [stub.add("pending", retry_of=job_id) for job_id in ids]
+            ids = [stub.add("pending", spec=stub.jobs[job_id]["spec"], retry_of=job_id) for job_id in ids]
         found = [stub.jobs[job_id] for job_id in ids if job_id in stub.jobs]
         self.finish({"jobs": found, "event_seq": stub._seq})
 

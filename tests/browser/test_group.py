@@ -258,6 +258,63 @@ def test_run_that_is_open_gives_way_to_what_repeats_it(page: Page, stub: StubSer
     assert page.evaluate("document.querySelector('.zb-run').contains(document.activeElement)")
 
 
+def mark(card: Locator) -> None:
+    """Make it known again: what is built anew bears no mark."""
+    card.evaluate("card => { card.dataset.mark = 'here'; }")
+
+
+def test_retry_in_the_run_that_is_open_is_told_in_the_group_and_stays_open(page: Page, stub: StubServer) -> None:
+    stub.add_group(["failed", "succeeded"])
+    page.route(re.compile("limit=1$"), lambda route: route.abort())  # the looks of a group that has ended
+    view = show(page, stub)
+    squares(view).first.click()
+    card = view.locator(".zb-run .zb-card")
+    mark(card)
+    card.get_by_role("button", name="Retry").click()
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 pending")
+    *_, again = stub.jobs
+    stub.log(again, "once more")
+    expect(card.locator(".zb-ln")).to_have_text("once more")
+    stub.emit("job_failed", again, {"state": "failed", "finished_at": utc()})
+    expect(view.locator(".zb-counts")).to_have_text("1 succeeded1 failed")
+    expect(card.locator(".zb-word")).to_have_text("Failed")
+    expect(card).to_have_attribute("data-mark", "here")
+    squares(view).first.click()  # which shuts what is open there
+    expect(card).to_have_count(0)
+    assert sum(again in uri for uri in stub.opened) == 1
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_retry_in_the_run_that_is_open_is_heard_of_before_its_answer_and_opens_one_socket(
+    page: Page, stub: StubServer, is_answered: bool
+) -> None:
+    stub.add_group(["failed", "running"])
+    view = show(page, stub)
+    squares(view).first.click()
+    card = view.locator(".zb-run .zb-card")
+    mark(card)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/retry", hold)
+    with page.expect_request("**/retry"):
+        card.get_by_role("button", name="Retry").click()
+    answer = held[0].fetch()
+    *_, again = stub.jobs
+    stub.emit("job_submitted", again, dict(stub.jobs[again]))
+    expect(view.locator(".zb-counts")).to_have_text("1 running1 pending")
+    if is_answered:
+        held[0].fulfill(response=answer)
+    else:
+        held[0].abort()
+    stub.log(again, "once more")
+    expect(card.locator(".zb-ln")).to_have_text("once more")
+    assert card.get_attribute("data-mark") == ("here" if is_answered else None)
+    assert sum(again in uri for uri in stub.opened) == 1
+
+
 #: Have `rests` note how long each pause is that begins from now on.
 NOTE_RESTS = """() => {
   const set = setTimeout;

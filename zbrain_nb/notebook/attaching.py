@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from zbrain_nb.client.client import Client
 from zbrain_nb.client.group import GROUP_TAG, PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.printing import printable
-from zbrain_nb.model.errors import JobNotFound
+from zbrain_nb.model.errors import JobNotFound, ZBrainError
 from zbrain_nb.model.job import JobState
 from zbrain_nb.notebook.binding import OutBindings
 from zbrain_nb.notebook.grid import MAX_RUNS
@@ -122,5 +123,6 @@ def _bind(handle: JobHandle, bindings: OutBindings, namespace: dict[str, Any]) -
     if not names or (handle.job.state.ended and handle.job.state is not JobState.SUCCEEDED):
         return []
     bindings.add(handle, names)
-    bindings.finish(handle)
+    with contextlib.suppress(ZBrainError):  # the binding itself tells of it, and there may be other jobs
+        bindings.finish(handle)
     return [name for name in names if name in namespace]

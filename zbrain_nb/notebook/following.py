@@ -17,6 +17,7 @@ from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.locating import may_be_there
 from zbrain_nb.client.printing import printable
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.model.job import JobState
 from zbrain_nb.model.settings import read_settings
 from zbrain_nb.notebook.line import Desk
 from zbrain_nb.notebook.origin import VARIABLE_TAG
@@ -85,12 +86,21 @@ class Follower:
         moved = []
         for name in filter(None, ("_zb", old.job.spec.tags.get(VARIABLE_TAG))):
             held = namespace.get(name)
-            if isinstance(held, JobHandle) and held.id == old.id:
+            if isinstance(held, JobHandle) and (held.id == old.id or _came_to_nothing(held, old)):
                 namespace[name] = again
             elif not (isinstance(held, JobGroup) and held.put(again)):
                 continue
             moved.append(name)
         return moved
+
+
+def _came_to_nothing(held: JobHandle, old: JobHandle) -> bool:
+    """Whether it repeats `old` too, and has ended without success: it gives way as in a group (see `JobGroup.put`)."""
+    if held.id not in old.repeats:
+        return False
+    with contextlib.suppress(ZBrainError):  # then it stays what it was last seen to be
+        held.refresh()
+    return held.job.state in (JobState.FAILED, JobState.CANCELED)
 
 
 def _listed(names: Iterable[str]) -> str:

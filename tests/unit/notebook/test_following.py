@@ -53,6 +53,28 @@ def test_names_follow_a_retry_made_elsewhere_before_the_next_cell_runs(
     assert "retried" not in capsys.readouterr().out
 
 
+def test_names_follow_a_second_retry_when_the_first_came_to_nothing_and_not_before(
+    pad: Notebook, page: Client, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    wait = f"import time\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)"
+    first = pad.cell("a", f"{QUIET} --job run", fails_without(tmp_path / "data", wait)).wait(60)
+    failed = page.job(first.id).retry()
+    pad.shell.run_cell("pass")
+    assert pad.shell.user_ns["run"].id == failed.id  # as it was then: it has not ended
+    failed.wait(60)
+    (tmp_path / "data").touch()
+    runs = page.job(first.id).retry()
+    pad.shell.run_cell("pass")
+    assert pad.shell.user_ns["run"].id == runs.id
+    beside = page.job(first.id).retry()
+    pad.shell.run_cell("pass")
+    assert pad.shell.user_ns["run"].id == runs.id
+    gate.touch()
+    for handle in (runs, beside):
+        handle.wait(60)
+
+
 def test_names_wait_for_a_retry_that_still_runs_and_attach_finds_it(
     pad: Notebook, page: Client, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from tests.unit.notebook.conftest import Notebook
 from zbrain_nb.client.group import PLACE_TAG, JobGroup
 from zbrain_nb.client.handle import JobHandle
 from zbrain_nb.client.viewed import Viewed
-from zbrain_nb.model.errors import JobFailedError, JobNotFound, UsageError
+from zbrain_nb.model.errors import JobFailedError, JobNotFound, UntrustedResult, UsageError
 from zbrain_nb.model.job import JobSpec, JobState
 from zbrain_nb.notebook import presenting
 
@@ -84,6 +84,21 @@ def test_attach_finds_the_jobs_after_a_restart_and_binds_what_the_notebook_lacks
     (tmp_path / "gate").touch()
     space["two"].wait(60)
     assert space["found"] == 7
+
+
+def test_attach_goes_on_when_what_one_job_left_is_not_to_be_bound(
+    pad: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pad.cell("a", "--no-wait --quiet --out one --job first", "one = 1").wait(60)
+    pad.cell("b", "--no-wait --quiet --job second", "2").wait(60)
+    pad.restart()
+
+    def refuse(*_: Any) -> None:  # as of what a colleague submitted again
+        raise UntrustedResult("It is bob's.")
+
+    monkeypatch.setattr(pad.desk.client, "check_trusted", refuse)
+    pad.line("attach")
+    assert {"first", "second", "one"} & set(pad.shell.user_ns) == {"first", "second"}
 
 
 def test_attach_after_a_rename_takes_the_old_path_or_a_job(

@@ -1,9 +1,10 @@
 // The view of many runs: `renderGroup(el, feed, {renderRun}) -> dispose`. A square a run, counts, failures by reason;
-// the run that is picked shows its own view below.
+// the run that is picked shows its own view below, which `renderRun(el, job) -> {feed, shut}` makes.
 import { againTitle, sameCellAnswerOf, sameCellNotice, sameCellOf } from './earlier.js';
 import { STATE_WORDS, button, clock, copyButton, h, newId, plural, progressBar, speak, stateMark, timeLeft, timeOfDay, toFocus, tryNow, twist } from './elements.js';
 import { detachItem, moreMenu } from './menu.js';
 import { noticeAsk, noticeAskOf, noticeOfGroup, tellEnd } from './notices.js';
+import { OpenRun } from './openrun.js';
 import { pressIn, settle } from './press.js';
 import { visibleName } from './text.js';
 import { errorLine } from './words.js';
@@ -59,7 +60,7 @@ function noticeTextOf(feed) {
   return [problem, why, NOTICES[connection], missingOf(feed)].filter(Boolean).join(' ');
 }
 
-export function renderGroup(el, feed, { renderRun } = {}) {
+export function renderGroup(el, feed, { renderRun }) {
   const bodyId = newId('group');
   const squareId = newId('square');
   const head = h('div');
@@ -71,7 +72,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     onkeydown: moveTo,
     // A move, not an entry: one that rests picks nothing when the page moves below it, which the keyboard makes it do.
     onpointermove: ({ target }) => target.dataset?.place && pick(Number(target.dataset.place)),
-    onclick: ({ target }) => target.dataset?.place && openRun(Number(target.dataset.place)),
+    onclick: ({ target }) => target.dataset?.place && toggle(Number(target.dataset.place)),
   });
   const counts = h('ul', { class: 'zb-counts' });
   const said = h('p', { class: 'zb-small zb-mute zb-picked' }, HINT);
@@ -101,7 +102,6 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const beside = h('span', { class: 'zb-mute' });
   let open = true;
   let at = -1;
-  let opened = null;
   let frame = 0;
   let headKey = null;
   let sameCellKey = null;
@@ -149,33 +149,12 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     if (step) {
       event.preventDefault();
       pick(Math.min(feed.jobs.length - 1, Math.max(0, at + step)));
-    } else if (event.key === 'Enter' && at >= 0) openRun(at);
+    } else if (event.key === 'Enter' && at >= 0) toggle(at);
   }
 
-  function openRun(place) {
+  function toggle(place) {
     pick(place);
-    const again = opened?.id === feed.jobs[place].id;
-    opened?.dispose();
-    opened = null;
-    run.replaceChildren();
-    if (!again && renderRun) show(place);
-  }
-
-  function show(place) {
-    const job = feed.jobs[place];
-    const card = h('div');
-    run.replaceChildren(card);
-    opened = { id: job.id, place, dispose: renderRun(card, job) };
-  }
-
-  /** Show what stands by now in the place of the run that is open: its buttons would act on one that was repeated. */
-  function refreshOpened() {
-    const { id, place, dispose } = opened;
-    const held = run.contains(document.activeElement);
-    dispose();
-    show(place);
-    for (const each of [id, opened.id]) settle(run, [each]);
-    if (held) (toFocus(run) ?? squares).focus({ preventScroll: true });
+    openRun.toggle(place);
   }
 
   function mainAct() {
@@ -306,7 +285,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
       el.dataset.face = now;
     }
     refreshSameCell();
-    if (opened && opened.id !== feed.jobs[opened.place].id) refreshOpened();
+    openRun.refresh();
     patchTimes();
     speak(status, [feed.problem, sameCellAnswerOf(feed)].filter(Boolean).join(' '));
     feed.jobs.forEach((job, place) => {
@@ -327,6 +306,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
   const schedule = () => {
     frame ||= requestAnimationFrame(refresh);
   };
+  const openRun = new OpenRun(run, feed, renderRun, schedule);
   const press = pressIn(el, schedule);
   const off = feed.on(schedule);
   const offEnd = tellEnd(el, feed, noticeOfGroup);
@@ -349,7 +329,7 @@ export function renderGroup(el, feed, { renderRun } = {}) {
     press.dispose();
     cancelAnimationFrame(frame);
     frame = -1;
-    opened?.dispose();
+    openRun.shut();
     el.replaceChildren();
   };
 }

@@ -141,6 +141,14 @@ export class GroupFeed {
     this.tell();
   }
 
+  /** Take a run that was submitted again beside this feed, and follow it. */
+  takeRepeat(job) {
+    if (this.#find(job.id)) return;
+    this.#add(job);
+    if (this.connection === 'live') void this.#connection.connect();
+    this.tell();
+  }
+
   /** Cancel or retry runs, and show what became of them; return what is to be told of those of which it made nothing new. */
   async #change(verb, jobs, waits) {
     const ids = jobs.map(({ id }) => id);

@@ -26,8 +26,7 @@ export const showJob = (node, server, saved, options) =>
   show(node, new ServerFeed(server, saved), (card, feed) => render(card, feed, options));
 
 export function showGroup(node, server, saved, options) {
-  const renderRun = (host, job) =>
-    showJob(host, server, { id: job.id, name: nameOf(job), state: job.state }, options).shut;
+  const renderRun = (host, job) => showJob(host, server, { id: job.id, name: nameOf(job), state: job.state }, options);
   return show(node, new GroupFeed(server, saved), (card, feed) => renderGroup(card, feed, { renderRun }));
 }
 
