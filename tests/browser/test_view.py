@@ -682,6 +682,26 @@ def test_a_log_higher_than_a_page_can_be_is_reached_from_end_to_end(page: Page, 
     expect(last_row(view)).to_be_in_viewport()
 
 
+def test_a_jump_in_the_log_outlasts_a_scroll_that_was_under_way(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, *[f"line {i}" for i in range(400)])
+    stub.stored(job, "Traceback (most recent call last):", stream="stderr")
+    stub.stored(job, *[f"line {i}" for i in range(400)])
+    view = show(page, stub)
+    expect(last_row(view)).to_have_text("line 399")
+    # The event of this scroll comes with the next frame.
+    scroll_and_press = """(log, name) => {
+      log.scrollTop = 0;
+      [...document.querySelectorAll('button')].find((each) => each.textContent === name).click();
+    }"""
+    log = view.get_by_role("log")
+    log.evaluate(scroll_and_press, "First error")
+    expect(view.locator("[data-mark]")).to_be_in_viewport()
+    log.evaluate(scroll_and_press, "Follow")
+    expect(last_row(view)).to_have_text("line 399")
+    expect(view.get_by_role("button", name="Follow")).to_have_attribute("aria-pressed", "true")
+
+
 def test_a_view_opened_in_a_flood_does_not_wait_for_its_end(page: Page, stub: StubServer) -> None:
     job = stub.add()
     stub.stored(job, "before")

@@ -85,7 +85,7 @@ export function logPane(feed, { page = false } = {}) {
     title: 'Stay at the newest line',
     onclick: () => {
       stick = !stick;
-      schedule();
+      paint();
     },
   });
   const tallButton = iconButton('Show more lines at once', 'tall', {
@@ -207,6 +207,8 @@ export function logPane(feed, { page = false } = {}) {
     );
   }
 
+  // Who asks for a place has it painted at once: the event of a scroll before that comes ahead of the next frame, and
+  // would be taken for the reader's newer wish.
   function paint() {
     cancelAnimationFrame(frame);
     frame = 0;
@@ -297,6 +299,7 @@ export function logPane(feed, { page = false } = {}) {
     at = row * ROW - Math.max(0, (list.clientHeight - ROW) / 2);
     list.scrollLeft = 0;
     repaint();
+    paint();
   }
   async function wholeText() {
     const out = [];
