@@ -148,7 +148,7 @@ async def test_request_for_jobs_under_way_gets_none_when_its_token_is_revoked(
     made = await make(api, kind="worker")
     as_worker = with_token(made["secret"])
     await api.post("workers", json={"id": "w"}, headers=as_worker)
-    await api.post("jobs", json={"cmd": ["true"]})
+    job = (await api.post("jobs", json={"code": "1"})).json()  # a cell: once begun it is not run again
 
     async def late(*args: Any, **options: Any) -> Any:
         assert (await api.delete(f"tokens/{made['id']}")).status_code == 200
@@ -159,6 +159,9 @@ async def test_request_for_jobs_under_way_gets_none_when_its_token_is_revoked(
     monkeypatch.setattr(*at, late)
     answer = await api.post("workers/w/leases", json={"request_id": "r", "wait_secs": 5}, headers=as_worker)
     assert (answer.status_code, answer.json()["leases"]) == (200, [])
+    await api.post("jobs", json={"cmd": ["true"], "worker": "none"})  # what was to be decided before is by then
+    now = (await api.get(f"jobs/{job['id']}")).json()
+    assert (now["state"], now["losses"]) == ("pending" if when.startswith("before") else "retrying", 0)
 
 
 async def test_revoked_token_takes_those_made_with_it_along(api: httpx.AsyncClient) -> None:

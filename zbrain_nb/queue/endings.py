@@ -76,15 +76,16 @@ class Endings:
             return self._finish(turn, entry, "job_completed", JobState.SUCCEEDED, kept, worker_seq)
         return self._fail(turn, entry, event, kept, worker_seq)
 
-    def lose(self, turn: Turn, job_id: str, attempt: int, reason: str, *, returned: bool = False) -> bool:
+    def lose(self, turn: Turn, job_id: str, attempt: int, reason: str, *, returned: str | None = None) -> bool:
         """End an attempt whose worker has it no more; return False if it is not the running one any more.
 
-        One that is `returned` was handed to nobody: that is no loss, however often it comes to that.
+        One that is `returned`, which says for what it waits then, was handed to nobody: that is no loss, however often
+        it comes to that.
         """
         entry = running(turn, job_id, attempt)
         if entry is None:
             return False
-        self._lose(turn, entry, reason, None, never_ran=returned, kept_back=returned)
+        self._lose(turn, entry, reason, None, never_ran=returned is not None, kept_back=returned)
         return True
 
     def withdraw(self, turn: Turn, job_id: str, attempt: int, reason: str) -> bool:
@@ -155,7 +156,7 @@ class Endings:
         *,
         never_ran: bool = False,
         returned: bool = False,
-        kept_back: bool = False,
+        kept_back: str | None = None,
         kept: dict[str, Any] | None = None,
         used: dict[str, float | None] | None = None,
     ) -> Entry:
@@ -168,9 +169,7 @@ class Endings:
             return self._cancel(turn, entry, f"{reason} A cancel had been requested.", patch, worker_seq)
         may_rerun = job.spec.reruns_if_lost or never_ran  # what never ran had no effects
         if may_rerun and losses < MAX_LOSSES:
-            then = "It runs again at once; a lost attempt uses up no retry."
-            if kept_back:
-                then = "It waits until that is known."
+            then = kept_back or "It runs again at once; a lost attempt uses up no retry."
             patch |= {
                 "state": JobState.RETRYING,
                 "not_before": as_datetime(turn.now + (_return_pause(returns) if returned else 0.0)),

@@ -198,8 +198,8 @@ class Index:
         self.live[job.id] = entry
         self.ready.count(lane, not runs, runs)
         self._weigh(lane, entry, 1)
-        if runs:
-            self.leases.grant(job.id, job.worker_id or "", job.attempt)
+        if runs:  # and its worker was told so, as far as anybody knows by now
+            self.leases.grant(job.id, job.worker_id or "", job.attempt, answers=1)
         elif job.state is JobState.RETRYING or not job.spec.after:
             self.line_up(entry)
 

@@ -32,15 +32,21 @@ class Lease:
 
     One that `is_revoked` is renewed no more, and nothing is taken from its attempt or given to it. It stands for the
     processes: their worker hears of this no more, and ends them when it has to without a word, or when they are done.
+
+    Attributes
+    ----------
+    answers : int
+        How many answers to its worker have brought the job: with none, nobody has it yet.
     """
 
-    __slots__ = ("attempt", "ends_at", "is_revoked", "worker_id")
+    __slots__ = ("answers", "attempt", "ends_at", "is_revoked", "worker_id")
 
-    def __init__(self, worker_id: str, attempt: int, ends_at: float) -> None:
+    def __init__(self, worker_id: str, attempt: int, ends_at: float, answers: int) -> None:
         self.worker_id = worker_id
         self.attempt = attempt
         self.ends_at = ends_at
         self.is_revoked = False
+        self.answers = answers
 
 
 class Leases:
@@ -62,10 +68,15 @@ class Leases:
         """Return the lease of a running job."""
         return self._by_job.get(job_id)
 
-    def grant(self, job_id: str, worker_id: str, attempt: int) -> None:
+    def of(self, job_id: str, attempt: int) -> Lease | None:
+        """Return the lease of this attempt, if it runs."""
+        lease = self._by_job.get(job_id)
+        return lease if lease is not None and lease.attempt == attempt else None
+
+    def grant(self, job_id: str, worker_id: str, attempt: int, *, answers: int = 0) -> None:
         """Begin a lease."""
         self.release(job_id)
-        self._by_job[job_id] = Lease(worker_id, attempt, self._clock.monotonic() + self.ttl_secs)
+        self._by_job[job_id] = Lease(worker_id, attempt, self._clock.monotonic() + self.ttl_secs, answers)
         self._by_worker.setdefault(worker_id, set()).add(job_id)
 
     def renew(self, job_id: str) -> None:
@@ -86,8 +97,8 @@ class Leases:
 
     def is_revoked(self, job_id: str, attempt: int) -> bool:
         """Whether the lease of this attempt was revoked."""
-        lease = self._by_job.get(job_id)
-        return lease is not None and lease.is_revoked and lease.attempt == attempt
+        lease = self.of(job_id, attempt)
+        return lease is not None and lease.is_revoked
 
     def revoked(self) -> list[tuple[str, int]]:
         """Return the attempts whose leases were revoked."""

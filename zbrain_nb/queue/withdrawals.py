@@ -120,8 +120,9 @@ class Withdrawals:
             leases = self._index.leases
             for worker_id in worker_ids:
                 for job_id in leases.in_force_of(worker_id):
-                    attempt = self._index.live[job_id].job.attempt
-                    if self.is_asking(job_id, attempt):
+                    entry = self._index.live[job_id]
+                    attempt = entry.job.attempt
+                    if self._is_unanswered(job_id, attempt) and not entry.high:
                         self._give_back(turn, {(job_id, attempt)})
                     else:
                         leases.revoke(job_id)
@@ -154,28 +155,58 @@ class Withdrawals:
         Those that `are_new` were handed to nobody yet. If the request is cancelled meanwhile, or fails, or its token
         ends, they are given back: their worker may be gone, and what it never had would pass for lost with it.
         """
-        if self.is_out(scope):
-            return []
-        if not jobs or self._may_run() is anybody_may or not self.concern(scope):
-            return jobs
         asked = {(job.id, job.attempt) for job in jobs}
         if are_new:
             self._asking |= asked
         try:
-            words = await self._ask(jobs)
-            allowed = [job for job, word in zip(jobs, words, strict=True) if word is True]
-            if len(allowed) < len(jobs):
-                await self._commits.run(partial(self._end, jobs=jobs, words=words))
-            if self.is_out(scope):
-                return []
-            self._asking -= asked
-            return [job for job in allowed if self._renew(job)]
+            if not self.is_out(scope) and self.concern(scope):
+                jobs = await self._allowed(jobs)
+            return [] if self.is_out(scope) else [job for job in jobs if self.hand_out(job)]
         finally:
-            if are_new and (left := self._asking & asked):  # none if a repeat of the request has handed them out
-                self._asking -= left
-                self._returning |= left
-                given_back = self._commits.post(partial(self._give_back, attempts=left))
-                given_back.add_done_callback(partial(self._gave_back, left))
+            if are_new:
+                self._asking -= asked
+                self._return(asked)
+
+    async def _allowed(self, jobs: list[Job]) -> list[Job]:
+        """Return those of the jobs whose owners may have them run, and end the others."""
+        if not jobs or self._may_run() is anybody_may:
+            return jobs
+        words = await self._ask(jobs)
+        allowed = [job for job, word in zip(jobs, words, strict=True) if word is True]
+        if len(allowed) < len(jobs):
+            await self._commits.run(partial(self._end, jobs=jobs, words=words))
+        for job in allowed:
+            if self._index.leases.is_in_force(job.id, job.attempt):
+                self._index.leases.renew(job.id)  # the asking took some of it
+        return allowed
+
+    def hand_out(self, job: Job) -> bool:
+        """Note that an answer brings the job; return False if its attempt ended meanwhile, or is about to."""
+        lease = self._index.leases.of(job.id, job.attempt)
+        if lease is None or lease.is_revoked or (job.id, job.attempt) in self._returning:
+            return False
+        lease.answers += 1
+        return True
+
+    def take_back(self, jobs: list[Job]) -> None:
+        """Give back jobs that an answer was to bring, and does not after all; not those that another has brought."""
+        for job in jobs:
+            lease = self._index.leases.of(job.id, job.attempt)
+            if lease is not None:
+                lease.answers -= 1
+        self._return({(job.id, job.attempt) for job in jobs})
+
+    def _return(self, attempts: set[tuple[str, int]]) -> None:
+        """Give back those of the attempts that no answer brings."""
+        left = {one for one in attempts if self._is_unanswered(*one)}
+        if left:
+            self._returning |= left
+            given_back = self._commits.post(partial(self._give_back, attempts=left))
+            given_back.add_done_callback(partial(self._gave_back, left))
+
+    def _is_unanswered(self, job_id: str, attempt: int) -> bool:
+        lease = self._index.leases.of(job_id, attempt)
+        return lease is not None and not lease.answers
 
     def is_due(self) -> bool:
         """Whether it is time to ask again about an owner of whom nothing could be told."""
@@ -218,25 +249,18 @@ class Withdrawals:
             what = f"{job.owner} may have jobs run in the org {job.org_id}"
             if isinstance(word, Unavailable):
                 reason = f"It is not known whether {what}: {word.message}"
-                self._endings.lose(turn, job.id, job.attempt, reason, returned=True)
+                self._endings.lose(turn, job.id, job.attempt, reason, returned="It waits until that is known.")
             elif not word:
                 self._endings.withdraw(turn, job.id, job.attempt, f"{what.replace('may', 'may not')} any more.")
 
     def _give_back(self, turn: Turn, attempts: set[tuple[str, int]]) -> None:
         for job_id, attempt in attempts:
-            reason = "Its worker went before it was known whether the job's owner may have it run."
-            self._endings.lose(turn, job_id, attempt, reason, returned=True)
+            reason = "Its worker went, or the token of that ended, before it was handed the job."
+            self._endings.lose(turn, job_id, attempt, reason, returned="It waits for another.")
 
     def _gave_back(self, attempts: set[tuple[str, int]], done: asyncio.Future[None]) -> None:
         self._returning -= attempts
         _note_failure(done)
-
-    def _renew(self, job: Job) -> bool:
-        """Give an attempt a full term, for the asking took some of it; return False if it ended meanwhile."""
-        if not self._index.leases.is_in_force(job.id, job.attempt) or (job.id, job.attempt) in self._returning:
-            return False
-        self._index.leases.renew(job.id)
-        return True
 
 
 def token_ended(worker_id: str) -> str:

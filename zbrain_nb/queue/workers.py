@@ -253,7 +253,7 @@ class WorkerDesk:
         record = self.record(worker_id)
         waiter = Waiter(record, LeaseRequest(request_id="", limit=1, wait_secs=0), want)
         jobs: list[Job] = await self._commits.run(lambda turn: self._decide(turn, waiter))
-        return jobs[0] if jobs else None
+        return next(filter(self._withdrawals.hand_out, jobs), None)
 
     def serve(self) -> None:
         """Let waiting requests look again whom a change of the index concerns."""

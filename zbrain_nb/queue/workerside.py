@@ -23,6 +23,7 @@ from zbrain_nb.model.protocol import (
     EventResult,
     HeartbeatAnswer,
     HeartbeatRequest,
+    Lease,
     LeaseAnswer,
     LeaseRequest,
     Registered,
@@ -109,7 +110,7 @@ class WorkerSide(QueueCore):
 
         Events in the request are taken first, in the same commit, and the answer is then not held back.
         May be cancelled: what was leased by then is found by a repeat with the same ``request_id``, or was given back
-        if its owner was asked about (see `Withdrawals`).
+        if its owner was asked about, or the token of who asks has ended (see `Withdrawals`).
 
         Raises
         ------
@@ -130,6 +131,13 @@ class WorkerSide(QueueCore):
         answer = await self._desk.lease(worker_id, msgspec.structs.replace(req, wait_secs=0.0), scope)
         answer.results = await taken
         return answer
+
+    def take_back(self, leases: Iterable[Lease]) -> None:
+        """Take leases back that an answer was to bring and does not, for the token of who asked has ended meanwhile.
+
+        Another worker gets those jobs, as if they had not been leased, unless another answer has brought them.
+        """
+        self._withdrawals.take_back([lease.job for lease in leases])
 
     async def heartbeat(
         self, worker_id: str, req: HeartbeatRequest, *, scope: Principal | None = None

@@ -344,9 +344,12 @@ async def test_attempts_stay_worth_nothing_when_the_host_is_started_again_after_
     await queue.open()
     await ScopedHand(queue, "p", APART).register(kind="big")
     await ScopedHand(queue, "p", APART).lease()
+    await queue.close()
+    await queue.open()
+    await ScopedHand(queue, "p", APART).register(kind="big")
     assert [queue.running_attempt(job_id, 1) is None for job_id in jobs] == [True, False]
     end_token(queue, "")
-    await state_of(queue, jobs[1])
+    assert (await state_of(queue, jobs[1]))[0] == "running", "it was handed to its worker"
     await queue.close()
     await queue.open()
     assert [queue.running_attempt(job_id, 1) is None for job_id in jobs] == [True, True]
@@ -449,16 +452,50 @@ async def test_request_that_waits_gets_nothing_though_nobody_has_noticed_yet_tha
     assert (await queue.get(job_id)).attempt == 0
 
 
-async def test_job_is_not_handed_out_whose_lease_was_decided_when_the_token_ended(queue, monkeypatch):
+@pytest.mark.parametrize("is_heard_with", ["t", "another"])
+async def test_job_is_given_back_whose_lease_was_decided_when_the_token_ended(queue, monkeypatch, is_heard_with):
+    """A worker that was heard with another token since goes on, but the answer to its old one brings it nothing."""
     hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
     job_id = await queue.submit(BIG, scope=ABE)
     start = queue._desk.start
 
     def start_last(*args):
+        queue._desk.record("p", with_token(APART, is_heard_with))
         end_token(queue, "t")
         return start(*args)
 
     monkeypatch.setattr(queue._desk, "start", start_last)
     assert await hand.lease() == []
-    await state_of(queue, job_id)
-    assert queue.running_attempt(job_id, 1) is None
+    assert (await state_of(queue, job_id))[:2] == ("retrying", 0), "nobody had it: that is no loss"
+
+
+async def test_job_that_no_answer_brought_before_the_token_ended_is_given_back(queue):
+    """The worker was gone when it was leased; a repeat of the request would have got it."""
+    hand = await ScopedHand(queue, "p", with_token(APART, "t")).register(kind="big")
+    leasing = asyncio.ensure_future(hand.lease(wait_secs=30))
+    await turns()
+    job_id = await queue.submit(JobSpec(code="1", worker="big"), scope=ABE)
+    leasing.cancel()  # while the lease is being written
+    assert (await state_of(queue, job_id))[0] == "running"
+    end_token(queue, "t")
+    assert (await state_of(queue, job_id))[:2] == ("retrying", 0)
+
+
+async def test_job_that_was_acquired_in_process_counts_as_handed_to_its_worker(queue):
+    job_id = await queue.submit(TRUE)
+    await queue.acquire_lease("w")
+    await queue.heartbeat("w", HeartbeatRequest(attempts=[]), scope=with_token(HOLDER, "t"))
+    end_token(queue, "t")
+    assert (await state_of(queue, job_id))[0] == "running"
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+async def test_lease_that_an_answer_does_not_bring_after_all_is_given_back_unless_another_has(queue, answers):
+    hand = await ScopedHand(queue, "p", APART).register(kind="big")
+    job_id = await queue.submit(JobSpec(code="1", worker="big"), scope=ABE)
+    request = LeaseRequest(request_id="r", limit=1)
+    for _ in range(answers):
+        answer = await queue.lease(hand.id, request, scope=APART)
+    queue.take_back(answer.leases)
+    assert (await queue.lease(hand.id, request, scope=APART)).leases == answer.leases[: answers - 1]
+    assert (await state_of(queue, job_id))[:2] == (("retrying", 0) if answers == 1 else ("running", 0))

@@ -73,7 +73,8 @@ class LeasesHandler(ApiHandler):
         for lease in answer.leases:
             await self.context.secrets.hand_over(worker_id, lease, request.seal_key)
             lease.token = self.context.job_tokens.mint(lease.job.id, lease.job.attempt)
-        if self.queue.is_out(self.principal):  # while secrets were read: so are the attempts, or soon
+        if self.queue.is_out(self.principal):  # since secrets were read
+            self.queue.take_back(answer.leases)
             answer.leases.clear()
         self.reply(answer)
 
