@@ -15,9 +15,10 @@ from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.lanes import LaneKey, Place, base_of
+from zbrain_nb.queue.memory import window_bytes_for
 from zbrain_nb.queue.pauses import read_pauses
 from zbrain_nb.queue.quotas import read_quotas
-from zbrain_nb.queue.ready import window_bytes_for, window_for
+from zbrain_nb.queue.ready import window_for
 from zbrain_nb.queue.roster import LISTED_SECS
 from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.database import Database
