@@ -206,9 +206,9 @@ class Index:
     def _weigh(self, lane: Lane, entry: Entry, sign: int) -> None:
         """Count what a job takes that waits in memory, or (-1) did: what runs is bounded by the slots of workers."""
         if entry.may_park():
-            self.ready.hold(lane, sign * entry.size)
+            self.ready.memory.hold(lane, sign * entry.size)
         elif entry.job.state is not JobState.RUNNING:
-            self.ready.keep(lane, sign * (entry.size - JOB_BYTES))
+            self.ready.memory.keep(lane, sign * (entry.size - JOB_BYTES))
 
     def spill(self, lane: Lane) -> None:
         """Leave the far end of a window that grew too long to the store."""
@@ -224,7 +224,7 @@ class Index:
                 continue
             if entry.may_park():
                 del self.live[job_id]
-                self.ready.hold(lane, -entry.size)
+                self.ready.memory.hold(lane, -entry.size)
                 self.ready.park(lane, entry)
             else:
                 kept.append((rank, order, job_id))
@@ -233,7 +233,7 @@ class Index:
     def _fitting(self, lane: Lane) -> int:
         """Return how many of a sorted window stay: of those that take much, half."""
         most = self.ready.window_size
-        if not self.ready.is_heavy(lane):
+        if not self.ready.memory.is_heavy(lane):
             return most
         free = lane.held // 2
         for number, (_, _, job_id) in enumerate(lane.window[:most]):
@@ -250,7 +250,7 @@ class Index:
             return False
         lane = self._known_lane(entry)
         self.live[job_id] = entry
-        self.ready.hold(lane, entry.size)
+        self.ready.memory.hold(lane, entry.size)
         self.ready.unpark(lane)
         lane.push(entry.place, job_id)
         return True

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
+from typing import Any
 
 import msgspec
 
@@ -14,11 +15,13 @@ from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.protocol import WorkerInfo
 from zbrain_nb.queue.index import Entry, Index
 from zbrain_nb.queue.lanes import LaneKey, Place, base_of
+from zbrain_nb.queue.memory import window_bytes_for
 from zbrain_nb.queue.pauses import read_pauses
 from zbrain_nb.queue.quotas import read_quotas
-from zbrain_nb.queue.ready import window_bytes_for, window_for
+from zbrain_nb.queue.ready import window_for
 from zbrain_nb.queue.roster import LISTED_SECS
 from zbrain_nb.store import queries, waiting
+from zbrain_nb.store.database import Database
 from zbrain_nb.store.footprint import extra_bytes
 from zbrain_nb.store.rows import encode, folded_row
 from zbrain_nb.store.storage import Storage
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 #: Jobs folded in one statement: between two, the writer commits. Most of its time goes by whatever the number
 #: (measured beside a million jobs: 16 ms for 900, little less for 100), so that seldom and many is felt least.
 FOLD_CHUNK = 4_000
+#: The same of what their rows say, in characters: the database holds all that one statement writes in its memory.
+FOLD_CHUNK_CHARS = 16 * 1024 * 1024
 FOLD_PAUSE_SECS = 4.0
 #: Ended jobs that take so much are folded at once: until then they are in memory.
 FOLD_BYTES = 32 * 1024 * 1024
@@ -158,6 +163,18 @@ def restore_positions(entry: Entry, highs: dict[int, int], log_seq: int) -> None
     entry.log_seq = log_seq
 
 
+def _first_rows(jobs: list[Job]) -> list[tuple[Any, ...]]:
+    """Return the rows of the first of the jobs, as many as one statement shall write."""
+    rows, room = list[tuple[Any, ...]](), FOLD_CHUNK_CHARS
+    for job in jobs:
+        row = folded_row(job)
+        room -= len(row[-1])
+        if rows and room < 0:
+            break
+        rows.append(row)
+    return rows
+
+
 class Folder:
     """Shows in the jobs table, in bulk and a little later, what became of jobs.
 
@@ -212,9 +229,10 @@ class Folder:
         unfolded, upto = self._index.unfolded, self._index.applied_seq
         self._index.unfolded_bytes = 0
         jobs = [job for job in unfolded.values() if self._refused.get(job.id) is not job]
-        for start in range(0, len(jobs), FOLD_CHUNK):
-            chunk = jobs[start : start + FOLD_CHUNK]
-            refused = await self._write(chunk)
+        start = 0
+        while start < len(jobs):
+            number, refused = await self._write(jobs[start : start + FOLD_CHUNK])
+            chunk, start = jobs[start : start + number], start + number
             for job in chunk:
                 if job.id in refused:
                     self._refused[job.id] = job
@@ -224,8 +242,14 @@ class Folder:
         if jobs and not self._refused:
             await self._storage.write(lambda database: database.save_meta(waiting.FOLDED_SEQ, str(upto)))
 
-    async def _write(self, chunk: list[Job]) -> set[str]:
-        return await self._storage.write(lambda database: database.fold([folded_row(job) for job in chunk]))
+    async def _write(self, jobs: list[Job]) -> tuple[int, set[str]]:
+        """Fold the first of the jobs, as many as one write takes; return how many, and the ids that were refused."""
+
+        def fold(database: Database) -> tuple[int, set[str]]:
+            rows = _first_rows(jobs)
+            return len(rows), database.fold(rows)
+
+        return await self._storage.write(fold)
 
     async def stop(self) -> None:
         """Cancel what is planned and fold all there is; what the store refuses now, the next start folds."""

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from zbrain_nb.model.job import Job
 from zbrain_nb.queue.branches import Branch, Want
 from zbrain_nb.queue.lanes import Account, Lane, LaneKey, Place
-from zbrain_nb.queue.quotas import QuotaBook, over_kept
+from zbrain_nb.queue.memory import Memory
+from zbrain_nb.queue.quotas import QuotaBook
 
 if TYPE_CHECKING:
     from zbrain_nb.queue.index import Entry
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
 WINDOW = 1_000
 WINDOWS = 40_000
 SMALLEST_WINDOW = 50
-#: What the jobs in all windows may take together; a lane may have a little, and its first job, whatever others have.
-WINDOWS_BYTES = 192 * 1024 * 1024
-LANE_BYTES = 128 * 1024
-#: The same of waiting jobs that cannot be parked, beside `JOB_BYTES` each: small ones, such as the many of a large
-#: graph, are bounded by their number alone. The second is one owner's; the third may take whoever has no more, also
-#: while others take all there is.
-KEPT_BYTES, KEPT_BYTES_EACH, KEPT_BYTES_FREE = 512 * 1024 * 1024, 256 * 1024 * 1024, 16 * 1024 * 1024
 #: Places in line are told up to this one. A look takes no longer for the jobs behind it, and goes through no more jobs
 #: and lanes than these: every view of a waiting job asks each few seconds.
 MAX_PLACE = 1_000
@@ -70,10 +64,8 @@ class ReadyQueues:
         How many waiting jobs are in the store alone.
     window_size : int
         How many jobs of a lane are kept in memory, now.
-    held : int
-        About how many bytes the jobs take that wait in windows and could be parked.
-    kept : int
-        About how many bytes those take beside `JOB_BYTES` each that wait and cannot be parked.
+    memory : Memory
+        What the jobs in memory take.
     """
 
     def __init__(self, quotas: QuotaBook) -> None:
@@ -87,8 +79,7 @@ class ReadyQueues:
         self.groups: dict[tuple[str, str], Account] = {}
         self.parked = 0
         self.window_size = WINDOW
-        self.held = 0
-        self.kept = 0
+        self.memory = Memory()
         self._parking = 0
         self._lines: dict[tuple[str, str], dict[Lane, None]] = {}  # by org and kind
         self._numbers = count()
@@ -210,54 +201,14 @@ class ReadyQueues:
 
     # What windows take
 
-    def hold(self, lane: Lane, size: int) -> None:
-        """Count the bytes of a job that came into memory to wait, or left it (less than 0)."""
-        lane.held += size
-        self.held += size
-
-    def keep(self, lane: Lane, size: int) -> None:
-        """Count bytes of a job that waits in memory and cannot be parked, or no longer does (less than 0)."""
-        lane.owner.kept += size
-        self.kept += size
-
-    def check_kept(self, more: Mapping[str, int], coming: Counter[str]) -> None:
-        """Refuse new jobs that could not be parked and take too much.
-
-        Parameters
-        ----------
-        more, coming : mapping of str to int
-            How many bytes they take, and the commit under way adds besides, by owner.
-
-        Raises
-        ------
-        OverQuota
-            Naming the limit and how much of it is used.
-        """
-        in_all, all_more = self.kept + coming.total(), sum(more.values())
-        for name, size in more.items():
-            owner = self.owners.get(name)
-            used = (owner.kept if owner is not None else 0) + coming[name]
-            if size and used + size > KEPT_BYTES_EACH:
-                raise over_kept(name, KEPT_BYTES_EACH, used, size)
-            if size and used + size > KEPT_BYTES_FREE and in_all + all_more > KEPT_BYTES:
-                raise over_kept(None, KEPT_BYTES, in_all, all_more)
-
     def admits(self, lane: Lane, place: Place, size: int) -> bool:
         """Whether a new job at `place`, of so many bytes, belongs into the lane's window, not among the parked."""
-        fits = len(lane.window) < self.window_size and size <= self.room(lane)
+        fits = len(lane.window) < self.window_size and size <= self.memory.room(lane)
         return lane.admits(place, has_room=fits)
-
-    def room(self, lane: Lane) -> int:
-        """Return how many bytes more of a lane's jobs may come into memory."""
-        return max(0, LANE_BYTES - lane.held, WINDOWS_BYTES - self.held)
-
-    def is_heavy(self, lane: Lane) -> bool:
-        """Whether the lane's jobs in memory take more than there is room for."""
-        return lane.held > 2 * LANE_BYTES and self.held > WINDOWS_BYTES
 
     def is_overfull(self, lane: Lane) -> bool:
         """Whether the far end of a window should be left to the store."""
-        return len(lane.window) > 2 * self.window_size or (len(lane.window) > 1 and self.is_heavy(lane))
+        return len(lane.window) > 2 * self.window_size or (len(lane.window) > 1 and self.memory.is_heavy(lane))
 
     def is_hungry(self, lane: Lane) -> bool:
         """Whether a window should be filled from the store."""
@@ -265,8 +216,7 @@ class ReadyQueues:
             return False
         if lane.head() is None:
             return True
-        has_room = lane.held < LANE_BYTES // 2 or self.held < WINDOWS_BYTES // 2
-        return has_room and len(lane.window) < self.window_size // 2
+        return self.memory.is_roomy(lane) and len(lane.window) < self.window_size // 2
 
     # Who can be served
 
@@ -512,8 +462,3 @@ class ReadyQueues:
 def window_for(lanes: int) -> int:
     """Return how many jobs of each lane are kept in memory if so many lanes have more."""
     return max(SMALLEST_WINDOW, min(WINDOW, WINDOWS // max(1, lanes)))
-
-
-def window_bytes_for(lanes: int) -> int:
-    """Return what the jobs of each window may take that is filled when the queue opens, if there are so many lanes."""
-    return max(LANE_BYTES, WINDOWS_BYTES // 2 // max(1, lanes))

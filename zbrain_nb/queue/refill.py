@@ -67,7 +67,7 @@ class Refill:
     async def _read(self, lane: Lane) -> bool:
         """Fill once; return False if the store could not be read."""
         index, ready = self._index, self._index.ready
-        size, most_bytes = ready.window_size, min(PAGE_BYTES, ready.room(lane))
+        size, most_bytes = ready.window_size, min(PAGE_BYTES, ready.memory.room(lane))
         epoch, moment, unfolded = lane.epoch, index.moment, set(index.unfolded)
         assert lane.bound is not None, "a hungry lane has parked jobs"
         try:

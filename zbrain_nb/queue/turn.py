@@ -324,7 +324,8 @@ class Turn(Change):
             if job.spec.after:
                 more[job.owner] += extra_bytes(spec)
         if more:
-            self._stage.index.ready.check_kept(more, self._stage.kept)
+            ready = self._stage.index.ready
+            ready.memory.check_kept(ready.owners, more, self._stage.kept)
             self._stage.kept.update(more)
 
     def _check_lanes(self, jobs: Sequence[Job]) -> None:

@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 
 #: A checkpoint stops the writer for some 5 ms a MB; seldom and long would be felt more than often and short.
 CHECKPOINT_BYTES = 8 * 1024 * 1024
-#: So much of JSON one statement folds at most.
-FOLD_BYTES = 16 * 1024 * 1024
 #: Until a checkpoint that failed, for want of space or because of a reader, is tried again.
 CHECKPOINT_PAUSE_SECS = 1.0
 #: A checkpoint is made if so many times the log's size is free.
@@ -274,9 +272,6 @@ class Database:
         """Show in the jobs table what became of jobs (`rows.folded_row`); return the ids whose rows are refused."""
         if not rows:
             return set()
-        if len(rows) > 1 and sum(len(row[-1]) for row in rows) > FOLD_BYTES:
-            middle = len(rows) // 2
-            return self.fold(rows[:middle]) | self.fold(rows[middle:])
         left = len(rows)
         try:
             _, incoming = FOLDED.as_table(rows)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import duckdb
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand, turns
@@ -24,8 +25,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def broken_disk(monkeypatch):
     """Make every transaction fail while the returned set is not empty."""
-    import duckdb
-
     broken: set[str] = set()
     transact = Database._transact
 
@@ -271,6 +270,29 @@ async def test_code_that_was_kept_before_codes_were_bounded_is_folded(queue):
     await queue.fold()
     assert queue._index.unfolded == {}
     assert (await queue.storage.get_job(job.id)).state is JobState.FAILED
+
+
+async def test_long_ends_are_folded_in_several_writes_of_which_each_counts(queue, monkeypatch):
+    monkeypatch.setattr(loading, "FOLD_PAUSE_SECS", 3600.0)
+    monkeypatch.setattr(loading, "FOLD_CHUNK_CHARS", 50_000)
+    fold, written = Database.fold, []
+
+    def fails_third(database, rows):
+        written.append(len(rows))
+        if len(written) == 3:
+            raise duckdb.OutOfMemoryException("No room.")
+        return fold(database, rows)
+
+    monkeypatch.setattr(Database, "fold", fails_third)
+    hand = await Hand(queue).register()
+    jobs = [await hand.run() for _ in range(6)]
+    await hand.send(*(JobCompleted(job.id, attempt=1, output="x" * 20_000) for job in jobs[:5]))
+    await hand.send(JobCompleted(jobs[5].id, attempt=1, output="x" * 100_000))
+    with pytest.raises(Unavailable):
+        await queue.fold()
+    assert set(queue._index.unfolded) == {jobs[4].id, jobs[5].id}
+    await queue.fold()
+    assert (queue._index.unfolded, written) == ({}, [2, 2, 1, 1, 1])
 
 
 async def test_row_that_cannot_be_folded_keeps_no_other_from_it(queue, monkeypatch, caplog):

@@ -16,7 +16,7 @@ from tests.unit.queue.stage import Hand
 from zbrain_nb import CancelResult, JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.errors import OverQuota
 from zbrain_nb.model.events import JobCompleted, JobFailed
-from zbrain_nb.queue import index, loading, ready
+from zbrain_nb.queue import index, loading, memory
 from zbrain_nb.queue.taken import MAX_BYTES, TakenEvents
 from zbrain_nb.store import waiting
 from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes
@@ -34,8 +34,8 @@ async def queue(tmp_path, clock):
 
 @pytest.fixture
 def narrow_windows(monkeypatch):
-    monkeypatch.setattr(ready, "WINDOWS_BYTES", 120_000)
-    monkeypatch.setattr(ready, "LANE_BYTES", 10_000)
+    monkeypatch.setattr(memory, "WINDOWS_BYTES", 120_000)
+    monkeypatch.setattr(memory, "LANE_BYTES", 10_000)
 
 
 def spec(**fields):
@@ -131,7 +131,7 @@ async def test_large_waiting_jobs_are_parked_and_leased_in_order(queue):
     ids = await queue.submit_many([spec(input=LARGE, priority=1) for _ in range(30)]) + ids
     assert len(queue._index.live) < 12
     assert await lease_all(queue) == ids
-    assert queue._index.ready.held == 0
+    assert queue._index.ready.memory.held == 0
 
 
 @pytest.mark.usefixtures("narrow_windows")
@@ -162,9 +162,9 @@ async def test_no_more_large_jobs_than_fit_are_in_memory_when_opened_again(queue
 
 @pytest.fixture
 def little_kept(monkeypatch):
-    monkeypatch.setattr(ready, "KEPT_BYTES_EACH", 120_000)
-    monkeypatch.setattr(ready, "KEPT_BYTES", 170_000)
-    monkeypatch.setattr(ready, "KEPT_BYTES_FREE", 40_000)
+    monkeypatch.setattr(memory, "KEPT_BYTES_EACH", 120_000)
+    monkeypatch.setattr(memory, "KEPT_BYTES", 170_000)
+    monkeypatch.setattr(memory, "KEPT_BYTES_FREE", 40_000)
 
 
 @pytest.mark.usefixtures("little_kept")
@@ -196,18 +196,18 @@ async def test_jobs_that_wait_for_others_give_their_room_back_as_they_start_or_e
         await queue.open()
         await hand.register()
     each = queue._index.live[ids[0]].size - JOB_BYTES
-    assert queue._index.ready.kept == queue._index.ready.owners["ada"].kept == 4 * each
+    assert queue._index.ready.memory.kept == queue._index.ready.owners["ada"].kept == 4 * each
     await hand.send(JobCompleted(parent.id, attempt=1))
-    assert queue._index.ready.kept == 4 * each
+    assert queue._index.ready.memory.kept == 4 * each
     await queue.cancel_job(ids[0])
     (job,) = await hand.lease()
-    assert queue._index.ready.kept == 2 * each
+    assert queue._index.ready.memory.kept == 2 * each
     await hand.send(JobFailed(job.id, attempt=1))
     assert (await queue.get(job.id)).state is JobState.RETRYING
-    assert queue._index.ready.kept == 3 * each
+    assert queue._index.ready.memory.kept == 3 * each
     for job_id in ids:
         await queue.cancel_job(job_id)
-    assert queue._index.ready.kept == queue._index.ready.held == 0
+    assert queue._index.ready.memory.kept == queue._index.ready.memory.held == 0
     assert "ada" not in queue._index.ready.owners
 
 

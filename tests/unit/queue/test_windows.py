@@ -10,7 +10,7 @@ import pytest
 from tests.unit.queue.stage import Hand
 from zbrain_nb import CancelResult, JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.events import JobCompleted, JobFailed
-from zbrain_nb.queue import ready
+from zbrain_nb.queue import memory, ready
 
 pytestmark = pytest.mark.anyio
 
@@ -245,8 +245,8 @@ async def test_any_mix_leaves_order_and_counts_right(tmp_path, clock, seed, monk
     dice = random.Random(seed)
     if seed % 2:  # windows end by what their jobs take
         monkeypatch.setattr(ready, "WINDOW", 40)
-        monkeypatch.setattr(ready, "WINDOWS_BYTES", 30_000)
-        monkeypatch.setattr(ready, "LANE_BYTES", 6_000)
+        monkeypatch.setattr(memory, "WINDOWS_BYTES", 30_000)
+        monkeypatch.setattr(memory, "LANE_BYTES", 6_000)
     queue = JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada")
     line: list[tuple[int, int, str]] = []
     running: dict[str, int] = {}
@@ -283,7 +283,7 @@ async def test_any_mix_leaves_order_and_counts_right(tmp_path, clock, seed, monk
         assert queue.active_jobs() == len(line) + len(running)
         assert queue._index.ready.parked == sum(lane.parked for lane in queue._index.ready.lanes.values())
         held = sum(entry.size for entry in queue._index.live.values() if entry.may_park())
-        assert queue._index.ready.held == held == sum(lane.held for lane in queue._index.ready.lanes.values())
+        assert queue._index.ready.memory.held == held == sum(lane.held for lane in queue._index.ready.lanes.values())
     await queue.close()
     assert await lease_all(queue, "v") == [job_id for _, _, job_id in sorted(line)]
     await queue.close()
