@@ -68,7 +68,7 @@ def _size(event: WorkerEvent) -> int:
     if isinstance(event, JobStarted):
         return _EVENT_BYTES
     try:
-        text: str | bytes = msgspec.json.encode(event, enc_hook=str)
+        text = msgspec.json.encode(event, enc_hook=str)
     except (ValueError, TypeError):  # callers in this process may send what JSON cannot say
-        text = repr(event)
+        text = repr(event).encode()
     return _EVENT_BYTES + extra_bytes(text)

@@ -23,7 +23,7 @@ from zbrain_nb.queue.lanes import MAX_LANES_EACH, Account, rank_of
 from zbrain_nb.queue.loglines import Columns
 from zbrain_nb.queue.moments import Moment
 from zbrain_nb.queue.quotas import over_lanes, over_pending
-from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes
+from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes, extra_bytes_of_spec
 from zbrain_nb.store.lines import Lines
 from zbrain_nb.store.rows import JOBS, Change, encode, job_row
 
@@ -322,7 +322,7 @@ class Turn(Change):
         more: Counter[str] = Counter()
         for job, spec in zip(jobs, specs, strict=True):
             if job.spec.after:
-                more[job.owner] += extra_bytes(spec)
+                more[job.owner] += extra_bytes_of_spec(spec)
         if more:
             ready = self._stage.index.ready
             ready.memory.check_kept(ready.owners, more, self._stage.kept)

@@ -16,7 +16,7 @@ from arro3.core import Array, DataType, Table
 
 from zbrain_nb.model.errors import InvalidSpec
 from zbrain_nb.model.job import Job
-from zbrain_nb.store.footprint import extra_bytes
+from zbrain_nb.store.footprint import extra_bytes_of_spec
 from zbrain_nb.store.lines import Lines, as_columns
 
 EPOCH = dt.datetime(1970, 1, 1)
@@ -292,7 +292,7 @@ def job_row(
         text.decode(),
         lane,
         rank,
-        extra_bytes(text) or None,
+        extra_bytes_of_spec(text) or None,
         job.spec.idempotency_key,
         payload_hash,
         job.retry_of,

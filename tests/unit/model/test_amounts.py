@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from zbrain_nb.model import amounts
-from zbrain_nb.model.amounts import count_values
+from zbrain_nb.model.amounts import count_values, estimate_values
 
 TEXTS = ["", "a,b", "[{,", '"', "\\", '\\"', '\\\\",[', "é,", "[" * 50, '","']
 
@@ -37,6 +37,7 @@ def test_values_are_counted_whatever_strings_hold(monkeypatch: Any) -> None:
         for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
             number = number_of(value)
             assert count_values(text.encode(), number) == number, text
+            assert number <= estimate_values(text.encode()) < 2 * number, text
 
 
 def test_no_more_quotes_are_looked_at_than_so_many_values_have() -> None:
@@ -49,3 +50,8 @@ def test_few_are_told_quickly_and_too_many_no_further_than_needed() -> None:
     assert count_values(b'"a,b,c"', 1) == 1
     assert count_values(b'"a,b,c"', 3) == 3  # enough for what they could be
     assert count_values(b"[" + b"{}," * 1_000_000, 10) < 1_000_000
+
+
+def test_estimate_counts_no_commas_in_strings_that_are_many() -> None:
+    assert estimate_values(json.dumps(["a, [b], {c}, d" * 1000, 1.5, {"k": "[,"}]).encode()) == 5
+    assert estimate_values(json.dumps([""] * 100_000).encode()) == 100_001

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import sys
 import tracemalloc
 from types import SimpleNamespace
 
@@ -19,11 +20,13 @@ from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.queue import index, loading, memory
 from zbrain_nb.queue.taken import MAX_BYTES, TakenEvents
 from zbrain_nb.store import waiting
-from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes
+from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes, extra_bytes_of_spec
+from zbrain_nb.store.rows import encode
 
 pytestmark = pytest.mark.anyio
 
 LARGE = "x" * 20_000
+CODE = "print(f(x, [1, 2]), {'a': 3})\n" * 600
 
 
 @pytest.fixture
@@ -65,6 +68,14 @@ async def test_estimate_is_no_less_than_what_it_takes_in_memory(value):
     tracemalloc.stop()
     assert decoded
     assert taken <= JOB_BYTES + extra_bytes(text) < 12 * taken
+    spec_of_it = encode(spec(input=value))
+    assert taken <= JOB_BYTES + extra_bytes_of_spec(spec_of_it) < JOB_BYTES + extra_bytes(spec_of_it)
+
+
+@pytest.mark.parametrize("text", [CODE, CODE + "µ", CODE + "Ж", CODE + "😀", "数," * 9000])
+def test_estimate_of_text_is_close_whatever_it_says(text):
+    taken = sys.getsizeof(text)
+    assert taken < JOB_BYTES + extra_bytes_of_spec(encode(JobSpec(code=text))) < 1.2 * taken + JOB_BYTES
 
 
 VALUES = [{}, LARGE, [{}] * 900, ["é"] * 900, "😀" * 900]
@@ -74,7 +85,7 @@ async def extras(queue):
     rows = await queue.storage.read(
         lambda cursor: cursor.execute("SELECT id::VARCHAR, extra_bytes, spec FROM jobs").fetchall()
     )
-    return {job_id: (extra or 0, extra_bytes(spec)) for job_id, extra, spec in rows}
+    return {job_id: (extra or 0, extra_bytes_of_spec(spec.encode())) for job_id, extra, spec in rows}
 
 
 async def test_store_and_queue_estimate_alike(queue):
@@ -162,7 +173,7 @@ async def test_no_more_large_jobs_than_fit_are_in_memory_when_opened_again(queue
 
 @pytest.fixture
 def little_kept(monkeypatch):
-    monkeypatch.setattr(memory, "KEPT_BYTES_EACH", 120_000)
+    monkeypatch.setattr(memory, "KEPT_BYTES_EACH", 100_000)
     monkeypatch.setattr(memory, "KEPT_BYTES", 170_000)
     monkeypatch.setattr(memory, "KEPT_BYTES_FREE", 40_000)
 
@@ -183,6 +194,16 @@ async def test_large_jobs_that_wait_for_others_are_refused_beyond_their_room(que
     assert refused.value.details["quota"] == "host_kept_bytes"
     await queue.submit_many([spec(after=[parent]) for _ in range(1000)])
     await queue.submit_many([spec(input=LARGE)] * 5)
+
+
+@pytest.mark.usefixtures("little_kept")
+async def test_code_that_waits_for_others_counts_with_its_length(queue):
+    parent = await queue.submit(spec())
+    child = JobSpec(code=CODE + "µ", after=[parent])
+    room = 100_000 // len(CODE)
+    await queue.submit_many([child] * (room - 1))
+    with pytest.raises(OverQuota):
+        await queue.submit_many([child] * 2)
 
 
 @pytest.mark.usefixtures("little_kept")
