@@ -204,11 +204,14 @@ class Index:
             self.line_up(entry)
 
     def _weigh(self, lane: Lane, entry: Entry, sign: int) -> None:
-        """Count what a job takes that waits in memory, or (-1) did: what runs is bounded by the slots of workers."""
+        """Count what a job takes that is in memory, or (-1) was."""
         if entry.may_park():
             self.ready.memory.hold(lane, sign * entry.size)
-        elif entry.job.state is not JobState.RUNNING:
-            self.ready.memory.keep(lane, sign * (entry.size - JOB_BYTES))
+        elif size := sign * (entry.size - JOB_BYTES):
+            if entry.job.state is not JobState.RUNNING:
+                self.ready.memory.keep(lane, size)
+            if entry.job.attempt:
+                self.ready.begin(lane, size)
 
     def spill(self, lane: Lane) -> None:
         """Leave the far end of a window that grew too long to the store."""

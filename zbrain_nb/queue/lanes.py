@@ -87,9 +87,11 @@ class Account:
         Lanes that are passed over until fewer run here.
     kept : int
         About how many bytes those that wait take beside `JOB_BYTES` each, if they cannot be parked.
+    begun : int
+        The same of those that run or are tried again.
     """
 
-    __slots__ = ("held", "kept", "lanes", "name", "running", "waiting")
+    __slots__ = ("begun", "held", "kept", "lanes", "name", "running", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -98,6 +100,7 @@ class Account:
         self.lanes = 0
         self.held: dict[Lane, None] = {}
         self.kept = 0
+        self.begun = 0
 
 
 class Lane:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.queue.lanes import Account, Lane
 from zbrain_nb.queue.quotas import over_kept
 
@@ -18,6 +19,8 @@ LANE_BYTES = 128 * 1024
 #: graph, are bounded by their number alone. The second is one owner's; the third may take whoever has no more, also
 #: while others take all there is.
 KEPT_BYTES, KEPT_BYTES_EACH, KEPT_BYTES_FREE = 512 * 1024 * 1024, 256 * 1024 * 1024, 16 * 1024 * 1024
+#: What one owner's jobs may take beside `JOB_BYTES` each that run or are tried again, until no more of theirs begin.
+BEGUN_BYTES_EACH = 256 * 1024 * 1024
 
 
 class Memory:
@@ -44,6 +47,22 @@ class Memory:
         """Count bytes of a job that waits in memory and cannot be parked, or no longer does (less than 0)."""
         lane.owner.kept += size
         self.kept += size
+
+    def begin(self, lane: Lane, size: int) -> None:
+        """Count bytes of a job that runs or is tried again, or no longer does (less than 0)."""
+        lane.owner.begun += size
+
+    def is_full(self, owner: Account) -> bool:
+        """Whether an owner's jobs that have begun take so much that no other begins."""
+        return owner.begun > BEGUN_BYTES_EACH
+
+    def why_full(self, owner: Account) -> str:
+        """Return for what an owner's other jobs wait, in words."""
+        takes, most = format_kib(owner.begun / 1024), format_kib(BEGUN_BYTES_EACH / 1024)
+        return (
+            f"Waiting for others of {owner.name} to end: those that run or are tried again take {takes} of the host's "
+            f"memory, and no more begin beyond {most}. Send what is large in jobs as blobs."
+        )
 
     def check_kept(self, owners: Mapping[str, Account], more: Mapping[str, int], coming: Counter[str]) -> None:
         """Refuse new jobs that could not be parked and take too much.

@@ -201,6 +201,12 @@ class ReadyQueues:
 
     # What windows take
 
+    def begin(self, lane: Lane, size: int) -> None:
+        """Count bytes of a job that runs or is tried again, or no longer does (less than 0): then others may begin."""
+        self.memory.begin(lane, size)
+        if size < 0 and lane.owner.held and not self.memory.is_full(lane.owner):
+            self._release(lane.owner)
+
     def admits(self, lane: Lane, place: Place, size: int) -> bool:
         """Whether a new job at `place`, of so many bytes, belongs into the lane's window, not among the parked."""
         fits = len(lane.window) < self.window_size and size <= self.memory.room(lane)
@@ -317,6 +323,8 @@ class ReadyQueues:
         most = self.quotas.of_owner.running
         if most is not None and owner is not None and owner.running >= most:
             return f"Over the limit of {job.owner}: {most} may run at once."
+        if owner is not None and not job.attempt and self.memory.is_full(owner):
+            return self.memory.why_full(owner)
         group = self.groups.get((job.org_id, spec.concurrency_group)) if spec.concurrency_group else None
         most = spec.concurrency_limit
         if group is not None and group.running >= most:
@@ -365,7 +373,12 @@ class ReadyQueues:
     # Taking
 
     def take(
-        self, want: Want, is_ready: Callable[[str], bool], leased: Counter[Account], is_wanted: Callable[[str], bool]
+        self,
+        want: Want,
+        is_ready: Callable[[str], bool],
+        has_begun: Callable[[str], bool],
+        leased: Counter[Account],
+        is_wanted: Callable[[str], bool],
     ) -> str | None:
         """Remove and return the id of the job that goes next, or None.
 
@@ -375,6 +388,8 @@ class ReadyQueues:
             What the worker takes.
         is_ready : callable
             Whether a job still waits and may run.
+        has_begun : callable
+            Whether it has been tried before.
         leased : Counter of Account
             What the commit under way has leased already, which no account counts yet.
         is_wanted : callable
@@ -391,7 +406,7 @@ class ReadyQueues:
             if most is not None and org.running + leased[org] >= most:
                 continue
             for branch in self._open_branches(org, want):
-                lane = self._first(branch, want, is_ready, leased, is_wanted)
+                lane = self._first(branch, want, is_ready, has_begun, leased, is_wanted)
                 if lane is not None and (best is None or lane.window[0] < best[1].window[0]):
                     best = turn, lane, org
         if best is None:
@@ -407,6 +422,7 @@ class ReadyQueues:
         branch: Branch,
         want: Want,
         is_ready: Callable[[str], bool],
+        has_begun: Callable[[str], bool],
         leased: Counter[Account],
         is_wanted: Callable[[str], bool],
     ) -> Lane | None:
@@ -423,12 +439,15 @@ class ReadyQueues:
                 passed.append(heapq.heappop(heads))
                 continue
             holder = self._holder(lane, leased)
+            is_kept_back = self.memory.is_full(lane.owner) and bool(lane.window) and not has_begun(lane.window[0][2])
+            if is_kept_back and not _bring_forward(lane, has_begun):
+                holder = lane.owner
             if holder is not None:
                 heapq.heappop(heads)
                 self._unlist(lane)
                 holder.held[lane] = None
                 continue
-            if lane.window and is_ready(lane.window[0][2]):
+            if not is_kept_back and lane.window and is_ready(lane.window[0][2]):
                 if not is_wanted(lane.window[0][2]):
                     passed.append(heapq.heappop(heads))
                     continue
@@ -457,6 +476,22 @@ class ReadyQueues:
         if most is not None and owner.running + leased[owner] >= most:
             return owner
         return None
+
+
+def _bring_forward(lane: Lane, has_begun: Callable[[str], bool]) -> bool:
+    """Let the first job of a lane go next that has been tried before; return False if there is none.
+
+    It is in memory in any case, and may be all that keeps others from it.
+    """
+    window = lane.window
+    again = min((item for item in window if has_begun(item[2])), default=None)
+    if again is None:
+        return False
+    rank, order, _ = window[0]
+    window.remove(again)
+    heapq.heapify(window)
+    lane.push((rank, order - 1), again[2])
+    return True
 
 
 def window_for(lanes: int) -> int:

@@ -341,7 +341,7 @@ class Turn(Change):
             is_wanted = self._is_plain_call
         elif want.only_rerunnable:
             is_wanted = self._is_rerunnable
-        job_id = self._stage.index.ready.take(want, self._is_ready, self._stage.leased, is_wanted)
+        job_id = self._stage.index.ready.take(want, self._is_ready, self._has_begun, self._stage.leased, is_wanted)
         return None if job_id is None else self.entry(job_id)
 
     def _is_plain_call(self, job_id: str) -> bool:
@@ -361,6 +361,10 @@ class Turn(Change):
         if entry.job.state is JobState.RETRYING:  # the clock was set back since its back-off was over
             self._stage.index.line_up(entry)
         return False
+
+    def _has_begun(self, job_id: str) -> bool:
+        entry = self.entry(job_id)
+        return entry is not None and entry.job.attempt > 0
 
     def count_leased(self, entry: Entry) -> None:
         """Let later leases of this commit know that this one is given."""

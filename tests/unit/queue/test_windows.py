@@ -11,6 +11,7 @@ from tests.unit.queue.stage import Hand
 from zbrain_nb import CancelResult, JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.queue import memory, ready
+from zbrain_nb.store.footprint import JOB_BYTES
 
 pytestmark = pytest.mark.anyio
 
@@ -283,6 +284,8 @@ async def test_any_mix_leaves_order_and_counts_right(tmp_path, clock, seed, monk
         assert queue.active_jobs() == len(line) + len(running)
         assert queue._index.ready.parked == sum(lane.parked for lane in queue._index.ready.lanes.values())
         held = sum(entry.size for entry in queue._index.live.values() if entry.may_park())
+        begun = sum(entry.size - JOB_BYTES for entry in queue._index.live.values() if entry.job.attempt)
+        assert begun == sum(owner.begun for owner in queue._index.ready.owners.values())
         assert queue._index.ready.memory.held == held == sum(lane.held for lane in queue._index.ready.lanes.values())
     await queue.close()
     assert await lease_all(queue, "v") == [job_id for _, _, job_id in sorted(line)]

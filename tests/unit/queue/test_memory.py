@@ -1,0 +1,120 @@
+"""What runs or is tried again is bounded by what it takes in memory, and nothing waits for ever because of that."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.unit.queue.stage import Hand
+from zbrain_nb import JobQueue, JobSpec, JobState, Storage
+from zbrain_nb.model.events import JobCompleted, JobFailed
+from zbrain_nb.queue import memory, ready
+
+pytestmark = pytest.mark.anyio
+
+LARGE = "x" * 20_000
+
+
+@pytest.fixture(autouse=True)
+def two_large_ones_at_once(monkeypatch):
+    monkeypatch.setattr(memory, "BEGUN_BYTES_EACH", 30_000)
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    monkeypatch.setattr(ready, "WINDOW", 2)
+    monkeypatch.setattr(ready, "SMALLEST_WINDOW", 2)
+
+
+@pytest.fixture
+async def queue(tmp_path, clock):
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada") as opened:
+        yield opened
+
+
+def large(**fields):
+    return JobSpec(cmd=["true"], input=LARGE, max_retries=3, **fields)
+
+
+async def lease(hand):
+    """Lease one at a time as long as there is one, each when windows are filled."""
+    found = []
+    ready_queues = hand.queue._index.ready
+    while jobs := await hand.lease():
+        found += [job.id for job in jobs]
+        async with asyncio.timeout(10):
+            while any(lane.arrived is not None for lane in ready_queues.lanes.values()):
+                await hand.queue.storage.read(lambda cursor: None)
+    return found
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_large_jobs_begin_when_others_of_their_owner_have_ended(queue, reopened):
+    hand = await Hand(queue).register()
+    ids = await queue.submit_many([large() for _ in range(4)])
+    assert await lease(hand) == ids[:2]
+    if reopened:
+        await queue.close()
+        await queue.open()
+        await hand.register()
+    assert await lease(hand) == []
+    assert "of the host's memory" in (await queue.get(ids[2])).reason
+    other = await queue.submit(large(), owner="bob")
+    assert await lease(hand) == [other]
+    for number, job_id in enumerate(ids[:3]):
+        await hand.send(JobCompleted(job_id, attempt=1))
+        assert await lease(hand) == ids[2 + number : 3 + number]
+    await hand.send(JobCompleted(ids[3], attempt=1), JobCompleted(other, attempt=1))
+    assert queue._index.ready.owners == {}
+
+
+async def test_small_jobs_are_never_too_much(queue):
+    hand = await Hand(queue).register()
+    ids = await queue.submit_many([JobSpec(cmd=["true"]) for _ in range(60)])
+    assert await lease(hand) == ids
+
+
+async def test_what_is_tried_again_goes_before_what_has_to_wait_for_it(queue, clock):
+    hand = await Hand(queue).register()
+    ids = await queue.submit_many([large() for _ in range(2)])
+    assert await lease(hand) == ids
+    first = await queue.submit(large(priority=5))
+    await hand.send(*(JobFailed(job_id, attempt=1) for job_id in ids))
+    assert {(await queue.get(job_id)).state for job_id in ids} == {JobState.RETRYING}
+    assert await lease(hand) == []
+    clock.advance(10)
+    queue.tick()
+    assert await lease(hand) == ids
+    await hand.send(JobCompleted(ids[0], attempt=2))
+    assert await lease(hand) == [first]
+
+
+async def test_job_begins_when_one_that_was_to_be_tried_again_is_canceled(queue):
+    hand = await Hand(queue).register()
+    ids = await queue.submit_many([large() for _ in range(3)])
+    assert await lease(hand) == ids[:2]
+    await hand.send(*(JobFailed(job_id, attempt=1) for job_id in ids[:2]))
+    assert await lease(hand) == []
+    await queue.cancel_job(ids[0])
+    assert await lease(hand) == ids[2:]
+
+
+@pytest.mark.usefixtures("small_windows")
+async def test_what_is_tried_again_does_not_wait_for_parked_jobs_before_it(queue, clock):
+    hand = await Hand(queue).register()
+    ids = await queue.submit_many([large() for _ in range(2)])
+    assert await lease(hand) == ids
+    before = await queue.submit_many([large(priority=5) for _ in range(9)])
+    await hand.send(*(JobFailed(job_id, attempt=1) for job_id in ids))
+    clock.advance(10)
+    queue.tick()
+    assert await lease(hand) == ids
+    assert queue._index.ready.parked
+    done = [*ids]
+    while done:
+        await hand.send(*(JobCompleted(job_id, attempt=2 if job_id in ids else 1) for job_id in done))
+        done = await lease(hand)
+        assert done == before[: len(done)]
+        before = before[len(done) :]
+    assert before == []
