@@ -19,6 +19,10 @@ from zbrain_nb.queue.index import Index
 from zbrain_nb.queue.turn import Command, Fact, Stage, Turn
 from zbrain_nb.store.storage import Storage
 
+#: Texts of one commit, in characters, beyond which what else arrived waits for the next: the database holds all that a
+#: commit writes in its memory, and without enough of it refuses everybody's.
+COMMIT_CHARS = 16 * 1024 * 1024
+
 
 class Commits:
     """The decider.
@@ -97,7 +101,8 @@ class Commits:
         if self._under_way or not self._waiting:
             return
         turns, self._waiting = self._waiting, []
-        self._decide(turns)
+        decided = self._decide(turns)
+        turns, self._waiting = turns[:decided], turns[decided:] + self._waiting
         writing = [turn for turn in turns if turn.jobs or turn.transitions or turn.logs]
         loop = asyncio.get_running_loop()
         self._under_way = True
@@ -116,7 +121,9 @@ class Commits:
 
         self._storage.append(writing, done)
 
-    def _decide(self, turns: list[Turn]) -> None:
+    def _decide(self, turns: list[Turn]) -> int:
+        """Decide the first of the turns, as many as one commit takes; return how many."""
+        decided, room = 0, COMMIT_CHARS
         stage = Stage(self._index, self._storage.next_seq, self._clock.time())
         whole = False
         try:
@@ -126,12 +133,17 @@ class Commits:
                 except ZBrainError as error:
                     turn.error = error
                     turn.undo(turns[:number])
+                decided = number + 1
+                room -= turn.chars
+                if room < 0:
+                    break
             whole = True
         finally:
             if not whole:  # a defect in a command: nobody may wait for ever for what was not decided
                 for turn in reversed(turns):
                     if not turn.future.done():
                         turn.future.set_exception(Unavailable("The queue met a defect of its own.", "See its log."))
+        return decided
 
     def _committed(
         self,

@@ -70,6 +70,12 @@ class Change:
         """Ids of the jobs that the change reads or writes."""
         return self.touched
 
+    @property
+    def chars(self) -> int:
+        """How long the texts are that the rows hold, about: what has a bound of its own is left out."""
+        specs = sum([len(row[_SPEC]) for row in self.jobs])
+        return specs + sum([len(row[_DATA]) for row in self.transitions]) + sum([x.text_chars for x in self.logs])
+
 
 class Layout:
     """The columns that an insert into one table fills, and the statements that do it.
@@ -208,6 +214,7 @@ LOGS = LogLayout(
         "line": _TEXT,
     },
 )
+_SPEC, _DATA = JOBS.names.index("spec"), TRANSITIONS.names.index("data")
 AUDIT = Layout(
     "audit",
     {

@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 
 import duckdb
 import pytest
@@ -13,9 +15,9 @@ import pytest
 from tests.unit.queue.stage import TRUE, Hand, turns
 from zbrain_nb import CancelResult, Job, JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.errors import Conflict, DiskFloor, Unavailable, ZBrainError
-from zbrain_nb.model.events import JobCompleted, JobLogged
+from zbrain_nb.model.events import JobCompleted, JobFailed, JobLogged
 from zbrain_nb.model.protocol import LeaseRequest
-from zbrain_nb.queue import loading
+from zbrain_nb.queue import commits, loading
 from zbrain_nb.queue.submits import as_job, decide_batch
 from zbrain_nb.store.database import Database
 
@@ -409,3 +411,26 @@ async def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path, acknowledged
         )
         assert (result.status, result.high) == ("ok", high + 1)
         assert len(await queue.get_logs(logged, limit=10_000)) == high
+
+
+async def test_what_arrives_at_once_and_is_too_much_for_one_commit_goes_in_several(queue, monkeypatch):
+    """Who shares a commit with others has nothing to do with them."""
+    monkeypatch.setattr(commits, "COMMIT_CHARS", 4_000_000)
+    await queue.storage.write(lambda database: database._connection.execute("SET memory_limit = '40MB'") and None)
+    await queue.submit_many([TRUE] * 30)
+    jobs = [await queue.acquire_lease("w") for _ in range(30)]
+    texts = [random.Random(number).randbytes(950_000).hex() for number in range(30)]
+    errors = [{"ename": "ValueError", "evalue": text, "traceback": []} for text in texts]
+    ends = [JobFailed(job.id, attempt=1, error=error) for job, error in zip(jobs, errors, strict=True)]
+    free = threading.Event()
+    writes = [asyncio.ensure_future(queue.storage.write(lambda _: free.wait()))]
+    writes += [asyncio.ensure_future(queue.submit(TRUE)) for _ in range(2)]
+    await turns()
+    writes += [asyncio.ensure_future(queue.handle_worker_event(end)) for end in ends]
+    await turns()
+    bystander = asyncio.ensure_future(queue.submit(TRUE))
+    await turns()
+    free.set()
+    await asyncio.gather(*writes)
+    assert (await queue.get(await bystander)).state is JobState.PENDING
+    assert [job.error for job in await queue.get_many([job.id for job in jobs])] == errors
