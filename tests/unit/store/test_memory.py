@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests.unit.store.rows import change_of, new_job
-from zbrain_nb import Storage
+from zbrain_nb import JobState, Storage
 from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.rows import Change, encode
@@ -86,6 +86,24 @@ async def test_jobs_of_a_large_batch_are_read_in_little_memory(storage):
     jobs = await storage.read(waiting.batch, first, 2 * JOBS)
     assert [job.id for job in jobs] == sorted(job.id for job in jobs)
     assert len(jobs) == JOBS
+
+
+async def test_adjacent_jobs_with_more_text_than_the_database_has_memory_are_opened(tmp_path, caplog):
+    """DuckDB packs the texts of two thousand rows into one piece."""
+    storage = Storage(tmp_path / "data")
+    text = random.Random(4).randbytes(750_000).hex()
+    jobs = [new_job() for _ in range(50)]
+    await storage.save_jobs(jobs)
+    for job in jobs:
+        job.state, job.error = JobState.FAILED, {"ename": "E", "evalue": text, "traceback": []}
+    for start in range(0, 50, 10):
+        await storage.save_jobs(jobs[start : start + 10])
+    await storage.close()
+    storage = Storage(tmp_path / "data")
+    assert (await storage.get_job(jobs[0].id)).error == jobs[0].error
+    said = "The database takes more memory, for jobs with much text."
+    assert [record.getMessage() for record in caplog.records] == [said]
+    await storage.close()
 
 
 async def test_query_without_memory_is_logged_by_its_name(storage, caplog):
