@@ -1,7 +1,7 @@
 """How much an attempt may leave: bounds that workers keep to, and to which the queue holds whoever reports.
 
 Together they leave room in a request for all else that an ending says. Of what a job leaves that is tried again less
-stays: it is in memory until the job has ended.
+stays, and its log says so: it is in memory until the job has ended.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LONG_ERROR = ErrorRoom(100_000, 100_000, 1_000)
 #: Of any error after which the job is tried again; the same of the reason, and of both lists together, neither of which
 #: stays where they are longer.
 BRIEF_ERROR = ErrorRoom(1_000, 4_000, 50)
-BRIEF_REASON, BRIEF_LISTS_BYTES = 1_000, 8_192
+BRIEF_REASON, BRIEF_LISTS_BYTES = 1_000, 256 * 1024
 
 
 class ListRoom:

@@ -36,7 +36,7 @@ from zbrain_nb.queue.stored import StoredBytes
 from zbrain_nb.queue.taken import TakenEvents
 from zbrain_nb.queue.turn import Borrowed, Command, LookAgain, Turn
 from zbrain_nb.queue.watch import Watch
-from zbrain_nb.queue.withdrawals import MayRun, Withdrawals, anybody_may
+from zbrain_nb.queue.withdrawals import MayRun, Withdrawals, anybody_may, why_running
 from zbrain_nb.queue.workers import WorkerDesk
 from zbrain_nb.store import queries, waiting
 from zbrain_nb.store.artifacts import ArtifactStore
@@ -285,6 +285,8 @@ class QueueCore:
         job = entry.job
         if job.state is JobState.PENDING:
             return msgspec.structs.replace(job, reason=self._desk.why_waiting(entry, in_line=alone, reader=reader))
+        if job.state is JobState.RUNNING and self._index.leases.is_revoked(job.id, job.attempt):
+            return msgspec.structs.replace(job, reason=why_running(job.worker_id or ""))
         return job
 
     def _present(self, row: Job) -> Job:

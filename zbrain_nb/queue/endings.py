@@ -9,7 +9,7 @@ from typing import Any
 
 from zbrain_nb.model.checks import check_depth
 from zbrain_nb.model.errors import WrongState, ZBrainError
-from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed
+from zbrain_nb.model.events import JobCanceled, JobCompleted, JobFailed, LogStream
 from zbrain_nb.model.job import CancelResult, Job, JobState
 from zbrain_nb.model.leavings import (
     BRIEF_ERROR,
@@ -21,8 +21,10 @@ from zbrain_nb.model.leavings import (
     shortened,
     too_much,
 )
+from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.queue.clock import as_datetime
 from zbrain_nb.queue.index import Entry, Index
+from zbrain_nb.queue.loglines import as_columns
 from zbrain_nb.queue.submits import parent_failed
 from zbrain_nb.queue.turn import Turn
 from zbrain_nb.store.rows import encode
@@ -137,14 +139,15 @@ class Endings:
             return self._finish(turn, entry, "job_failed", JobState.FAILED, patch, worker_seq)
         delay = min(BACKOFF_CAP_SECS, BACKOFF_BASE_SECS * 2.0 ** min(failures - 1, 60))
         delay *= 0.5 + self._jitter() / 2
+        cut = _shorten(patch)
+        if cut:
+            line = f"As the job is tried again, {', and '.join(cut)}."
+            entry = turn.append_log(entry, as_columns([(LogStream.SYSTEM, turn.now, line)]), None)
         patch |= {
             "state": JobState.RETRYING,
             "not_before": as_datetime(turn.now + delay),
-            "reason": f"{_sentence(reason[:BRIEF_REASON])} The next attempt starts in {delay:.1f} s.",
-            "error": error and shortened(error, BRIEF_ERROR),
+            "reason": f"{_sentence(patch['reason'])} The next attempt starts in {delay:.1f} s.",
         }
-        if len(encode([event.artifacts, event.variables])) > BRIEF_LISTS_BYTES:
-            patch |= {"artifacts": [], "variables": []}
         return turn.move(entry, "job_retrying", patch, worker_seq)
 
     def _lose(
@@ -241,6 +244,20 @@ def _bounded(error: dict[str, Any] | None) -> dict[str, Any] | None:
     if error is not None and too_much(encode(error), MAX_ERROR_BYTES, MAX_ERROR_VALUES):
         return shortened(error, LONG_ERROR)
     return error
+
+
+def _shorten(patch: dict[str, Any]) -> list[str]:
+    """Shorten what stays of a failure while the job is tried again; return in words what was cut."""
+    cut, error, reason = list[str](), patch["error"], patch["reason"]
+    brief = error and shortened(error, BRIEF_ERROR)
+    if len(reason) > BRIEF_REASON or (error and brief != shortened(error, LONG_ERROR)):
+        cut.append("only the start of the message and the end of the traceback were kept")
+    patch |= {"error": brief, "reason": reason[:BRIEF_REASON]}
+    if len(encode([patch["artifacts"], patch["variables"]])) > BRIEF_LISTS_BYTES:
+        patch |= {"artifacts": [], "variables": []}
+        most = format_kib(BRIEF_LISTS_BYTES / 1024)
+        cut.append(f"nothing of its files and variables was kept: their list is over {most}")
+    return cut
 
 
 def _sentence(text: str) -> str:

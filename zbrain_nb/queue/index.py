@@ -23,7 +23,8 @@ from zbrain_nb.queue.moments import Moment
 from zbrain_nb.queue.quotas import QuotaBook
 from zbrain_nb.queue.ready import ReadyQueues
 from zbrain_nb.queue.stored import StoredBytes
-from zbrain_nb.store.footprint import JOB_BYTES
+from zbrain_nb.store.footprint import JOB_BYTES, extra_bytes
+from zbrain_nb.store.rows import encode
 
 #: Ended jobs that are kept in memory, for those who ask at once; and about how much they take, together and each.
 RECENT = 2_000
@@ -86,6 +87,11 @@ class Entry(msgspec.Struct, gc=False):
     def may_park(self) -> bool:
         """Whether the store alone could keep it: nothing is known of it that its row does not say."""
         return self.job.state is JobState.PENDING and not self.job.attempt and not self.job.spec.after
+
+
+def lists_bytes(job: Job) -> int:
+    """Return about how much memory the lists take of what a job's last attempt left."""
+    return extra_bytes(encode([job.artifacts, job.variables])) if job.artifacts or job.variables else 0
 
 
 class Index:

@@ -19,7 +19,8 @@ LANE_BYTES = 128 * 1024
 #: graph, are bounded by their number alone. The second is one owner's; the third may take whoever has no more, also
 #: while others take all there is.
 KEPT_BYTES, KEPT_BYTES_EACH, KEPT_BYTES_FREE = 512 * 1024 * 1024, 256 * 1024 * 1024, 16 * 1024 * 1024
-#: What one owner's jobs may take beside `JOB_BYTES` each that run or are tried again, until no more of theirs begin.
+#: What one owner's jobs may take beside `JOB_BYTES` each that run or are tried again, until no more of theirs begin
+#: beside one that runs; twice as much, until none begins.
 BEGUN_BYTES_EACH = 256 * 1024 * 1024
 
 
@@ -52,16 +53,21 @@ class Memory:
         """Count bytes of a job that runs or is tried again, or no longer does (less than 0)."""
         lane.owner.begun += size
 
-    def is_full(self, owner: Account) -> bool:
-        """Whether an owner's jobs that have begun take so much that no other begins."""
-        return owner.begun > BEGUN_BYTES_EACH
+    def is_full(self, owner: Account, running: int) -> bool:
+        """Whether the jobs that have begun of an owner, of whose `running` run, take so much that no other begins.
+
+        When none runs one begins, though not without end: what is tried again may wait for what never comes, such as a
+        worker of its kind.
+        """
+        return owner.begun > (BEGUN_BYTES_EACH if running else 2 * BEGUN_BYTES_EACH)
 
     def why_full(self, owner: Account) -> str:
         """Return for what an owner's other jobs wait, in words."""
-        takes, most = format_kib(owner.begun / 1024), format_kib(BEGUN_BYTES_EACH / 1024)
+        takes, most = format_kib(owner.begun / 1024), BEGUN_BYTES_EACH / 1024
         return (
             f"Waiting for others of {owner.name} to end: those that run or are tried again take {takes} of the host's "
-            f"memory, and no more begin beyond {most}. Send what is large in jobs as blobs."
+            f"memory, and beyond {format_kib(most)} others begin only when none runs, beyond {format_kib(2 * most)} "
+            "none do. Cancel what need not be tried again, and send what is large in jobs as blobs."
         )
 
     def check_kept(self, owners: Mapping[str, Account], more: Mapping[str, int], coming: Counter[str]) -> None:

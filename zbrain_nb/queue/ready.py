@@ -204,7 +204,7 @@ class ReadyQueues:
     def begin(self, lane: Lane, size: int) -> None:
         """Count bytes of a job that runs or is tried again, or no longer does (less than 0): then others may begin."""
         self.memory.begin(lane, size)
-        if size < 0 and lane.owner.held and not self.memory.is_full(lane.owner):
+        if size < 0 and lane.owner.held and not self.memory.is_full(lane.owner, lane.owner.running):
             self._release(lane.owner)
 
     def admits(self, lane: Lane, place: Place, size: int) -> bool:
@@ -323,7 +323,7 @@ class ReadyQueues:
         most = self.quotas.of_owner.running
         if most is not None and owner is not None and owner.running >= most:
             return f"Over the limit of {job.owner}: {most} may run at once."
-        if owner is not None and not job.attempt and self.memory.is_full(owner):
+        if owner is not None and not job.attempt and self.memory.is_full(owner, owner.running):
             return self.memory.why_full(owner)
         group = self.groups.get((job.org_id, spec.concurrency_group)) if spec.concurrency_group else None
         most = spec.concurrency_limit
@@ -439,7 +439,8 @@ class ReadyQueues:
                 passed.append(heapq.heappop(heads))
                 continue
             holder = self._holder(lane, leased)
-            is_kept_back = self.memory.is_full(lane.owner) and bool(lane.window) and not has_begun(lane.window[0][2])
+            is_full = self.memory.is_full(lane.owner, lane.owner.running + leased[lane.owner])
+            is_kept_back = is_full and bool(lane.window) and not has_begun(lane.window[0][2])
             if is_kept_back and not _bring_forward(lane, has_begun):
                 holder = lane.owner
             if holder is not None:

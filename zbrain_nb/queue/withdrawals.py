@@ -268,6 +268,11 @@ def token_ended(worker_id: str) -> str:
     return f"The token of its worker {worker_id} has ended."
 
 
+def why_running(worker_id: str) -> str:
+    """Return why a job still runs whose lease was revoked, in sentences."""
+    return f"{token_ended(worker_id)} It counts as running while its process may go on, or until canceled."
+
+
 def _say_revoked(turn: Turn, worker_id: str, job_id: str, attempt: int) -> None:
     log.warning("A worker's token ended.", extra={"job_id": job_id, "attempt": attempt, "worker_id": worker_id})
     entry = running(turn, job_id, attempt)

@@ -406,16 +406,23 @@ class WorkerDesk:
         """End the attempts whose worker fell silent, or has them no more; return how many.
 
         A worker on this machine whose attempt still holds its lock is only cut off from us: its lease goes on. If that
-        was revoked, the job is run again, or given up, only when the lock is free.
+        was revoked, the job is run again, or given up, only when the lock is free, or when a cancel was requested: no
+        word of that reaches the process, which may never end.
         """
         ended = 0
         for job_id, lease in self._index.leases.run_out():
             is_kept = self._withdrawals.is_asking(job_id, lease.attempt)
-            if is_kept or await asyncio.to_thread(self._still_runs, lease.worker_id, job_id, lease.attempt):
+            if not is_kept and not (lease.is_revoked and self._is_canceling(job_id)):
+                is_kept = await asyncio.to_thread(self._still_runs, lease.worker_id, job_id, lease.attempt)
+            if is_kept:
                 self.renew(job_id, lease.worker_id, lease.attempt)
                 continue
             ended += await self._commits.run(self._loss(job_id, lease.worker_id, lease.attempt))
         return ended
+
+    def _is_canceling(self, job_id: str) -> bool:
+        entry = self._index.live.get(job_id)
+        return entry is not None and entry.job.cancel_requested_at is not None
 
     def _loss(self, job_id: str, worker_id: str, attempt: int) -> Callable[[Turn], bool]:
         def decide(turn: Turn) -> bool:

@@ -23,6 +23,10 @@ async def queue(tmp_path, clock):
         yield opened
 
 
+async def system_lines(queue, job_id):
+    return [line.line for line in await queue.get_logs(job_id) if line.stream == "system"]
+
+
 async def lists(queue, number):
     sha256, size = queue.artifacts.put_bytes(b"kept")
     return {
@@ -34,20 +38,24 @@ async def lists(queue, number):
 async def test_little_stays_of_a_long_failure_while_the_job_is_tried_again(queue, clock):
     hand = await Hand(queue).register()
     job = await hand.run(JobSpec(cmd=["true"], max_retries=1))
-    left = await lists(queue, 500)
+    left = await lists(queue, 2_000)
     (result,) = await hand.send(JobFailed(job.id, attempt=1, error=LONG, reason="r" * 100_000, **left))
     retrying = await queue.get(job.id)
     assert (result.status, retrying.state) == ("ok", JobState.RETRYING)
     assert (retrying.error["ename"], retrying.error["traceback"][-1]) == ("E", "last")
     assert (retrying.artifacts, retrying.variables) == ([], [])
     assert len(msgspec.json.encode(retrying)) < 10_000
+    assert await system_lines(queue, job.id) == [
+        "As the job is tried again, only the start of the message and the end of the traceback were kept, "
+        "and nothing of its files and variables was kept: their list is over 256 KiB."
+    ]
     clock.advance(10)
     queue.tick()
     assert [one.id for one in await hand.lease()] == [job.id]
     await hand.send(JobFailed(job.id, attempt=2, error={"ename": "E", "traceback": ["x" * 50_000]}, **left))
     failed = await queue.get(job.id)
     assert (failed.state, failed.error["traceback"]) == (JobState.FAILED, ["x" * 50_000])
-    assert (len(failed.artifacts), len(failed.variables)) == (500, 500)
+    assert (len(failed.artifacts), len(failed.variables)) == (2_000, 2_000)
 
 
 async def test_what_a_failure_left_stays_with_a_job_that_is_tried_again_if_it_is_short(queue):
@@ -58,6 +66,44 @@ async def test_what_a_failure_left_stays_with_a_job_that_is_tried_again_if_it_is
     retrying = await queue.get(job.id)
     assert (retrying.state, retrying.error) == (JobState.RETRYING, error)
     assert (len(retrying.artifacts), len(retrying.variables)) == (20, 20)
+    assert await system_lines(queue, job.id) == []
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_what_stays_of_a_failure_counts_until_the_job_has_ended(queue, clock, reopened):
+    """Who cancels a job that is tried again wants what it left; while that is in memory it counts as such."""
+    hand = await Hand(queue).register()
+    job = await hand.run(JobSpec(cmd=["true"], max_retries=3))
+    left = await lists(queue, 200)
+    size = len(msgspec.json.encode([left["artifacts"], left["variables"]]))
+    for attempt in (1, 2):
+        await hand.send(JobFailed(job.id, attempt=attempt, **left))
+        if reopened:
+            await queue.close()
+            await queue.open()
+            await hand.register()
+        counted = queue._index.ready.owners["ada"].begun
+        assert size < counted < 12 * size
+        clock.advance(100)
+        queue.tick()
+        assert [one.id for one in await hand.lease()] == [job.id]
+        assert queue._index.ready.owners["ada"].begun == counted
+    await hand.send(JobFailed(job.id, attempt=3))
+    assert queue._index.ready.owners["ada"].begun == 0
+    clock.advance(100)
+    queue.tick()
+    assert [one.id for one in await hand.lease()] == [job.id]
+    await hand.send(JobFailed(job.id, attempt=4, **left))
+    assert queue._index.ready.owners == {}
+
+
+async def test_job_that_is_canceled_before_it_is_tried_again_shows_what_its_last_attempt_left(queue):
+    hand = await Hand(queue).register()
+    job = await hand.run(JobSpec(cmd=["true"], max_retries=1))
+    await hand.send(JobFailed(job.id, attempt=1, **await lists(queue, 200)))
+    await queue.cancel_job(job.id)
+    canceled = await queue.get(job.id)
+    assert (canceled.state, len(canceled.artifacts), len(canceled.variables)) == (JobState.CANCELED, 200, 200)
 
 
 async def test_little_stays_of_the_reason_of_a_loss(queue):

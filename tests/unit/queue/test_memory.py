@@ -80,12 +80,12 @@ async def test_what_is_tried_again_goes_before_what_has_to_wait_for_it(queue, cl
     ids = await queue.submit_many([large() for _ in range(2)])
     assert await lease(hand) == ids
     first = await queue.submit(large(priority=5))
-    await hand.send(*(JobFailed(job_id, attempt=1) for job_id in ids))
-    assert {(await queue.get(job_id)).state for job_id in ids} == {JobState.RETRYING}
+    await hand.send(JobFailed(ids[0], attempt=1))
+    assert (await queue.get(ids[0])).state is JobState.RETRYING
     assert await lease(hand) == []
     clock.advance(10)
     queue.tick()
-    assert await lease(hand) == ids
+    assert await lease(hand) == ids[:1]
     await hand.send(JobCompleted(ids[0], attempt=2))
     assert await lease(hand) == [first]
 
@@ -94,10 +94,43 @@ async def test_job_begins_when_one_that_was_to_be_tried_again_is_canceled(queue)
     hand = await Hand(queue).register()
     ids = await queue.submit_many([large() for _ in range(3)])
     assert await lease(hand) == ids[:2]
-    await hand.send(*(JobFailed(job_id, attempt=1) for job_id in ids[:2]))
+    await hand.send(JobFailed(ids[0], attempt=1))
     assert await lease(hand) == []
     await queue.cancel_job(ids[0])
     assert await lease(hand) == ids[2:]
+
+
+async def test_what_nobody_tries_again_keeps_no_other_from_beginning_one_at_a_time(queue, clock):
+    """Its worker may never come back. One at a time is meant of all lanes, and of all who ask at once."""
+    gone, hand = await Hand(queue, "gone").register(kind="gone"), await Hand(queue).register()
+    ids = await queue.submit_many([large(worker="gone") for _ in range(2)])
+    assert await lease(gone) == ids
+    more = await queue.submit_many([large(concurrency_group=group) for group in "abcd"])
+    assert await lease(hand) == []
+    assert "of the host's memory" in (await queue.get(more[0])).reason
+    await gone.send(*(JobFailed(job_id, attempt=1) for job_id in ids))
+    clock.advance(1_000)
+    queue.tick()
+    assert "of the host's memory" not in (await queue.get(more[0])).reason
+    for job_id in more:
+        answers = await asyncio.gather(*(hand.lease(limit=2) for _ in range(3)))
+        assert [job.id for jobs in answers for job in jobs] == [job_id]
+        assert await lease(hand) == []
+        await hand.send(JobCompleted(job_id, attempt=1))
+    assert {(await queue.get(job_id)).state for job_id in ids} == {JobState.RETRYING}
+
+
+async def test_what_begins_one_at_a_time_is_bounded_too(queue):
+    hand = await Hand(queue).register()
+    ids = await queue.submit_many([large() for _ in range(4)])
+    begun = []
+    while found := await lease(hand):
+        begun += found
+        await hand.send(*(JobFailed(job_id, attempt=1) for job_id in found))
+    assert begun == ids[:3]
+    assert "of the host's memory" in (await queue.get(ids[3])).reason
+    await queue.cancel_job(ids[0])
+    assert await lease(hand) == ids[3:]
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -106,14 +139,14 @@ async def test_what_is_tried_again_does_not_wait_for_parked_jobs_before_it(queue
     ids = await queue.submit_many([large() for _ in range(2)])
     assert await lease(hand) == ids
     before = await queue.submit_many([large(priority=5) for _ in range(9)])
-    await hand.send(*(JobFailed(job_id, attempt=1) for job_id in ids))
+    await hand.send(JobFailed(ids[0], attempt=1))
     clock.advance(10)
     queue.tick()
-    assert await lease(hand) == ids
+    assert await lease(hand) == ids[:1]
     assert queue._index.ready.parked
     done = [*ids]
     while done:
-        await hand.send(*(JobCompleted(job_id, attempt=2 if job_id in ids else 1) for job_id in done))
+        await hand.send(*(JobCompleted(job_id, attempt=2 if job_id == ids[0] else 1) for job_id in done))
         done = await lease(hand)
         assert done == before[: len(done)]
         before = before[len(done) :]

@@ -318,6 +318,29 @@ async def test_job_that_goes_on_here_though_the_token_of_its_worker_ended_is_not
     assert [(job.id, job.attempt) for job in await other.lease()] == [(job_id, 2)]
 
 
+async def test_job_that_goes_on_here_though_the_token_of_its_worker_ended_can_be_canceled(queue, tmp_path):
+    """Its process may never end, and nothing of it is taken: it keeps no place for ever that somebody wants freed."""
+    scope = with_token(HOLDER, "t")
+    await ScopedHand(queue, "p", scope).register(folder=str(tmp_path), boot_id=datadir.boot_id())
+    job_id = await queue.submit(JobSpec(cmd=["true"], rerun_if_lost=True), scope=HOLDER)
+    assert await ScopedHand(queue, "p", scope).lease() != []
+    spool = datadir.spool_path(tmp_path, job_id, 1)
+    spool.parent.mkdir()
+    lock = datadir.FileLock(spool)
+    assert lock.acquire()
+    end_token(queue, "t")
+    queue.clock.advance(61)
+    assert await queue.expire_leases() == 0
+    why = "The token of its worker p has ended. It counts as running while its process may go on, or until canceled."
+    assert await state_of(queue, job_id) == ("running", 0, why)
+    await queue.cancel_job(job_id)
+    queue.clock.advance(61)
+    assert await queue.expire_leases() == 1
+    why = "The token of its worker p has ended. A cancel had been requested."
+    assert await state_of(queue, job_id) == ("canceled", 1, why)
+    lock.release()
+
+
 async def test_worker_that_comes_back_with_another_token_is_told_to_end_what_it_had_with_the_old_one(queue):
     hand = await ScopedHand(queue, "p", with_token(APART, "old")).register(kind="big")
     job_id = await queue.submit(BIG, scope=ABE)
