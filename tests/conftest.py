@@ -23,6 +23,17 @@ for _name in list(os.environ):
 _session_data = os.environ["ZDB_DATA"] = tempfile.mkdtemp(prefix="zbrain-tests-")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that make network interfaces run when those with browsers, which come first, are through.
+
+    Chromium drops what it is loading when an interface comes or goes: pages stayed empty in other processes' tests.
+    """
+    makes = [item for item in items if item.path.name == "test_far_worker.py"]
+    others = [item for item in items if item.path.name != "test_far_worker.py"]
+    later = next((i for i, item in enumerate(others) if "unit/worker" in item.path.as_posix()), len(others))
+    items[:] = [*others[:later], *makes, *others[later:]]
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End what the session's data directory started."""
     end_everything(Path(_session_data))
