@@ -47,7 +47,7 @@ WORKERS = ("w0", "w1")
 KEYS = ("alpha", "beta")
 #: Steps of one run, and runs: together more than 10,000 steps.
 STEPS = 200
-EXAMPLES = 90
+EXAMPLES = 80
 PENDING, RUNNING, RETRYING = JobState.PENDING, JobState.RUNNING, JobState.RETRYING
 
 picks = st.integers(min_value=0, max_value=10_000)
