@@ -9,8 +9,8 @@ import msgspec
 from zbrain_nb.model.events import Event
 from zbrain_nb.model.job import Job, shown
 from zbrain_nb.queue.turn import Fact
+from zbrain_nb.store.events import StoredEvent
 from zbrain_nb.store.lines import Lines
-from zbrain_nb.store.queries import StoredEvent
 
 #: What an event takes beside its data, about.
 FRAME_BYTES = 250

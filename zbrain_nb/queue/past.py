@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from zbrain_nb.model.access import Principal
 from zbrain_nb.model.job import Job, shown
-from zbrain_nb.store import queries
+from zbrain_nb.store.events import EventQuery, StoredEvent, events_between
 from zbrain_nb.store.storage import Storage
 
 
@@ -32,7 +32,7 @@ class Past:
         self._storage = storage
         self._look = look
 
-    async def read(self, wanted: queries.EventQuery) -> tuple[list[queries.StoredEvent], int]:
+    async def read(self, wanted: EventQuery) -> tuple[list[StoredEvent], int]:
         """Return events in order, and up to which number they are complete.
 
         Raises
@@ -40,7 +40,7 @@ class Past:
         Unavailable
             If the database refused.
         """
-        return await self._storage.read(queries.events_between, wanted)
+        return await self._storage.read(events_between, wanted)
 
     def oldest(self) -> int:
         """Return the first number from which on all events are kept; it grows before events are dropped."""

@@ -19,7 +19,7 @@ from zbrain_nb.model.access import Principal
 from zbrain_nb.model.errors import Forbidden, Malformed, ZBrainError
 from zbrain_nb.model.events import JOB_ONLY, Event
 from zbrain_nb.queue.notices import Notice
-from zbrain_nb.store.queries import EventQuery
+from zbrain_nb.store.events import EventQuery
 
 if TYPE_CHECKING:
     from zbrain_nb.queue.bus import Bus

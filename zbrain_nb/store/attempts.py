@@ -8,6 +8,8 @@ from typing import Any
 import duckdb
 import msgspec
 
+from zbrain_nb.store.texts import fetch_whole
+
 Cursor = duckdb.DuckDBPyConnection
 
 #: Kinds of transitions by which attempts begin and end.
@@ -26,11 +28,14 @@ class Step(msgspec.Struct, frozen=True):
 
 def steps(cursor: Cursor, job_id: str) -> list[Step]:
     """Return how the job's attempts began and ended, in order, as far back as events are kept."""
-    rows = cursor.execute(
+    rows = fetch_whole(
+        cursor,
+        "transitions",
         "SELECT kind, attempt, epoch_us(ts), data FROM transitions "
         "WHERE job_id = ?::UUID AND kind IN (SELECT unnest(?)) ORDER BY event_seq",
         [job_id, list(_KINDS)],
-    ).fetchall()
+        3,
+    )
     return [Step(kind, attempt, ts / 1e6, _decode(data)) for kind, attempt, ts, data in rows]
 
 

@@ -18,7 +18,7 @@ import duckdb
 from zbrain_nb.model.errors import Conflict, DiskFloor, Malformed, ZBrainError
 from zbrain_nb.store.artifacts import ArtifactStore
 from zbrain_nb.store.opening import open_connection, wal_of
-from zbrain_nb.store.schema import COLUMNS, create_fixed, index_segment, show_segments
+from zbrain_nb.store.schema import COLUMNS, create_fixed, index_segment, show_segments, tables_of
 from zbrain_nb.store.segments import Segment, read_segments, roll_back
 from zbrain_nb.store.waiting import FOLDED_SEQ
 
@@ -77,8 +77,7 @@ class Backup:
 
     def _copy_rest(self, cursor: duckdb.DuckDBPyConnection, segments: list[Segment]) -> None:
         for segment in segments:
-            cursor.execute(f"CREATE TABLE {_NAME}.{segment.table} ({COLUMNS[segment.kind]})")
-            cursor.execute(f"INSERT INTO {_NAME}.{segment.table} BY NAME SELECT * FROM {segment.table}")
+            _copy(cursor, segment)
         for table in ("meta", "workers", "tokens", "grants", "segments"):
             cursor.execute(f"INSERT INTO {_NAME}.{table} SELECT * FROM {table}")
         # closed segments were copied before: their jobs may not show what was folded since
@@ -186,7 +185,9 @@ def copy_blobs(store: ArtifactStore, folder: Path) -> int:
 
 
 def _copy(cursor: duckdb.DuckDBPyConnection, segment: Segment) -> None:
-    cursor.execute(f"CREATE TABLE {_NAME}.{segment.table} AS SELECT * FROM {segment.table}")
+    for table, columns in tables_of(segment.kind, segment.table).items():
+        cursor.execute(f"CREATE TABLE {_NAME}.{table} ({columns})")
+        cursor.execute(f"INSERT INTO {_NAME}.{table} BY NAME SELECT * FROM {table}")
 
 
 def _quoted(path: Path) -> str:

@@ -22,6 +22,7 @@ from zbrain_nb.store.room import Room
 from zbrain_nb.store.rows import FOLDED, Change, Layout
 from zbrain_nb.store.schema import COLUMNS, KINDS
 from zbrain_nb.store.segments import Segment, Segments, roll_back
+from zbrain_nb.store.texts import FIELDS, PIECES, Piece, set_aside, texts_of
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ UPDATE {table} AS jobs SET folded_seq = incoming.folded_seq, state = incoming.st
     fields = incoming.fields
 FROM incoming WHERE jobs.id = incoming.id::UUID
 """
+_UNFOLD_TEXTS = f"DELETE FROM {{table}} WHERE number = {FIELDS} AND job_id IN (SELECT id::UUID FROM incoming)"
 
 
 class Database:
@@ -137,9 +139,10 @@ class Database:
             layout = self._segments.layouts[kind]
             seqs = [seq for change in self._in_doubt for seq in layout.event_seqs(getattr(change, kind))]
             if seqs:
-                self._connection.execute(
-                    f"DELETE FROM {layout.table} WHERE event_seq IN (SELECT unnest(?::BIGINT[]))", [seqs]
-                )
+                for table in (layout.table, self._segments.texts[kind].table):
+                    self._connection.execute(
+                        f"DELETE FROM {table} WHERE event_seq IN (SELECT unnest(?::BIGINT[]))", [seqs]
+                    )
         self._in_doubt = []
 
     def append(self, changes: Sequence[Change]) -> list[ZBrainError | None]:
@@ -228,7 +231,11 @@ class Database:
             rows = {kind: [row for change in changes for row in getattr(change, kind)] for kind in KINDS}
         if rows["jobs"]:
             self._refuse_taken(rows["jobs"])
-        parts = [(layouts[kind], rows[kind]) for kind in KINDS if rows[kind]]
+        parts: list[tuple[Layout, Sequence[Any]]] = []
+        for kind in KINDS:
+            short, pieces = set_aside(kind, rows[kind])
+            parts += [(layouts[kind], short)] if short else []
+            parts += [(self._segments.texts[kind], pieces)] if pieces else []
         if len(parts) == 1:
             self._insert(*parts[0])
         elif parts:
@@ -250,7 +257,7 @@ class Database:
         if taken is not None:
             raise duckdb.ConstraintException(f"The id {taken[0]} is taken.")
 
-    def _in_transaction(self, parts: Iterable[tuple[Layout, list[Any]]]) -> None:
+    def _in_transaction(self, parts: Iterable[tuple[Layout, Sequence[Any]]]) -> None:
         self._connection.execute("BEGIN")
         try:
             for layout, rows in parts:
@@ -260,7 +267,7 @@ class Database:
             roll_back(self._connection)
             raise
 
-    def _insert(self, layout: Layout, rows: list[Any]) -> None:
+    def _insert(self, layout: Layout, rows: Sequence[Any]) -> None:
         one = layout.single(rows)
         if one is not None:
             self._connection.execute(*one)
@@ -275,13 +282,11 @@ class Database:
             return set()
         left = len(rows)
         try:
-            _, incoming = FOLDED.as_table(rows)
+            short, pieces = set_aside("folded", rows)
             for segment in reversed(self._segments.all["jobs"]):  # most jobs that change are young
-                found = self._connection.execute(_FOLD.format(table=segment.table)).fetchone()
-                left -= found[0] if found else 0
+                left -= self._fold_into(segment.table, short, pieces)
                 if left == 0:
                     break
-            del incoming
         except _REFUSED as error:
             if len(rows) == 1:
                 log.error("What became of a job cannot be folded.", extra={"job_id": rows[0][0], "why": str(error)})
@@ -289,6 +294,26 @@ class Database:
             middle = len(rows) // 2
             return self.fold(rows[:middle]) | self.fold(rows[middle:])
         return set()
+
+    def _fold_into(self, table: str, rows: Sequence[tuple[Any, ...]], pieces: Sequence[Piece]) -> int:
+        """Fold what concerns the jobs of one segment; return how many they are."""
+        connection, apart = self._connection, texts_of(table)
+        connection.execute("BEGIN")
+        try:
+            _, incoming = FOLDED.as_table(rows)  # DuckDB finds `incoming` by its name
+            found = connection.execute(_FOLD.format(table=table)).fetchone()
+            count = found[0] if found else 0
+            if count:
+                connection.execute(_UNFOLD_TEXTS.format(table=apart))
+                if pieces:
+                    statement, incoming = PIECES.of(apart).as_table(pieces)
+                    connection.execute(f"{statement} WHERE job_id::UUID IN (SELECT id FROM {table})")
+            connection.execute("COMMIT")
+            del incoming
+        except BaseException:
+            roll_back(connection)
+            raise
+        return count
 
     def append_audit(
         self, rows: Sequence[tuple[Any, ...]], change: Callable[[duckdb.DuckDBPyConnection], None] | None = None

@@ -9,16 +9,17 @@ change, not even when rows are carried from a segment that is dropped: each row 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import duckdb
 import msgspec
-from arro3.core import Table
+from arro3.core import Array, DataType, Table
 from arro3.io import write_ipc_stream
 
 from zbrain_nb.model.history import END_OF_STREAM, MARK, TABLES, HistoryQuery, Mark
 from zbrain_nb.store.queries import in_orgs
+from zbrain_nb.store.texts import bytes_of, is_apart, one_view, texts
 
 Cursor = duckdb.DuckDBPyConnection
 
@@ -198,7 +199,7 @@ class HistoryPages:
         while self._top > self._bottom and self._left != 0:
             low = max(self._bottom, self._top - self._span)
             page = self._page(low, self._top)
-            rows, size = self._weigh(cursor, page)
+            rows, size, has_references = self._weigh(cursor, page)
             if (rows > MAX_ROWS or size > MAX_BYTES) and self._top - low > 1:
                 self._span = (self._top - low) // 2
                 continue
@@ -206,7 +207,7 @@ class HistoryPages:
             if rows < MAX_ROWS // 4 and size < MAX_BYTES // 4:
                 self._span *= 2
             if rows:
-                return self._encode(self._take(cursor, page)).removeprefix(self._head)
+                return self._encode(self._take(cursor, page, has_references)).removeprefix(self._head)
         return None
 
     def _epoch(self, cursor: Cursor) -> str:
@@ -254,26 +255,44 @@ class HistoryPages:
             span = f"event_seq >= {low:d} AND event_seq < {high:d}"
         return f"{span} AND {self._filter}"
 
-    def _weigh(self, cursor: Cursor, page: str) -> tuple[int, int]:
-        """Return how many rows a page has, and how long their long columns are, as far as these are wanted."""
+    def _weigh(self, cursor: Cursor, page: str) -> tuple[int, int, bool]:
+        """Return how many rows a page has, how long their wanted texts are, and whether any of these lies apart."""
         rows = (self._source.weighed or self._source.rows).format(where=page, since=self._since)
         (count,) = _row(cursor, f"SELECT count(*) FROM ({rows})", self._values)
-        wanted = set(self._wanted.columns)
-        bulk = [column for column, made in self._source.bulk.items() if not wanted.isdisjoint(made)]
-        if not bulk or not 0 < count <= MAX_ROWS:
-            return count, 0
-        lengths = " + ".join(f"coalesce(sum(strlen({column})), 0)" for column in bulk)
-        (size,) = _row(cursor, f"SELECT {lengths} FROM ({rows})", self._values)
-        return count, int(size)
+        if not self._bulk or not 0 < count <= MAX_ROWS:
+            return count, 0, False
+        lengths = " + ".join(f"coalesce(sum({bytes_of(column)}), 0)" for column in self._bulk)
+        apart = " OR ".join(f"coalesce(bool_or({is_apart(column)}), false)" for column in self._bulk)
+        size, has_references = _row(cursor, f"SELECT {lengths}, {apart} FROM ({rows})", self._values)
+        return count, int(size), has_references
 
-    def _take(self, cursor: Cursor, page: str) -> Table:
-        if self._left is None:
-            return self._rows(cursor, page, "")
-        table = self._rows(cursor, page, f"LIMIT {self._left:d}")
-        self._left -= table.num_rows
+    def _take(self, cursor: Cursor, page: str, has_references: bool) -> Table:
+        tail = "" if self._left is None else f"LIMIT {self._left:d}"
+        table = self._whole_rows(cursor, page, tail) if has_references else self._rows(cursor, page, tail)
+        if self._left is not None:
+            self._left -= table.num_rows
         return table
 
-    def _rows(self, cursor: Cursor, where: str, tail: str) -> Table:
+    def _whole_rows(self, cursor: Cursor, page: str, tail: str) -> Table:
+        """Return the rows of a page with the texts that lie apart."""
+        rows = self._source.rows.format(where=page, since=self._since)
+        with one_view(cursor):
+            found = {
+                reference
+                for column in self._bulk
+                for (reference,) in cursor.execute(
+                    f"SELECT {column} FROM ({rows}) WHERE {is_apart(column)}", self._values
+                ).fetchall()
+            }
+            return self._rows(cursor, page, tail, texts(cursor, self._source.kinds[-1], found))
+
+    @property
+    def _bulk(self) -> list[str]:
+        """The long columns of which something is wanted."""
+        wanted = set(self._wanted.columns)
+        return [column for column, made in self._source.bulk.items() if not wanted.isdisjoint(made)]
+
+    def _rows(self, cursor: Cursor, where: str, tail: str, apart: Mapping[str, str] | None = None) -> Table:
         types = TABLES[self._wanted.table].columns
         made = {name: how for columns in self._source.bulk.values() for name, how in columns.items()}
         chosen = ", ".join(f"({made.get(name, name)})::{types[name].type} AS {name}" for name in self._wanted.columns)
@@ -281,10 +300,21 @@ class HistoryPages:
             f"from_json({column}, '{_SHAPES[column]}') AS {column}" for column in self._source.bulk if column in _SHAPES
         ]
         rows = self._source.rows.format(where=where, since=self._since)
+        texts_apart = None
+        if apart:
+            columns = [Array(list(some), DataType.string()) for some in (apart.keys(), apart.values())]
+            texts_apart = Table.from_arrays(columns, names=["reference", "text"])  # DuckDB finds it by its name
+            put = [
+                f"coalesce((SELECT text FROM texts_apart WHERE reference = {name}), {name}) AS {name}"
+                for name in self._bulk
+            ]
+            rows = f"SELECT * REPLACE ({', '.join(put)}) FROM ({rows})"
         rows = f"SELECT * REPLACE ({', '.join(read)}) FROM ({rows})" if read else rows
         values = self._values if where != "false" else []
         query = f"SELECT {chosen} FROM ({rows}) ORDER BY {self._source.order} {tail}"
-        return Table.from_arrow(cursor.sql(query, params=values))
+        table = Table.from_arrow(cursor.sql(query, params=values))
+        del texts_apart
+        return table
 
     def _encode(self, table: Table) -> bytes:
         """Return a table as an Arrow IPC stream, without what ends it."""

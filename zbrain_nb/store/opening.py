@@ -40,6 +40,12 @@ _PASSING = (
     "Read-only file system",
     "Permission denied",
 )
+#: What a queue cannot start without, of a segment of jobs and of the pieces of their long texts.
+_NEEDED = (
+    "max(id), max(event_seq), max(strlen(spec)), max(state), max(strlen(fields)), max(folded_seq), max(org_id), "
+    "max(owner), max(strlen(name)), max(attempt)"
+)
+_NEEDED_TEXTS = "max(job_id), max(event_seq), max(number), max(part), max(strlen(text))"
 _HINT = "Keep these files until you have repaired or given up what they hold; blobs are not collected meanwhile."
 
 
@@ -156,8 +162,7 @@ def probe(connection: duckdb.DuckDBPyConnection) -> None:
     for (table,) in connection.execute("SELECT table_name FROM duckdb_tables() ORDER BY ALL").fetchall():
         if table.startswith("jobs_"):
             connection.execute(
-                f"SELECT max(id), max(event_seq), max(strlen(spec)), max(state), max(strlen(fields)), max(folded_seq), "
-                f"max(org_id), max(owner), max(strlen(name)), max(attempt) FROM {table}"
+                f"SELECT {_NEEDED_TEXTS if table.endswith('_texts') else _NEEDED} FROM {table}"
             ).fetchall()
         elif not table.startswith(("transitions_", "logs_")):
             connection.execute(f"SELECT max(COLUMNS(*)) FROM {table}").fetchall()

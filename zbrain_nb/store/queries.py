@@ -16,6 +16,7 @@ import msgspec
 from zbrain_nb.model.events import LOG_PAGE_BYTES, LogEntry, LogStream
 from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.model.transitions import read_patch
+from zbrain_nb.store.texts import bytes_of, fetch_whole
 
 Cursor = duckdb.DuckDBPyConnection
 
@@ -25,6 +26,10 @@ JOB_COLUMNS = (
     "id::VARCHAR, event_seq, org_id, owner, epoch_us(created_at), spec, retry_of::VARCHAR, fields, "
     "coalesce(folded_seq, event_seq)"
 )
+#: How long the texts are that are read of a job.
+JOB_BYTES_READ = f"{bytes_of('spec')} + coalesce({bytes_of('fields')}, 0)"
+#: Places in `JOB_COLUMNS` of the texts that may be long.
+LONG_COLUMNS = (5, 7)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _decode_spec = msgspec.json.Decoder(JobSpec).decode
 _encode = msgspec.json.Encoder().encode
@@ -46,6 +51,12 @@ def make_job(row: tuple[Any, ...]) -> Job:
     return msgspec.structs.replace(job, **read_patch(_decode(fields))) if fields else job
 
 
+def job_rows(cursor: Cursor, where: str, values: list[Any], more: str = "") -> list[tuple[Any, ...]]:
+    """Return the rows of `JOB_COLUMNS`, and columns `more`, of the jobs for which a condition holds."""
+    query = f"SELECT {JOB_COLUMNS}{more} FROM jobs WHERE {where}"
+    return fetch_whole(cursor, "jobs", query, values, *LONG_COLUMNS)
+
+
 def last_seq(cursor: Cursor) -> int:
     """Return the highest ``event_seq`` that is committed, 0 in a new database."""
     row = cursor.execute(
@@ -58,15 +69,18 @@ def last_seq(cursor: Cursor) -> int:
 def jobs_by_id(cursor: Cursor, ids: Iterable[str]) -> dict[str, Job]:
     """Return those of the jobs that exist, as their events left them."""
     wanted = list(ids)
-    rows = cursor.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [wanted]).fetchall()
+    rows = job_rows(cursor, "id IN (SELECT unnest(?::UUID[]))", [wanted])
     jobs = {row[0]: make_job(row) for row in rows}
     moving = {row[0]: row[8] for row in rows if not jobs[row[0]].state.ended}  # nothing follows an end
     if moving:
-        patches = cursor.execute(
+        patches = fetch_whole(
+            cursor,
+            "transitions",
             "SELECT job_id::VARCHAR, event_seq, data FROM transitions WHERE job_id IN (SELECT unnest(?::UUID[])) "
             "AND event_seq > ? AND kind NOT IN (SELECT unnest(?)) ORDER BY event_seq",
             [list(moving), min(moving.values()), list(WITHOUT_PATCH)],
-        ).fetchall()
+            2,
+        )
         apply_patches(jobs, patches)
     return jobs
 
@@ -179,7 +193,7 @@ def _within(cursor: Cursor, ids: list[str], most_bytes: int) -> list[str]:
     if not ids:
         return []
     sizes = cursor.execute(
-        "SELECT id::VARCHAR, strlen(spec) + coalesce(strlen(fields), 0) FROM jobs "
+        f"SELECT id::VARCHAR, {JOB_BYTES_READ} FROM jobs "
         "WHERE id BETWEEN ?::UUID AND ?::UUID AND id IN (SELECT unnest(?::UUID[]))",
         [ids[-1], ids[0], ids],
     ).fetchall()
@@ -196,10 +210,8 @@ def _rows_of(cursor: Cursor, ids: list[str]) -> list[tuple[Any, ...]]:
     if not ids:
         return []
     try:
-        return cursor.execute(
-            f"SELECT {JOB_COLUMNS} FROM jobs WHERE id BETWEEN ?::UUID AND ?::UUID AND id IN (SELECT unnest(?::UUID[]))",
-            [ids[-1], ids[0], ids],
-        ).fetchall()
+        where = "id BETWEEN ?::UUID AND ?::UUID AND id IN (SELECT unnest(?::UUID[]))"
+        return job_rows(cursor, where, [ids[-1], ids[0], ids])
     except duckdb.OutOfMemoryException:
         if len(ids) == 1:
             raise
@@ -242,13 +254,16 @@ def log_entries(cursor: Cursor, job_id: str, from_seq: int, limit: int, stream: 
     values = [job_id, from_seq, *([stream] if stream else [])]
     # what is sorted is held in memory, however long the lines: so their lengths say first where the page ends
     sizes = cursor.execute(
-        f"SELECT log_seq, strlen(line) FROM logs WHERE {where} ORDER BY log_seq LIMIT ?", [*values, limit]
+        f"SELECT log_seq, {bytes_of('line')} FROM logs WHERE {where} ORDER BY log_seq LIMIT ?", [*values, limit]
     ).fetchall()
-    rows = cursor.execute(
+    rows = fetch_whole(
+        cursor,
+        "logs",
         f"SELECT log_seq, attempt, stream, epoch_us(ts), line FROM logs WHERE {where} AND log_seq <= ? "
         "ORDER BY log_seq",
         [*values, page_end(sizes)],
-    ).fetchall()
+        4,
+    )
     return [LogEntry(seq, attempt, LogStream(name), ts / 1e6, line) for seq, attempt, name, ts, line in rows]
 
 
@@ -264,11 +279,14 @@ def page_end(sizes: Iterable[tuple[int, int]]) -> int:
 
 def displays(cursor: Cursor, job_id: str, attempt: int, upto: int) -> list[dict[str, Any]]:
     """Return the rich outputs of one attempt as they came, in order, up to the event `upto`."""
-    rows = cursor.execute(
+    rows = fetch_whole(
+        cursor,
+        "transitions",
         "SELECT data FROM transitions WHERE job_id = ?::UUID AND kind = 'job_displayed' AND attempt = ? "
         "AND event_seq <= ? ORDER BY event_seq",
         [job_id, attempt, upto],
-    ).fetchall()
+        0,
+    )
     return [output for (data,) in rows for output in _decode(data)["outputs"]]
 
 
@@ -291,123 +309,3 @@ def owners_without_token(cursor: Cursor, tag: str) -> list[str]:
 def has_own_orgs(cursor: Cursor) -> bool:
     """Whether there are jobs in people's own orgs, whose names begin with ``~``: they had logged in."""
     return cursor.execute("SELECT 1 FROM jobs WHERE starts_with(org_id, '~') LIMIT 1").fetchone() is not None
-
-
-class StoredEvent(msgspec.Struct, frozen=True):
-    """An event read back; `job` is set for submits, `entries` for log lines, else `data` holds JSON."""
-
-    seq: int
-    kind: str
-    job_id: str
-    org_id: str
-    attempt: int
-    ts: float
-    data: dict[str, Any] | None = None
-    job: Job | None = None
-    entries: list[LogEntry] = []
-
-
-class EventQuery(msgspec.Struct, frozen=True):
-    """Which events.
-
-    Attributes
-    ----------
-    after, upto : int
-        Those with ``after < seq <= upto``.
-    limit : int
-        About how many rows are read at once; of lines, about `LOG_PAGE_BYTES` too.
-    job_ids, org_ids : list of str or None
-        Events of these jobs (with log and outputs) and of these orgs (without); both None is everything.
-    seen : collection of str or None
-        Of all these only events of jobs of these orgs; None is any org.
-    """
-
-    after: int
-    upto: int
-    limit: int
-    job_ids: list[str] | None = None
-    org_ids: list[str] | None = None
-    seen: Collection[str] | None = None
-
-
-def events_between(cursor: Cursor, wanted: EventQuery) -> tuple[list[StoredEvent], int]:
-    """Return events in order, and up to which number they are complete."""
-    job_ids, org_ids, seen, limit = wanted.job_ids, wanted.org_ids, wanted.seen, wanted.limit
-    whole, everything = wanted.upto, job_ids is None and org_ids is None
-    named: dict[str, Any] = {"after": wanted.after, "upto": whole, "jobs": job_ids or [], "orgs": org_ids or []}
-    match_jobs = match_moves = match_lines = ""
-    if not everything:
-        match_jobs = "AND (id IN (SELECT unnest($jobs::UUID[])) OR org_id IN (SELECT unnest($orgs)))"
-        match_moves = (
-            "AND (job_id IN (SELECT unnest($jobs::UUID[])) "
-            "OR (kind <> 'job_displayed' AND org_id IN (SELECT unnest($orgs))))"
-        )
-        match_lines = "AND job_id IN (SELECT unnest($jobs::UUID[]))"
-    if seen is not None:
-        named["seen"] = list(seen)
-        only_seen = "org_id IN (SELECT unnest($seen::VARCHAR[]))"
-        match_jobs, match_moves = f"{match_jobs} AND {only_seen}", f"{match_moves} AND {only_seen}"
-        of_these = "" if everything else "AND id IN (SELECT unnest($jobs::UUID[]))"
-        match_lines = f"AND job_id IN (SELECT id FROM jobs WHERE {only_seen} {of_these})"
-    span = "event_seq > $after AND event_seq <= $upto"
-    tail = f"ORDER BY event_seq LIMIT {limit:d}"
-
-    def ask(query: str) -> list[tuple[Any, ...]]:
-        values = {name: value for name, value in named.items() if f"${name}" in query}
-        return cursor.execute(query, values).fetchall()
-
-    cursor.execute("BEGIN")
-    try:
-        # what is sorted is held in memory, with all that is selected: so numbers alone are
-        jobs_wanted = f"FROM jobs WHERE {span} {match_jobs}"
-        submits = ask(
-            f"SELECT {JOB_COLUMNS} {jobs_wanted} AND event_seq <= "
-            f"(SELECT max(event_seq) FROM (SELECT event_seq {jobs_wanted} {tail}))"
-        )
-        moves_wanted = f"FROM transitions WHERE {span} AND kind <> 'noted' {match_moves}"
-        moves = ask(
-            "SELECT event_seq, kind, job_id::VARCHAR, org_id, attempt, epoch_us(ts), data "
-            f"{moves_wanted} AND event_seq <= (SELECT max(event_seq) FROM (SELECT event_seq {moves_wanted} {tail}))"
-        )
-        lines: list[tuple[Any, ...]] = []
-        if everything or job_ids:
-            page = f"FROM logs WHERE {span} {match_lines} ORDER BY event_seq, log_seq LIMIT {limit:d}"
-            sizes = ask(f"SELECT event_seq, strlen(line) {page}")
-            if sum(size for _, size in sizes) >= LOG_PAGE_BYTES:
-                whole = named["upto"] = page_end(sizes)
-            lines = ask(
-                "SELECT l.event_seq, l.job_id::VARCHAR, j.org_id, l.attempt, epoch_us(l.ts), l.log_seq, l.stream, "
-                f"l.line FROM (SELECT * {page}) l LEFT JOIN jobs j ON j.id = l.job_id "
-                "ORDER BY l.event_seq, l.log_seq"
-            )
-    finally:
-        cursor.execute("ROLLBACK")
-    for rows, column in ((submits, 1), (moves, 0)):
-        if len(rows) == limit:
-            whole = min(whole, max(row[column] for row in rows))
-    if len(lines) == limit:  # the last event may go on past the page
-        firsts = sorted({row[0] for row in lines})
-        if len(firsts) == 1:
-            return events_between(cursor, msgspec.structs.replace(wanted, limit=limit * 4))
-        whole = min(whole, firsts[-2])
-    found = [
-        StoredEvent(row[1], "job_submitted", row[0], row[2], 0, row[4] / 1e6, job=_as_submitted(row)) for row in submits
-    ]
-    found += [
-        StoredEvent(seq, kind, job_id, org_id, attempt, ts / 1e6, _decode(data))
-        for seq, kind, job_id, org_id, attempt, ts, data in moves
-    ]
-    gathered: dict[int, StoredEvent] = {}
-    for seq, job_id, org_id, attempt, ts, log_seq, stream, line in lines:
-        if org_id is None:  # the job's own row is gone
-            continue
-        event = gathered.get(seq)
-        if event is None:
-            event = gathered[seq] = StoredEvent(seq, "job_logged", job_id, org_id, attempt, ts / 1e6, entries=[])
-        event.entries.append(LogEntry(log_seq, attempt, LogStream(stream), ts / 1e6, line))
-    found += gathered.values()
-    return sorted((event for event in found if event.seq <= whole), key=lambda event: event.seq), whole
-
-
-def _as_submitted(row: tuple[Any, ...]) -> Job:
-    return make_job((*row[:7], None, row[8]))

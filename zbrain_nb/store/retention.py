@@ -7,11 +7,15 @@ from collections.abc import Iterable
 import duckdb
 
 from zbrain_nb.store.segments import CARRIED, MAX_CARRIED, Segment
+from zbrain_nb.store.texts import SPEC, texts_of
 
 _LIVE = "SELECT id FROM jobs WHERE state IN ('pending', 'running', 'retrying')"
 _PARENTS = (
     "SELECT unnest(from_json(json_extract(spec, '$.after'), '[\"VARCHAR\"]'))::UUID FROM jobs "
-    "WHERE state IN ('pending', 'running', 'retrying') AND contains(spec, '\"after\":[\"')"
+    "WHERE state IN ('pending', 'running', 'retrying') AND contains(spec, '\"after\":[\"') "
+    # of a long spec any id counts: a row too many is carried over, none too few
+    "UNION SELECT unnest(regexp_extract_all(text, '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}'))"
+    f"::UUID FROM jobs_texts WHERE number = {SPEC} AND job_id IN ({_LIVE})"
 )
 _NAMES = "regexp_extract_all({column}, '[0-9a-f]{{64}}')"
 #: Columns in which blobs are named, as JSON. Any 64 hexadecimal digits count: a blob too many is kept, none too few.
@@ -57,9 +61,11 @@ def needed_jobs(cursor: duckdb.DuckDBPyConnection, segment: Segment, in_memory: 
 def blobs_named(cursor: duckdb.DuckDBPyConnection, segment: Segment, names: list[str]) -> set[str]:
     """Return those of the blobs that rows of the segment name."""
     found: set[str] = set()
-    for column in _NAMING.get(segment.kind, ()):
+    columns = _NAMING.get(segment.kind, ())
+    places = [(segment.table, column) for column in columns]
+    for table, column in [*places, (texts_of(segment.table), "text")] if columns else ():
         rows = cursor.execute(
-            f"SELECT DISTINCT name FROM (SELECT unnest({_NAMES.format(column=column)}) AS name FROM {segment.table}) "
+            f"SELECT DISTINCT name FROM (SELECT unnest({_NAMES.format(column=column)}) AS name FROM {table}) "
             "WHERE name IN (SELECT unnest(?))",
             [names],
         ).fetchall()

@@ -107,11 +107,11 @@ class Layout:
             self._insert_one[width] = f"INSERT INTO {table} ({into}) VALUES ({', '.join('?' * width)})"
             self._insert_many[width] = f"INSERT INTO {table} ({into}) SELECT {chosen} FROM incoming"
 
-    def row(self, rows: list[Any]) -> tuple[Any, ...] | None:
+    def row(self, rows: Sequence[Any]) -> tuple[Any, ...] | None:
         """Return the one row of `rows`, or None if they are more."""
         return rows[0] if len(rows) == 1 else None
 
-    def single(self, rows: list[Any]) -> tuple[str, list[Any]] | None:
+    def single(self, rows: Sequence[Any]) -> tuple[str, list[Any]] | None:
         """Return the statement that inserts `rows` if they are but one row, and its values, else None."""
         row = self.row(rows)
         if row is None:
@@ -125,7 +125,7 @@ class Layout:
                 values[n] = EPOCH + dt.timedelta(microseconds=values[n])
         return self._insert_one[width], values
 
-    def columns(self, rows: list[Any]) -> Sequence[Sequence[Any]]:
+    def columns(self, rows: Sequence[Any]) -> Sequence[Sequence[Any]]:
         """Return `rows` column by column."""
         return list(zip(*rows, strict=True))
 
@@ -138,7 +138,7 @@ class Layout:
         at = self.names.index("event_seq")
         return [row[at] for row in rows]
 
-    def as_table(self, rows: list[Any]) -> tuple[str, Table]:
+    def as_table(self, rows: Sequence[Any]) -> tuple[str, Table]:
         """Return the statement that inserts `rows` from a table named ``incoming``, and that table."""
         columns = self.columns(rows)
         width = len(columns)
@@ -151,11 +151,11 @@ class Layout:
 class LogLayout(Layout):
     """A layout whose rows come as `Lines`, many in one."""
 
-    def row(self, rows: list[Any]) -> tuple[Any, ...] | None:
+    def row(self, rows: Sequence[Any]) -> tuple[Any, ...] | None:
         """Return the one line of `rows`, or None if they hold more."""
         return rows[0].row() if len(rows) == 1 and len(rows[0]) == 1 else None
 
-    def columns(self, rows: list[Any]) -> Sequence[Sequence[Any]]:
+    def columns(self, rows: Sequence[Any]) -> Sequence[Sequence[Any]]:
         """Return all lines column by column."""
         return as_columns(rows)
 

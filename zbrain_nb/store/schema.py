@@ -2,23 +2,26 @@
 
 Jobs, transitions, logs and the audit lie in *segments*, tables of their own (``jobs_1``, ``jobs_2``, ...): rows are
 appended to the last of a kind, and what is too old goes with its whole segment. Views named ``jobs``,
-``transitions``, ``logs`` and ``audit`` show all segments of a kind as one table.
+``transitions``, ``logs`` and ``audit`` show all segments of a kind as one table. Beside each segment, but for those of
+the audit, lies a table of the long texts of its rows (see `zbrain_nb.store.texts`), and beside the views their views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import duckdb
 
 from zbrain_nb.model.amounts import VALUE_BYTES, WIDE_BYTES
 from zbrain_nb.model.errors import ZBrainError
+from zbrain_nb.store import texts
 from zbrain_nb.store.footprint import SHORT_TEXT
 from zbrain_nb.store.queries import last_seq
+from zbrain_nb.store.texts import texts_of
 from zbrain_nb.store.waiting import FOLDED_SEQ
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 
 #: How text is stored that is null at first and set later by an update. As DuckDB 2.0 packs text by itself (DICT_FSST),
 #: such an update is lost when the write-ahead log is replayed: in a table with an index, of rows from before the last
@@ -157,9 +160,15 @@ KINDS = ("jobs", "transitions", "logs")
 
 def create_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int, first_seq: int, now: float) -> None:
     """Make an empty segment and enter it; the view of its kind has to be made anew (`show_segments`)."""
-    connection.execute(f"CREATE TABLE {kind}_{number} ({COLUMNS[kind]})")
+    for table, columns in tables_of(kind, f"{kind}_{number}").items():
+        connection.execute(f"CREATE TABLE {table} ({columns})")
     index_segment(connection, kind, number)
     _enter_segment(connection, kind, number, first_seq, now)
+
+
+def tables_of(kind: str, table: str) -> dict[str, str]:
+    """Return the columns of the tables that a segment is made of: its own, and that of its long texts."""
+    return {table: COLUMNS[kind]} | ({texts_of(table): texts.COLUMNS} if kind in KINDS else {})
 
 
 def index_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int) -> None:
@@ -179,10 +188,25 @@ def close_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int,
 
 
 def show_segments(connection: duckdb.DuckDBPyConnection, kind: str) -> None:
-    """Make the view of a kind anew, from the segments that are entered."""
-    rows = connection.execute("SELECT number FROM segments WHERE kind = ? ORDER BY number", [kind]).fetchall()
-    parts = " UNION ALL BY NAME ".join(f"SELECT * FROM {kind}_{number}" for (number,) in rows)
-    connection.execute(f"CREATE OR REPLACE VIEW {kind} AS {parts}")
+    """Make the views of a kind anew, from the segments that are entered."""
+    for view, of_segments in zip(tables_of(kind, kind), zip(*_tables(connection, kind), strict=True), strict=True):
+        _show(connection, view, of_segments)
+
+
+def _show_rows(connection: duckdb.DuckDBPyConnection, kind: str) -> None:
+    """Make the view of a kind anew while there may be no tables of long texts yet."""
+    _show(connection, kind, [table for table, *_ in _tables(connection, kind)])
+
+
+def _tables(connection: duckdb.DuckDBPyConnection, kind: str) -> list[list[str]]:
+    """Return the tables of each segment of a kind."""
+    numbers = connection.execute("SELECT number FROM segments WHERE kind = ? ORDER BY number", [kind]).fetchall()
+    return [list(tables_of(kind, f"{kind}_{number}")) for (number,) in numbers]
+
+
+def _show(connection: duckdb.DuckDBPyConnection, view: str, tables: Iterable[str]) -> None:
+    parts = " UNION ALL BY NAME ".join(f"SELECT * FROM {table}" for table in tables)
+    connection.execute(f"CREATE OR REPLACE VIEW {view} AS {parts}")
 
 
 def _enter_segment(connection: duckdb.DuckDBPyConnection, kind: str, number: int, first_seq: int, now: float) -> None:
@@ -267,7 +291,7 @@ def _into_segments(connection: duckdb.DuckDBPyConnection, now: float) -> None:
         if name not in columns:
             connection.execute(f"ALTER TABLE jobs_1 ADD COLUMN {name} {kind}")
     for kind in KINDS:
-        show_segments(connection, kind)
+        _show_rows(connection, kind)
 
 
 def _add_cache_keys(connection: duckdb.DuckDBPyConnection, now: float) -> None:
@@ -275,7 +299,7 @@ def _add_cache_keys(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     numbers = connection.execute("SELECT number FROM segments WHERE kind = 'jobs'").fetchall()
     for (number,) in numbers:
         connection.execute(f"ALTER TABLE jobs_{number} ADD COLUMN IF NOT EXISTS cache_key VARCHAR")
-    show_segments(connection, "jobs")
+    _show_rows(connection, "jobs")
 
 
 def _add_tags(connection: duckdb.DuckDBPyConnection, now: float) -> None:
@@ -286,7 +310,7 @@ def _add_tags(connection: duckdb.DuckDBPyConnection, now: float) -> None:
         connection.execute(
             f"UPDATE jobs_{number} SET tags = json_extract(spec, '$.tags')::VARCHAR WHERE contains(spec, '\"tags\":')"
         )
-    show_segments(connection, "jobs")
+    _show_rows(connection, "jobs")
 
 
 def _add_access(connection: duckdb.DuckDBPyConnection, now: float) -> None:
@@ -319,7 +343,7 @@ def _add_extra_bytes(connection: duckdb.DuckDBPyConnection, now: float) -> None:
             f"UPDATE jobs_{number} SET extra_bytes = strlen(spec) * {WIDE_BYTES} "
             f"+ (length(spec) - length(translate(spec, ',[{{', ''))) * {VALUE_BYTES} WHERE strlen(spec) > {SHORT_TEXT}"
         )
-    show_segments(connection, "jobs")
+    _show_rows(connection, "jobs")
 
 
 def _keep_folds(connection: duckdb.DuckDBPyConnection, now: float) -> None:
@@ -340,7 +364,15 @@ def _keep_folds(connection: duckdb.DuckDBPyConnection, now: float) -> None:
     ((last,),) = segments[-1:]
     close_segment(connection, "jobs", last, now)
     create_segment(connection, "jobs", last + 1, last_seq(connection) + 1, now)
-    show_segments(connection, "jobs")
+    _show_rows(connection, "jobs")
+
+
+def _set_texts_aside(connection: duckdb.DuckDBPyConnection, now: float) -> None:
+    """Give each segment a table of long texts; those that lie in the rows stay there, and go with their segment."""
+    for kind in KINDS:
+        for _, texts_table in _tables(connection, kind):
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {texts_table} ({texts.COLUMNS})")
+        show_segments(connection, kind)
 
 
 #: ``MIGRATIONS[n - 1]`` turns version n into version n + 1.
@@ -354,4 +386,5 @@ MIGRATIONS: list[Callable[[duckdb.DuckDBPyConnection, float], None]] = [
     _allow_use,
     _add_extra_bytes,
     _keep_folds,
+    _set_texts_aside,
 ]

@@ -5,13 +5,16 @@ Takes a reader's cursor and blocks, as `queries` do.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from zbrain_nb.model.events import LogEntry, LogStream
 from zbrain_nb.store.queries import Cursor, page_end
+from zbrain_nb.store.texts import batches, fetch_whole, is_apart, one_view, size_of, texts
 
 #: A search that has taken so long ends where it is; one window more may be under way then.
 BUDGET_SECS = 0.4
@@ -21,6 +24,7 @@ WINDOW_SECS = 0.1
 
 # What a view shows of a line: escape sequences say how it looks, not what it says. Few lines have any.
 _ESCAPES = r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"
+_ESCAPE = re.compile(_ESCAPES)
 _MATCHES = f"contains(lower(if(contains(line, chr(27)), regexp_replace(line, '{_ESCAPES}', '', 'g'), line)), lower(?))"
 
 
@@ -57,10 +61,13 @@ def search_log(
     while at < end and len(sizes) < limit and now - started < BUDGET_SECS:
         to = min(end, at + window)
         # what is sorted is held in memory, however long the lines: so numbers and lengths come first
-        sizes += cursor.execute(
-            f"SELECT log_seq, strlen(line) FROM logs WHERE {where} AND {_MATCHES} ORDER BY log_seq LIMIT ?",
+        found = cursor.execute(
+            f"SELECT log_seq, strlen(line) FROM logs WHERE {where} AND NOT {is_apart('line')} AND {_MATCHES} "
+            "ORDER BY log_seq LIMIT ?",
             [job_id, at, to, *more, text, limit - len(sizes)],
         ).fetchall()
+        found += _search_long(cursor, where, [job_id, at, to, *more], text)
+        sizes += sorted(found)[: limit - len(sizes)]
         spent, now = clock() - now, clock()
         at = to
         window = max(1, min(LAST_WINDOW, window * 4, round(window * WINDOW_SECS / max(spent, 1e-6))))
@@ -69,12 +76,31 @@ def search_log(
         at = last + 1
     wanted = [seq for seq, _ in sizes if seq <= last]
     rows = (
-        cursor.execute(
+        fetch_whole(
+            cursor,
+            "logs",
             "SELECT log_seq, attempt, stream, epoch_us(ts), line FROM logs "
             "WHERE job_id = ?::UUID AND log_seq BETWEEN ? AND ? AND log_seq IN (SELECT unnest(?)) ORDER BY log_seq",
             [job_id, wanted[0], last, wanted],
-        ).fetchall()
+            4,
+        )
         if wanted
         else []
     )
     return Found([LogEntry(seq, attempt, LogStream(name), ts / 1e6, line) for seq, attempt, name, ts, line in rows], at)
+
+
+def _search_long(cursor: Cursor, where: str, values: list[Any], text: str) -> list[tuple[int, int]]:
+    """Return number and size of those of the lines that lie apart in which the text is found."""
+    query = f"SELECT line, log_seq FROM logs WHERE {where} AND {is_apart('line')}"
+    if not cursor.execute(query, values).fetchall():
+        return []
+    with one_view(cursor):
+        seqs = dict(cursor.execute(query, values).fetchall())
+        wanted = text.lower()
+        return [
+            (seqs[reference], size_of(reference))
+            for some in batches(seqs)
+            for reference, line in texts(cursor, "logs", some).items()
+            if wanted in _ESCAPE.sub("", line).lower()
+        ]

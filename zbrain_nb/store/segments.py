@@ -8,7 +8,8 @@ import duckdb
 import msgspec
 
 from zbrain_nb.store.rows import AUDIT, JOBS, LOGS, TRANSITIONS, Layout
-from zbrain_nb.store.schema import COLUMNS, KINDS, close_segment, create_segment, show_segments
+from zbrain_nb.store.schema import COLUMNS, KINDS, close_segment, create_segment, show_segments, tables_of
+from zbrain_nb.store.texts import PIECES, texts_of
 
 #: Rows after which a segment is closed.
 SEGMENT_ROWS = {"jobs": 500_000, "transitions": 1_000_000, "logs": 2_000_000, "audit": 1_000_000}
@@ -32,10 +33,18 @@ CARRIED = {
     "QUALIFY row_number() OVER (PARTITION BY job_id, attempt ORDER BY log_seq DESC) "
     f"<= {MAX_CARRIED_OF_ATTEMPT}",
 }
+#: Likewise, of the pieces of long texts.
+CARRIED_TEXTS = {
+    "jobs": "SELECT * FROM {table}_texts WHERE job_id IN (SELECT unnest($1::UUID[]))",
+    "transitions": "SELECT * FROM {table}_texts "
+    f"WHERE event_seq IN (SELECT event_seq FROM ({CARRIED['transitions']}))",
+    "logs": "SELECT * FROM {table}_texts "
+    f"WHERE (event_seq, number) IN (SELECT (event_seq, log_seq) FROM ({CARRIED['logs']}))",
+}
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """One segment, named ``{kind}_{number}``.
+    """One segment, named ``{kind}_{number}``, with the table of its long texts.
 
     Attributes
     ----------
@@ -90,6 +99,8 @@ class Segments:
         layouts = {layout.table: layout for layout in (JOBS, TRANSITIONS, LOGS, AUDIT)}
         #: How to insert into the open segment of each kind.
         self.layouts: dict[str, Layout] = {kind: layouts[kind].of(self.all[kind][-1].table) for kind in COLUMNS}
+        #: Likewise, the pieces of long texts.
+        self.texts: dict[str, Layout] = {kind: PIECES.of(texts_of(self.layouts[kind].table)) for kind in KINDS}
         #: From here on no event was dropped.
         self.oldest_seq = max(self.all[kind][0].first_seq for kind in KINDS)
         #: Up to this id older segments may hold it; of greater ones the index of the open segment tells.
@@ -155,10 +166,15 @@ class Segments:
                 self.oldest_seq = max(oldest, following[0].first_seq)  # before a reader can miss what is dropped
             if job_ids:
                 carried = CARRIED[kind].format(table=segment.table)
-                connection.execute(f"INSERT INTO {self.all[kind][-1].table} BY NAME {carried}", [job_ids])
+                into = self.all[kind][-1].table
+                connection.execute(f"INSERT INTO {into} BY NAME {carried}", [job_ids])
+                if kind in KINDS:
+                    carried = CARRIED_TEXTS[kind].format(table=segment.table)
+                    connection.execute(f"INSERT INTO {texts_of(into)} BY NAME {carried}", [job_ids])
             connection.execute("DELETE FROM segments WHERE kind = ? AND number = ?", [kind, segment.number])
             show_segments(connection, kind)
-            connection.execute(f"DROP TABLE {segment.table}")
+            for table in tables_of(kind, segment.table):
+                connection.execute(f"DROP TABLE {table}")
             connection.execute("COMMIT")
         except BaseException:
             self.oldest_seq = oldest

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 from zbrain_nb.model.job import Job
 from zbrain_nb.store.footprint import JOB_BYTES
-from zbrain_nb.store.queries import JOB_COLUMNS, WITHOUT_PATCH, Cursor, apply_patches, jobs_by_id, make_job
+from zbrain_nb.store.queries import (
+    JOB_BYTES_READ,
+    WITHOUT_PATCH,
+    Cursor,
+    apply_patches,
+    job_rows,
+    jobs_by_id,
+    make_job,
+)
+from zbrain_nb.store.texts import bytes_of, fetch_whole
 
 _PLACE = f"rank, event_seq, lane, {JOB_BYTES} + coalesce(extra_bytes, 0)"
 _PARKED = "state = 'pending' AND lane IS NOT NULL"
@@ -104,13 +113,11 @@ def snapshot(
     heads = f"SELECT unnest(min_by(id, (rank, event_seq), ?)) FROM jobs WHERE {rest} GROUP BY lane"
     lanes = cursor.execute(f"SELECT lane, count(*) FROM jobs WHERE {rest} GROUP BY lane").fetchall()
     windows, _ = _fitting(cursor, heads, [window_for(len(lanes))], window_bytes_for(len(lanes)))
-    last = cursor.execute(
-        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE event_seq = (SELECT max(event_seq) FROM jobs)"
-    ).fetchone()
+    last = _placed_jobs(cursor, "event_seq = (SELECT max(event_seq) FROM jobs)", [])
     slices = _slices(cursor)
     cursor.execute("DROP TABLE moved")
     cursor.execute("DROP TABLE chosen")
-    return Snapshot(slices, windows, dict(lanes), _placed(last) if last else None)
+    return Snapshot(slices, windows, dict(lanes), last[0] if last else None)
 
 
 def _slices(cursor: Cursor) -> list[Slice]:
@@ -143,13 +150,13 @@ def _sizes(cursor: Cursor, part: Slice) -> dict[str, int]:
     """Return about how many bytes are read of each job."""
     sizes = dict(
         cursor.execute(
-            "SELECT id::VARCHAR, strlen(spec) + coalesce(strlen(fields), 0) FROM jobs "
+            f"SELECT id::VARCHAR, {JOB_BYTES_READ} FROM jobs "
             "WHERE event_seq BETWEEN ? AND ? AND id IN (SELECT unnest(?::UUID[]))",
             [part.first, part.last, part.ids],
         ).fetchall()
     )
     for job_id, size in cursor.execute(
-        f"SELECT job_id::VARCHAR, sum(strlen(data)) {_PATCHES} GROUP BY job_id",
+        f"SELECT job_id::VARCHAR, sum({bytes_of('data')}) {_PATCHES} GROUP BY job_id",
         [part.ids, part.folded_seq, list(WITHOUT_PATCH)],
     ).fetchall():
         sizes[job_id] = sizes.get(job_id, 0) + int(size)
@@ -158,25 +165,17 @@ def _sizes(cursor: Cursor, part: Slice) -> dict[str, int]:
 
 def jobs_of(cursor: Cursor, part: Slice) -> list[Placed]:
     """Return the jobs of a slice as their events left them, in the order of their submits."""
-    rows = cursor.execute(
-        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE event_seq BETWEEN ? AND ? "
-        "AND id IN (SELECT unnest(?::UUID[]))",
-        [part.first, part.last, part.ids],
-    ).fetchall()
-    placed = {row[0]: _placed(row) for row in rows}
+    where = "event_seq BETWEEN ? AND ? AND id IN (SELECT unnest(?::UUID[]))"
+    placed = {one.job.id: one for one in _placed_jobs(cursor, where, [part.first, part.last, part.ids])}
     jobs = {job_id: one.job for job_id, one in placed.items()}
-    apply_patches(
-        jobs,
-        cursor.execute(
-            f"SELECT job_id::VARCHAR, event_seq, data {_PATCHES} ORDER BY event_seq",
-            [part.ids, part.folded_seq, list(WITHOUT_PATCH)],
-        ).fetchall(),
-    )
+    patches = f"SELECT job_id::VARCHAR, event_seq, data {_PATCHES} ORDER BY event_seq"
+    values = [part.ids, part.folded_seq, list(WITHOUT_PATCH)]
+    apply_patches(jobs, fetch_whole(cursor, "transitions", patches, values, 2))
     return [placed[job_id]._replace(job=jobs[job_id]) for job_id in part.ids if job_id in jobs]
 
 
-def _placed(row: tuple[Any, ...]) -> Placed:
-    return Placed(make_job(row[:-4]), *row[-4:])
+def _placed_jobs(cursor: Cursor, where: str, values: list[Any]) -> list[Placed]:
+    return [Placed(make_job(row[:-4]), *row[-4:]) for row in job_rows(cursor, where, values, f", {_PLACE}")]
 
 
 def _fitting(cursor: Cursor, chosen: str, params: list[Any], most_bytes: int) -> tuple[list[Placed], bool]:
@@ -193,10 +192,7 @@ def _fitting(cursor: Cursor, chosen: str, params: list[Any], most_bytes: int) ->
         upto[lane] += size
         if is_first or upto[lane] <= most_bytes:
             found.append(job_id)
-    rows = cursor.execute(
-        f"SELECT {JOB_COLUMNS}, {_PLACE} FROM jobs WHERE id IN (SELECT unnest(?::UUID[]))", [found]
-    ).fetchall()
-    placed = {row[0]: _placed(row) for row in rows}
+    placed = {one.job.id: one for one in _placed_jobs(cursor, "id IN (SELECT unnest(?::UUID[]))", [found])}
     return [placed[job_id] for job_id in found], len(found) == len(places)
 
 
@@ -231,11 +227,12 @@ def placed_by_id(cursor: Cursor, ids: Iterable[str]) -> list[Placed]:
 
 def batch(cursor: Cursor, first_id: str, count: int) -> list[Job]:
     """Return the jobs that were submitted in one go behind the first, and it, as they were last folded."""
-    rows = cursor.execute(
-        f"SELECT {JOB_COLUMNS} FROM jobs WHERE event_seq >= (SELECT event_seq FROM jobs WHERE id = $1::UUID) "
+    rows = job_rows(
+        cursor,
+        "event_seq >= (SELECT event_seq FROM jobs WHERE id = $1::UUID) "
         "AND event_seq < (SELECT event_seq FROM jobs WHERE id = $1::UUID) + $2",
         [first_id, count],
-    ).fetchall()
+    )
     return [make_job(row) for row in sorted(rows, key=lambda row: row[1])]
 
 

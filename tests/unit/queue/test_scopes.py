@@ -23,7 +23,7 @@ from zbrain_nb.model.events import JobCompleted, JobLogged
 from zbrain_nb.model.job import TOKEN_TAG, CancelResult
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseRequest, WorkerInfo, WorkerState
 from zbrain_nb.queue import subscription as subscriptions
-from zbrain_nb.store import queries
+from zbrain_nb.store.events import EventQuery, events_between
 
 pytestmark = pytest.mark.anyio
 
@@ -366,8 +366,8 @@ async def test_store_itself_reads_events_of_the_orgs_that_are_seen(queue, topics
         ids[name] = job.id
     jobs, orgs = topics
     asked = None if jobs is None else [ids[name] for name in jobs]
-    wanted = queries.EventQuery(0, queue.event_seq, 100, asked, orgs, seen=frozenset({"red"}))
-    events, whole = await queue.storage.read(queries.events_between, wanted)
+    wanted = EventQuery(0, queue.event_seq, 100, asked, orgs, seen=frozenset({"red"}))
+    events, whole = await queue.storage.read(events_between, wanted)
     assert {event.job_id for event in events} == {ids["mine"]}
     assert ("job_logged" in {event.kind for event in events}) == (orgs != ["red", "blue"])
     assert whole == queue.event_seq

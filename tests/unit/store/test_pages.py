@@ -10,6 +10,7 @@ from tests.unit.store.test_storage import new_job
 from zbrain_nb import Storage
 from zbrain_nb.model.events import LOG_PAGE_BYTES, LogEntry
 from zbrain_nb.store import queries
+from zbrain_nb.store.events import EventQuery, events_between
 
 pytestmark = pytest.mark.anyio
 LONG = "x" * 64 * 1024
@@ -41,8 +42,8 @@ async def test_event_page_of_long_lines_ends_at_its_size_and_no_event_is_cut(sto
     seen: list[int] = []
     after = 0
     while after < storage.last_seq:
-        wanted = queries.EventQuery(after, storage.last_seq, 1000, [job.id])
-        events, after = await storage.read(queries.events_between, wanted)
+        wanted = EventQuery(after, storage.last_seq, 1000, [job.id])
+        events, after = await storage.read(events_between, wanted)
         lines = [entry for event in events for entry in event.entries]
         assert sum(len(entry.line) for entry in lines) < LOG_PAGE_BYTES + 10 * len(LONG)
         seen += [entry.seq for entry in lines]

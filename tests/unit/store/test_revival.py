@@ -7,6 +7,7 @@ from tests.unit.store.rows import add_life, change_of, new_job
 from zbrain_nb.model.errors import DiskFloor, Unavailable
 from zbrain_nb.store import database, queries
 from zbrain_nb.store.database import Database
+from zbrain_nb.store.events import EventQuery, events_between
 from zbrain_nb.store.rows import Change
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +76,6 @@ async def test_lines_of_jobs_that_are_gone_end_no_page_of_events_early(storage):
     await storage.commit([change_of(storage, kept, lines=6)])
     after, seen = 0, []
     while after < storage.last_seq:
-        events, after = await storage.read(queries.events_between, queries.EventQuery(after, storage.last_seq, 4))
+        events, after = await storage.read(events_between, EventQuery(after, storage.last_seq, 4))
         seen += [event.seq for event in events]
     assert seen == list(range(7, 14))

@@ -11,6 +11,7 @@ from tests.unit.store.rows import add_life, change_of, end, new_job
 from zbrain_nb import Storage
 from zbrain_nb.model.errors import Conflict
 from zbrain_nb.store import queries, segments
+from zbrain_nb.store.events import EventQuery, events_between
 from zbrain_nb.store.retention import needed_jobs
 from zbrain_nb.store.rows import Change, folded_row
 from zbrain_nb.store.segments import read_segments
@@ -202,7 +203,7 @@ async def test_events_of_segments_are_read_in_order(storage):
     for job in jobs:
         await storage.commit([change_of(storage, job, events=1, lines=1)])
         await next_segments(storage)
-    events, whole = await storage.read(queries.events_between, queries.EventQuery(2, 9, 100))
+    events, whole = await storage.read(events_between, EventQuery(2, 9, 100))
     assert [event.seq for event in events] == [3, 4, 5, 6, 7, 8, 9]
     assert whole == 9
 
