@@ -65,7 +65,8 @@ def _count_outside_strings(text: bytes, enough: int) -> int:
 
 def decoded_bytes(text: bytes, values: int) -> int:
     """Return what a text of JSON takes at most when it is decoded."""
-    return values * VALUE_BYTES + len(text) * (1 if text.isascii() else WIDE_BYTES)
+    is_narrow = text.isascii() and text.count(rb"\u") == text.count(rb"\u00")
+    return values * VALUE_BYTES + len(text) * (1 if is_narrow else WIDE_BYTES)
 
 
 class ValueCounter:

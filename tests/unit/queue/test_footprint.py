@@ -79,6 +79,16 @@ def test_estimate_of_text_is_close_whatever_it_says(text):
     assert taken < JOB_BYTES + extra_bytes_of_spec(encode(JobSpec(code=text))) < 1.2 * taken + JOB_BYTES
 
 
+@pytest.mark.parametrize(
+    ("text", "is_wide"), [("x", False), ("\x1b[31m", False), ("é", False), ("数", True), ("😀", True)]
+)
+def test_characters_that_are_escaped_count_as_wide_as_they_are(text, is_wide):
+    encoded = json.dumps("x" * 50_000 + text).encode()
+    assert encoded.isascii()
+    assert sys.getsizeof(json.loads(encoded)) <= extra_bytes(encoded)
+    assert (extra_bytes(encoded) > 3 * len(encoded)) == is_wide
+
+
 VALUES = [{}, LARGE, [{}] * 900, ["é"] * 900, "😀" * 900]
 
 
