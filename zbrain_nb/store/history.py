@@ -199,15 +199,18 @@ class HistoryPages:
         while self._top > self._bottom and self._left != 0:
             low = max(self._bottom, self._top - self._span)
             page = self._page(low, self._top)
-            rows, size, has_references = self._weigh(cursor, page)
-            if (rows > MAX_ROWS or size > MAX_BYTES) and self._top - low > 1:
+            with one_view(cursor):
+                rows, size, has_references = self._weigh(cursor, page)
+                is_too_much = (rows > MAX_ROWS or size > MAX_BYTES) and self._top - low > 1
+                taken = self._take(cursor, page, has_references) if rows and not is_too_much else None
+            if is_too_much:
                 self._span = (self._top - low) // 2
                 continue
             self._top = low
             if rows < MAX_ROWS // 4 and size < MAX_BYTES // 4:
                 self._span *= 2
-            if rows:
-                return self._encode(self._take(cursor, page, has_references)).removeprefix(self._head)
+            if taken is not None:
+                return self._encode(taken).removeprefix(self._head)
         return None
 
     def _epoch(self, cursor: Cursor) -> str:
@@ -268,23 +271,19 @@ class HistoryPages:
 
     def _take(self, cursor: Cursor, page: str, has_references: bool) -> Table:
         tail = "" if self._left is None else f"LIMIT {self._left:d}"
-        table = self._whole_rows(cursor, page, tail) if has_references else self._rows(cursor, page, tail)
+        table = self._rows(cursor, page, tail, self._texts(cursor, page) if has_references else None)
         if self._left is not None:
             self._left -= table.num_rows
         return table
 
-    def _whole_rows(self, cursor: Cursor, page: str, tail: str) -> Table:
-        """Return the rows of a page with the texts that lie apart."""
+    def _texts(self, cursor: Cursor, page: str) -> dict[str, str]:
+        """Return the texts of a page that lie apart, by what refers to them."""
         rows = self._source.rows.format(where=page, since=self._since)
-        with one_view(cursor):
-            found = {
-                reference
-                for column in self._bulk
-                for (reference,) in cursor.execute(
-                    f"SELECT {column} FROM ({rows}) WHERE {is_apart(column)}", self._values
-                ).fetchall()
-            }
-            return self._rows(cursor, page, tail, texts(cursor, self._source.kinds[-1], found))
+        found: set[str] = set()
+        for column in self._bulk:
+            query = f"SELECT {column} FROM ({rows}) WHERE {is_apart(column)}"
+            found.update(reference for (reference,) in cursor.execute(query, self._values).fetchall())
+        return texts(cursor, self._source.kinds[-1], found)
 
     @property
     def _bulk(self) -> list[str]:
