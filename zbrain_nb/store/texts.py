@@ -147,7 +147,7 @@ def _pieces(text: str) -> Iterator[str]:
     while start < len(text):
         end = start + width
         if end < len(text):
-            name = _NAME.search(text, end - _NAME_WINDOW, end)
+            name = _NAME.search(text, max(start + 1, end - _NAME_WINDOW), end)
             if name is not None and len(name[0]) < _NAME_WINDOW:
                 end = name.start()
         yield text[start:end]

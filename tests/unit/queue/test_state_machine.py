@@ -38,6 +38,7 @@ from zbrain_nb.model.events import (
 )
 from zbrain_nb.model.job import shown
 from zbrain_nb.model.protocol import AttemptRef, EventBatch, HeartbeatRequest, LeaseAnswer, LeaseRequest, WorkerInfo
+from zbrain_nb.store import texts
 from zbrain_nb.store.opening import wal_of
 
 TTL_SECS = 60.0
@@ -841,10 +842,18 @@ async def test_job_that_retries_keeps_its_place_in_line_over_a_restart(tmp_path:
         assert job.id == first
 
 
+@pytest.fixture
+def short_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let most specs, and what became of jobs that failed, lie apart from their rows."""
+    monkeypatch.setattr(texts, "CELL_BYTES", 400)
+    monkeypatch.setattr(texts, "_SHORT", 100)
+
+
 QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("short_cells")
 def test_every_sequence_of_commands_and_crashes_keeps_the_guarantees() -> None:
     QueueMachine.steps = 0
     run_state_machine_as_test(
@@ -863,6 +872,7 @@ def test_every_sequence_of_commands_and_crashes_keeps_the_guarantees() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("short_cells")
 def test_every_sequence_of_commands_and_crashes_keeps_the_guarantees_for_long() -> None:
     run_state_machine_as_test(
         QueueMachine,
