@@ -244,8 +244,10 @@ def test_failed_job_shows_its_line_jumps_to_its_error_and_is_retried(desk: Desk)
     desk.draw("failed", view)
     mark = view.locator(".zb-row[data-mark]")
     expect(mark).to_have_count(0)  # far above what is seen
-    view.get_by_role("log").scroll_into_view_if_needed()  # its bar may be at the window's lower edge
-    press(view, "First error")
+    first = view.get_by_role("button", name="First error")
+    first.evaluate("button => button.scrollIntoView({ block: 'end' })")  # the window may end at it
+    expect(view.get_by_role("log")).not_to_be_in_viewport()
+    first.click()
     expect(mark).to_be_in_viewport()
     expect(mark).to_contain_text("Traceback (most recent call last):")
     fold_and_unfold(view, "broken, Failed: details")

@@ -52,10 +52,15 @@ export function logPane(feed, { page = false } = {}) {
     type: 'search',
     placeholder: 'Find in log',
     'aria-label': 'Find in log',
-    oninput: () => restart(),
+    oninput: () => {
+      restart();
+      bringIntoSight();
+    },
     onkeydown: (event) => {
-      if (event.key === 'Enter') search.step(event.shiftKey ? -1 : 1);
-      else if (event.key === 'Escape' && find.value) {
+      if (event.key === 'Enter') {
+        search.step(event.shiftKey ? -1 : 1);
+        bringIntoSight(search.hit);
+      } else if (event.key === 'Escape' && find.value) {
         find.value = '';
         restart();
       } else return;
@@ -77,7 +82,9 @@ export function logPane(feed, { page = false } = {}) {
       withLines(async () => {
         const seq = await store.firstError();
         noError = seq == null;
-        if (!noError) goTo(seq);
+        if (noError) return;
+        goTo(seq);
+        bringIntoSight(seq);
       }),
   });
   const followButton = button('Follow', {
@@ -86,6 +93,7 @@ export function logPane(feed, { page = false } = {}) {
     onclick: () => {
       stick = !stick;
       paint();
+      if (stick) bringIntoSight(store.end - 1);
     },
   });
   const tallButton = iconButton('Show more lines at once', 'tall', {
@@ -300,6 +308,16 @@ export function logPane(feed, { page = false } = {}) {
     list.scrollLeft = 0;
     repaint();
     paint();
+  }
+  /**
+   * Let the window show the log, and of it this line, to who has asked for it: the bar with its buttons may be all of it
+   * that stood there. Not for what comes by itself, which must not move a page that somebody reads.
+   */
+  function bringIntoSight(seq) {
+    el.scrollIntoView({ block: 'nearest' });
+    // In a window lower than the log. A fraction of a pixel by which the list itself moves then is not the reader's.
+    (shown.get(seq) ?? shown.get(`? ${seq}`))?.scrollIntoView({ block: 'nearest' });
+    lastTop = list.scrollTop;
   }
   async function wholeText() {
     const out = [];
