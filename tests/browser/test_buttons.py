@@ -378,6 +378,21 @@ def test_detach_on_the_card_of_a_group_lets_go_on_who_waits_for_all_of_it(desk: 
     expect(word(group)).to_have_text("Canceled")
 
 
+def test_view_stays_with_the_job_run_again_when_the_kernel_saves_the_end_of_the_first_late(desk: Desk) -> None:
+    desk.run_to_end("hold")
+    view = desk.run("stopped")
+    expect(word(view)).to_have_text("Running", timeout=SLOW)
+    press(view, "Cancel")
+    expect(word(view)).to_have_text("Canceled")
+    press(view, "Run again")
+    expect(word(view)).to_have_text("Running")
+    again = job_id(view)
+    desk.run_to_end("say")
+    assert job_id(view) == again
+    expect(word(view)).to_have_text("Running")
+    assert desk.saved_ids("stopped") == [again]
+
+
 def test_end_of_a_job_with_notify_after_is_told_to_who_looks_elsewhere(desk: Desk) -> None:
     page, view = desk.page, desk.run("tell")
     expect(word(view)).to_have_text("Running", timeout=SLOW)
