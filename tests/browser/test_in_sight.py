@@ -226,6 +226,42 @@ def test_jump_is_seen_in_a_window_lower_than_the_log(page: Page, stub: StubServe
     expect(view.locator("[data-mark]")).to_be_in_viewport(ratio=1)
 
 
+def test_jump_stays_in_sight_when_rules_between_attempts_come_above_it(page: Page, stub: StubServer) -> None:
+    job = stub.add("failed", attempt=100, spec={"max_retries": 99})
+    for attempt in range(1, 101):
+        stub.stored(job, *["x"] * 40, attempt=attempt)
+    stub.logs[job][1990]["line"] = "needle"
+    view = show(page, stub)
+    expect(view.locator(".zb-row").last).to_be_visible()
+    view.get_by_role("searchbox").fill("needle")
+    expect(view.locator("[data-hit] mark")).to_have_text("needle")  # fetched, with the rules of its page
+    next_frames(page)
+    expect(view.locator("[data-hit]")).to_be_in_viewport(ratio=1, timeout=1)
+
+
+def test_reader_scrolls_on_when_lines_that_come_into_sight_change_the_height_of_the_log(
+    page: Page, stub: StubServer
+) -> None:
+    job = stub.add("canceled")
+    stub.stored(job, *["x"] * 110)
+    stub.stored(job, "Traceback (most recent call last):", stream="stderr")
+    stub.stored(job, *["x"] * 190)
+    log = show(page, stub).get_by_role("log")
+    # As a line does that is wider than the log: its scroll bar takes some of the height, but not in this browser.
+    page.add_style_tag(content=".zb-lines:has([data-mark]) { max-height: 220px }")
+    next_frames(page)
+    log.evaluate(
+        """async (log) => {
+          log.scrollTop = 100 * 18;
+          // The end of the frame that draws what stands there.
+          await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+          log.scrollTop = 103 * 18;
+        }"""
+    )
+    next_frames(page)
+    assert lines_in_sight(log)[0] == 104
+
+
 def test_table_that_is_drawn_while_hidden_is_seen_where_it_was(page: Page, stub: StubServer) -> None:
     page.goto(stub.url())
     page.evaluate(TABLE)
