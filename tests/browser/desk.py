@@ -98,6 +98,20 @@ until("free")""",
     herd.wait()
 except zbrain_nb.Detached:
     print("detached")""",
+    "hold": """from zbrain_nb.notebook import presenting
+
+say, held = presenting.publish_display_data, []
+
+def hold(*args, update=False, **more):
+    held.append((args, more)) if update else say(*args, **more)
+
+presenting.publish_display_data = hold""",
+    "stopped": "%%zbrain --name stopped\nuntil('never')",
+    "say": """while not held:
+    time.sleep(0.02)
+for args, more in held:
+    say(*args, update=True, **more)
+presenting.publish_display_data = say""",
     "tell": "%%zbrain --name tell --notify-after 0\nuntil('tell')\nraise ValueError('told')",
     "table": "%zbrain",
     "survivor": """%%zbrain --name survivor
@@ -153,6 +167,12 @@ class Desk:
     def cell(self, name: str) -> Locator:
         """Return a cell."""
         return self.notebook.cell(self._index[name])
+
+    def saved_ids(self, name: str) -> list[str]:
+        """Return the ids of the jobs that the notebook holds in the outputs of a cell."""
+        cell = "jupyterapp.shell.currentWidget.content.widgets[index]"
+        outputs = self.page.evaluate(f"index => JSON.stringify({cell}.model.outputs.toJSON())", self._index[name])
+        return re.findall(r'"id":"([^"]+)"', outputs)
 
     def draw(self, state: str, view: Locator, *, themes: Sequence[str] = ("Light", "Dark")) -> None:
         """Draw a view as it is now, in both themes (or as it is) and two widths, if a folder is given for it."""

@@ -244,8 +244,10 @@ def test_failed_job_shows_its_line_jumps_to_its_error_and_is_retried(desk: Desk)
     desk.draw("failed", view)
     mark = view.locator(".zb-row[data-mark]")
     expect(mark).to_have_count(0)  # far above what is seen
-    view.get_by_role("log").scroll_into_view_if_needed()  # its bar may be at the window's lower edge
-    press(view, "First error")
+    first = view.get_by_role("button", name="First error")
+    first.evaluate("button => button.scrollIntoView({ block: 'end' })")  # the window may end at it
+    expect(view.get_by_role("log")).not_to_be_in_viewport()
+    first.click()
     expect(mark).to_be_in_viewport()
     expect(mark).to_contain_text("Traceback (most recent call last):")
     fold_and_unfold(view, "broken, Failed: details")
@@ -374,6 +376,21 @@ def test_detach_on_the_card_of_a_group_lets_go_on_who_waits_for_all_of_it(desk: 
     expect(group.locator(".zb-counts")).to_have_text("2 running")  # they go on
     press(group, "Cancel all")
     expect(word(group)).to_have_text("Canceled")
+
+
+def test_view_stays_with_the_job_run_again_when_the_kernel_saves_the_end_of_the_first_late(desk: Desk) -> None:
+    desk.run_to_end("hold")
+    view = desk.run("stopped")
+    expect(word(view)).to_have_text("Running", timeout=SLOW)
+    press(view, "Cancel")
+    expect(word(view)).to_have_text("Canceled")
+    press(view, "Run again")
+    expect(word(view)).to_have_text("Running")
+    again = job_id(view)
+    desk.run_to_end("say")
+    assert job_id(view) == again
+    expect(word(view)).to_have_text("Running")
+    assert desk.saved_ids("stopped") == [again]
 
 
 def test_end_of_a_job_with_notify_after_is_told_to_who_looks_elsewhere(desk: Desk) -> None:

@@ -2,6 +2,8 @@
 
 JupyterLab hides all of itself once its theme has changed, and shows it in the next frame: what is drawn in that frame
 before has no height to go by, and no observer sees at its end that anything was hidden.
+
+And what a person asks a log for comes into the window, of which the bar with the log's buttons may have been the end.
 """
 
 from __future__ import annotations
@@ -167,6 +169,97 @@ def test_log_follows_on_when_its_height_and_not_the_reader_has_scrolled_it(page:
     )
     next_frames(page)
     assert lines_in_sight(log)[-1] == 30
+
+
+def test_what_is_asked_of_a_log_is_seen_though_the_window_ended_at_its_bar(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, *["x"] * 30)
+    stub.stored(job, "Traceback (most recent call last):", stream="stderr")
+    stub.stored(job, *["x"] * 30, "needle", "needle", *["x"] * 30)
+    view = show(page, stub)
+    expect(view.get_by_role("log")).to_be_visible()
+    page.evaluate("document.querySelector('main').style.marginBlock = '2000px'")
+    bar, find = view.locator(".zb-logbar"), view.get_by_role("searchbox")
+
+    def leave_its_bar() -> None:
+        bar.evaluate("bar => scrollBy(0, bar.getBoundingClientRect().bottom - innerHeight)")
+        expect(view.get_by_role("log")).not_to_be_in_viewport()
+
+    leave_its_bar()
+    view.get_by_role("button", name="First error").click()
+    expect(view.locator("[data-mark]")).to_be_in_viewport(ratio=1)
+    leave_its_bar()
+    view.get_by_role("button", name="Follow").click()
+    expect(view.locator(".zb-row").last).to_be_in_viewport(ratio=1)
+    leave_its_bar()
+    find.fill("needle")
+    expect(view.locator("[data-hit] .zb-no")).to_have_text("62")
+    expect(view.locator("[data-hit]")).to_be_in_viewport(ratio=1)
+    leave_its_bar()
+    find.press("Enter")
+    expect(view.locator("[data-hit] .zb-no")).to_have_text("63")
+    expect(view.locator("[data-hit]")).to_be_in_viewport(ratio=1)
+
+
+def test_page_is_not_moved_by_what_is_found_later(page: Page, stub: StubServer) -> None:
+    job = stub.add()
+    stub.stored(job, *["x"] * 30)
+    view = show(page, stub)
+    view.get_by_role("searchbox").fill("needle")
+    expect(view.locator(".zb-logbar")).to_contain_text("no match")
+    page.evaluate("document.querySelector('main').style.marginBlock = '2000px'")
+    page.evaluate("scrollTo(0, 0)")
+    stub.log(job, "needle")
+    expect(view.locator(".zb-logbar")).to_contain_text("1 of 1")
+    assert page.evaluate("scrollY") == 0
+
+
+def test_jump_is_seen_in_a_window_lower_than_the_log(page: Page, stub: StubServer) -> None:
+    job = stub.add("canceled")
+    stub.stored(job, *["x"] * 90)
+    stub.stored(job, "Traceback (most recent call last):", stream="stderr")
+    stub.stored(job, *["x"] * 90)
+    view = show(page, stub)
+    view.get_by_role("button", name="Show more lines at once").click()
+    page.evaluate("document.querySelector('main').style.cssText = 'height: 200px; overflow: auto'")
+    view.get_by_role("button", name="First error").click()
+    expect(view.locator("[data-mark]")).to_be_in_viewport(ratio=1)
+
+
+def test_jump_stays_in_sight_when_rules_between_attempts_come_above_it(page: Page, stub: StubServer) -> None:
+    job = stub.add("failed", attempt=100, spec={"max_retries": 99})
+    for attempt in range(1, 101):
+        stub.stored(job, *["x"] * 40, attempt=attempt)
+    stub.logs[job][1990]["line"] = "needle"
+    view = show(page, stub)
+    expect(view.locator(".zb-row").last).to_be_visible()
+    view.get_by_role("searchbox").fill("needle")
+    expect(view.locator("[data-hit] mark")).to_have_text("needle")  # fetched, with the rules of its page
+    next_frames(page)
+    expect(view.locator("[data-hit]")).to_be_in_viewport(ratio=1, timeout=1)
+
+
+def test_reader_scrolls_on_when_lines_that_come_into_sight_change_the_height_of_the_log(
+    page: Page, stub: StubServer
+) -> None:
+    job = stub.add("canceled")
+    stub.stored(job, *["x"] * 110)
+    stub.stored(job, "Traceback (most recent call last):", stream="stderr")
+    stub.stored(job, *["x"] * 190)
+    log = show(page, stub).get_by_role("log")
+    # As a line does that is wider than the log: its scroll bar takes some of the height, but not in this browser.
+    page.add_style_tag(content=".zb-lines:has([data-mark]) { max-height: 220px }")
+    next_frames(page)
+    log.evaluate(
+        """async (log) => {
+          log.scrollTop = 100 * 18;
+          // The end of the frame that draws what stands there.
+          await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+          log.scrollTop = 103 * 18;
+        }"""
+    )
+    next_frames(page)
+    assert lines_in_sight(log)[0] == 104
 
 
 def test_table_that_is_drawn_while_hidden_is_seen_where_it_was(page: Page, stub: StubServer) -> None:

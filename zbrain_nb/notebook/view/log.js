@@ -26,7 +26,7 @@ export function logPane(feed, { page = false } = {}) {
   let noError = false; // it was looked for, in vain
   let tall = false;
   let at = 0; // how far down the log the reader is, in px of its full height
-  let { begin } = store; // its first line when `at` was taken
+  let anchor = null; // a line in sight, and the row it stood in when `at` was taken
   let lastTop = 0;
   let lastHeight = 0; // of the list
   let frame = 0;
@@ -52,10 +52,15 @@ export function logPane(feed, { page = false } = {}) {
     type: 'search',
     placeholder: 'Find in log',
     'aria-label': 'Find in log',
-    oninput: () => restart(),
+    oninput: () => {
+      restart();
+      bringIntoSight();
+    },
     onkeydown: (event) => {
-      if (event.key === 'Enter') search.step(event.shiftKey ? -1 : 1);
-      else if (event.key === 'Escape' && find.value) {
+      if (event.key === 'Enter') {
+        search.step(event.shiftKey ? -1 : 1);
+        bringIntoSight(search.hit);
+      } else if (event.key === 'Escape' && find.value) {
         find.value = '';
         restart();
       } else return;
@@ -77,7 +82,9 @@ export function logPane(feed, { page = false } = {}) {
       withLines(async () => {
         const seq = await store.firstError();
         noError = seq == null;
-        if (!noError) goTo(seq);
+        if (noError) return;
+        goTo(seq);
+        bringIntoSight(seq);
       }),
   });
   const followButton = button('Follow', {
@@ -86,6 +93,7 @@ export function logPane(feed, { page = false } = {}) {
     onclick: () => {
       stick = !stick;
       paint();
+      if (stick) bringIntoSight(store.end - 1);
     },
   });
   const tallButton = iconButton('Show more lines at once', 'tall', {
@@ -179,6 +187,17 @@ export function logPane(feed, { page = false } = {}) {
     return seq - store.begin + rulesNow().filter(([place]) => place <= seq).length;
   }
 
+  /** The anchor, while it is in sight; then the first line that is. */
+  function anchorAmong(rules) {
+    const row = anchor ? rowOf(anchor.seq) : -1;
+    if (row * ROW >= at && (row + 1) * ROW <= at + list.clientHeight) return { seq: anchor.seq, row };
+    for (let index = Math.ceil(at / ROW); index < total(); index += 1) {
+      const { seq } = rowAt(index, rules);
+      if (seq != null) return { seq, row: index };
+    }
+    return null;
+  }
+
   function rowElement({ seq, attempt }) {
     if (attempt != null) return h('div', { class: 'zb-row zb-rule' }, `Attempt ${attempt}`);
     const entry = store.get(seq);
@@ -218,14 +237,14 @@ export function logPane(feed, { page = false } = {}) {
     const height = total() * ROW;
     canvas.style.height = `${Math.min(height, MAX_HEIGHT)}px`;
     if (!size.isRendered()) return;
-    if (!only) at -= (store.begin - begin) * ROW;
-    ({ begin } = store);
+    // What the reader looks at stays in its place when rows go above it, or come, as rules do with older lines.
+    if (anchor && !only) at += (rowOf(anchor.seq) - anchor.row) * ROW;
     at = Math.max(0, stick ? height - list.clientHeight : Math.min(at, height - list.clientHeight));
     const top = at / scale();
     if (Math.abs(list.scrollTop - top) >= 1) list.scrollTop = top;
-    lastTop = list.scrollTop;
-    lastHeight = list.clientHeight;
+    const scrolled = list.scrollTop;
     const rules = rulesNow();
+    anchor = only ? null : anchorAmong(rules);
     const from = Math.max(0, Math.floor(at / ROW) - SPARE);
     const to = Math.min(total(), Math.ceil((at + list.clientHeight) / ROW) + SPARE);
     const wanted = new Map();
@@ -250,7 +269,10 @@ export function logPane(feed, { page = false } = {}) {
       if (node === next) next = next.nextSibling;
       else rows.insertBefore(node, next);
     }
-    rows.style.top = `${from * ROW - at + lastTop}px`;
+    rows.style.top = `${from * ROW - at + scrolled}px`;
+    // As the rows have left it: with a long line among them a scroll bar takes its height of the list.
+    lastTop = list.scrollTop;
+    lastHeight = list.clientHeight;
     clearTimeout(resting);
     // Not while scrolling goes on: a drag through a long log would ask for every page on its way. What could not be
     // read is asked for again by a later paint.
@@ -296,10 +318,21 @@ export function logPane(feed, { page = false } = {}) {
   function goTo(seq) {
     stick = false;
     const row = rowOf(seq);
+    anchor = { seq, row };
     at = row * ROW - Math.max(0, (list.clientHeight - ROW) / 2);
     list.scrollLeft = 0;
     repaint();
     paint();
+  }
+  /**
+   * Let the window show the log, and of it this line, to who has asked for it: the bar with its buttons may be all of it
+   * that stood there. Not for what comes by itself, which must not move a page that somebody reads.
+   */
+  function bringIntoSight(seq) {
+    el.scrollIntoView({ block: 'nearest' });
+    // In a window lower than the log. A fraction of a pixel by which the list itself moves then is not the reader's.
+    (shown.get(seq) ?? shown.get(`? ${seq}`))?.scrollIntoView({ block: 'nearest' });
+    lastTop = list.scrollTop;
   }
   async function wholeText() {
     const out = [];

@@ -27,6 +27,8 @@
         this.rendermime = rendermime;
         this.shut = null;
         this.shown = null;
+        this.feed = null;
+        this.past = new Set(); // the jobs that the shown one repeats
       }
 
       async renderModel(output) {
@@ -36,6 +38,8 @@
         this.output = output;
         this.model = { saved, trusted };
         if (this.shown === key) return;
+        // The kernel saves how a job ended, maybe when the view has gone on to the one that repeats it.
+        if (this.past.has(saved.id)) return this.keep(this.feed);
         this.shown = key;
         if (this.isAttached) this.open();
       }
@@ -50,6 +54,7 @@
         const server = view.serverOf(this, saved);
         const renderOutput = view.jupyterRenderer(this.rendermime, trusted);
         const { feed, shut } = view.showJob(this.node, server, saved, { renderOutput });
+        this.feed = feed;
         const off = feed.on(() => this.keep(feed));
         this.shut = () => {
           off();
@@ -66,6 +71,7 @@
         const { id, state } = feed.job;
         const { saved, trusted } = this.model;
         const done = feed.ended && feed.loaded && feed.connection === 'live';
+        if (id !== saved.id) this.past.add(saved.id);
         if (id === saved.id && (!done || (saved.state === state && saved.job?.finished_at))) return;
         const bundle = done ? view.bundleOf(feed) : { [MIME_TYPE]: feed.saved, 'text/plain': '<zbrain job>' };
         this.shown = `${id} ${trusted}`;
