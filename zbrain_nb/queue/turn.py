@@ -37,7 +37,7 @@ class LookAgain(Unavailable):
 
 
 class Borrowed(msgspec.Struct):
-    """Jobs that are not in memory, as the store had them.
+    """Jobs that may not be in memory at the turn of a command, as they were when it was prepared.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Borrowed(msgspec.Struct):
     moment : Moment
         The last before they were read.
     in_memory : frozenset of str
-        Jobs that were not read because they were in memory.
+        Jobs that were not read because they were in memory, and had not ended.
     absent : frozenset of str
         Jobs that the store does not have.
     """

@@ -250,6 +250,20 @@ async def test_ended_jobs_that_take_much_are_forgotten_and_found_again(queue, mo
     ]
 
 
+@pytest.mark.parametrize("what", ["cancel", "wait for"])
+async def test_command_may_name_more_ended_jobs_than_stay_in_memory(queue, monkeypatch, what):
+    """Some were there when it was prepared, and gave way to the others of its own."""
+    monkeypatch.setattr(index, "RECENT_BYTES", 100_000)
+    ids = await queue.submit_many([spec(input=LARGE) for _ in range(8)])
+    await queue.cancel_many(ids)
+    assert 0 < len(queue._index.recent) < len(ids)
+    async with asyncio.timeout(10):
+        if what == "cancel":
+            await queue.cancel_many(ids)
+        else:
+            await queue.submit(spec(after=ids, after_any=True))
+
+
 async def test_jobs_that_took_much_are_folded_before_the_pause_is_over(queue, monkeypatch):
     monkeypatch.setattr(loading, "FOLD_PAUSE_SECS", 3600.0)
     monkeypatch.setattr(loading, "FOLD_BYTES", 50_000)
