@@ -89,9 +89,10 @@ class Entry(msgspec.Struct, gc=False):
         return self.job.state is JobState.PENDING and not self.job.attempt and not self.job.spec.after
 
 
-def lists_bytes(job: Job) -> int:
-    """Return about how much memory the lists take of what a job's last attempt left."""
-    return extra_bytes(encode([job.artifacts, job.variables])) if job.artifacts or job.variables else 0
+def left_bytes(job: Job) -> int:
+    """Return about how much memory it takes what a job's last attempt left, of one that has not ended."""
+    left = (job.artifacts, job.variables, job.error, job.reason)
+    return extra_bytes(encode(left)) if any(left) else 0
 
 
 class Index:

@@ -13,7 +13,7 @@ import msgspec
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.protocol import WorkerInfo
-from zbrain_nb.queue.index import Entry, Index, lists_bytes
+from zbrain_nb.queue.index import Entry, Index, left_bytes
 from zbrain_nb.queue.lanes import LaneKey, Place, base_of
 from zbrain_nb.queue.memory import window_bytes_for
 from zbrain_nb.queue.pauses import read_pauses
@@ -151,7 +151,7 @@ def size_of(one: waiting.Placed) -> int:
     """Return about how much memory a job takes, with what it left."""
     job = one.job
     if not job.state.ended:
-        return one.size + lists_bytes(job)
+        return one.size + left_bytes(job)
     return one.size + extra_bytes(encode([job.error, job.output, job.variables, job.artifacts]))
 
 

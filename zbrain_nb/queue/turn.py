@@ -17,7 +17,7 @@ from zbrain_nb.model.errors import Unavailable, ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.transitions import advance
 from zbrain_nb.queue.branches import Want
-from zbrain_nb.queue.index import Entry, Index, lists_bytes
+from zbrain_nb.queue.index import Entry, Index, left_bytes
 from zbrain_nb.queue.keys import FirstOf, KeyOf
 from zbrain_nb.queue.lanes import MAX_LANES_EACH, Account, rank_of
 from zbrain_nb.queue.loglines import Columns
@@ -403,8 +403,8 @@ class Turn(Change):
         moved.job = job
         if job.state.ended:
             moved.size += extra_bytes(data)
-        elif job.state is JobState.RETRYING:
-            moved.size += lists_bytes(job) - lists_bytes(entry.job)
+        elif job.state is not entry.job.state:
+            moved.size += left_bytes(job) - left_bytes(entry.job)
         if worker_seq is not None:
             moved.high = worker_seq
         if job.attempt != entry.job.attempt:
