@@ -45,6 +45,8 @@ from zbrain_nb.queue.withdrawals import Withdrawals, token_ended
 log = logging.getLogger(__name__)
 #: Requests of one worker that wait at once; one more, and the first gets nothing.
 MAX_WAITING = 4
+#: Jobs that one answer brings at most, whatever it was asked for: the loop waits for it. A worker asks again.
+LEASES_AT_ONCE = 1_000
 
 
 class WorkerDesk:
@@ -338,8 +340,8 @@ class WorkerDesk:
         if self._withdrawals.is_out(waiter.scope):
             waiter.is_over = True
         jobs: list[Job] = []
-        want, sure = waiter.want, waiter.request.sure
-        while len(jobs) < waiter.request.limit and not waiter.is_over:
+        want, sure, most = waiter.want, waiter.request.sure, min(waiter.request.limit, LEASES_AT_ONCE)
+        while len(jobs) < most and not waiter.is_over:
             entry = turn.next_ready(want)
             if entry is None:
                 break
@@ -354,7 +356,7 @@ class WorkerDesk:
 
     def _lease_ahead(self, turn: Turn, waiter: Waiter, jobs: list[Job]) -> None:
         """Add plain calls: they will run in slots that the worker has, one after the other."""
-        most = len(jobs) + waiter.request.ahead
+        most = min(len(jobs) + waiter.request.ahead, LEASES_AT_ONCE)
         want = msgspec.structs.replace(waiter.want, cpus=1.0, memory_mb=None, gpus=0.0, only_calls=True)
         while len(jobs) < most:
             entry = turn.next_ready(want)
