@@ -149,6 +149,7 @@ class ReadyQueues:
             del self._lines[lane.key.org_id, lane.key.kind]
         self._unlist(lane)
         owner, group = lane.owner, lane.group
+        owner.first -= lane.largest
         for account in (lane.org, owner, group):
             if account is not None:
                 account.lanes -= 1

@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 
+from zbrain_nb.model.amounts import VALUE_BYTES, WIDE_BYTES
 from zbrain_nb.model.errors import Unavailable, ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.transitions import advance
 from zbrain_nb.queue.branches import Want
 from zbrain_nb.queue.index import Entry, Index, left_bytes
 from zbrain_nb.queue.keys import FirstOf, KeyOf
-from zbrain_nb.queue.lanes import MAX_LANES_EACH, Account, rank_of
+from zbrain_nb.queue.lanes import MAX_LANES_EACH, Account, Lane, rank_of
 from zbrain_nb.queue.loglines import Columns
 from zbrain_nb.queue.moments import Moment
 from zbrain_nb.queue.quotas import over_lanes, over_pending
@@ -123,6 +124,11 @@ _NOTHING: Any = ()
 
 def _is_any(job_id: str) -> bool:
     return True
+
+
+def _most_extra_bytes(spec: bytes) -> int:
+    """Return what `extra_bytes_of_spec` never goes beyond."""
+    return (VALUE_BYTES + WIDE_BYTES) * (len(spec) + 1)
 
 
 class Turn(Change):
@@ -280,6 +286,8 @@ class Turn(Change):
         else:
             self.jobs.append(row)
         entry = Entry(job, seq, rank, lane, blockers, size=JOB_BYTES + (row[_EXTRA] or 0))
+        if not job.spec.after:
+            lane.note_size(row[_EXTRA] or 0)
         self.put(entry)
         self._say(job)
         return entry
@@ -287,8 +295,9 @@ class Turn(Change):
     def check_room(self, jobs: Sequence[Job], specs: Sequence[bytes]) -> None:
         """Refuse new jobs for which an org or an owner has too many that wait already, or stores too much.
 
-        Those that wait for others stay in memory, and are refused where these take too much of it. One owner's jobs
-        wait in no more than `MAX_LANES_EACH` lanes: all are looked through for who takes theirs alone.
+        Those that wait for others stay in memory, as the first of each lane, and are refused where these take too much
+        of it. One owner's jobs wait in no more than `MAX_LANES_EACH` lanes: all are looked through for who takes theirs
+        alone.
 
         Parameters
         ----------
@@ -307,6 +316,7 @@ class Turn(Change):
             account = ready.owners.get(owner)
             if len(jobs) + (account.lanes if account is not None else 0) > MAX_LANES_EACH:
                 self._check_lanes([job for job in jobs if job.owner == owner])
+        self._check_first(jobs, specs)
         if not ready.quotas.limits("pending"):
             return
         more = Counter(("org", job.org_id) for job in jobs) + Counter(("owner", job.owner) for job in jobs)
@@ -327,6 +337,20 @@ class Turn(Change):
             ready = self._stage.index.ready
             ready.memory.check_kept(ready.owners, more, self._stage.kept)
             self._stage.kept.update(more)
+
+    def _check_first(self, jobs: Sequence[Job], specs: Sequence[bytes]) -> None:
+        ready, refusal = self._stage.index.ready, None
+        for size_of in (_most_extra_bytes, extra_bytes_of_spec):  # the first is told at once, and most often enough
+            largest: dict[Lane, int] = {}
+            for job, spec in zip(jobs, specs, strict=True):
+                if not job.spec.after:
+                    lane = ready.lane(job)
+                    largest[lane] = max(size_of(spec), largest.get(lane, 0))
+            refusal = ready.memory.refuse_first(largest)
+            if refusal is None:
+                return
+        if refusal is not None:
+            raise refusal
 
     def _check_lanes(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
