@@ -278,6 +278,7 @@ class Index:
         self._count(lane, was, state)
         if old is not None:
             self._weigh(lane, old, -1)
+            lane.again.pop(job.id, None)
         if state.ended:
             self.live.pop(job.id, None)
             entry.lane = None
@@ -310,7 +311,10 @@ class Index:
         """Put a waiting job where a lease or the clock will find it."""
         job = entry.job
         if entry.is_ready(self._clock.time()):
-            self.ready.push(self._known_lane(entry), entry.place, job.id)
+            lane = self._known_lane(entry)
+            self.ready.push(lane, entry.place, job.id)
+            if job.attempt:
+                lane.again[job.id] = None
         elif job.state is JobState.RETRYING and job.not_before is not None:
             heapq.heappush(self.delayed, (job.not_before.timestamp(), job.id))
 

@@ -128,13 +128,15 @@ class Lane:
         Jobs of the lane that have not ended, wherever they are, and those with an attempt under way.
     held : int
         About how many bytes its jobs in memory take that could be parked.
+    again : dict of str to None
+        Jobs in the window that have been tried before, unless one was let go next.
     largest : int
         About how many bytes the largest of these took that is known, beside `JOB_BYTES`.
     """
 
     __slots__ = (
-        "arrived", "bound", "epoch", "group", "held", "is_known", "key", "largest", "listed_at", "members", "names",
-        "org", "owner", "parked", "running", "text", "window",
+        "again", "arrived", "bound", "epoch", "group", "held", "is_known", "key", "largest", "listed_at", "members",
+        "names", "org", "owner", "parked", "running", "text", "window",
     )  # fmt: skip
     window: list[tuple[int, int, str]]
     arrived: list[Entry] | None
@@ -148,6 +150,7 @@ class Lane:
         self.names = key.kind, key.org_id, key.owner, key.group, key.limit
         self.org, self.owner, self.group = org, owner, group
         self.window = []
+        self.again: dict[str, None] = {}
         self.parked = 0
         self.bound: Place | None = None
         self.arrived = None

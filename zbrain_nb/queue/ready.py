@@ -442,7 +442,7 @@ class ReadyQueues:
             holder = self._holder(lane, leased)
             is_full = self.memory.is_full(lane.owner, lane.owner.running + leased[lane.owner])
             is_kept_back = is_full and bool(lane.window) and not has_begun(lane.window[0][2])
-            if is_kept_back and not _bring_forward(lane, has_begun):
+            if is_kept_back and not _bring_forward(lane, is_ready):
                 holder = lane.owner
             if holder is not None:
                 heapq.heappop(heads)
@@ -480,20 +480,19 @@ class ReadyQueues:
         return None
 
 
-def _bring_forward(lane: Lane, has_begun: Callable[[str], bool]) -> bool:
-    """Let the first job of a lane go next that has been tried before; return False if there is none.
+def _bring_forward(lane: Lane, is_ready: Callable[[str], bool]) -> bool:
+    """Let a job of a lane go next that has been tried before; return False if there is none.
 
-    It is in memory in any case, and may be all that keeps others from it.
+    It is in memory in any case, and may be all that keeps others from it. Where it stood, it is passed over.
     """
-    window = lane.window
-    again = min((item for item in window if has_begun(item[2])), default=None)
-    if again is None:
-        return False
-    rank, order, _ = window[0]
-    window.remove(again)
-    heapq.heapify(window)
-    lane.push((rank, order - 1), again[2])
-    return True
+    while lane.again:
+        job_id = next(iter(lane.again))
+        del lane.again[job_id]
+        if is_ready(job_id):
+            rank, order, _ = lane.window[0]
+            lane.push((rank, order - 1), job_id)
+            return True
+    return False
 
 
 def window_for(lanes: int) -> int:
