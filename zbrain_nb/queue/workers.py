@@ -444,7 +444,12 @@ class WorkerDesk:
         info = record.info if record is not None else self.known_before.get(worker_id)
         if info is None or not info.folder or not info.boot_id or info.boot_id != datadir.boot_id():
             return False
-        return datadir.is_locked(datadir.spool_path(Path(info.folder), job_id, attempt))
+        try:
+            return datadir.is_locked(datadir.spool_path(Path(info.folder), job_id, attempt))
+        except OSError as error:  # too many open files, say: no reason to run it twice, or to look after no other lease
+            extra = {"job_id": job_id, "attempt": attempt, "worker_id": worker_id, "why": str(error)}
+            log.warning("It could not be told whether an attempt still runs; its lease goes on.", extra=extra)
+            return True
 
     def why_waiting(self, entry: Entry, *, in_line: bool = False, reader: Principal | None = None) -> str | None:
         """Return one sentence on why a pending job waits.
