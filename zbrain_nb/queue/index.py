@@ -222,7 +222,8 @@ class Index:
 
     def spill(self, lane: Lane) -> None:
         """Leave the far end of a window that grew too long to the store."""
-        lane.window.sort()
+        # A job may stand in it twice, lined up again after a commit failed: parked at the bound it would never be read.
+        lane.window = sorted(set(lane.window))
         size = self._fitting(lane)
         kept, rest = lane.window[:size], lane.window[size:]
         bound = kept[-1][:2]
