@@ -58,13 +58,15 @@ class Memory:
         """Count bytes of a job that runs or is tried again, or no longer does (less than 0)."""
         lane.owner.begun += size
 
-    def is_full(self, owner: Account, running: int) -> bool:
+    def is_full(self, owner: Account, running: int, more: int = 0) -> bool:
         """Whether the jobs that have begun of an owner, of whose `running` run, take so much that no other begins.
+
+        Those that the commit under way begins take `more` bytes besides.
 
         When none runs one begins, though not without end: what is tried again may wait for what never comes, such as a
         worker of its kind.
         """
-        return owner.begun > (BEGUN_BYTES_EACH if running else 2 * BEGUN_BYTES_EACH)
+        return owner.begun + more > (BEGUN_BYTES_EACH if running else 2 * BEGUN_BYTES_EACH)
 
     def why_full(self, owner: Account) -> str:
         """Return for what an owner's other jobs wait, in words."""

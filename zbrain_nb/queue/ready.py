@@ -379,6 +379,7 @@ class ReadyQueues:
         is_ready: Callable[[str], bool],
         has_begun: Callable[[str], bool],
         leased: Counter[Account],
+        begun: Counter[Account],
         is_wanted: Callable[[str], bool],
     ) -> str | None:
         """Remove and return the id of the job that goes next, or None.
@@ -393,6 +394,8 @@ class ReadyQueues:
             Whether it has been tried before.
         leased : Counter of Account
             What the commit under way has leased already, which no account counts yet.
+        begun : Counter of Account
+            How many bytes of `Account.begun` that adds.
         is_wanted : callable
             Whether a job that is ready is one of those that `want` is restricted to.
         """
@@ -407,7 +410,7 @@ class ReadyQueues:
             if most is not None and org.running + leased[org] >= most:
                 continue
             for branch in self._open_branches(org, want):
-                lane = self._first(branch, want, is_ready, has_begun, leased, is_wanted)
+                lane = self._first(branch, want, is_ready, has_begun, leased, begun, is_wanted)
                 if lane is not None and (best is None or lane.window[0] < best[1].window[0]):
                     best = turn, lane, org
         if best is None:
@@ -425,6 +428,7 @@ class ReadyQueues:
         is_ready: Callable[[str], bool],
         has_begun: Callable[[str], bool],
         leased: Counter[Account],
+        begun: Counter[Account],
         is_wanted: Callable[[str], bool],
     ) -> Lane | None:
         """Return the branch's first lane that may be served, its head ready."""
@@ -440,10 +444,11 @@ class ReadyQueues:
                 passed.append(heapq.heappop(heads))
                 continue
             holder = self._holder(lane, leased)
-            is_full = self.memory.is_full(lane.owner, lane.owner.running + leased[lane.owner])
+            owner = lane.owner
+            is_full = self.memory.is_full(owner, owner.running + leased[owner], begun[owner])
             is_kept_back = is_full and bool(lane.window) and not has_begun(lane.window[0][2])
             if is_kept_back and not _bring_forward(lane, is_ready):
-                holder = lane.owner
+                holder = owner
             if holder is not None:
                 heapq.heappop(heads)
                 self._unlist(lane)

@@ -96,6 +96,8 @@ class Stage:
     ----------
     leased : Counter of Account
         How many jobs the commit starts, which no account counts yet.
+    begun : Counter of Account
+        How many bytes of `Account.begun` it adds.
     created : Counter of (str, str)
         How many it adds, by ``("org", name)`` and ``("owner", name)``.
     spec_bytes : Counter of (str, str)
@@ -104,7 +106,19 @@ class Stage:
         How many bytes of `Account.kept` it adds, by owner.
     """
 
-    __slots__ = ("base", "created", "firsts", "index", "kept", "leased", "next_seq", "now", "overlay", "spec_bytes")
+    __slots__ = (
+        "base",
+        "begun",
+        "created",
+        "firsts",
+        "index",
+        "kept",
+        "leased",
+        "next_seq",
+        "now",
+        "overlay",
+        "spec_bytes",
+    )
 
     def __init__(self, index: Index, next_seq: Callable[[], int], now: float) -> None:
         self.index = index
@@ -113,6 +127,7 @@ class Stage:
         self.base = index.rank_base(now)
         self.overlay: dict[str, Entry] = {}
         self.leased: Counter[Account] = Counter()
+        self.begun: Counter[Account] = Counter()
         self.created: Counter[tuple[str, str]] = Counter()
         self.spec_bytes: Counter[tuple[str, str]] = Counter()
         self.kept: Counter[str] = Counter()
@@ -365,7 +380,8 @@ class Turn(Change):
             is_wanted = self._is_plain_call
         elif want.only_rerunnable:
             is_wanted = self._is_rerunnable
-        job_id = self._stage.index.ready.take(want, self._is_ready, self._has_begun, self._stage.leased, is_wanted)
+        stage = self._stage
+        job_id = stage.index.ready.take(want, self._is_ready, self._has_begun, stage.leased, stage.begun, is_wanted)
         return None if job_id is None else self.entry(job_id)
 
     def _is_plain_call(self, job_id: str) -> bool:
@@ -395,6 +411,8 @@ class Turn(Change):
         lane = entry.lane
         if lane is not None:
             self._stage.leased.update([lane.org, lane.owner, *([lane.group] if lane.group else [])])
+            if not entry.job.attempt:
+                self._stage.begun[lane.owner] += entry.size - JOB_BYTES
 
     def move(self, entry: Entry, kind: str, patch: dict[str, Any], worker_seq: int | None = None) -> Entry:
         """Change fields of a job.

@@ -70,6 +70,15 @@ async def test_large_jobs_begin_when_others_of_their_owner_have_ended(queue, reo
     assert queue._index.ready.owners == {}
 
 
+async def test_one_answer_begins_no_more_than_one_after_the_other(queue):
+    hand = await Hand(queue).register()
+    ids = await queue.submit_many([large() for _ in range(4)])
+    assert [job.id for job in await hand.lease(limit=4)] == ids[:2]
+    assert await hand.lease(limit=4) == []
+    await hand.send(JobFailed(ids[0], attempt=1), JobCompleted(ids[1], attempt=1))
+    assert [job.id for job in await hand.lease(limit=4)] == ids[2:3]
+
+
 async def test_small_jobs_are_never_too_much(queue):
     hand = await Hand(queue).register()
     ids = await queue.submit_many([JobSpec(cmd=["true"]) for _ in range(60)])
