@@ -22,6 +22,8 @@ from zbrain_nb.store.storage import Storage
 #: Texts of one commit, in characters, beyond which what else arrived waits for the next: the database holds all that a
 #: commit writes in its memory, and without enough of it refuses everybody's.
 COMMIT_CHARS = 16 * 1024 * 1024
+#: What each job that a commit adds, and each change of one, counts as beside its text: the loop waits for the deciding.
+ROW_CHARS = 4_000
 
 
 class Commits:
@@ -134,7 +136,7 @@ class Commits:
                     turn.error = error
                     turn.undo(turns[:number])
                 decided = number + 1
-                room -= turn.chars
+                room -= turn.chars + ROW_CHARS * (len(turn.jobs) + len(turn.transitions))
                 if room < 0:
                     break
             whole = True

@@ -248,11 +248,15 @@ class QueueCore:
         return scope is not None and scope.roles is not None and await self.get(job_id, scope=scope) is None
 
     async def _borrow(self, ids: Iterable[str]) -> Borrowed:
-        """Return those of the jobs that are not in memory, from the store: ended ones, and parked ones."""
+        """Return those of the jobs that may not be in memory at the command's turn: ended ones, and parked ones.
+
+        An ended one in memory is held until then: to remember others of the jobs may put it out, and it never changes.
+        """
         wanted = set(ids)
-        in_memory = frozenset(job_id for job_id in wanted if self._index.get(job_id) is not None)
-        asked = [job_id for job_id in wanted - in_memory if is_id(job_id)]
-        borrowed = Borrowed({}, self._index.moment, in_memory)
+        known = {job_id: entry for job_id in wanted if (entry := self._index.get(job_id)) is not None}
+        ended = {job_id: entry for job_id, entry in known.items() if entry.job.state.ended}
+        asked = [job_id for job_id in wanted - known.keys() if is_id(job_id)]
+        borrowed = Borrowed(ended, self._index.moment, frozenset(known.keys() - ended.keys()))
         if not asked:
             return borrowed
         found = await self.storage.read(waiting.placed_by_id, asked)

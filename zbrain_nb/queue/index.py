@@ -89,9 +89,10 @@ class Entry(msgspec.Struct, gc=False):
         return self.job.state is JobState.PENDING and not self.job.attempt and not self.job.spec.after
 
 
-def lists_bytes(job: Job) -> int:
-    """Return about how much memory the lists take of what a job's last attempt left."""
-    return extra_bytes(encode([job.artifacts, job.variables])) if job.artifacts or job.variables else 0
+def left_bytes(job: Job) -> int:
+    """Return about how much memory it takes what a job's last attempt left, of one that has not ended."""
+    left = (job.artifacts, job.variables, job.error, job.reason)
+    return extra_bytes(encode(left)) if any(left) else 0
 
 
 class Index:
@@ -221,7 +222,8 @@ class Index:
 
     def spill(self, lane: Lane) -> None:
         """Leave the far end of a window that grew too long to the store."""
-        lane.window.sort()
+        # A job may stand in it twice, lined up again after a commit failed: parked at the bound it would never be read.
+        lane.window = sorted(set(lane.window))
         size = self._fitting(lane)
         kept, rest = lane.window[:size], lane.window[size:]
         bound = kept[-1][:2]
@@ -277,6 +279,7 @@ class Index:
         self._count(lane, was, state)
         if old is not None:
             self._weigh(lane, old, -1)
+            lane.again.pop(job.id, None)
         if state.ended:
             self.live.pop(job.id, None)
             entry.lane = None
@@ -309,7 +312,10 @@ class Index:
         """Put a waiting job where a lease or the clock will find it."""
         job = entry.job
         if entry.is_ready(self._clock.time()):
-            self.ready.push(self._known_lane(entry), entry.place, job.id)
+            lane = self._known_lane(entry)
+            self.ready.push(lane, entry.place, job.id)
+            if job.attempt:
+                lane.again[job.id] = None
         elif job.state is JobState.RETRYING and job.not_before is not None:
             heapq.heappush(self.delayed, (job.not_before.timestamp(), job.id))
 

@@ -89,9 +89,11 @@ class Account:
         About how many bytes those that wait take beside `JOB_BYTES` each, if they cannot be parked.
     begun : int
         The same of those that run or are tried again.
+    first : int
+        The same of the largest of each lane that could be parked: it may be the lane's first.
     """
 
-    __slots__ = ("begun", "held", "kept", "lanes", "name", "running", "waiting")
+    __slots__ = ("begun", "first", "held", "kept", "lanes", "name", "running", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -101,6 +103,7 @@ class Account:
         self.held: dict[Lane, None] = {}
         self.kept = 0
         self.begun = 0
+        self.first = 0
 
 
 class Lane:
@@ -125,11 +128,15 @@ class Lane:
         Jobs of the lane that have not ended, wherever they are, and those with an attempt under way.
     held : int
         About how many bytes its jobs in memory take that could be parked.
+    again : dict of str to None
+        Jobs in the window that have been tried before, unless one was let go next.
+    largest : int
+        About how many bytes the largest of these took that is known, beside `JOB_BYTES`.
     """
 
     __slots__ = (
-        "arrived", "bound", "epoch", "group", "held", "is_known", "key", "listed_at", "members", "names", "org",
-        "owner", "parked", "running", "text", "window",
+        "again", "arrived", "bound", "epoch", "group", "held", "is_known", "key", "largest", "listed_at", "members",
+        "names", "org", "owner", "parked", "running", "text", "window",
     )  # fmt: skip
     window: list[tuple[int, int, str]]
     arrived: list[Entry] | None
@@ -143,13 +150,20 @@ class Lane:
         self.names = key.kind, key.org_id, key.owner, key.group, key.limit
         self.org, self.owner, self.group = org, owner, group
         self.window = []
+        self.again: dict[str, None] = {}
         self.parked = 0
         self.bound: Place | None = None
         self.arrived = None
         self.epoch = 0
         self.listed_at: Place | None = None
-        self.members = self.running = self.held = 0
+        self.members = self.running = self.held = self.largest = 0
         self.is_known = True
+
+    def note_size(self, size: int) -> None:
+        """Count what a job takes beside `JOB_BYTES` that comes to the lane, if none before it took as much."""
+        if size > self.largest:
+            self.owner.first += size - self.largest
+            self.largest = size
 
     def admits(self, place: Place, *, has_room: bool) -> bool:
         """Whether a new job at `place` belongs into the window, which may have room for it, not among the parked."""

@@ -13,7 +13,7 @@ import msgspec
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.protocol import WorkerInfo
-from zbrain_nb.queue.index import Entry, Index, lists_bytes
+from zbrain_nb.queue.index import Entry, Index, left_bytes
 from zbrain_nb.queue.lanes import LaneKey, Place, base_of
 from zbrain_nb.queue.memory import window_bytes_for
 from zbrain_nb.queue.pauses import read_pauses
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 #: Jobs folded in one statement: between two, the writer commits. Most of its time goes by whatever the number
 #: (measured beside a million jobs: 16 ms for 900, little less for 100), so that seldom and many is felt least.
 FOLD_CHUNK = 4_000
-#: The same of what their rows say, in characters: the database holds all that one statement writes in its memory.
-FOLD_CHUNK_CHARS = 16 * 1024 * 1024
+#: The same of what their rows say: the database holds all that one statement writes in its memory.
+FOLD_CHUNK_BYTES = 16 * 1024 * 1024
 FOLD_PAUSE_SECS = 4.0
 #: Ended jobs that take so much are folded at once: until then they are in memory.
 FOLD_BYTES = 32 * 1024 * 1024
@@ -151,7 +151,7 @@ def size_of(one: waiting.Placed) -> int:
     """Return about how much memory a job takes, with what it left."""
     job = one.job
     if not job.state.ended:
-        return one.size + lists_bytes(job)
+        return one.size + left_bytes(job)
     return one.size + extra_bytes(encode([job.error, job.output, job.variables, job.artifacts]))
 
 
@@ -165,10 +165,10 @@ def restore_positions(entry: Entry, highs: dict[int, int], log_seq: int) -> None
 
 def _first_rows(jobs: list[Job]) -> list[tuple[Any, ...]]:
     """Return the rows of the first of the jobs, as many as one statement shall write."""
-    rows, room = list[tuple[Any, ...]](), FOLD_CHUNK_CHARS
+    rows, room = list[tuple[Any, ...]](), FOLD_CHUNK_BYTES
     for job in jobs:
         row = folded_row(job)
-        room -= len(row[-1])
+        room -= len(row[-1].encode())
         if rows and room < 0:
             break
         rows.append(row)

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from zbrain_nb.model.errors import OverQuota
 from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.queue.lanes import Account, Lane
-from zbrain_nb.queue.quotas import over_kept
+from zbrain_nb.queue.quotas import over_first, over_kept
+from zbrain_nb.store.footprint import JOB_BYTES
 
 #: What the jobs in all windows may take together; a lane may have a little, and its first job, whatever others have.
 WINDOWS_BYTES = 192 * 1024 * 1024
 LANE_BYTES = 128 * 1024
+#: What the largest jobs of one owner's lanes may take beside `JOB_BYTES` each: each may come to be its lane's first.
+FIRST_BYTES_EACH = 256 * 1024 * 1024
 #: The same of waiting jobs that cannot be parked, beside `JOB_BYTES` each: small ones, such as the many of a large
 #: graph, are bounded by their number alone. The second is one owner's; the third may take whoever has no more, also
 #: while others take all there is.
@@ -41,6 +45,7 @@ class Memory:
 
     def hold(self, lane: Lane, size: int) -> None:
         """Count the bytes of a job that came into memory to wait, or left it (less than 0)."""
+        lane.note_size(size - JOB_BYTES)
         lane.held += size
         self.held += size
 
@@ -53,13 +58,15 @@ class Memory:
         """Count bytes of a job that runs or is tried again, or no longer does (less than 0)."""
         lane.owner.begun += size
 
-    def is_full(self, owner: Account, running: int) -> bool:
+    def is_full(self, owner: Account, running: int, more: int = 0) -> bool:
         """Whether the jobs that have begun of an owner, of whose `running` run, take so much that no other begins.
+
+        Those that the commit under way begins take `more` bytes besides.
 
         When none runs one begins, though not without end: what is tried again may wait for what never comes, such as a
         worker of its kind.
         """
-        return owner.begun > (BEGUN_BYTES_EACH if running else 2 * BEGUN_BYTES_EACH)
+        return owner.begun + more > (BEGUN_BYTES_EACH if running else 2 * BEGUN_BYTES_EACH)
 
     def why_full(self, owner: Account) -> str:
         """Return for what an owner's other jobs wait, in words."""
@@ -93,6 +100,22 @@ class Memory:
                 raise over_kept(name, KEPT_BYTES_EACH, used, size)
             if size and used + size > KEPT_BYTES_FREE and in_all + all_more > KEPT_BYTES:
                 raise over_kept(None, KEPT_BYTES, in_all, all_more)
+
+    def refuse_first(self, largest: Mapping[Lane, int]) -> OverQuota | None:
+        """Return the refusal of new jobs of which too much could come to be first in its lane, where it is not parked.
+
+        Parameters
+        ----------
+        largest : mapping of Lane to int
+            How many bytes the largest of them takes in each lane, beside `JOB_BYTES`.
+        """
+        more: Counter[Account] = Counter()
+        for lane, size in largest.items():
+            more[lane.owner] += max(0, size - lane.largest)
+        for owner, size in more.items():
+            if size and owner.first + size > FIRST_BYTES_EACH:
+                return over_first(owner.name, FIRST_BYTES_EACH, owner.first, size)
+        return None
 
     def room(self, lane: Lane) -> int:
         """Return how many bytes more of a lane's jobs may come into memory."""

@@ -117,6 +117,17 @@ def over_kept(owner: str | None, limit: int, used: int, more: int) -> OverQuota:
     return _refusal("host" if owner is None else "owner", "kept_bytes", message, hint, limit, used, PENDING_RETRY_SECS)
 
 
+def over_first(owner: str, limit: int, used: int, more: int) -> OverQuota:
+    """Return the refusal of large jobs, `more` bytes of them, that differ from others in where and how they may run."""
+    takes, most = format_kib(used / 1024), format_kib(limit / 1024)
+    message = (
+        f"Large jobs of {owner} that differ in kind, org, resources or concurrency group take {takes} of the host's "
+        f"memory: {format_kib(more / 1024)} more would go over the limit of {most}."
+    )
+    hint = "Send what is large in them as blobs, or use fewer different resources and groups for them."
+    return _refusal("owner", "first_bytes", message, hint, limit, used, PENDING_RETRY_SECS)
+
+
 def over_sockets(what: str, name: str, limit: int, used: int) -> OverQuota:
     """Return the refusal of one more follower of events."""
     message = f"{what.capitalize()} {name!r} follows events by {used:,} connections already: its limit is {limit:,}."

@@ -149,6 +149,7 @@ class ReadyQueues:
             del self._lines[lane.key.org_id, lane.key.kind]
         self._unlist(lane)
         owner, group = lane.owner, lane.group
+        owner.first -= lane.largest
         for account in (lane.org, owner, group):
             if account is not None:
                 account.lanes -= 1
@@ -378,6 +379,7 @@ class ReadyQueues:
         is_ready: Callable[[str], bool],
         has_begun: Callable[[str], bool],
         leased: Counter[Account],
+        begun: Counter[Account],
         is_wanted: Callable[[str], bool],
     ) -> str | None:
         """Remove and return the id of the job that goes next, or None.
@@ -392,6 +394,8 @@ class ReadyQueues:
             Whether it has been tried before.
         leased : Counter of Account
             What the commit under way has leased already, which no account counts yet.
+        begun : Counter of Account
+            How many bytes of `Account.begun` that adds.
         is_wanted : callable
             Whether a job that is ready is one of those that `want` is restricted to.
         """
@@ -406,7 +410,7 @@ class ReadyQueues:
             if most is not None and org.running + leased[org] >= most:
                 continue
             for branch in self._open_branches(org, want):
-                lane = self._first(branch, want, is_ready, has_begun, leased, is_wanted)
+                lane = self._first(branch, want, is_ready, has_begun, leased, begun, is_wanted)
                 if lane is not None and (best is None or lane.window[0] < best[1].window[0]):
                     best = turn, lane, org
         if best is None:
@@ -424,6 +428,7 @@ class ReadyQueues:
         is_ready: Callable[[str], bool],
         has_begun: Callable[[str], bool],
         leased: Counter[Account],
+        begun: Counter[Account],
         is_wanted: Callable[[str], bool],
     ) -> Lane | None:
         """Return the branch's first lane that may be served, its head ready."""
@@ -439,10 +444,11 @@ class ReadyQueues:
                 passed.append(heapq.heappop(heads))
                 continue
             holder = self._holder(lane, leased)
-            is_full = self.memory.is_full(lane.owner, lane.owner.running + leased[lane.owner])
+            owner = lane.owner
+            is_full = self.memory.is_full(owner, owner.running + leased[owner], begun[owner])
             is_kept_back = is_full and bool(lane.window) and not has_begun(lane.window[0][2])
-            if is_kept_back and not _bring_forward(lane, has_begun):
-                holder = lane.owner
+            if is_kept_back and not _bring_forward(lane, is_ready):
+                holder = owner
             if holder is not None:
                 heapq.heappop(heads)
                 self._unlist(lane)
@@ -479,20 +485,19 @@ class ReadyQueues:
         return None
 
 
-def _bring_forward(lane: Lane, has_begun: Callable[[str], bool]) -> bool:
-    """Let the first job of a lane go next that has been tried before; return False if there is none.
+def _bring_forward(lane: Lane, is_ready: Callable[[str], bool]) -> bool:
+    """Let a job of a lane go next that has been tried before; return False if there is none.
 
-    It is in memory in any case, and may be all that keeps others from it.
+    It is in memory in any case, and may be all that keeps others from it. Where it stood, it is passed over.
     """
-    window = lane.window
-    again = min((item for item in window if has_begun(item[2])), default=None)
-    if again is None:
-        return False
-    rank, order, _ = window[0]
-    window.remove(again)
-    heapq.heapify(window)
-    lane.push((rank, order - 1), again[2])
-    return True
+    while lane.again:
+        job_id = next(iter(lane.again))
+        del lane.again[job_id]
+        if is_ready(job_id):
+            rank, order, _ = lane.window[0]
+            lane.push((rank, order - 1), job_id)
+            return True
+    return False
 
 
 def window_for(lanes: int) -> int:

@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 
+from zbrain_nb.model.amounts import VALUE_BYTES, WIDE_BYTES
 from zbrain_nb.model.errors import Unavailable, ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.transitions import advance
 from zbrain_nb.queue.branches import Want
-from zbrain_nb.queue.index import Entry, Index, lists_bytes
+from zbrain_nb.queue.index import Entry, Index, left_bytes
 from zbrain_nb.queue.keys import FirstOf, KeyOf
-from zbrain_nb.queue.lanes import MAX_LANES_EACH, Account, rank_of
+from zbrain_nb.queue.lanes import MAX_LANES_EACH, Account, Lane, rank_of
 from zbrain_nb.queue.loglines import Columns
 from zbrain_nb.queue.moments import Moment
 from zbrain_nb.queue.quotas import over_lanes, over_pending
@@ -37,7 +38,7 @@ class LookAgain(Unavailable):
 
 
 class Borrowed(msgspec.Struct):
-    """Jobs that are not in memory, as the store had them.
+    """Jobs that may not be in memory at the turn of a command, as they were when it was prepared.
 
     Attributes
     ----------
@@ -46,7 +47,7 @@ class Borrowed(msgspec.Struct):
     moment : Moment
         The last before they were read.
     in_memory : frozenset of str
-        Jobs that were not read because they were in memory.
+        Jobs that were not read because they were in memory, and had not ended.
     absent : frozenset of str
         Jobs that the store does not have.
     """
@@ -95,6 +96,8 @@ class Stage:
     ----------
     leased : Counter of Account
         How many jobs the commit starts, which no account counts yet.
+    begun : Counter of Account
+        How many bytes of `Account.begun` it adds.
     created : Counter of (str, str)
         How many it adds, by ``("org", name)`` and ``("owner", name)``.
     spec_bytes : Counter of (str, str)
@@ -103,7 +106,19 @@ class Stage:
         How many bytes of `Account.kept` it adds, by owner.
     """
 
-    __slots__ = ("base", "created", "firsts", "index", "kept", "leased", "next_seq", "now", "overlay", "spec_bytes")
+    __slots__ = (
+        "base",
+        "begun",
+        "created",
+        "firsts",
+        "index",
+        "kept",
+        "leased",
+        "next_seq",
+        "now",
+        "overlay",
+        "spec_bytes",
+    )
 
     def __init__(self, index: Index, next_seq: Callable[[], int], now: float) -> None:
         self.index = index
@@ -112,6 +127,7 @@ class Stage:
         self.base = index.rank_base(now)
         self.overlay: dict[str, Entry] = {}
         self.leased: Counter[Account] = Counter()
+        self.begun: Counter[Account] = Counter()
         self.created: Counter[tuple[str, str]] = Counter()
         self.spec_bytes: Counter[tuple[str, str]] = Counter()
         self.kept: Counter[str] = Counter()
@@ -123,6 +139,11 @@ _NOTHING: Any = ()
 
 def _is_any(job_id: str) -> bool:
     return True
+
+
+def _most_extra_bytes(spec: bytes) -> int:
+    """Return what `extra_bytes_of_spec` never goes beyond."""
+    return (VALUE_BYTES + WIDE_BYTES) * (len(spec) + 1)
 
 
 class Turn(Change):
@@ -280,6 +301,8 @@ class Turn(Change):
         else:
             self.jobs.append(row)
         entry = Entry(job, seq, rank, lane, blockers, size=JOB_BYTES + (row[_EXTRA] or 0))
+        if not job.spec.after:
+            lane.note_size(row[_EXTRA] or 0)
         self.put(entry)
         self._say(job)
         return entry
@@ -287,8 +310,9 @@ class Turn(Change):
     def check_room(self, jobs: Sequence[Job], specs: Sequence[bytes]) -> None:
         """Refuse new jobs for which an org or an owner has too many that wait already, or stores too much.
 
-        Those that wait for others stay in memory, and are refused where these take too much of it. One owner's jobs
-        wait in no more than `MAX_LANES_EACH` lanes: all are looked through for who takes theirs alone.
+        Those that wait for others stay in memory, as the first of each lane, and are refused where these take too much
+        of it. One owner's jobs wait in no more than `MAX_LANES_EACH` lanes: all are looked through for who takes theirs
+        alone.
 
         Parameters
         ----------
@@ -307,6 +331,7 @@ class Turn(Change):
             account = ready.owners.get(owner)
             if len(jobs) + (account.lanes if account is not None else 0) > MAX_LANES_EACH:
                 self._check_lanes([job for job in jobs if job.owner == owner])
+        self._check_first(jobs, specs)
         if not ready.quotas.limits("pending"):
             return
         more = Counter(("org", job.org_id) for job in jobs) + Counter(("owner", job.owner) for job in jobs)
@@ -328,6 +353,20 @@ class Turn(Change):
             ready.memory.check_kept(ready.owners, more, self._stage.kept)
             self._stage.kept.update(more)
 
+    def _check_first(self, jobs: Sequence[Job], specs: Sequence[bytes]) -> None:
+        ready, refusal = self._stage.index.ready, None
+        for size_of in (_most_extra_bytes, extra_bytes_of_spec):  # the first is told at once, and most often enough
+            largest: dict[Lane, int] = {}
+            for job, spec in zip(jobs, specs, strict=True):
+                if not job.spec.after:
+                    lane = ready.lane(job)
+                    largest[lane] = max(size_of(spec), largest.get(lane, 0))
+            refusal = ready.memory.refuse_first(largest)
+            if refusal is None:
+                return
+        if refusal is not None:
+            raise refusal
+
     def _check_lanes(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             lane = self._stage.index.ready.lane(job)
@@ -341,7 +380,8 @@ class Turn(Change):
             is_wanted = self._is_plain_call
         elif want.only_rerunnable:
             is_wanted = self._is_rerunnable
-        job_id = self._stage.index.ready.take(want, self._is_ready, self._has_begun, self._stage.leased, is_wanted)
+        stage = self._stage
+        job_id = stage.index.ready.take(want, self._is_ready, self._has_begun, stage.leased, stage.begun, is_wanted)
         return None if job_id is None else self.entry(job_id)
 
     def _is_plain_call(self, job_id: str) -> bool:
@@ -371,6 +411,8 @@ class Turn(Change):
         lane = entry.lane
         if lane is not None:
             self._stage.leased.update([lane.org, lane.owner, *([lane.group] if lane.group else [])])
+            if not entry.job.attempt:
+                self._stage.begun[lane.owner] += entry.size - JOB_BYTES
 
     def move(self, entry: Entry, kind: str, patch: dict[str, Any], worker_seq: int | None = None) -> Entry:
         """Change fields of a job.
@@ -403,8 +445,8 @@ class Turn(Change):
         moved.job = job
         if job.state.ended:
             moved.size += extra_bytes(data)
-        elif job.state is JobState.RETRYING:
-            moved.size += lists_bytes(job) - lists_bytes(entry.job)
+        elif job.state is not entry.job.state:
+            moved.size += left_bytes(job) - left_bytes(entry.job)
         if worker_seq is not None:
             moved.high = worker_seq
         if job.attempt != entry.job.attempt:

@@ -115,6 +115,7 @@ class Withdrawals:
 
         They cannot be told so any more. What they were not handed yet is given back.
         """
+        given_back = set[tuple[str, int]]()
 
         def decide(turn: Turn) -> None:
             leases = self._index.leases
@@ -123,15 +124,17 @@ class Withdrawals:
                     entry = self._index.live[job_id]
                     attempt = entry.job.attempt
                     if self._is_unanswered(job_id, attempt) and not entry.high:
-                        self._give_back(turn, {(job_id, attempt)})
+                        given_back.add((job_id, attempt))
                     else:
                         leases.revoke(job_id)
                         _say_revoked(turn, worker_id, job_id, attempt)
+            self._returning.update(given_back)
+            self._give_back(turn, given_back)
             # When the host is started again nobody knows who spoke for which worker.
             text = msgspec.json.encode(leases.revoked()).decode()
             self._storage.put(lambda database: database.save_meta(_REVOKED, text), _note_unkept)
 
-        self._commits.post(decide).add_done_callback(_note_failure)
+        self._commits.post(decide).add_done_callback(partial(self._gave_back, given_back))
 
     def is_out(self, scope: Principal | None) -> bool:
         """Whether the token of who asks has ended, since their request came too: they get nothing more."""

@@ -45,6 +45,8 @@ from zbrain_nb.queue.withdrawals import Withdrawals, token_ended
 log = logging.getLogger(__name__)
 #: Requests of one worker that wait at once; one more, and the first gets nothing.
 MAX_WAITING = 4
+#: Jobs that one answer brings at most, whatever it was asked for: the loop waits for it. A worker asks again.
+LEASES_AT_ONCE = 1_000
 
 
 class WorkerDesk:
@@ -338,8 +340,8 @@ class WorkerDesk:
         if self._withdrawals.is_out(waiter.scope):
             waiter.is_over = True
         jobs: list[Job] = []
-        want, sure = waiter.want, waiter.request.sure
-        while len(jobs) < waiter.request.limit and not waiter.is_over:
+        want, sure, most = waiter.want, waiter.request.sure, min(waiter.request.limit, LEASES_AT_ONCE)
+        while len(jobs) < most and not waiter.is_over:
             entry = turn.next_ready(want)
             if entry is None:
                 break
@@ -354,7 +356,7 @@ class WorkerDesk:
 
     def _lease_ahead(self, turn: Turn, waiter: Waiter, jobs: list[Job]) -> None:
         """Add plain calls: they will run in slots that the worker has, one after the other."""
-        most = len(jobs) + waiter.request.ahead
+        most = min(len(jobs) + waiter.request.ahead, LEASES_AT_ONCE)
         want = msgspec.structs.replace(waiter.want, cpus=1.0, memory_mb=None, gpus=0.0, only_calls=True)
         while len(jobs) < most:
             entry = turn.next_ready(want)
@@ -442,7 +444,12 @@ class WorkerDesk:
         info = record.info if record is not None else self.known_before.get(worker_id)
         if info is None or not info.folder or not info.boot_id or info.boot_id != datadir.boot_id():
             return False
-        return datadir.is_locked(datadir.spool_path(Path(info.folder), job_id, attempt))
+        try:
+            return datadir.is_locked(datadir.spool_path(Path(info.folder), job_id, attempt))
+        except OSError as error:  # too many open files, say: no reason to run it twice, or to look after no other lease
+            extra = {"job_id": job_id, "attempt": attempt, "worker_id": worker_id, "why": str(error)}
+            log.warning("It could not be told whether an attempt still runs; its lease goes on.", extra=extra)
+            return True
 
     def why_waiting(self, entry: Entry, *, in_line: bool = False, reader: Principal | None = None) -> str | None:
         """Return one sentence on why a pending job waits.

@@ -39,6 +39,9 @@ from zbrain_nb.queue.intake import Reporter
 from zbrain_nb.queue.leases import is_seen
 from zbrain_nb.queue.turn import LookAgain, Turn
 
+#: Events that are decided in one go: the loop waits for it.
+EVENTS_AT_ONCE = 2_000
+
 
 class WorkerSide(QueueCore):
     """Methods for workers."""
@@ -108,7 +111,8 @@ class WorkerSide(QueueCore):
     async def lease(self, worker_id: str, req: LeaseRequest, *, scope: Principal | None = None) -> LeaseAnswer:
         """Answer when a job fits or a cancel is due, else, empty, after ``wait_secs``.
 
-        Events in the request are taken first, in the same commit, and the answer is then not held back.
+        Events in the request are taken first, in the same commit if they are not very many, and the answer is then not
+        held back.
         May be cancelled: what was leased by then is found by a repeat with the same ``request_id``, or was given back
         if its owner was asked about, or the token of who asks has ended (see `Withdrawals`).
 
@@ -127,8 +131,14 @@ class WorkerSide(QueueCore):
             return await self._desk.lease(worker_id, req, scope)
         self._desk.record(worker_id, scope)
         reporter = worker_id, right_of(scope)
+        at_once = msgspec.structs.replace(req, wait_secs=0.0)
+        if len(req.events) > EVENTS_AT_ONCE:
+            results = await self._take(req.events, reporter, scope)
+            answer = await self._desk.lease(worker_id, at_once, scope)
+            answer.results = results
+            return answer
         taken = await self._post_events(req.events, reporter, scope)
-        answer = await self._desk.lease(worker_id, msgspec.structs.replace(req, wait_secs=0.0), scope)
+        answer = await self._desk.lease(worker_id, at_once, scope)
         answer.results = await taken
         return answer
 
@@ -219,6 +229,21 @@ class WorkerSide(QueueCore):
 
     async def _take(
         self, events: Sequence[WorkerEvent], reporter: Reporter, scope: Principal | None = None
+    ) -> list[EventResult]:
+        """Take events, in parts if they are many: others have their turn between two."""
+        results: dict[tuple[str, int | None], EventResult] = {}
+        for start in range(0, len(events), EVENTS_AT_ONCE):
+            part = []
+            for event in events[start : start + EVENTS_AT_ONCE]:
+                before = results.get((event.job_id, event.attempt))
+                if before is None or before.status == "ok":
+                    part.append(event)
+            attempts = dict.fromkeys((event.job_id, event.attempt) for event in part)
+            results.update(zip(attempts, await self._take_part(part, reporter, scope), strict=True))
+        return list(results.values())
+
+    async def _take_part(
+        self, events: Sequence[WorkerEvent], reporter: Reporter, scope: Principal | None
     ) -> list[EventResult]:
         while True:
             try:

@@ -274,9 +274,11 @@ async def test_code_that_was_kept_before_codes_were_bounded_is_folded(queue):
     assert (await queue.storage.get_job(job.id)).state is JobState.FAILED
 
 
-async def test_long_ends_are_folded_in_several_writes_of_which_each_counts(queue, monkeypatch):
+@pytest.mark.parametrize("text", ["x" * 4, "é" * 2, "😀"])
+async def test_long_ends_are_folded_in_several_writes_of_which_each_counts(queue, monkeypatch, text):
+    """A text that takes as much has up to four times fewer characters."""
     monkeypatch.setattr(loading, "FOLD_PAUSE_SECS", 3600.0)
-    monkeypatch.setattr(loading, "FOLD_CHUNK_CHARS", 50_000)
+    monkeypatch.setattr(loading, "FOLD_CHUNK_BYTES", 50_000)
     fold, written = Database.fold, []
 
     def fails_third(database, rows):
@@ -288,8 +290,8 @@ async def test_long_ends_are_folded_in_several_writes_of_which_each_counts(queue
     monkeypatch.setattr(Database, "fold", fails_third)
     hand = await Hand(queue).register()
     jobs = [await hand.run() for _ in range(6)]
-    await hand.send(*(JobCompleted(job.id, attempt=1, output="x" * 20_000) for job in jobs[:5]))
-    await hand.send(JobCompleted(jobs[5].id, attempt=1, output="x" * 100_000))
+    await hand.send(*(JobCompleted(job.id, attempt=1, output=text * 5_000) for job in jobs[:5]))
+    await hand.send(JobCompleted(jobs[5].id, attempt=1, output=text * 25_000))
     with pytest.raises(Unavailable):
         await queue.fold()
     assert set(queue._index.unfolded) == {jobs[4].id, jobs[5].id}

@@ -181,6 +181,42 @@ async def test_no_more_large_jobs_than_fit_are_in_memory_when_opened_again(queue
     assert await lease_all(queue) == ids[:-1]
 
 
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_large_jobs_in_many_lanes_are_refused_beyond_their_room(queue, monkeypatch, reopened):
+    """The first of each is in memory, whatever it takes."""
+    monkeypatch.setattr(memory, "FIRST_BYTES_EACH", 50_000)
+    hand = await Hand(queue).register()
+    ids = {group: [await queue.submit(spec(input=LARGE, concurrency_group=group)) for _ in range(3)] for group in "ab"}
+    small = await queue.submit(spec(concurrency_group="c"))
+    if reopened:
+        await queue.close()
+        await queue.open()
+        await hand.register()
+    other = spec(input=LARGE, concurrency_group="c")
+    with pytest.raises(OverQuota, match="differ in kind, org, resources or concurrency group") as refused:
+        await queue.submit(other)
+    assert refused.value.details["quota"] == "owner_first_bytes"
+    with pytest.raises(OverQuota):
+        await queue.submit_many([spec(), other])
+    await queue.submit_many([spec(input=LARGE, concurrency_group="a")] * 2)  # the lane has taken as much before
+    await queue.submit(other, owner="bob")
+    await queue.submit(spec(concurrency_group="d"))
+    await queue.cancel_many([*ids["b"], small])
+    results = await asyncio.gather(*(queue.submit(other) for _ in range(2)), return_exceptions=True)
+    assert [type(one) for one in results] == [str, str]
+    with pytest.raises(OverQuota):
+        await queue.submit(spec(input=LARGE, concurrency_group="b"))
+
+
+async def test_large_jobs_in_many_lanes_are_no_more_than_their_room_when_they_come_at_once(queue, monkeypatch):
+    monkeypatch.setattr(memory, "FIRST_BYTES_EACH", 50_000)
+    many = [spec(input=LARGE, concurrency_group=group) for group in "abcd"]
+    results = await asyncio.gather(*map(queue.submit, many), return_exceptions=True)
+    assert [type(one) for one in results] == [str, str, OverQuota, OverQuota]
+    await queue.cancel_many(results[:2])
+    assert queue._index.ready.owners == {}
+
+
 @pytest.fixture
 def little_kept(monkeypatch):
     monkeypatch.setattr(memory, "KEPT_BYTES_EACH", 100_000)
@@ -258,6 +294,20 @@ async def test_ended_jobs_that_take_much_are_forgotten_and_found_again(queue, mo
         (JobState.SUCCEEDED, 4 * len(LARGE)),
         (JobState.SUCCEEDED, len(LARGE)),
     ]
+
+
+@pytest.mark.parametrize("what", ["cancel", "wait for"])
+async def test_command_may_name_more_ended_jobs_than_stay_in_memory(queue, monkeypatch, what):
+    """Some were there when it was prepared, and gave way to the others of its own."""
+    monkeypatch.setattr(index, "RECENT_BYTES", 100_000)
+    ids = await queue.submit_many([spec(input=LARGE) for _ in range(8)])
+    await queue.cancel_many(ids)
+    assert 0 < len(queue._index.recent) < len(ids)
+    async with asyncio.timeout(10):
+        if what == "cancel":
+            await queue.cancel_many(ids)
+        else:
+            await queue.submit(spec(after=ids, after_any=True))
 
 
 async def test_jobs_that_took_much_are_folded_before_the_pause_is_over(queue, monkeypatch):

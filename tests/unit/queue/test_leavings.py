@@ -87,13 +87,34 @@ async def test_what_stays_of_a_failure_counts_until_the_job_has_ended(queue, clo
         clock.advance(100)
         queue.tick()
         assert [one.id for one in await hand.lease()] == [job.id]
-        assert queue._index.ready.owners["ada"].begun == counted
+        assert counted - 1_000 < queue._index.ready.owners["ada"].begun <= counted  # without what was said of it
     await hand.send(JobFailed(job.id, attempt=3))
     assert queue._index.ready.owners["ada"].begun == 0
     clock.advance(100)
     queue.tick()
     assert [one.id for one in await hand.lease()] == [job.id]
     await hand.send(JobFailed(job.id, attempt=4, **left))
+    assert queue._index.ready.owners == {}
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize("field", ["reason", "error"])
+async def test_what_is_said_of_a_failure_counts_until_the_job_runs_again(queue, clock, field, reopened):
+    """It is little of each, but any number of jobs may be tried again at once."""
+    hand = await Hand(queue).register()
+    job = await hand.run(JobSpec(cmd=["true"], max_retries=3))
+    await hand.send(JobFailed(job.id, attempt=1, **{field: "é" * 1_000}))
+    if reopened:
+        await queue.close()
+        await queue.open()
+        await hand.register()
+    assert 1_000 < queue._index.ready.owners["ada"].begun < 20_000
+    clock.advance(100)
+    queue.tick()
+    assert [one.id for one in await hand.lease()] == [job.id]
+    assert queue._index.ready.owners["ada"].begun == 0
+    await hand.send(JobFailed(job.id, attempt=2, **{field: "é" * 1_000}))
+    await queue.cancel_job(job.id)
     assert queue._index.ready.owners == {}
 
 

@@ -10,6 +10,7 @@ from tests.unit.queue.stage import Hand
 from zbrain_nb import JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.queue import memory, ready
+from zbrain_nb.queue.turn import Turn
 
 pytestmark = pytest.mark.anyio
 
@@ -67,6 +68,15 @@ async def test_large_jobs_begin_when_others_of_their_owner_have_ended(queue, reo
         assert await lease(hand) == ids[2 + number : 3 + number]
     await hand.send(JobCompleted(ids[3], attempt=1), JobCompleted(other, attempt=1))
     assert queue._index.ready.owners == {}
+
+
+async def test_one_answer_begins_no_more_than_one_after_the_other(queue):
+    hand = await Hand(queue).register()
+    ids = await queue.submit_many([large() for _ in range(4)])
+    assert [job.id for job in await hand.lease(limit=4)] == ids[:2]
+    assert await hand.lease(limit=4) == []
+    await hand.send(JobFailed(ids[0], attempt=1), JobCompleted(ids[1], attempt=1))
+    assert [job.id for job in await hand.lease(limit=4)] == ids[2:3]
 
 
 async def test_small_jobs_are_never_too_much(queue):
@@ -131,6 +141,29 @@ async def test_what_begins_one_at_a_time_is_bounded_too(queue):
     assert "of the host's memory" in (await queue.get(ids[3])).reason
     await queue.cancel_job(ids[0])
     assert await lease(hand) == ids[3:]
+
+
+async def test_what_waits_for_others_of_its_owner_is_not_looked_through_for_what_is_tried_again(
+    queue, clock, monkeypatch
+):
+    """Each end of theirs makes the queue look at all their lanes again, which are many."""
+    looks, has_begun = [], Turn._has_begun
+
+    def noted(turn, job_id):
+        looks.append(job_id)
+        return has_begun(turn, job_id)
+
+    monkeypatch.setattr(Turn, "_has_begun", noted)
+    hand = await Hand(queue).register()
+    first, again = await queue.submit_many([large(concurrency_group="g", concurrency_limit=9) for _ in range(2)])
+    assert await lease(hand) == [first, again]
+    await queue.submit_many([JobSpec(cmd=["true"], concurrency_group="g", concurrency_limit=9) for _ in range(300)])
+    await hand.send(JobFailed(again, attempt=1))
+    assert await lease(hand) == []
+    clock.advance(10)
+    queue.tick()
+    assert await lease(hand) == [again]
+    assert len(looks) < 30
 
 
 @pytest.mark.usefixtures("small_windows")

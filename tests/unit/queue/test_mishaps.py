@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from collections import Counter
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.unit.queue.stage import TRUE, Hand, turns
 from zbrain_nb import JobQueue, JobSpec, JobState, Storage
+from zbrain_nb.model import datadir
 from zbrain_nb.model.access import EVERY_JOB
 from zbrain_nb.model.events import JobCompleted, JobFailed, JobLogged
 from zbrain_nb.queue import ready
@@ -73,6 +75,25 @@ async def test_lanes_of_submits_that_could_not_be_written_are_forgotten(queue, m
     await asyncio.gather(*many, return_exceptions=True)
     monkeypatch.setattr(queue.storage, "append", append)
     assert (queue._index.ready.lanes, queue._index.ready.groups) == ({}, {})
+
+
+async def test_lock_that_cannot_be_looked_at_keeps_no_other_lease_from_its_end(queue, clock, monkeypatch, tmp_path):
+    """What looks after leases would rest from then on."""
+
+    def no_files_left(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    here = await Hand(queue, "here").register(folder=str(tmp_path), boot_id=datadir.boot_id())
+    gone = await Hand(queue, "gone").register()
+    jobs = [await hand.run() for hand in (here, gone)]
+    clock.advance(61)
+    with monkeypatch.context() as broken:
+        broken.setattr(datadir, "is_locked", no_files_left)
+        assert await queue.expire_leases() == 1
+    assert [(await queue.get(job.id)).losses for job in jobs] == [0, 1]
+    clock.advance(61)
+    assert await queue.expire_leases() == 1
+    assert (await queue.get(jobs[0].id)).losses == 1
 
 
 async def test_idle_orgs_are_forgotten(queue, monkeypatch):

@@ -9,10 +9,11 @@ import pytest
 from tests.unit.queue.stage import TRUE, Hand, turns
 from zbrain_nb import JobSpec
 from zbrain_nb.model.errors import InvalidSpec, OverQuota
-from zbrain_nb.model.events import JobCompleted
+from zbrain_nb.model.events import JobCompleted, JobLogged, LogStream
 from zbrain_nb.model.protocol import LeaseRequest, check_lease_request
 from zbrain_nb.model.quotas import Quota
-from zbrain_nb.queue import turn
+from zbrain_nb.queue import commits, turn, workers, workerside
+from zbrain_nb.queue.intake import Intake
 from zbrain_nb.queue.ready import ReadyQueues
 
 pytestmark = pytest.mark.anyio
@@ -119,3 +120,57 @@ async def test_who_names_a_fraction_of_a_cpu_gets_no_more_turns(queue):
     hand = await Hand(queue).register()
     orgs = [(await hand.lease())[0].org_id for _ in range(10)]
     assert orgs.count("blue") == 5
+
+
+# What takes the loop long is done in parts
+
+
+async def test_answer_brings_so_many_jobs_at_most_and_the_next_one_others(queue, monkeypatch):
+    monkeypatch.setattr(workers, "LEASES_AT_ONCE", 3)
+    ids = await queue.submit_many([TRUE] * 7)
+    hand = await Hand(queue).register()
+    leased = [[job.id for job in await hand.lease(limit=1_000_000, ahead=9)] for _ in range(3)]
+    assert leased == [ids[:3], ids[3:6], ids[6:]]
+
+
+@pytest.mark.parametrize("with_lease", [False, True])
+async def test_others_have_their_turn_while_many_events_are_taken(queue, monkeypatch, with_lease):
+    monkeypatch.setattr(workerside, "EVENTS_AT_ONCE", 4)
+    take, parts = Intake.take, []
+
+    def note(intake, turn, events, *rest):
+        parts.append(len(events))
+        return take(intake, turn, events, *rest)
+
+    monkeypatch.setattr(Intake, "take", note)
+    hand = await Hand(queue).register()
+    one, other = await hand.run(), await hand.run()
+    lines = [
+        JobLogged(job.id, [(LogStream.STDOUT, 1.0, str(n))], attempt=1, after=n, seq=n + 1)
+        for n in range(6)
+        for job in (one, other)
+    ]
+    del lines[2]  # one of the first job's is missing
+    if with_lease:
+        results = (await queue.lease("w", LeaseRequest(request_id="many", events=lines))).results
+    else:
+        results = await hand.send(*lines)
+    assert [(r.job_id, r.attempt, r.status, r.high) for r in results] == [
+        (one.id, 1, "gap", 1),
+        (other.id, 1, "ok", 6),
+    ]
+    assert parts == [4, 2, 2]  # of the first job nothing more is looked at
+    assert [line.line for line in await queue.get_logs(other.id)] == list("012345")
+
+
+async def test_commit_takes_so_many_changes_at_most(queue, monkeypatch):
+    monkeypatch.setattr(commits, "ROW_CHARS", commits.COMMIT_CHARS // 4)
+    append, sizes = queue.storage.append, []
+
+    def note(changes, done):
+        sizes.append(len(changes))
+        append(changes, done)
+
+    monkeypatch.setattr(queue.storage, "append", note)
+    await asyncio.gather(*(queue.submit(TRUE) for _ in range(10)))
+    assert sizes == [4, 4, 2]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.unit.queue.stage import Hand
 from zbrain_nb import CancelResult, JobQueue, JobSpec, JobState, Storage
+from zbrain_nb.model.errors import Unavailable
 from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.queue import memory, ready
 from zbrain_nb.store.footprint import JOB_BYTES
@@ -55,6 +56,19 @@ async def test_parked_jobs_are_leased_in_order(queue):
     ids = await queue.submit_many([spec() for _ in range(50)])
     assert await lease_all(queue) == ids
     assert queue._index.ready.parked == 0
+
+
+async def test_no_job_is_lost_that_stands_twice_in_a_window_of_which_the_far_end_is_parked(queue, monkeypatch):
+    """It was lined up again when what was to become of it could not be written."""
+    ids = await queue.submit_many([spec() for _ in range(4)])
+    with monkeypatch.context() as broken:
+        broken.setattr(queue.storage, "append", lambda changes, done: done(None, OSError("no")))
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await queue.cancel_job(ids[0])
+    urgent = [await queue.submit(spec(priority=9)) for _ in range(3)]
+    assert queue._index.ready.parked
+    assert await lease_all(queue) == [*urgent, *ids]
 
 
 async def test_higher_priority_goes_before_what_is_in_the_window(queue):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import msgspec
 import pytest
@@ -339,6 +340,31 @@ async def test_job_that_goes_on_here_though_the_token_of_its_worker_ended_can_be
     why = "The token of its worker p has ended. A cancel had been requested."
     assert await state_of(queue, job_id) == ("canceled", 1, why)
     lock.release()
+
+
+async def test_job_that_is_being_given_back_as_a_token_ended_goes_to_no_repeat_with_another_token(queue):
+    """Else it ran there, and at whom it goes to next."""
+    hand = await ScopedHand(queue, "p", with_token(APART, "old")).register(kind="big")
+    job_id = await queue.submit(BIG, scope=ABE)
+    asking = asyncio.ensure_future(hand.lease())
+    while not queue._commits._under_way:
+        await asyncio.sleep(0)
+    asking.cancel()  # its connection broke
+    await asyncio.gather(asking, return_exceptions=True)
+    assert (await state_of(queue, job_id))[0] == "running"
+    free = threading.Event()
+    writing = asyncio.ensure_future(queue.storage.write(lambda _: free.wait()))
+    await turns()
+    end_token(queue, "old")
+    await turns()
+    hand.scope, hand.requests = with_token(APART, "new"), 0
+    repeat = await hand.lease()
+    free.set()
+    await writing
+    assert repeat == []
+    assert (await state_of(queue, job_id))[:2] == ("retrying", 0)
+    queue.tick()
+    assert [(job.id, job.attempt) for job in await hand.lease()] == [(job_id, 2)]
 
 
 async def test_worker_that_comes_back_with_another_token_is_told_to_end_what_it_had_with_the_old_one(queue):
