@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -32,6 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others = [item for item in items if item.path.name != "test_far_worker.py"]
     later = next((i for i, item in enumerate(others) if "unit/worker" in item.path.as_posix()), len(others))
     items[:] = [*others[:later], *makes, *others[later:]]
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from walking the modules and 4,000 tests again and again: 0.3 s, a whole collection.
+
+    IPython asks for one whenever a shell ends, and each of hundreds of tests has a shell of its own.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

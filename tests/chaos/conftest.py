@@ -57,6 +57,7 @@ def wait_for(look: Callable[[], T | None], what: str, seconds: float = 30) -> T:
 def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     root = tmp_path / "ground zero"
     monkeypatch.setenv("ZDB_DATA", str(root))
+    monkeypatch.setenv("ZBRAIN_PRELOAD", "")
     client = zbrain_nb.connect()
     yield Ground(DataDir(root), client)
     client.close()

@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DataDir]:
 
 
 def environ_of(data: DataDir, **environ: str) -> dict[str, str]:
-    return {**os.environ, "ZDB_DATA": str(data.root), **environ}
+    return {**os.environ, "ZDB_DATA": str(data.root), "ZBRAIN_PRELOAD": "", **environ}
 
 
 def zbrain(data: DataDir, *words: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -26,6 +26,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     root = tmp_path_factory.mktemp("client") / "data"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZDB_DATA", str(root))
+        patch.setenv("ZBRAIN_PRELOAD", "")
         client = zbrain_nb.connect()
     yield client
     client.close()

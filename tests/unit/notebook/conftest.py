@@ -28,6 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("line") / "data"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZDB_DATA", str(root))
+        patch.setenv("ZBRAIN_PRELOAD", "")
         yield root
     end_everything(root)
 
