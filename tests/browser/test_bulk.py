@@ -177,3 +177,34 @@ def test_refused_act_does_not_hide_a_lost_connection_and_goes_with_it(page: Page
     page.evaluate("back()")
     page.wait_for_function("feed.connection === 'live' && !feed.loading")
     expect(notice).to_be_hidden()
+
+
+#: Acts on, and looks at, five jobs of which a server takes two at once; returns what it was asked, and what it gave.
+PARTS = """async () => {
+  const { Refused, askMany } = await import('/view/ask.js');
+  const { ManyActs } = await import('/view/many.js');
+  const asked = [];
+  const server = {
+    async ask(path, { body: { ids }, key }) {
+      asked.push([path, ids.length, Boolean(key)]);
+      if (ids.length > 2) throw new Refused(413, null);
+      return [{ jobs: ids.map((id) => ({ id })), event_seq: 1 }, 0];
+    },
+  };
+  const ids = ['a', 'b', 'c', 'd', 'e'];
+  const [{ jobs }] = await askMany(server, 'lookup', ids);
+  const done = [];
+  for await (const found of new ManyActs(server).ask('retry', ids)) done.push(...found.jobs);
+  return { asked, seen: jobs.map(({ id }) => id), done: done.map(({ id }) => id) };
+}"""
+
+
+def test_jobs_that_are_too_large_together_are_taken_in_parts(page: Page, stub: StubServer) -> None:
+    page.goto(stub.url())
+    told = page.evaluate(PARTS)
+    assert told["seen"] == told["done"] == ["a", "b", "c", "d", "e"]
+    sizes = [5, 2, 3, 1, 2]
+    assert told["asked"] == [
+        *(["jobs/lookup", size, False] for size in sizes),
+        *(["jobs/retry", size, True] for size in sizes),
+    ]

@@ -414,6 +414,19 @@ async def test_events_that_do_not_hold_are_answered_each(api: httpx.AsyncClient)
     assert (await api.get(f"jobs/{job['id']}")).json()["state"] == "running"
 
 
+@pytest.mark.parametrize("verb", ["lookup", "cancel", "retry"])
+async def test_jobs_that_are_too_large_together_are_413_and_nothing_is_done(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr("zbrain_nb.server.handlers.jobs.MAX_MANY_BYTES", 100 * 1024)
+    ids = [(await submit(api, cmd=["true"], input="x" * 60_000))["id"] for _ in range(2)]
+    answer = await api.post(f"jobs/{verb}", json={"ids": ids})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    for job_id in ids:
+        assert (await api.get(f"jobs/{job_id}")).json()["state"] == "pending"
+        assert (await api.post(f"jobs/{verb}", json={"ids": [job_id]})).status_code == 200
+
+
 async def test_lookup_answers_in_the_order_asked_and_passes_over_what_is_unknown(api: httpx.AsyncClient) -> None:
     jobs = [await submit(api, name=name) for name in "abc"]
     ids = [jobs[2]["id"], NOBODY, jobs[0]["id"].upper(), "no id"]

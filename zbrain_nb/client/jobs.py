@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from zbrain_nb.client.transport import Transport
-from zbrain_nb.model.errors import JobNotFound
+from zbrain_nb.model.errors import JobNotFound, TooLarge
 from zbrain_nb.model.events import JOB_ONLY, LOG_PAGE_BYTES, SUBSCRIPTION_KINDS, Event, LogEntry
 from zbrain_nb.model.job import Job
 from zbrain_nb.model.transitions import read_patch
@@ -63,9 +63,17 @@ async def ask_many(transport: Transport, verb: str, ids: Iterable[str]) -> tuple
     wanted = list(ids)
     found: list[Job] = []
     first_seq: int | None = None
-    for start in range(0, len(wanted), MANY) or [0]:
-        body = {"ids": wanted[start : start + MANY]}
-        answer = await transport.post(f"jobs/{verb}", body, _Many, repeatable=verb != "retry")
+    parts = [wanted[start : start + MANY] for start in range(0, len(wanted) or 1, MANY)]
+    while parts:
+        part = parts.pop(0)
+        try:
+            answer = await transport.post(f"jobs/{verb}", {"ids": part}, _Many, repeatable=verb != "retry")
+        except TooLarge:  # all together are
+            if len(part) < 2:
+                raise
+            middle = len(part) // 2
+            parts[:0] = [part[:middle], part[middle:]]
+            continue
         found += map(read_job, answer.jobs)
         first_seq = answer.event_seq if first_seq is None else first_seq
     return found, first_seq or 0

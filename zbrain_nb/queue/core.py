@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from zbrain_nb.model.access import Principal
+from zbrain_nb.model.access import Principal, among
 from zbrain_nb.model.account import account_name
-from zbrain_nb.model.errors import (
-    ZBrainError,
-)
+from zbrain_nb.model.errors import TooLarge, ZBrainError
 from zbrain_nb.model.job import Job, JobState
 from zbrain_nb.model.quotas import Quotas
+from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.queue.background import Background
 from zbrain_nb.queue.bindings import is_of
 from zbrain_nb.queue.bus import Bus
@@ -45,6 +45,9 @@ from zbrain_nb.store.storage import Storage, is_id
 log = logging.getLogger(__name__)
 
 MAX_CLEANUP_PAUSE_SECS = 5.0
+#: What the jobs may take in memory that one command reads from the store; and what is so much that such commands are
+#: decided one after the other.
+BORROWED_BYTES, MUCH_BYTES = 256 * 1024 * 1024, 8 * 1024 * 1024
 
 
 class QueueCore:
@@ -87,6 +90,7 @@ class QueueCore:
         self._set_up(lease_ttl_secs)
 
     def _set_up(self, lease_ttl_secs: float) -> None:
+        self._much = asyncio.Lock()
         self._index = Index(self._clock, self.quotas, self.stored)
         self._index.leases.ttl_secs = lease_ttl_secs
         self._commits = Commits(self.storage, self._index, self._clock, self._watch.publish, self._serve)
@@ -247,6 +251,29 @@ class QueueCore:
         """Whether there is no such job for who asks; who sees all need not be asked for."""
         return scope is not None and scope.roles is not None and await self.get(job_id, scope=scope) is None
 
+    async def _weigh(self, ids: Iterable[str], scope: Principal | None = None) -> int:
+        """Return about how much memory it takes to read jobs from the store, of those that `scope` sees."""
+        asked = [job_id for job_id in set(ids) if is_id(job_id) and self._index.get(job_id) is None]
+        return await self.storage.read(queries.memory_bytes, asked, among(scope, None)) if asked else 0
+
+    @contextlib.asynccontextmanager
+    async def _room_for(self, ids: Collection[str]) -> AsyncIterator[None]:
+        """Let commands that read much from the store have it in memory one after the other.
+
+        Raises
+        ------
+        TooLarge
+            If it is too much even for one.
+        """
+        size = await self._weigh(ids) if len(ids) > 1 else 0
+        if size > BORROWED_BYTES:  # by how much is not said: some may be of other orgs
+            raise TooLarge(
+                f"The {len(ids):,} jobs that are named take more than {format_kib(BORROWED_BYTES / 1024)} of memory.",
+                "Name fewer at once, or send what is large in jobs as blobs.",
+            )
+        async with self._much if size > MUCH_BYTES else contextlib.nullcontext():
+            yield
+
     async def _borrow(self, ids: Iterable[str]) -> Borrowed:
         """Return those of the jobs that may not be in memory at the command's turn: ended ones, and parked ones.
 
@@ -274,16 +301,17 @@ class QueueCore:
         """Run a command that may look at the jobs `ids`, wherever they are kept."""
         wanted = set(ids)
         while True:
-            borrowed = await self._borrow(wanted)
+            async with self._room_for(wanted):
+                borrowed = await self._borrow(wanted)
 
-            def decide(turn: Turn, borrowed: Borrowed = borrowed) -> Any:
-                turn.borrow(borrowed)
-                return command(turn)
+                def decide(turn: Turn, borrowed: Borrowed = borrowed) -> Any:
+                    turn.borrow(borrowed)
+                    return command(turn)
 
-            try:
-                return await self._commits.run(decide)
-            except LookAgain as error:
-                wanted.update(error.details.get("ids", ()))
+                try:
+                    return await self._commits.run(decide)
+                except LookAgain as error:
+                    wanted.update(error.details.get("ids", ()))
 
     def _shown(self, entry: Entry, *, alone: bool = False, reader: Principal | None = None) -> Job:
         job = entry.job

@@ -8,8 +8,10 @@ from collections.abc import Iterable
 import msgspec
 
 from zbrain_nb.model.access import Principal, among
+from zbrain_nb.model.errors import TooLarge
 from zbrain_nb.model.events import LogEntry
 from zbrain_nb.model.job import Job, JobArtifact, JobState
+from zbrain_nb.model.sizes import format_kib
 from zbrain_nb.queue.core import QueueCore
 from zbrain_nb.queue.listing import Filter, Page, list_jobs, make_filter
 from zbrain_nb.queue.outputs import Shown, reduce_outputs
@@ -87,10 +89,25 @@ class JobReads(QueueCore):
             await self._folder.fold()
         return await list_jobs(self.storage, self._index, wanted, limit, self._present, most_bytes)
 
-    async def get_many(self, ids: Iterable[str], *, scope: Principal | None = None) -> builtins.list[Job]:
-        """Return those of the jobs that exist, as they are now, in the order of `ids`."""
+    async def get_many(
+        self, ids: Iterable[str], *, scope: Principal | None = None, most_bytes: int | None = None
+    ) -> builtins.list[Job]:
+        """Return those of the jobs that exist, as they are now, in the order of `ids`.
+
+        Raises
+        ------
+        TooLarge
+            If they are several, and take more than `most_bytes` of memory together.
+        """
         await self.open()
         wanted = list(dict.fromkeys(job_id for job_id in ids if is_id(job_id)))
+        if most_bytes is not None and len(wanted) > 1:
+            known = [entry for job_id in wanted if (entry := self._index.get(job_id)) is not None]
+            size = sum(entry.size for entry in known if self._sees(scope, entry.job))
+            size += await self._weigh(wanted, scope)
+            if size > most_bytes:
+                takes, most = format_kib(size / 1024), format_kib(most_bytes / 1024)
+                raise TooLarge(f"These jobs take {takes} together, over the limit of {most}.", "Name fewer at once.")
         entries = {job_id: self._index.get(job_id) for job_id in wanted}
         absent = [job_id for job_id, entry in entries.items() if entry is None]
         stored = await self.storage.read(queries.jobs_by_id, absent) if absent else {}

@@ -33,7 +33,7 @@ from zbrain_nb.model.protocol import (
     check_worker,
 )
 from zbrain_nb.queue.bindings import admits, right_of, want_of
-from zbrain_nb.queue.core import QueueCore
+from zbrain_nb.queue.core import MUCH_BYTES, QueueCore
 from zbrain_nb.queue.files import keep_files
 from zbrain_nb.queue.intake import Reporter
 from zbrain_nb.queue.leases import is_seen
@@ -132,7 +132,7 @@ class WorkerSide(QueueCore):
         self._desk.record(worker_id, scope)
         reporter = worker_id, right_of(scope)
         at_once = msgspec.structs.replace(req, wait_secs=0.0)
-        if len(req.events) > EVENTS_AT_ONCE:
+        if len(req.events) > EVENTS_AT_ONCE or await self._is_much(req.events):
             results = await self._take(req.events, reporter, scope)
             answer = await self._desk.lease(worker_id, at_once, scope)
             answer.results = results
@@ -230,17 +230,25 @@ class WorkerSide(QueueCore):
     async def _take(
         self, events: Sequence[WorkerEvent], reporter: Reporter, scope: Principal | None = None
     ) -> list[EventResult]:
-        """Take events, in parts if they are many: others have their turn between two."""
+        """Take events, in parts if they, or the jobs, are much: others have their turn between two."""
         results: dict[tuple[str, int | None], EventResult] = {}
-        for start in range(0, len(events), EVENTS_AT_ONCE):
+        start, number = 0, EVENTS_AT_ONCE
+        while start < len(events):
             part = []
-            for event in events[start : start + EVENTS_AT_ONCE]:
+            for event in events[start : start + number]:
                 before = results.get((event.job_id, event.attempt))
                 if before is None or before.status == "ok":
                     part.append(event)
+            if len(part) > 1 and await self._is_much(part):
+                number = len(part) // 2
+                continue
+            start += number
             attempts = dict.fromkeys((event.job_id, event.attempt) for event in part)
             results.update(zip(attempts, await self._take_part(part, reporter, scope), strict=True))
         return list(results.values())
+
+    async def _is_much(self, events: Sequence[WorkerEvent]) -> bool:
+        return await self._weigh({event.job_id for event in events}) > MUCH_BYTES
 
     async def _take_part(
         self, events: Sequence[WorkerEvent], reporter: Reporter, scope: Principal | None

@@ -13,9 +13,11 @@ from typing import Any
 import duckdb
 import msgspec
 
+from zbrain_nb.model.amounts import WIDE_BYTES
 from zbrain_nb.model.events import LOG_PAGE_BYTES, LogEntry, LogStream
 from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.model.transitions import read_patch
+from zbrain_nb.store.footprint import JOB_BYTES
 from zbrain_nb.store.texts import bytes_of, fetch_whole
 
 Cursor = duckdb.DuckDBPyConnection
@@ -186,6 +188,17 @@ def list_jobs(
     kept = found if most_bytes is None else _within(cursor, found, most_bytes)
     rows = _rows_of(cursor, kept)
     return [make_job(row) for row in sorted(rows, key=lambda row: row[0], reverse=True)], len(kept) < len(found)
+
+
+def memory_bytes(cursor: Cursor, ids: Iterable[str], orgs: Collection[str] | None) -> int:
+    """Return about how much memory these jobs take once they are read, those of these orgs (None is any)."""
+    mine, values = ("true", []) if orgs is None else (in_orgs(orgs), list(orgs))
+    each = f"{JOB_BYTES} + coalesce(extra_bytes, 0) + {WIDE_BYTES} * coalesce({bytes_of('fields')}, 0)"
+    row = cursor.execute(
+        f"SELECT sum({each})::BIGINT FROM jobs WHERE {mine} AND id IN (SELECT unnest(?::UUID[]))",
+        [*values, list(ids)],
+    ).fetchone()
+    return (row and row[0]) or 0
 
 
 def _within(cursor: Cursor, ids: list[str], most_bytes: int) -> list[str]:

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from tests.places import CASES, runs_of
 from zbrain_nb import Client, JobCanceledError, JobFailedError, JobGroup, JobSpec, JobState, ZBrainError
 from zbrain_nb.client.handle import JobHandle
-from zbrain_nb.model.errors import InvalidSpec, NotPicklable, UsageError
+from zbrain_nb.client.jobs import ask_many
+from zbrain_nb.model.errors import InvalidSpec, NotPicklable, TooLarge, UsageError
 from zbrain_nb.model.job import Job
 
 
@@ -246,3 +247,27 @@ def test_jobs_are_listed_past_the_first_page(client: Client, requests: list[str]
     with pytest.raises(ZBrainError, match="limit must be"):
         client.jobs(limit=0)
     parent.cancel()
+
+
+class Narrow:
+    """A transport to a server for which three jobs are too large together."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def post(self, path: str, body: dict[str, list[str]], kind: type[Any], **options: Any) -> Any:
+        ids = body["ids"]
+        self.asked.append(len(ids))
+        if len(ids) > 2 or "alone" in ids:
+            raise TooLarge("These jobs are too large together.")
+        return kind([{"id": job_id, "spec": {"cmd": ["true"]}} for job_id in ids], event_seq=len(self.asked))
+
+
+@pytest.mark.anyio
+async def test_jobs_that_are_too_large_together_are_asked_for_in_parts() -> None:
+    narrow = Narrow()
+    found, seq = await ask_many(narrow, "lookup", "abcde")
+    assert ([job.id for job in found], seq) == (list("abcde"), 2)
+    assert narrow.asked == [5, 2, 3, 1, 2]
+    with pytest.raises(TooLarge):
+        await ask_many(narrow, "lookup", ["alone"])

@@ -100,6 +100,22 @@ const xsrfToken = () => {
   return found && decodeURIComponent(found);
 };
 
+/** Whether the jobs that were named are too large together, and fewer may not be. */
+export const isTooMany = (error, ids) => error.status === 413 && ids.length > 1;
+
+/** Ask a server to look at many jobs, or to do something to them: in halves where they are too large together. */
+export async function askMany(server, verb, ids, options = {}) {
+  try {
+    return await server.ask(`jobs/${verb}`, { ...options, method: 'POST', body: { ids } });
+  } catch (error) {
+    if (!isTooMany(error, ids)) throw error;
+  }
+  const half = ids.length >> 1;
+  const [first, date] = await askMany(server, verb, ids.slice(0, half), options);
+  const [rest] = await askMany(server, verb, ids.slice(half), options);
+  return [{ ...first, jobs: [...first.jobs, ...rest.jobs] }, date];
+}
+
 /** Return what the server answered, and its clock (milliseconds, 0 if it did not say). */
 export async function ask(url, { method = 'GET', body, key, patience = 30_000 } = {}) {
   const headers = ownHeaders();

@@ -1,5 +1,6 @@
 // The jobs of the same cell that went on when a job, or a group of them, was submitted: the feeds of both follow them
 // beside their own, and the views of both offer to cancel them.
+import { askMany } from './ask.js';
 import { button, h, plural } from './elements.js';
 import { ENDED, changedBy } from './feed.js';
 
@@ -35,14 +36,14 @@ export class EarlierRuns {
   async read({ owner, spec }) {
     const cell = spec.tags?.[CELL_TAG];
     if (!cell || !this.ids.length) return [];
-    const [{ jobs }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids: this.ids } });
+    const [{ jobs }] = await askMany(this.#server, 'lookup', this.ids);
     return jobs.filter((job) => job.owner === owner && job.spec.tags?.[CELL_TAG] === cell);
   }
 
   async cancel(waits) {
     const ids = this.active.map(({ id }) => id);
     this.asked = new Set(ids); // also if the answer is lost: what the next load shows is then told as its outcome
-    const [{ jobs }] = await this.#server.ask('jobs/cancel', { method: 'POST', body: { ids }, waits });
+    const [{ jobs }] = await askMany(this.#server, 'cancel', ids, { waits });
     const now = new Map(jobs.map((job) => [job.id, job]));
     const newer = (job, old) => (job && (job.event_seq ?? 0) >= (old.event_seq ?? 0) ? job : old);
     this.jobs = this.jobs.map((old) => newer(now.get(old.id), old));

@@ -1,6 +1,6 @@
 // What the view of a group reads: many jobs, looked at together and followed on one socket. A run that was submitted
 // again, by whomever, stands in the place of what it repeats, as `standing` says.
-import { failedAct, serverAt } from './ask.js';
+import { askMany, failedAct, serverAt } from './ask.js';
 import { Connection, Unknown, unknownIfMissing } from './connection.js';
 import { EarlierRuns } from './earlier.js';
 import { ENDED } from './feed.js';
@@ -196,8 +196,7 @@ export class GroupFeed {
     const known = [];
     let seq = null;
     for (let at = 0; at < ids.length; at += PAGE) {
-      const body = { ids: ids.slice(at, at + PAGE) };
-      const asked = this.#server.ask('jobs/lookup', { method: 'POST', body });
+      const asked = askMany(this.#server, 'lookup', ids.slice(at, at + PAGE));
       const [{ jobs, event_seq: now }] = await asked.catch(unknownIfMissing); // as `Ways` says it, too
       known.push(...jobs);
       seq ??= now;

@@ -1,7 +1,7 @@
 // Acts on many jobs, as the dashboard and the view of a group ask for them: in lots that the server takes at once, and
 // repeats under keys that are kept for each job until it is known what came of it. Who asks once more for what has lost
 // its answer makes no second one, whatever was done to other jobs meanwhile.
-import { newKey } from './ask.js';
+import { isTooMany, newKey } from './ask.js';
 
 const LOT = 1000; // jobs asked for at once
 
@@ -19,10 +19,18 @@ export class ManyActs {
    * @param {?string} newest id of the newest job there is, for `settle`
    */
   async *ask(verb, ids, waits, newest = null) {
-    for (const [key, lot] of this.#lotsOf(verb, ids, newest)) {
-      const [found] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body: { ids: lot }, key, waits });
-      if (key) this.#forget(lot);
-      yield found;
+    const lots = this.#lotsOf(verb, ids, newest);
+    while (lots.length) {
+      const [key, lot] = lots.shift();
+      try {
+        const [found] = await this.#server.ask(`jobs/${verb}`, { method: 'POST', body: { ids: lot }, key, waits });
+        if (key) this.#forget(lot);
+        yield found;
+      } catch (error) {
+        if (!isTooMany(error, lot)) throw error;
+        const half = lot.length >> 1;
+        lots.unshift([key, lot.slice(0, half)], [key, lot.slice(half)]);
+      }
     }
   }
 

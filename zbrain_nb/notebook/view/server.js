@@ -1,5 +1,5 @@
 // The feed that needs no kernel: it reads the server directly, over HTTP and one WebSocket.
-import { failedAct, newKey, serverAt } from './ask.js';
+import { askMany, failedAct, newKey, serverAt } from './ask.js';
 import { Connection, unknownIfMissing } from './connection.js';
 import { EarlierRuns } from './earlier.js';
 import { ENDED, Feed } from './feed.js';
@@ -194,8 +194,7 @@ export class ServerFeed extends Feed {
   /** The jobs that `job` waits for, as they are now; what becomes of them comes by the socket. */
   async #parentsOf({ state, spec }) {
     if (state !== 'pending' || !spec.after?.length) return [];
-    const body = { ids: spec.after.slice(0, MOST_PARENTS) };
-    return (await this.#fetch('jobs/lookup', { method: 'POST', body })).jobs;
+    return (await askMany(this.#server, 'lookup', spec.after.slice(0, MOST_PARENTS)))[0].jobs;
   }
 
   /** Ask how far a waiting job has come in its line: no event tells of that. */

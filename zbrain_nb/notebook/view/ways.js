@@ -1,6 +1,6 @@
 // Which way to take to the server: a page asks itself where it can, and through the kernel where it cannot, or where the
 // server of its own knows nothing of what is to be shown. Nobody has to set anything.
-import { PageServer, Refused, apiOfPage } from './ask.js';
+import { PageServer, Refused, apiOfPage, askMany } from './ask.js';
 import { KernelServer } from './kernel.js';
 
 const PROBE_MS = 5_000;
@@ -67,8 +67,7 @@ export class Ways {
     const patience = PROBE_MS;
     if (ids.length < 2) return void (await way.ask(ids.length ? `jobs/${ids[0]}` : 'overview', { patience }));
     for (let at = 0; at < ids.length; at += PAGE) {
-      const body = { ids: ids.slice(at, at + PAGE) };
-      const [{ jobs }] = await way.ask('jobs/lookup', { method: 'POST', body, patience });
+      const [{ jobs }] = await askMany(way, 'lookup', ids.slice(at, at + PAGE), { patience });
       if (jobs.length) return;
     }
     throw new Refused(404, { error: { message: 'There is none of these jobs.' } });

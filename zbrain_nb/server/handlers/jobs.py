@@ -46,6 +46,8 @@ from zbrain_nb.store.rows import encode
 MAX_LIST = 1000
 #: A list ends with the job that brings it to so many bytes; what stands behind is the next page.
 MAX_PAGE_BYTES = 16 * 1024 * 1024
+#: What the jobs may take in memory that one request looks up, cancels or submits again.
+MAX_MANY_BYTES = 64 * 1024 * 1024
 MAX_LOG = 10_000
 MAX_SEARCH = 1_000
 #: What `job_row` shows, and so many characters of what an exception says.
@@ -365,12 +367,14 @@ class ManyHandler(ApiHandler):
         tell what becomes of them. `retry` leaves out jobs that have not ended, and answers with the new ones; those
         of other people it leaves out too, and ``others`` lists them. Under one ``Idempotency-Key`` it submits a job
         again once, however often it is asked; those that were there already are marked ``deduplicated``.
+
+        Jobs that are too large together are refused with 413, and nothing is done: name fewer at once.
         """
         ids = [job_id.lower() for job_id in self.decode(JobIds).ids]
         if len(ids) > MAX_BATCH:
             raise TooLarge(f"{len(ids):,} ids are more than {MAX_BATCH:,}.", "Send them in several requests.")
         seq, scope = self.queue.event_seq, self.principal
-        jobs = await self.queue.get_many(ids, scope=scope)
+        jobs = await self.queue.get_many(ids, scope=scope, most_bytes=MAX_MANY_BYTES)
         self.note_jobs(jobs)
         if verb == "cancel":
             await self.queue.cancel_many([job.id for job in jobs if not job.state.ended], scope=scope)

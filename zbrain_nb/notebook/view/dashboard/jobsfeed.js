@@ -1,6 +1,6 @@
 // What the dashboard reads: the newest jobs of an org as rows, kept up to date by one socket, and the overview that
 // stands above them, asked for now and then. It holds a bounded number of rows, each without what no row shows.
-import { Refused, serverAt } from '../ask.js';
+import { Refused, askMany, serverAt } from '../ask.js';
 import { Connection, Unknown } from '../connection.js';
 import { ENDED, nameOf } from '../feed.js';
 import { Acts } from './acts.js';
@@ -291,7 +291,7 @@ export class JobsFeed {
       const ids = [...this.#unknown].slice(0, PAGE);
       this.#unknown.clear();
       try {
-        const [{ jobs }] = await this.#server.ask('jobs/lookup', { method: 'POST', body: { ids } });
+        const [{ jobs }] = await askMany(this.#server, 'lookup', ids);
         this.#putOwn(jobs.filter(({ state }) => !ENDED.has(state)));
         this.tell();
       } catch {
