@@ -330,9 +330,8 @@ export function logPane(feed, { page = false } = {}) {
    */
   function bringIntoSight(seq) {
     el.scrollIntoView({ block: 'nearest' });
-    // In a window lower than the log. A fraction of a pixel by which the list itself moves then is not the reader's.
+    // Where the window is lower than the log.
     (shown.get(seq) ?? shown.get(`? ${seq}`))?.scrollIntoView({ block: 'nearest' });
-    lastTop = list.scrollTop;
   }
   async function wholeText() {
     const out = [];
