@@ -274,6 +274,19 @@ async def test_parents_and_blobs_are_found_wherever_a_long_text_is_cut(storage):
     assert set(await storage.read(needed_jobs, first, [])) == {parent.id for parent in parents}
 
 
+async def test_ids_that_a_long_text_mentions_are_no_parents(storage):
+    """Whoever writes ids of others' jobs into a spec does not keep their rows."""
+    ended, parent = new_job(), new_job()
+    await storage.commit([change_of(storage, job) for job in (ended, parent)])
+    await end(storage, ended, parent)
+    await storage.write(lambda database: database.open_segments(["jobs"], time.time()))
+    child = new_job(input=[f'"after":["{ended.id}"]', ended.id, "x" * CELL_BYTES], after=[parent.id], after_any=True)
+    await storage.commit([change_of(storage, child)])
+    first = (await storage.read(read_segments))[1]
+    assert first.table == "jobs_1"
+    assert await storage.read(needed_jobs, first, []) == [parent.id]
+
+
 async def test_backup_holds_long_texts(storage, tmp_path):
     jobs = [await write(storage, text) for text in LONG]
     await fold(storage, jobs[0])
