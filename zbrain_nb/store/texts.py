@@ -232,11 +232,6 @@ def texts(cursor: Cursor, kind: str, references: Collection[str]) -> dict[str, s
     return found
 
 
-def text_bytes(cell: str) -> int:
-    """Return about how long the text is that a cell holds or refers to, in bytes."""
-    return size_of(cell) if cell.startswith(MARK) else len(cell)
-
-
 def size_of(reference: str) -> int:
     """Return how long the text of a reference is, in bytes."""
     return int(reference.split(":")[5])

@@ -13,7 +13,7 @@ from arro3.io import read_ipc_stream
 from tests.unit.store.rows import change_of, end, new_job
 from zbrain_nb import Job, JobSpec, JobState, Storage
 from zbrain_nb.model.errors import ZBrainError
-from zbrain_nb.model.events import LogStream
+from zbrain_nb.model.events import LOG_PAGE_BYTES, LogStream
 from zbrain_nb.model.history import END_OF_STREAM, HistoryQuery
 from zbrain_nb.store import queries, texts, waiting
 from zbrain_nb.store.backup import start_backup
@@ -139,6 +139,37 @@ async def test_events_with_long_texts_are_read_as_they_were_in_pages_that_end_wh
             assert event.data["error"] == error(text)
         else:
             assert [entry.line for entry in event.entries] == ["before", text, "after"]
+
+
+async def test_page_of_events_reads_no_more_text_than_it_has(storage):
+    """However many rows with cells of the greatest length follow."""
+    jobs = [coded("short") for _ in range(600)]
+    changes = [change_of(storage, job) for job in jobs]
+    for job, change in zip(jobs, changes, strict=True):
+        job.state, job.error, job.event_seq = JobState.FAILED, error("x" * (CELL_BYTES - 500)), storage.next_seq()
+        patch = encode({"state": "failed", "error": job.error, "event_seq": job.event_seq}).decode()
+        change.transitions = [(job.event_seq, job.id, job.org_id, 1, "job_failed", 0, patch, 1)]
+    await storage.commit(changes)
+    await fold(storage, *jobs)
+    read = 0
+
+    class Weighing:
+        """A cursor that adds up the texts of what is fetched."""
+
+        def __init__(self, cursor):
+            self.cursor = cursor
+
+        def execute(self, statement, values=()):
+            nonlocal read
+            found = self.cursor.execute(statement, values)
+            rows = found.fetchall() if statement.startswith("SELECT") else []
+            read += sum(len(value) for row in rows for value in row if isinstance(value, str))
+            return type("Fetched", (), {"fetchall": lambda _: rows})()
+
+    wanted = EventQuery(0, storage.last_seq, 20_000)
+    events, upto = await storage.read(lambda cursor: events_between(Weighing(cursor), wanted))
+    assert (events[-1].seq, upto < storage.last_seq) == (upto, True)
+    assert read < 1.1 * LOG_PAGE_BYTES
 
 
 async def test_page_of_jobs_ends_by_the_size_of_texts_that_lie_apart(storage):
