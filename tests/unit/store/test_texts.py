@@ -244,6 +244,21 @@ async def test_long_lines_are_searched(storage):
     assert "Needle" in found.entries[1].line
 
 
+async def test_search_of_long_lines_ends_when_its_time_is_over_and_goes_on_from_there(storage):
+    job, count = new_job(), 9
+    change = change_of(storage, job)
+    some = ["x" * (texts.BATCH_BYTES // 2)] * count
+    change.logs.append(lines_of(storage, job, ["needle", *some, "needle"]))
+    await storage.commit([change])
+    ticks, at, seen, calls = itertools.count(step=1.0), 0, [], 0  # each look at the clock is too late
+    while at <= count + 1:
+        found = await storage.read(search_log, job.id, "NEEDLE", at, count + 2, 100, None, lambda: next(ticks))
+        assert at < found.next_seq <= at + 4
+        seen += [entry.seq for entry in found.entries]
+        at, calls = found.next_seq, calls + 1
+    assert (seen, calls > 3) == ([0, count + 1], True)
+
+
 @pytest.mark.parametrize(
     ("table", "wanted"),
     [
