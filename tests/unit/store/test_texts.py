@@ -15,6 +15,7 @@ from zbrain_nb import Job, JobSpec, JobState, Storage
 from zbrain_nb.model.errors import ZBrainError
 from zbrain_nb.model.events import LOG_PAGE_BYTES, LogStream
 from zbrain_nb.model.history import END_OF_STREAM, HistoryQuery
+from zbrain_nb.model.leavings import MAX_REASON
 from zbrain_nb.store import queries, texts, waiting
 from zbrain_nb.store.backup import start_backup
 from zbrain_nb.store.events import EventQuery, events_between
@@ -367,3 +368,7 @@ def test_pieces_are_short_and_make_the_text():
         ]
         assert "".join(pieces) in ("", text[cut:])
         assert all(0 < len(piece.encode()) <= CELL_BYTES for piece in pieces)
+
+
+def test_reason_fits_into_a_cell():
+    assert len("😀".encode()) * MAX_REASON + 200 < CELL_BYTES
