@@ -116,7 +116,7 @@ def _search_long(
                 return found, seqs[some[0]]
             found += [
                 (seqs[reference], size_of(reference))
-                for reference, line in texts(cursor, "logs", some).items()
+                for reference, line in (dict(zip(some, some, strict=True)) | texts(cursor, "logs", some)).items()
                 if wanted in _ESCAPE.sub("", line).lower()
             ]
     return found, end

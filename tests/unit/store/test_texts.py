@@ -245,6 +245,27 @@ async def test_long_lines_are_searched(storage):
     assert "Needle" in found.entries[1].line
 
 
+@pytest.mark.parametrize(
+    "line",
+    [MARK, f"{MARK}1:2", f'{MARK}{"0" * 36}:1:2:{"9" * 30}:"', f'{MARK}{"0" * 36}:1:2:5:"'],
+    ids=["mark", "part", "number", "reference"],
+)
+async def test_line_of_the_version_before_that_looks_like_a_reference_is_a_line(storage, monkeypatch, line):
+    job = new_job()
+    change = change_of(storage, job)
+    change.logs.append(lines_of(storage, job, [line, "x"]))
+    monkeypatch.setattr("zbrain_nb.store.database.set_aside", lambda kind, rows: (rows, []))
+    await storage.commit([change])
+    assert [entry.line for entry in await storage.read(queries.log_entries, job.id, 0, 10, None)] == [line, "x"]
+    events, _ = await storage.read(events_between, EventQuery(0, storage.last_seq, 10))
+    assert [entry.line for entry in events[-1].entries] == [line, "x"]
+    found = await storage.read(search_log, job.id, "zbrain", 0, 2, 10, None)
+    assert [entry.line for entry in found.entries] == [line]
+    pages = HistoryPages(HistoryQuery(table="logs"), storage.last_seq, "token", None)
+    stream = await storage.read(pages.begin) + await storage.read(pages.next) + END_OF_STREAM
+    assert read_ipc_stream(io.BytesIO(stream)).read_all()["line"].to_pylist() == ["x", line]
+
+
 async def test_search_of_long_lines_ends_when_its_time_is_over_and_goes_on_from_there(storage):
     job, count = new_job(), 9
     change = change_of(storage, job)
