@@ -34,7 +34,6 @@ MAX_NAME = 200
 MAX_CODE_BYTES = 8 * 1024 * 1024
 MAX_SPEC_BYTES = 10 * 1024 * 1024
 MAX_ARGUMENTS = 64 * 1024
-MAX_TAGS = 8 * 1024
 #: How the names of tags begin that are zbrain's own: by them views and groups are found again.
 PRIVATE_TAG = "zbrain."
 #: The id of the token that a job was submitted with, set by the queue alone, and read by `Job.origin`.
@@ -531,10 +530,6 @@ def _check(spec: JobSpec) -> None:
             )
     if spec.tags:
         check_mapping("tags", spec.tags, 4096)
-        if sum(len(name) + len(value) for name, value in spec.tags.items()) > MAX_TAGS:
-            raise InvalidSpec(
-                f"tags are longer than {MAX_TAGS:,} characters together.", "Put what is long into input.", field="tags"
-            )
     if spec.after_any is not False or spec.rerun_if_lost is not None:
         for flag in ("after_any", "rerun_if_lost"):
             if getattr(spec, flag) not in (True, False, None):

@@ -17,7 +17,8 @@ from zbrain_nb.model.sizes import format_kib
 MAX_ARTIFACTS, MAX_VARIABLES = 50_000, 10_000
 ARTIFACTS_BYTES, VARIABLES_BYTES = 12 * 1024 * 1024, 4 * 1024 * 1024
 MAX_ERROR_BYTES, MAX_ERROR_VALUES = 2 * 1024 * 1024, 20_000
-MAX_REASON = 10_000
+#: In characters of up to 4 bytes: with what the queue adds it fits into one cell of the store.
+MAX_REASON = 4_000
 #: What an error's name is cut to that is longer.
 _NAME_CHARS = 1_000
 

@@ -21,6 +21,8 @@ from zbrain_nb.queue.turn import LookAgain, Turn
 from zbrain_nb.store.rows import encode
 from zbrain_nb.store.storage import is_id
 
+#: Of all tags of a job, as JSON: they are kept beside the spec too. It holds for new jobs; old ones may have more.
+MAX_TAGS_BYTES = 8 * 1024
 _sorted = msgspec.json.Encoder(order="sorted", enc_hook=str)
 
 
@@ -42,11 +44,12 @@ def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_
     Raises
     ------
     InvalidSpec
-        If it is neither a new `Job` nor a `JobSpec`.
+        If it is neither a new `Job` nor a `JobSpec`, or its tags are too long.
     """
     if owner is not None and owner != default_owner:
         check_text("owner", owner, MAX_NAME)
     if type(given) is JobSpec:
+        _check_tags(given)
         return Job(given, owner=owner or default_owner, org_id=given.org_id or default_org)
     if not isinstance(given, Job):
         raise InvalidSpec(f"A Job or a JobSpec can be submitted, not {type(given).__name__}.")
@@ -56,6 +59,7 @@ def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_
         check_org_id("org_id", given.org_id)
     if not is_id(given.id):
         raise InvalidSpec(f"{str(given.id)[:80]!r} is no job id.", field="id")
+    _check_tags(given.spec)
     return Job(
         given.spec,
         id=given.id,
@@ -64,6 +68,13 @@ def as_job(given: Job | JobSpec, owner: str | None, default_owner: str, default_
         created_at=given.created_at,
         retry_of=given.retry_of,
     )
+
+
+def _check_tags(spec: JobSpec) -> None:
+    if spec.tags and len(encode(spec.tags)) > MAX_TAGS_BYTES:
+        raise InvalidSpec(
+            f"tags are over {MAX_TAGS_BYTES >> 10} KiB as JSON.", "Put what is long into input.", field="tags"
+        )
 
 
 def needs_checks(spec: JobSpec) -> bool:

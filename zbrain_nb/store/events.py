@@ -12,9 +12,13 @@ import msgspec
 
 from zbrain_nb.model.events import LOG_PAGE_BYTES, LogEntry, LogStream
 from zbrain_nb.model.job import Job
-from zbrain_nb.store.queries import JOB_COLUMNS, LONG_COLUMNS, Cursor, make_job, page_end
-from zbrain_nb.store.texts import bytes_of, one_view, text_bytes, whole
+from zbrain_nb.store.queries import Cursor, make_job, page_end
+from zbrain_nb.store.texts import bytes_of, one_view, whole
 
+#: Columns of jobs as they were submitted, for `make_job`, without what became of them.
+_AS_SUBMITTED = "id::VARCHAR, event_seq, org_id, owner, epoch_us(created_at), spec, retry_of::VARCHAR, NULL, event_seq"
+#: Place of the number in rows of jobs and transitions.
+_SEQ = 1
 _decode = msgspec.json.Decoder().decode
 
 
@@ -81,24 +85,26 @@ def events_between(cursor: Cursor, wanted: EventQuery) -> tuple[list[StoredEvent
         values = {name: value for name, value in named.items() if f"${name}" in query}
         return cursor.execute(query, values).fetchall()
 
-    def page_of(kind: str, columns: str, wanted: str, seq: int, text: int) -> list[tuple[Any, ...]]:
+    def page_of(kind: str, columns: str, wanted: str, text: str, at: int) -> list[tuple[Any, ...]]:
         """Return the first rows that are wanted, as they are, in order, and note it if they are not all."""
         nonlocal whole_upto
+        # what is sorted is held in memory, with all that is selected, and rows are as long as people like: so numbers
+        # alone are, and sizes say where the page ends before a text is read
         upto = f"(SELECT max(event_seq) FROM (SELECT event_seq {wanted} {tail}))"
-        rows = sorted(ask(f"SELECT {columns} {wanted} AND event_seq <= {upto}"), key=lambda row: row[seq])
-        end = page_end((row[seq], text_bytes(row[text])) for row in rows)
-        if len(rows) == limit or (rows and end < rows[-1][seq]):
+        sizes = sorted(ask(f"SELECT event_seq, {bytes_of(text)} {wanted} AND event_seq <= {upto}"))
+        end = page_end(sizes)
+        if len(sizes) >= limit or (sizes and end < sizes[-1][0]):
             whole_upto = min(whole_upto, end)
-        return whole(cursor, kind, [row for row in rows if row[seq] <= end], text)
+        rows = ask(f"SELECT {columns} {wanted} AND event_seq <= {end:d}") if sizes else []
+        return whole(cursor, kind, sorted(rows, key=lambda row: row[_SEQ]), at)
 
     with one_view(cursor):
-        # what is sorted is held in memory, with all that is selected: so numbers alone are
-        submits = page_of("jobs", JOB_COLUMNS, f"FROM jobs WHERE {span} {match_jobs}", 1, LONG_COLUMNS[0])
+        submits = page_of("jobs", _AS_SUBMITTED, f"FROM jobs WHERE {span} {match_jobs}", "spec", 5)
         moves = page_of(
             "transitions",
-            "event_seq, kind, job_id::VARCHAR, org_id, attempt, epoch_us(ts), data",
+            "job_id::VARCHAR, event_seq, org_id, kind, attempt, epoch_us(ts), data",
             f"FROM transitions WHERE {span} AND kind <> 'noted' {match_moves}",
-            0,
+            "data",
             6,
         )
         lines: list[tuple[Any, ...]] = []
@@ -120,11 +126,11 @@ def events_between(cursor: Cursor, wanted: EventQuery) -> tuple[list[StoredEvent
             return events_between(cursor, msgspec.structs.replace(wanted, limit=limit * 4))
         whole_upto = min(whole_upto, firsts[-2])
     found = [
-        StoredEvent(row[1], "job_submitted", row[0], row[2], 0, row[4] / 1e6, job=_as_submitted(row)) for row in submits
+        StoredEvent(row[1], "job_submitted", row[0], row[2], 0, row[4] / 1e6, job=make_job(row)) for row in submits
     ]
     found += [
         StoredEvent(seq, kind, job_id, org_id, attempt, ts / 1e6, _decode(data))
-        for seq, kind, job_id, org_id, attempt, ts, data in moves
+        for job_id, seq, org_id, kind, attempt, ts, data in moves
     ]
     gathered: dict[int, StoredEvent] = {}
     for seq, job_id, org_id, attempt, ts, log_seq, stream, line in lines:
@@ -136,7 +142,3 @@ def events_between(cursor: Cursor, wanted: EventQuery) -> tuple[list[StoredEvent
         event.entries.append(LogEntry(log_seq, attempt, LogStream(stream), ts / 1e6, line))
     found += gathered.values()
     return sorted((event for event in found if event.seq <= whole_upto), key=lambda event: event.seq), whole_upto
-
-
-def _as_submitted(row: tuple[Any, ...]) -> Job:
-    return make_job((*row[:7], None, row[8]))

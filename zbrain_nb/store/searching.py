@@ -66,7 +66,8 @@ def search_log(
             "ORDER BY log_seq LIMIT ?",
             [job_id, at, to, *more, text, limit - len(sizes)],
         ).fetchall()
-        found += _search_long(cursor, where, [job_id, at, to, *more], text)
+        long, to = _search_long(cursor, where, [job_id, at, to, *more], text, lambda: clock() - started < BUDGET_SECS)
+        found = [(seq, size) for seq, size in [*found, *long] if seq < to]
         sizes += sorted(found)[: limit - len(sizes)]
         spent, now = clock() - now, clock()
         at = to
@@ -90,17 +91,32 @@ def search_log(
     return Found([LogEntry(seq, attempt, LogStream(name), ts / 1e6, line) for seq, attempt, name, ts, line in rows], at)
 
 
-def _search_long(cursor: Cursor, where: str, values: list[Any], text: str) -> list[tuple[int, int]]:
-    """Return number and size of those of the lines that lie apart in which the text is found."""
-    query = f"SELECT line, log_seq FROM logs WHERE {where} AND {is_apart('line')}"
+def _search_long(
+    cursor: Cursor, where: str, values: list[Any], text: str, has_time: Callable[[], bool]
+) -> tuple[list[tuple[int, int]], int]:
+    """Look for the text in those lines of the window ``values[1] <= seq < values[2]`` that lie apart.
+
+    Returns
+    -------
+    list of tuple
+        Number and size of those in which it is found.
+    int
+        At which line to go on: lines are many at first, however long they are, so time may end before the window.
+    """
+    query = f"SELECT line, log_seq FROM logs WHERE {where} AND {is_apart('line')} ORDER BY log_seq"
+    end: int = values[2]
     if not cursor.execute(query, values).fetchall():
-        return []
+        return [], end
+    found: list[tuple[int, int]] = []
+    wanted = text.lower()
     with one_view(cursor):
         seqs = dict(cursor.execute(query, values).fetchall())
-        wanted = text.lower()
-        return [
-            (seqs[reference], size_of(reference))
-            for some in batches(seqs)
-            for reference, line in texts(cursor, "logs", some).items()
-            if wanted in _ESCAPE.sub("", line).lower()
-        ]
+        for number, some in enumerate(batches(seqs)):
+            if number and not has_time():
+                return found, seqs[some[0]]
+            found += [
+                (seqs[reference], size_of(reference))
+                for reference, line in (dict(zip(some, some, strict=True)) | texts(cursor, "logs", some)).items()
+                if wanted in _ESCAPE.sub("", line).lower()
+            ]
+    return found, end

@@ -38,7 +38,9 @@ SPEC, FIELDS, DATA = 0, 1, 0
 
 _WIDEST = 4
 _SHORT = CELL_BYTES // _WIDEST
-_REFERENCE = re.compile(rf"{MARK}([0-9a-f-]+):(\d+):(\d+):(\d+):\"")
+_NUMBER = "([0-9]{1,18})"
+_FORM = f'{MARK}([0-9a-f-]{{36}}):{_NUMBER}:{_NUMBER}:{_NUMBER}:"'
+_REFERENCE = re.compile(_FORM)
 # A piece does not end within the name of a blob or job: retention looks for names piece by piece.
 _NAME = re.compile(r"[0-9a-f-]+\Z")
 _NAME_WINDOW = 128
@@ -97,7 +99,8 @@ def bytes_of(column: str) -> str:
 
 def is_apart(column: str) -> str:
     """Return how SQL says that the text of a column lies apart."""
-    return f"starts_with({column}, '{MARK}')"
+    # versions before left lines that begin like this as they were: those are none
+    return f"(starts_with({column}, '{MARK}') AND regexp_full_match({column}, '{_FORM}'))"
 
 
 def set_aside(kind: str, rows: Sequence[Any]) -> tuple[Sequence[Any], list[Piece]]:
@@ -205,7 +208,7 @@ def texts(cursor: Cursor, kind: str, references: Collection[str]) -> dict[str, s
     Raises
     ------
     ZBrainError
-        If one is missing.
+        If one is not whole.
     """
     matches = filter(None, map(_REFERENCE.fullmatch, references))
     places = {(match[1], int(match[2]), int(match[3])): match[0] for match in matches}
@@ -222,6 +225,8 @@ def texts(cursor: Cursor, kind: str, references: Collection[str]) -> dict[str, s
         parts[job_id, seq, number][part] = text
     found = {}
     for place, reference in places.items():
+        if kind == "logs" and place not in parts:  # a line that says just this, of a version before
+            continue
         text = "".join(text for _, text in sorted(parts[place].items()))
         if _size(text) != size_of(reference):
             raise ZBrainError(
@@ -230,11 +235,6 @@ def texts(cursor: Cursor, kind: str, references: Collection[str]) -> dict[str, s
             )
         found[reference] = text
     return found
-
-
-def text_bytes(cell: str) -> int:
-    """Return about how long the text is that a cell holds or refers to, in bytes."""
-    return size_of(cell) if cell.startswith(MARK) else len(cell)
 
 
 def size_of(reference: str) -> int:
@@ -259,5 +259,5 @@ def _references(rows: Iterable[tuple[Any, ...]], columns: tuple[int, ...]) -> It
     for place in columns:
         for row in rows:
             text = row[place]
-            if text is not None and text.startswith(MARK):
+            if text is not None and text.startswith(MARK) and _REFERENCE.fullmatch(text):
                 yield text

@@ -4,10 +4,12 @@ import msgspec
 import pytest
 
 from tests.unit.queue.stage import TRUE, Hand
-from zbrain_nb import Job, JobSpec, JobState
+from zbrain_nb import Job, JobQueue, JobSpec, JobState, Storage
 from zbrain_nb.model.errors import Conflict, InvalidSpec, KeyConflict, MissingBlobs
 from zbrain_nb.model.events import JobCompleted, JobFailed
 from zbrain_nb.model.ids import new_id
+from zbrain_nb.queue import submits
+from zbrain_nb.store.texts import CELL_BYTES
 
 pytestmark = pytest.mark.anyio
 
@@ -237,3 +239,32 @@ async def test_org_that_no_topic_can_name_is_refused(queue, org_id):
     if org_id:  # a Job without one gets the caller's own
         with pytest.raises(InvalidSpec):
             await queue.submit(Job(TRUE, org_id=org_id))
+
+
+LONG_TAGS = {
+    "long": {"name": "x" * 4096, "other": "x" * 4096},
+    "wide": {"name": "数" * 3000},
+    "escaped": {"name": "\x01" * 1400},
+    "many": {f"{number}": "" for number in range(1100)},
+}
+
+
+@pytest.mark.parametrize("tags", LONG_TAGS.values(), ids=LONG_TAGS)
+@pytest.mark.parametrize("form", [lambda spec: spec, Job], ids=["spec", "job"])
+async def test_tags_that_make_a_long_row_are_refused(queue, tags, form):
+    with pytest.raises(InvalidSpec, match="tags are over 8 KiB"):
+        await queue.submit(form(JobSpec(cmd=["true"], tags=tags)))
+    some = {name: value[: len(value) // 2] for name, value in list(tags.items())[:500]}
+    assert await queue.submit(form(JobSpec(cmd=["true"], tags=some)))
+    assert submits.MAX_TAGS_BYTES < CELL_BYTES
+
+
+async def test_job_of_before_tags_had_a_limit_is_read_and_run(tmp_path, clock, monkeypatch):
+    tags = LONG_TAGS["long"]
+    with monkeypatch.context() as before:
+        before.setattr(submits, "MAX_TAGS_BYTES", 1 << 30)
+        async with JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada") as queue:
+            job_id = await queue.submit(JobSpec(cmd=["true"], tags=tags))
+    async with JobQueue(Storage(tmp_path), tmp_path / "blobs", clock=clock, owner="ada") as queue:
+        (job,) = await (await Hand(queue).register()).lease()
+        assert (job.id, {name: job.spec.tags[name] for name in tags}) == (job_id, tags)

@@ -13,8 +13,9 @@ from arro3.io import read_ipc_stream
 from tests.unit.store.rows import change_of, end, new_job
 from zbrain_nb import Job, JobSpec, JobState, Storage
 from zbrain_nb.model.errors import ZBrainError
-from zbrain_nb.model.events import LogStream
+from zbrain_nb.model.events import LOG_PAGE_BYTES, LogStream
 from zbrain_nb.model.history import END_OF_STREAM, HistoryQuery
+from zbrain_nb.model.leavings import MAX_REASON
 from zbrain_nb.store import queries, texts, waiting
 from zbrain_nb.store.backup import start_backup
 from zbrain_nb.store.events import EventQuery, events_between
@@ -141,6 +142,37 @@ async def test_events_with_long_texts_are_read_as_they_were_in_pages_that_end_wh
             assert [entry.line for entry in event.entries] == ["before", text, "after"]
 
 
+async def test_page_of_events_reads_no_more_text_than_it_has(storage):
+    """However many rows with cells of the greatest length follow."""
+    jobs = [coded("short") for _ in range(600)]
+    changes = [change_of(storage, job) for job in jobs]
+    for job, change in zip(jobs, changes, strict=True):
+        job.state, job.error, job.event_seq = JobState.FAILED, error("x" * (CELL_BYTES - 500)), storage.next_seq()
+        patch = encode({"state": "failed", "error": job.error, "event_seq": job.event_seq}).decode()
+        change.transitions = [(job.event_seq, job.id, job.org_id, 1, "job_failed", 0, patch, 1)]
+    await storage.commit(changes)
+    await fold(storage, *jobs)
+    read = 0
+
+    class Weighing:
+        """A cursor that adds up the texts of what is fetched."""
+
+        def __init__(self, cursor):
+            self.cursor = cursor
+
+        def execute(self, statement, values=()):
+            nonlocal read
+            found = self.cursor.execute(statement, values)
+            rows = found.fetchall() if statement.startswith("SELECT") else []
+            read += sum(len(value) for row in rows for value in row if isinstance(value, str))
+            return type("Fetched", (), {"fetchall": lambda _: rows})()
+
+    wanted = EventQuery(0, storage.last_seq, 20_000)
+    events, upto = await storage.read(lambda cursor: events_between(Weighing(cursor), wanted))
+    assert (events[-1].seq, upto < storage.last_seq) == (upto, True)
+    assert read < 1.1 * LOG_PAGE_BYTES
+
+
 async def test_page_of_jobs_ends_by_the_size_of_texts_that_lie_apart(storage):
     jobs = [await write(storage, "x" * 300_000) for _ in range(4)]
     await fold(storage, *jobs)
@@ -214,6 +246,42 @@ async def test_long_lines_are_searched(storage):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [MARK, f"{MARK}1:2", f'{MARK}{"0" * 36}:1:2:{"9" * 30}:"', f'{MARK}{"0" * 36}:1:2:5:"'],
+    ids=["mark", "part", "number", "reference"],
+)
+async def test_line_of_the_version_before_that_looks_like_a_reference_is_a_line(storage, monkeypatch, line):
+    job = new_job()
+    change = change_of(storage, job)
+    change.logs.append(lines_of(storage, job, [line, "x"]))
+    monkeypatch.setattr("zbrain_nb.store.database.set_aside", lambda kind, rows: (rows, []))
+    await storage.commit([change])
+    assert [entry.line for entry in await storage.read(queries.log_entries, job.id, 0, 10, None)] == [line, "x"]
+    events, _ = await storage.read(events_between, EventQuery(0, storage.last_seq, 10))
+    assert [entry.line for entry in events[-1].entries] == [line, "x"]
+    found = await storage.read(search_log, job.id, "zbrain", 0, 2, 10, None)
+    assert [entry.line for entry in found.entries] == [line]
+    pages = HistoryPages(HistoryQuery(table="logs"), storage.last_seq, "token", None)
+    stream = await storage.read(pages.begin) + await storage.read(pages.next) + END_OF_STREAM
+    assert read_ipc_stream(io.BytesIO(stream)).read_all()["line"].to_pylist() == ["x", line]
+
+
+async def test_search_of_long_lines_ends_when_its_time_is_over_and_goes_on_from_there(storage):
+    job, count = new_job(), 9
+    change = change_of(storage, job)
+    some = ["x" * (texts.BATCH_BYTES // 2)] * count
+    change.logs.append(lines_of(storage, job, ["needle", *some, "needle"]))
+    await storage.commit([change])
+    ticks, at, seen, calls = itertools.count(step=1.0), 0, [], 0  # each look at the clock is too late
+    while at <= count + 1:
+        found = await storage.read(search_log, job.id, "NEEDLE", at, count + 2, 100, None, lambda: next(ticks))
+        assert at < found.next_seq <= at + 4
+        seen += [entry.seq for entry in found.entries]
+        at, calls = found.next_seq, calls + 1
+    assert (seen, calls > 3) == ([0, count + 1], True)
+
+
+@pytest.mark.parametrize(
     ("table", "wanted"),
     [
         ("jobs", [("code", "CODE"), ("error_text", "TEXT"), ("error_name", "E"), ("kind", "code")]),
@@ -274,6 +342,19 @@ async def test_parents_and_blobs_are_found_wherever_a_long_text_is_cut(storage):
     assert set(await storage.read(needed_jobs, first, [])) == {parent.id for parent in parents}
 
 
+async def test_ids_that_a_long_text_mentions_are_no_parents(storage):
+    """Whoever writes ids of others' jobs into a spec does not keep their rows."""
+    ended, parent = new_job(), new_job()
+    await storage.commit([change_of(storage, job) for job in (ended, parent)])
+    await end(storage, ended, parent)
+    await storage.write(lambda database: database.open_segments(["jobs"], time.time()))
+    child = new_job(input=[f'"after":["{ended.id}"]', ended.id, "x" * CELL_BYTES], after=[parent.id], after_any=True)
+    await storage.commit([change_of(storage, child)])
+    first = (await storage.read(read_segments))[1]
+    assert first.table == "jobs_1"
+    assert await storage.read(needed_jobs, first, []) == [parent.id]
+
+
 async def test_backup_holds_long_texts(storage, tmp_path):
     jobs = [await write(storage, text) for text in LONG]
     await fold(storage, jobs[0])
@@ -308,3 +389,7 @@ def test_pieces_are_short_and_make_the_text():
         ]
         assert "".join(pieces) in ("", text[cut:])
         assert all(0 < len(piece.encode()) <= CELL_BYTES for piece in pieces)
+
+
+def test_reason_fits_into_a_cell():
+    assert len("😀".encode()) * MAX_REASON + 200 < CELL_BYTES
