@@ -55,6 +55,7 @@ def test_retry_of_an_ended_job_waits_for_a_busy_kernel_however_long_it_takes(pag
     stub.add("failed")
     view = open_widget(page, stub)
     expect(view.locator(".zb-word")).to_have_text("Failed")
+    expect(view.get_by_role("button", name="Retry")).to_be_visible()  # the server has answered
     page.evaluate("kernel.isBusy = true")  # and nothing is followed, which would show that it lives
     view.get_by_role("button", name="Retry").click()
     page.clock.run_for(120_000)
