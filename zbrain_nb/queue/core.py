@@ -256,6 +256,13 @@ class QueueCore:
         asked = [job_id for job_id in set(ids) if is_id(job_id) and self._index.get(job_id) is None]
         return await self.storage.read(queries.memory_bytes, asked, among(scope, None)) if asked else 0
 
+    async def _in_orgs(self, ids: set[str], orgs: Collection[str]) -> set[str]:
+        """Return those of the jobs that are in memory, or in these orgs: others are read, and weighed, for nobody."""
+        asked = [job_id for job_id in ids if is_id(job_id) and self._index.get(job_id) is None]
+        if not asked:
+            return ids
+        return ids - set(asked) | set(await self.storage.read(queries.ids_in_orgs, asked, orgs))
+
     @contextlib.asynccontextmanager
     async def _room_for(self, ids: Collection[str]) -> AsyncIterator[None]:
         """Let commands that read much from the store have it in memory one after the other.
@@ -266,7 +273,7 @@ class QueueCore:
             If it is too much even for one.
         """
         size = await self._weigh(ids) if len(ids) > 1 else 0
-        if size > BORROWED_BYTES:  # by how much is not said: some may be of other orgs
+        if size > BORROWED_BYTES:
             raise TooLarge(
                 f"The {len(ids):,} jobs that are named take more than {format_kib(BORROWED_BYTES / 1024)} of memory.",
                 "Name fewer at once, or send what is large in jobs as blobs.",

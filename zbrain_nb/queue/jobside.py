@@ -159,7 +159,8 @@ class JobSide(JobReads):
             if missing := await self.grants.missing(blobs, scope):
                 raise MissingBlobs("Blobs that the job reads are not here.", "Upload them.", blobs=missing)
         keys = await self._stored_keys(own)
-        ids = {parent for job in own for parent in job.spec.after} | {job_id for job_id, _ in keys.values()}
+        parents = {parent for job in own for parent in job.spec.after}
+        ids = await self._in_orgs(parents, {job.org_id for job in own}) | {job_id for job_id, _ in keys.values()}
         accepted: list[Accepted] = await self._decide(ids, lambda turn: decide_batch(turn, self._index, own, keys))
         return accepted
 

@@ -17,7 +17,7 @@ import duckdb
 from zbrain_nb.model.errors import Unavailable, ZBrainError
 from zbrain_nb.store.grants import Charge, Grant, add_grants, forget_grants
 from zbrain_nb.store.opening import open_connection, wal_of
-from zbrain_nb.store.refusals import conflict, disk_floor, is_full, unavailable
+from zbrain_nb.store.refusals import conflict, disk_floor, is_full, is_too_much, unavailable
 from zbrain_nb.store.room import Room
 from zbrain_nb.store.rows import FOLDED, Change, Layout
 from zbrain_nb.store.schema import COLUMNS, KINDS
@@ -70,6 +70,7 @@ class Database:
         self._no_segment_before = 0.0
         self._in_doubt: list[Change] = []
         self._no_checkpoint_before = 0.0
+        self._memory_step = 0
         self._no_revival_before = 0.0
         self._is_failing = False
         self._is_invalid = False
@@ -123,7 +124,7 @@ class Database:
                     connection.close()
             self.generation += 1
             try:
-                self._connection = open_connection(self._path, may_set_aside=False)
+                self._connection = open_connection(self._path, may_set_aside=False, memory_step=self._memory_step)
                 self._segments = Segments(self._connection)
                 self._undo_doubtful()
             except (duckdb.Error, ZBrainError) as error:
@@ -396,6 +397,7 @@ class Database:
         except duckdb.Error as error:
             self._no_checkpoint_before = time.monotonic() + CHECKPOINT_PAUSE_SECS
             if isinstance(error, duckdb.FatalException):
+                self._memory_step += is_too_much(error)
                 self.note_failure(error)
                 self.revive_if_invalid()
                 return

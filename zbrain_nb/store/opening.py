@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 #: DuckDB would take 80 % of the machine, beside the jobs that need it.
 MEMORY_LIMIT = "128MB"
-#: What the database may take, and what when that is not enough. It reads two thousand adjacent rows at once, in which
-#: versions before 11 left long texts (see `zbrain_nb.store.texts`). The last is DuckDB's own limit.
+#: What the database may take, and what when that is not enough. It reads and checkpoints two thousand adjacent rows at
+#: once, in which versions before 11 left long texts (see `zbrain_nb.store.texts`). The last is DuckDB's own limit.
 _MEMORY_STEPS = (f"SET memory_limit = '{MEMORY_LIMIT}'", "SET memory_limit = '1GB'", "RESET memory_limit")
 #: The writer checkpoints between batches; DuckDB itself, in the middle of a commit, never does.
 NO_AUTOMATIC_CHECKPOINT = "1TB"
@@ -49,8 +49,12 @@ _NEEDED_TEXTS = "max(job_id), max(event_seq), max(number), max(part), max(strlen
 _HINT = "Keep these files until you have repaired or given up what they hold; blobs are not collected meanwhile."
 
 
-def open_connection(path: Path | None, *, may_set_aside: bool = True) -> duckdb.DuckDBPyConnection:
+def open_connection(
+    path: Path | None, *, may_set_aside: bool = True, memory_step: int = 0
+) -> duckdb.DuckDBPyConnection:
     """Open the database at `path` (None is one in memory) with its tables and settings.
+
+    `memory_step` is how often it had too little memory before.
 
     One that cannot be read is set aside and a new one made, unless `may_set_aside` is false. If only its
     write-ahead log cannot be read, only that is set aside, with a copy of the database.
@@ -69,7 +73,7 @@ def open_connection(path: Path | None, *, may_set_aside: bool = True) -> duckdb.
     except OSError as error:
         raise ZBrainError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
     if not may_set_aside:
-        return _open(path)
+        return _open(path, memory_step)
     try:
         return _open_whole(path)
     except duckdb.Error as error:
@@ -120,7 +124,7 @@ def set_aside_files(path: Path | None) -> list[Path]:
     return [] if path is None else sorted(path.parent.glob(f"{path.name}{ASIDE}*"))
 
 
-def _open(path: Path | None) -> duckdb.DuckDBPyConnection:
+def _open(path: Path | None, memory_step: int = 0) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:" if path is None else str(path), config=_CONFIG)
     try:
         connection.execute("SET autoinstall_known_extensions = false")
@@ -128,7 +132,7 @@ def _open(path: Path | None) -> duckdb.DuckDBPyConnection:
         connection.execute("SET threads = 1")
         # Merging row groups would win little, for rows are hardly deleted, and made some checkpoints last 0.4 s.
         connection.execute("SET max_vacuum_tasks = 0")
-        _update_and_probe(connection, path, _MEMORY_STEPS)
+        _update_and_probe(connection, path, _MEMORY_STEPS[memory_step:] or _MEMORY_STEPS[-1:])
     except BaseException:
         connection.close()
         raise

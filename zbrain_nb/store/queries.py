@@ -18,7 +18,7 @@ from zbrain_nb.model.events import LOG_PAGE_BYTES, LogEntry, LogStream
 from zbrain_nb.model.job import Job, JobSpec
 from zbrain_nb.model.transitions import read_patch
 from zbrain_nb.store.footprint import JOB_BYTES
-from zbrain_nb.store.texts import bytes_of, fetch_whole
+from zbrain_nb.store.texts import bytes_of, fetch_whole, is_apart
 
 Cursor = duckdb.DuckDBPyConnection
 
@@ -190,10 +190,20 @@ def list_jobs(
     return [make_job(row) for row in sorted(rows, key=lambda row: row[0], reverse=True)], len(kept) < len(found)
 
 
+def ids_in_orgs(cursor: Cursor, ids: Iterable[str], orgs: Collection[str]) -> list[str]:
+    """Return those of the ids that are of jobs of these orgs."""
+    rows = cursor.execute(
+        f"SELECT id::VARCHAR FROM jobs WHERE {in_orgs(orgs)} AND id IN (SELECT unnest(?::UUID[]))", [*orgs, list(ids)]
+    ).fetchall()
+    return [job_id for (job_id,) in rows]
+
+
 def memory_bytes(cursor: Cursor, ids: Iterable[str], orgs: Collection[str] | None) -> int:
     """Return about how much memory these jobs take once they are read, those of these orgs (None is any)."""
     mine, values = ("true", []) if orgs is None else (in_orgs(orgs), list(orgs))
-    each = f"{JOB_BYTES} + coalesce(extra_bytes, 0) + {WIDE_BYTES} * coalesce({bytes_of('fields')}, 0)"
+    is_narrow = f"NOT {is_apart('fields')} AND strlen(fields) = length(fields)"
+    left = f"coalesce({bytes_of('fields')} * if({is_narrow}, 1, {WIDE_BYTES}), 0)"
+    each = f"{JOB_BYTES} + coalesce(extra_bytes, 0) + {left}"
     row = cursor.execute(
         f"SELECT sum({each})::BIGINT FROM jobs WHERE {mine} AND id IN (SELECT unnest(?::UUID[]))",
         [*values, list(ids)],

@@ -25,6 +25,12 @@ def is_full(error: duckdb.Error) -> bool:
     return any(sign in text for sign in NO_ROOM)
 
 
+def is_too_much(error: duckdb.Error) -> bool:
+    """Whether the database's memory was not enough."""
+    signs = ("failed to pin block", "could not allocate block", "failed to allocate data")
+    return any(sign in str(error) for sign in signs)
+
+
 def disk_floor(error: duckdb.Error | None) -> ZBrainError:
     """Return what who submits is told when there is no room, or is too little."""
     made = DiskFloor("The disk is full: the store could not keep the job.", "Make room, then submit it again.")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.queue.stage import Hand
 from zbrain_nb import JobQueue, JobSpec, JobState, Storage
-from zbrain_nb.model.errors import TooLarge
+from zbrain_nb.model.errors import InvalidSpec, TooLarge
 from zbrain_nb.model.events import JobCompleted
 from zbrain_nb.queue import core, index, workerside
 
@@ -57,6 +57,22 @@ async def test_job_that_waits_for_more_than_may_be_read_is_refused_and_one_that_
     assert len(await queue.list()) == 8
     child = await queue.submit(JobSpec(cmd=["true"], after=ended[:3]))
     assert (await queue.get(child)).state is JobState.PENDING
+
+
+async def test_job_of_another_org_is_as_unknown_as_one_that_there_is_not_however_large_it_is(queue, ended, monkeypatch):
+    monkeypatch.setattr(core, "BORROWED_BYTES", 200 * 1024)
+    with pytest.raises(InvalidSpec) as refused:
+        await queue.submit(JobSpec(cmd=["true"], org_id="other", after=ended))
+    assert f"{ended[0]}, which does not exist" in str(refused.value)
+
+
+async def test_job_may_wait_for_ten_thousand_that_said_and_left_some_kilobytes_each(queue):
+    hand = await Hand(queue).register()
+    job = await hand.run(JobSpec(cmd=["true"], input="x" * 4_000))
+    await hand.send(JobCompleted(job.id, attempt=1, seq=1, output={"text": "y" * 4_000}))
+    await queue.fold()
+    assert queue._index.get(job.id) is None
+    assert 10_000 * await queue._weigh([job.id]) < core.BORROWED_BYTES
 
 
 async def test_commands_that_read_much_have_it_in_memory_one_after_the_other(queue, ended, monkeypatch):

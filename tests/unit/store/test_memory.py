@@ -9,7 +9,7 @@ import pytest
 from tests.unit.store.rows import change_of, new_job
 from zbrain_nb import JobState, Storage
 from zbrain_nb.model.errors import Unavailable
-from zbrain_nb.store import queries, texts, waiting
+from zbrain_nb.store import database, opening, queries, texts, waiting
 from zbrain_nb.store.events import EventQuery, events_between
 from zbrain_nb.store.rows import Change, encode
 
@@ -111,6 +111,36 @@ async def test_adjacent_jobs_with_more_text_than_the_database_has_memory_are_ope
     storage = Storage(tmp_path / "data")
     assert (await storage.get_job(jobs[0].id)).error == jobs[0].error
     assert [record.getMessage() for record in caplog.records] == said
+    await storage.close()
+
+
+async def test_checkpoint_of_what_versions_before_left_gets_more_memory(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(texts, "_SHORT", 1 << 30)
+    monkeypatch.setattr(database, "CHECKPOINT_BYTES", 1 << 40)
+    source = random.Random(6)
+    storage = Storage(tmp_path / "data")
+    await storage.open()
+    job = new_job()
+    await storage.commit([change_of(storage, job)])
+    outputs = [source.randbytes(48_000).hex() for _ in range(800)]
+    for start in range(0, 800, 100):
+        change = Change()
+        for output in outputs[start : start + 100]:
+            seq, data = storage.next_seq(), encode({"outputs": [{"text": output}]}).decode()
+            change.transitions.append((seq, job.id, job.org_id, 1, "job_displayed", 0, data, seq))
+        await storage.commit([change])
+    shutil.copytree(tmp_path / "data", tmp_path / "killed")
+    await storage.close()
+    monkeypatch.setattr(database, "CHECKPOINT_BYTES", 1 << 20)
+    monkeypatch.setattr(database, "CHECKPOINT_PAUSE_SECS", 0.0)
+    monkeypatch.setattr(opening, "_MEMORY_STEPS", ("SET memory_limit = '40MB'", "SET memory_limit = '1GB'"))
+    storage = Storage(tmp_path / "killed")
+    for _ in range(3):
+        await storage.save_job(new_job())
+    assert await storage.write(lambda database: (database._memory_step, database.is_invalid)) == (1, False)
+    assert "The database was opened again after DuckDB had given it up." in caplog.messages
+    shown = await storage.read(queries.displays, job.id, 1, storage.last_seq)
+    assert shown == [{"text": output} for output in outputs]
     await storage.close()
 
 
