@@ -117,6 +117,11 @@ def test_button_that_comes_to_stand_under_pointer_or_key_takes_no_press_that_was
     expect(page.locator(".zb-notice")).to_contain_text("1 job submitted again.")
 
 
+#: What else an overview says of nothing.
+REST_OF_OVERVIEW = (
+    "workers: [], failed_last_day: 0, storage: {}, now: 0, minutes: { first_at: 0, ended: [], failed: [], waiting: [],"
+    " wait_p50_secs: [], wait_p95_secs: [] }"
+)
 #: A dashboard on a server of one running job, which refuses acts; `lose` and `back` are its connection.
 LOSING = """async () => {
   const { JobsFeed } = await import('/view/dashboard/jobsfeed.js');
@@ -156,11 +161,7 @@ LOSING = """async () => {
     feed.heardAt = 0; // a long break
     dispatchEvent(new Event('online'));
   };
-}""".replace(
-    "...OVERVIEW",
-    "workers: [], failed_last_day: 0, storage: {}, now: 0, minutes: { first_at: 0, ended: [], failed: [], waiting: [],"
-    " wait_p50_secs: [], wait_p95_secs: [] }",
-)
+}""".replace("...OVERVIEW", REST_OF_OVERVIEW)
 
 
 def test_refused_act_does_not_hide_a_lost_connection_and_goes_with_it(page: Page, stub: StubServer) -> None:
@@ -208,3 +209,55 @@ def test_jobs_that_are_too_large_together_are_taken_in_parts(page: Page, stub: S
         *(["jobs/lookup", size, False] for size in sizes),
         *(["jobs/retry", size, True] for size in sizes),
     ]
+
+
+#: A dashboard of one job that waits; it begins while an overview is under way that has not counted that, and ends.
+OVERTAKEN = """async () => {
+  const { JobsFeed } = await import('/view/dashboard/jobsfeed.js');
+  let socket = null;
+  let let_go = null;
+  let seq = 1;
+  const states = { pending: 1, running: 0, succeeded: 0 };
+  const job = { id: 'a', name: 'n', owner: 'ada', state: 'pending', event_seq: 1, org_id: 'o', spec: {} };
+  const server = {
+    async ask(path) {
+      if (path === 'whoami') return [{ owner: 'ada' }];
+      if (path.startsWith('overview')) {
+        if (seq > 1) await new Promise((resolve) => (let_go = resolve));
+        return [{ org_id: 'o', states, event_seq: 1, quotas: [], ...OVERVIEW }];
+      }
+      return [{ jobs: [job], next_cursor: null }];
+    },
+    events() {
+      socket = { close() {} };
+      setTimeout(() => socket.onopen());
+      return socket;
+    },
+  };
+  const feed = new JobsFeed(server).start();
+  const until = async (holds) => {
+    while (!holds()) await new Promise((resolve) => setTimeout(resolve, 5));
+  };
+  const tell = async (kind, state) => {
+    seq += 1;
+    const event = { kind, seq, job_id: 'a', org_id: 'o', data: { state } };
+    socket.onmessage({ data: JSON.stringify([event]) });
+    await until(() => feed.rows.get('a').state === state);
+  };
+  await until(() => feed.connection === 'live' && !feed.loading);
+  seq += 1;
+  document.dispatchEvent(new Event('visibilitychange')); // looks again
+  await until(() => let_go);
+  await tell('job_started', 'running');
+  const before = feed.overview;
+  let_go();
+  await until(() => feed.overview !== before);
+  await tell('job_completed', 'succeeded');
+  feed.stop();
+  return feed.counts;
+}""".replace("...OVERVIEW", REST_OF_OVERVIEW)
+
+
+def test_states_that_changed_while_an_overview_was_under_way_are_counted(page: Page, stub: StubServer) -> None:
+    page.goto(stub.url())
+    assert page.evaluate(OVERTAKEN) == {"pending": 0, "running": 0, "succeeded": 1}

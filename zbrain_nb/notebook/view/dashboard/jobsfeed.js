@@ -51,6 +51,7 @@ export class JobsFeed {
   #timers = {};
   #isLooking = false;
   #unknown = new Set();
+  #asking = new Set(); // for each overview that is asked for: the changes of states told since
   #wanted = null; // what older jobs are looked for by
   #found = new Set(); // ids of those, which stay here while they are wanted
   #acts;
@@ -242,12 +243,15 @@ export class JobsFeed {
   async #readOverview() {
     const { org } = this;
     const query = org == null ? '' : `?org=${encodeURIComponent(org)}`;
-    const [found, date] = await this.#server.ask(`overview${query}`);
+    const since = []; // what events tell while the answer is under way: it may not have counted that yet
+    this.#asking.add(since);
+    const [found, date] = await this.#server.ask(`overview${query}`).finally(() => this.#asking.delete(since));
     if (date) this.clockSkew = Math.abs(date - Date.now()) > 3000 ? date - Date.now() : 0;
     if (org !== this.org) return found.event_seq; // another was chosen meanwhile
     this.org = found.org_id;
     this.overview = found;
     this.counts = { ...found.states };
+    for (const change of since) this.#recount(...change);
     this.tell();
     return found.event_seq;
   }
@@ -278,6 +282,11 @@ export class JobsFeed {
 
   /** Note what the overview had not counted yet; the next one puts right what is not known here. */
   #count(seq, before, after) {
+    for (const since of this.#asking) since.push([seq, before, after]);
+    this.#recount(seq, before, after);
+  }
+
+  #recount(seq, before, after) {
     if (!this.overview || seq <= this.overview.event_seq || before === after) return;
     if (before) this.counts[before] -= 1;
     this.counts[after] = (this.counts[after] ?? 0) + 1;
