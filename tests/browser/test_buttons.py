@@ -33,7 +33,8 @@ def desk(request: pytest.FixtureRequest, browser: Browser, tmp_path_factory: pyt
     prepare(lab)
     with lab, fresh_page(browser) as page:
         page.add_init_script(NOTIFICATIONS)
-        lost = page.get_by_role("dialog", name="Server Connection Error")  # JupyterLab's own, over everything
+        # JupyterLab's own, over everything: it saves by itself now and then, also while its server is dead
+        lost = page.get_by_role("dialog", name=re.compile("Server Connection Error|File Save Error"))
         page.add_locator_handler(lost, lambda dialog: dialog.locator(".jp-Dialog-footer button").last.click())
         yield Desk(lab, page)
 
